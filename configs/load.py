@@ -1,0 +1,156 @@
+"""Turn YAML presets and `key=value` overrides into a validated Config, and a Config into YAML, a hash or a diff.
+
+A file may begin with `extends: other.yaml`, or a list of files: relative to itself, or to the packaged configs. Later
+settings win: what is extended, in order, then the file itself, then the overrides. Values may refer to others, as in
+`run_dir: runs/${model.name}`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from configs.schema import Config
+from configs.sources import PRESETS, ConfigError, Setting, find, parse_override, read
+from configs.values import convert
+
+__all__ = ["ConfigError", "config_hash", "diff", "load", "save"]
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a YAML file, or of a preset (`runs/dry_run`), with `key=value` overrides.
+
+    Looks in the working directory first, then among the packaged configs. Raises ConfigError, which names the key,
+    where it was set and what to change, for anything that the schema refuses.
+    """
+    settings = read(find(path, (Path.cwd(), PRESETS)))
+    for override in overrides:
+        settings += parse_override(override)
+    tree = OmegaConf.structured(Config)
+    for setting in settings:
+        _set(tree, setting)
+    return _build(tree, {setting.key: setting.origin for setting in settings})
+
+
+def save(config: Config, path: str | Path) -> None:
+    """Write every setting as YAML, from which `load` makes an equal config."""
+    text = yaml.safe_dump(_escape(asdict(config)), sort_keys=False)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def config_hash(config: Config) -> str:
+    """The sha256, in hex, of the config's canonical JSON: equal configs have equal hashes."""
+    canonical = {key: _canonical(value) for key, value in _flat(asdict(config))}
+    return hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def diff(a: Config, b: Config) -> list[str]:
+    """What differs, in the schema's order, one line for each setting: `optimizer.lr: 0.001 -> 0.002`."""
+    pairs = zip(_flat(asdict(a)), _flat(asdict(b)), strict=True)
+    return [f"{key}: {old} -> {new}" for (key, old), (_, new) in pairs if old != new]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _canonical(value: Any) -> Any:
+    # 1 and 1.0 are equal, so they must not differ in JSON.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _escape(value: Any) -> Any:
+    """Keep `${` in a finished config from being read as a reference."""
+    if isinstance(value, dict):
+        return {name: _escape(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_escape(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value
+
+
+def _types(section: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, kind in get_type_hints(section).items():
+        yield prefix + name, kind
+        if isinstance(kind, type) and is_dataclass(kind):
+            yield from _types(kind, f"{prefix}{name}.")
+
+
+TYPES: dict[str, Any] = dict(_types(Config))
+"""The type of every dotted key; a dataclass for a section."""
+
+
+def _set(tree: DictConfig, setting: Setting) -> None:
+    key, origin = setting.key, setting.origin
+    if key not in TYPES:
+        raise ConfigError(f"there is no key {key} ({origin}): {_advice(key)}")
+    if is_dataclass(TYPES[key]):
+        raise ConfigError(f"{key} is a section and takes no value ({origin}): {_keys_of(key)}")
+    try:
+        OmegaConf.update(tree, key, convert(setting.value, TYPES[key]))
+    except (ValueError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{key}: {_first_line(error)} ({origin})") from error
+
+
+def _build(tree: DictConfig, origins: dict[str, str]) -> Config:
+    for section in fields(Config):
+        if is_dataclass(TYPES[section.name]):  # one by one, so that what a section refuses is reported with its name
+            _resolve(tree[section.name], section.name, origins)
+    config = _resolve(tree, "", origins)
+    assert isinstance(config, Config)
+    return config
+
+
+def _resolve(node: DictConfig, section: str, origins: dict[str, str]) -> Any:
+    try:
+        return OmegaConf.to_object(node)
+    except (ValueError, OmegaConfBaseException) as error:
+        raise ConfigError(_refusal(section, error, origins)) from error
+
+
+def _refusal(section: str, error: Exception, origins: dict[str, str]) -> str:
+    prefix = f"{section}." if section else ""
+    words = set(re.findall(r"\w+", str(error)))
+    blamed = [
+        f"{key} from {origin}"
+        for key, origin in origins.items()
+        if key.startswith(prefix) and key.removeprefix(prefix) in words
+    ]
+    where = f" ({', '.join(blamed)})" if blamed else ""
+    return f"{section or 'config'}: {_first_line(error)}{where}"
+
+
+def _first_line(error: Exception) -> str:
+    # OmegaConf's further lines repeat the key and the types.
+    return str(error).partition("\n")[0]
+
+
+def _advice(key: str) -> str:
+    """The valid key nearest to an unknown one: by its last word first, as a key is often put in the wrong section."""
+    name = key.rpartition(".")[2]
+    names = {valid.rpartition(".")[2] for valid in TYPES}
+    if close := get_close_matches(name, sorted(names), n=1):
+        same_name = [valid for valid in TYPES if valid.rpartition(".")[2] == close[0]]
+        return f"did you mean {get_close_matches(key, same_name, n=1, cutoff=0)[0]}?"
+    section = key
+    while section and not is_dataclass(TYPES.get(section)):
+        section = section.rpartition(".")[0]
+    return _keys_of(section)
+
+
+def _keys_of(section: str) -> str:
+    keys = [key for key in TYPES if key.rpartition(".")[0] == section]
+    return f"valid keys are {', '.join(keys)}"

@@ -1,0 +1,281 @@
+"""Every knob of a run: its type, its meaning, its only default, and the values it refuses.
+
+A config is a tree of these dataclasses. `configs.load` fills it from YAML and overrides; `__post_init__` refuses values
+that are impossible on their own. What is impossible only together (a layout against a model) is refused in
+`parallel.layout`. Raises ValueError with a message that says which value to change.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError(message) unless condition holds: for what a user can get wrong."""
+    if not condition:
+        raise ValueError(message)
+
+
+def _require_positive(**values: float | None) -> None:
+    for name, value in values.items():
+        require(value is None or value > 0, f"{name} = {value} must be greater than 0")
+
+
+@dataclass
+class ModelConfig:
+    """The shape of a decoder-only transformer, pre-norm."""
+
+    name: str = "gpt"
+    """A label for reports; it changes nothing."""
+    num_layers: int = 4
+    """Transformer blocks."""
+    d_model: int = 128
+    """Width of the residual stream."""
+    num_heads: int = 4
+    """Query heads of each attention."""
+    num_kv_heads: int | None = None
+    """Key and value heads; None: as many as num_heads. Fewer is grouped-query attention, and must divide num_heads."""
+    head_dim: int | None = None
+    """Width of one head; None: d_model / num_heads."""
+    d_ff: int | None = None
+    """Hidden width of the feed-forward layer; None: 4 * d_model."""
+    vocab_size: int | None = None
+    """Rows of the embedding; None: the vocabulary of the data's tokenizer."""
+    seq_len: int = 256
+    """Tokens of one sample, and the number of learned positions where `position` is learned."""
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    """Normalisation before each attention, each feed-forward layer and the head."""
+    norm_eps: float = 1e-5
+    """Added to the variance (mean square) inside the norms."""
+    position: Literal["rope", "learned"] = "rope"
+    """Rotary embedding of queries and keys, or a learned vector for each position."""
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies."""
+    activation: Literal["swiglu", "gelu", "gelu_tanh"] = "swiglu"
+    """swiglu: silu(gate) * up, three matrices; gelu: exact, two matrices; gelu_tanh: GPT-2's approximation."""
+    bias: bool = False
+    """Biases on every linear layer of the blocks, and on layernorms."""
+    tie_embeddings: bool = False
+    """The head uses the embedding's matrix."""
+    qk_norm: bool = False
+    """RMSNorm over head_dim of queries and keys before rotation."""
+    init_std: float = 0.02
+    """Standard deviation of initial matrices; those that write into the residual stream get init_std / sqrt(2 L)."""
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            num_layers=self.num_layers,
+            d_model=self.d_model,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            d_ff=self.d_ff,
+            vocab_size=self.vocab_size,
+            seq_len=self.seq_len,
+            norm_eps=self.norm_eps,
+            rope_theta=self.rope_theta,
+            init_std=self.init_std,
+        )
+        require(
+            self.head_dim is not None or self.d_model % self.num_heads == 0,
+            f"d_model = {self.d_model} is not a multiple of num_heads = {self.num_heads}: change one, or set head_dim",
+        )
+        kv = self.num_kv_heads or self.num_heads
+        require(
+            self.num_heads % kv == 0,
+            f"num_heads = {self.num_heads} is not a multiple of num_kv_heads = {kv}: change one",
+        )
+        head_dim = self.head_dim or self.d_model // self.num_heads
+        require(
+            self.position != "rope" or head_dim % 2 == 0,
+            f"head_dim = {head_dim} is odd, and rotary positions turn pairs: make it even, or use position=learned",
+        )
+
+
+@dataclass
+class DataConfig:
+    """Where the tokens come from."""
+
+    path: str = "data"
+    """A folder that `foretrain prepare` wrote."""
+    seed: int = 0
+    """Seed of the order of samples, apart from the model's seed."""
+    prefetch_batches: int = 2
+    """Batches read ahead of the optimizer, in a thread; 0 reads in the training loop."""
+
+    def __post_init__(self) -> None:
+        require(self.prefetch_batches >= 0, f"prefetch_batches = {self.prefetch_batches} must not be negative")
+
+
+@dataclass
+class ParallelConfig:
+    """How a model and a batch are spread over ranks."""
+
+    dp: int | None = None
+    """Data-parallel size; None: what is left of the number of ranks (world size / (tp * pp))."""
+    tp: int = 1
+    """Tensor-parallel size: divides heads, feed-forward width and vocabulary."""
+    pp: int = 1
+    """Pipeline-parallel size: ranks that hold consecutive layers."""
+    vpp: int = 1
+    """Virtual stages on each pipeline rank."""
+    sp: bool = False
+    """Sequence parallelism: norms and residuals are split along the sequence over the tensor-parallel ranks."""
+    schedule: Literal["1f1b", "interleaved_1f1b", "interleaved_zb", "zbv"] = "1f1b"
+    """Pipeline schedule. The interleaved ones need vpp >= 2, zbv exactly 2."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """ZeRO: 1 shards optimizer state over dp, 2 gradients too, 3 parameters too. 2 and 3 need pp = 1."""
+    timeout_s: float = 600.0
+    """A collective that waits longer than this ends the run with an error."""
+
+    def __post_init__(self) -> None:
+        _require_positive(dp=self.dp, tp=self.tp, pp=self.pp, vpp=self.vpp, timeout_s=self.timeout_s)
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW."""
+
+    lr: float = 1e-3
+    """Peak learning rate."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay, on matrices only: no norm gain and no bias decays."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global L2 norm; 0: never."""
+
+    def __post_init__(self) -> None:
+        _require_positive(lr=self.lr, eps=self.eps)
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)} must lie in [0, 1)")
+        for name in ("weight_decay", "clip_norm"):
+            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
+
+
+@dataclass
+class ScheduleConfig:
+    """The factor on every learning rate, as a function of tokens consumed."""
+
+    kind: Literal["cosine", "linear", "constant"] = "cosine"
+    """After warm-up: cosine or linear to min_factor at the budget's end, or constant and a linear decay at the end."""
+    warmup_tokens: int = 0
+    """Linear warm-up from 0 over this many tokens."""
+    decay_tokens: int = 0
+    """`constant` only: the last this many tokens fall linearly to min_factor."""
+    min_factor: float = 0.1
+    """The factor at the end of the budget."""
+
+    def __post_init__(self) -> None:
+        for name in ("warmup_tokens", "decay_tokens", "min_factor"):
+            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
+
+
+@dataclass
+class TrainConfig:
+    """The budget and how a step is made of samples."""
+
+    num_tokens: int = 1_000_000
+    """Budget of training tokens; the number of steps is this / (global_batch_size * seq_len), rounded up."""
+    global_batch_size: int = 16
+    """Samples of one optimizer step, over all ranks."""
+    micro_batch_size: int = 1
+    """Samples of one forward pass on one rank; must divide global_batch_size / dp."""
+    seed: int = 0
+    """Seed of the initial weights."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: compute in bfloat16, with fp32 masters, moments and gradient accumulation."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where there is one."""
+    eval_every: int = 100
+    """Steps between evaluations on held-out samples; 0: only at the end."""
+    eval_samples: int = 64
+    """Held-out samples of one evaluation: always the same ones; 0: no evaluation."""
+    checkpoint_every: int = 0
+    """Steps between checkpoints; 0: only at the end."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept; 0: all."""
+    log_every: int = 10
+    """Steps between lines on the terminal; every step is in the metrics file."""
+    stop_after: int | None = None
+    """Save and stop after this step, leaving the schedule as it is: to split a run over jobs, and for tests."""
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            num_tokens=self.num_tokens,
+            global_batch_size=self.global_batch_size,
+            micro_batch_size=self.micro_batch_size,
+            log_every=self.log_every,
+            stop_after=self.stop_after,
+        )
+        for name in ("eval_every", "eval_samples", "checkpoint_every", "keep_checkpoints"):
+            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
+
+
+@dataclass
+class SampleConfig:
+    """Text generated at the end of a run."""
+
+    prompts: list[str] = field(default_factory=list)
+    """Each is continued once the run is done; none: nothing is generated."""
+    num_tokens: int = 64
+    """Tokens generated for each prompt."""
+    temperature: float = 0.8
+    """Logits are divided by it; 0: always the likeliest token."""
+    top_k: int = 40
+    """Sample among the likeliest this many; 0: among all."""
+    seed: int = 0
+    """Seed of sampling."""
+
+    def __post_init__(self) -> None:
+        _require_positive(num_tokens=self.num_tokens)
+        for name in ("temperature", "top_k"):
+            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
+
+
+@dataclass
+class ClusterConfig:
+    """The machines that a run is meant for; a dry run on one node ignores it."""
+
+    num_nodes: int = 1
+    """Nodes of the job."""
+    gpus_per_node: int = 8
+    """Accelerators of one node: ranks are laid out so that tp stays inside a node."""
+    gpu_memory_gib: float = 80.0
+    """Memory of one accelerator, GiB."""
+    gpu_peak_tflops: float = 312.0
+    """Datasheet peak of dense bf16 matrix products, TFLOP/s."""
+    intra_node_gb_s: float = 300.0
+    """Bandwidth between accelerators of a node, each direction, GB/s (NVLink 3: 300)."""
+    inter_node_gb_s: float = 25.0
+    """Bandwidth of an accelerator to the network, GB/s (200 Gbit/s HDR: 25)."""
+
+    def __post_init__(self) -> None:
+        _require_positive(**vars(self))
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    run_dir: str = "runs/run"
+    """Folder of the run: resolved config, metrics, checkpoints, plots."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The corpus."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """The layout."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """Learning-rate schedule."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Budget, batch, precision, cadence."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    """Text at the end."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """The machines."""

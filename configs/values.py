@@ -1,0 +1,70 @@
+"""Read a value, as written, as the type that the schema gives its key."""
+
+import math
+from collections.abc import Callable
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
+
+from configs.sources import Value
+
+TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
+
+
+def convert(value: Value, kind: Any) -> Any:
+    """`value` as `kind`: str, bool, int, float, a Literal, a list of these, or one of these or None.
+
+    References (`${model.d_model}`) stay as they are. Raises ValueError, which says what was expected.
+    """
+    if get_origin(kind) is UnionType:
+        if value is None:
+            return None
+        (kind,) = (option for option in get_args(kind) if option is not NoneType)
+    if value is None:
+        raise ValueError("null is not allowed here")
+    if isinstance(value, str) and "${" in value:
+        return value
+    if get_origin(kind) is list:
+        if not isinstance(value, list):
+            raise ValueError(f"'{value}' is not a list, which is written [{value}]")
+        return [convert(item, *get_args(kind)) for item in value]
+    if isinstance(value, list):
+        raise ValueError("a list is not allowed here")
+    if get_origin(kind) is Literal:
+        return _choice(value, get_args(kind))
+    return READERS[kind](value)
+
+
+def _choice(text: str, options: tuple[Any, ...]) -> Any:
+    for option in options:
+        if str(option) == text:
+            return option
+    raise ValueError(f"'{text}' is none of {', '.join(str(option) for option in options)}")
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in TRUE + FALSE:
+        raise ValueError(f"'{text}' is neither true nor false")
+    return text.lower() in TRUE
+
+
+def _whole_number(text: str) -> int:
+    """4, 1_000, 300e9 and 2^20."""
+    try:
+        return int(text)
+    except ValueError:
+        number = _number(text)
+    if not number.is_integer():
+        raise ValueError(f"{text} is not a whole number")
+    return int(number)
+
+
+def _number(text: str) -> float:
+    """4, 1_000, 1e-3, .inf, 2^-7 and 2**-7."""
+    base, power, exponent = text.lower().replace(".inf", "inf").replace("^", "**").partition("**")
+    try:
+        return math.pow(float(base), float(exponent)) if power else float(base)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"'{text}' is not a number") from error
+
+
+READERS: dict[Any, Callable[[str], Any]] = {str: str, bool: _truth, int: _whole_number, float: _number}

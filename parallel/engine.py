@@ -1,0 +1,144 @@
+"""The engine: one training step on every rank, joining megatron-core's layers, torch's pipelines and DeepSpeed's ZeRO.
+
+The loss of a step is the mean over the valid tokens of the whole global batch: each rank sums the loss of its tokens
+and divides by the global count, whatever the number of ranks and microbatches. DeepSpeed averages gradients over dp, so
+what is differentiated is dp times that.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from configs.schema import TrainConfig
+from parallel.groups import Groups
+from parallel.pipeline import Pipeline
+from parallel.tensor import IGNORE
+from parallel.zero import Zero
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step was, the same on every rank."""
+
+    loss: float
+    """Mean over valid tokens of the global batch, nats, before the update."""
+    grad_norm: float
+    """Global L2 norm before clipping."""
+    num_tokens: int
+    """Valid tokens of the global batch."""
+
+
+class Engine:
+    """Trains this rank's stages of a model.
+
+    `stages` are modules from tokens or activations to activations or logits; `token_losses(logits, targets)` gives the
+    loss of each position (0 where the target is IGNORE). `optimizer` holds the stages' parameters; `tied` are those of
+    them that another stage holds too, and whose gradients are summed.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        stages: Sequence[nn.Module],
+        token_losses: Callable[[Tensor, Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        train: TrainConfig,
+        clip_norm: float,
+        tied: Sequence[nn.Parameter] = (),
+    ) -> None:
+        self.groups = groups
+        self._token_losses = token_losses
+        self._micro_batch_size = train.micro_batch_size
+        self._tied = tied if groups.embedding is not None else ()
+        for parameter in self._tied:  # DeepSpeed's mark for what its gradient norm counts on another pipeline rank
+            parameter.ds_pipe_replicated = 0 not in groups.layout.stages_of(groups.at.pp)  # type: ignore[attr-defined]
+        self._loss_scale = 1.0
+        num_microbatches = groups.layout.num_microbatches(train)
+        self.zero = Zero(
+            groups,
+            nn.ModuleList(stages) if groups.layout.pp > 1 else stages[0],
+            optimizer,
+            stage=groups.layout.zero_stage,
+            precision=train.precision,
+            clip_norm=clip_norm,
+            micro_batch_size=train.micro_batch_size,
+            num_microbatches=num_microbatches,
+        )
+        self._pipeline = None
+        if groups.layout.pp > 1:
+            self._pipeline = Pipeline(groups, stages, num_microbatches, self._scaled_loss)
+        self._holds_loss = self._pipeline is None or self._pipeline.holds_last
+
+    def train_step(self, tokens_BL: Tensor, targets_BL: Tensor) -> StepResult:
+        """One optimizer step on this rank's share (dp rank's samples of the global batch, the same on its tp x pp)."""
+        tokens_BL, targets_BL = tokens_BL.to(self.groups.device), targets_BL.to(self.groups.device)
+        num_tokens = self._count_tokens(targets_BL)
+        if num_tokens == 0:
+            raise ValueError("no token of this global batch carries a loss: the data's targets are all padding")
+        self._loss_scale = self.groups.layout.dp / num_tokens
+        if self._pipeline is None:
+            losses, grad_norm = self._accumulate(tokens_BL, targets_BL)
+        else:
+            self.zero.hold()
+            losses = self._pipeline.step(tokens_BL, targets_BL)
+            grad_norm = self.zero.reduce_and_update(self._tied)
+        loss = self._sum_losses(losses) / self.groups.layout.dp
+        return StepResult(loss, grad_norm, num_tokens)
+
+    def eval_step(self, tokens_BL: Tensor, targets_BL: Tensor) -> tuple[float, int]:
+        """(sum of losses in nats, count) over the valid tokens of one global batch, the same on every rank."""
+        tokens_BL, targets_BL = tokens_BL.to(self.groups.device), targets_BL.to(self.groups.device)
+        self._loss_scale = 1.0
+        if self._pipeline is None:
+            losses = self._forward(tokens_BL, targets_BL)
+        else:
+            losses = self._pipeline.evaluate(tokens_BL, targets_BL)
+        return self._sum_losses(losses), self._count_tokens(targets_BL)
+
+    def set_lr(self, factor: float) -> None:
+        """Multiply every group's own peak rate (`peak_lr`) by `factor`."""
+        for group in self.zero.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+    def _accumulate(self, tokens_BL: Tensor, targets_BL: Tensor) -> tuple[list[Tensor], float]:
+        """Without a pipeline: one backward for each microbatch; ZeRO 2 and 3 shard gradients as they come."""
+        losses: list[Tensor] = []
+        grad_norm = None
+        for tokens, targets in self._microbatches(tokens_BL, targets_BL):
+            loss = self._scaled_loss(self.zero.engine(tokens), targets)
+            self.zero.backward(loss)
+            grad_norm = self.zero.after_microbatch()
+            losses.append(loss.detach())
+        assert grad_norm is not None, "DeepSpeed counts other microbatches than the layout"
+        return losses, grad_norm
+
+    @torch.no_grad()
+    def _forward(self, tokens_BL: Tensor, targets_BL: Tensor) -> list[Tensor]:
+        module = self.zero.engine
+        module.eval()
+        losses = [self._scaled_loss(module(t), y) for t, y in self._microbatches(tokens_BL, targets_BL)]
+        module.train()
+        return losses
+
+    def _microbatches(self, tokens_BL: Tensor, targets_BL: Tensor) -> zip:
+        return zip(tokens_BL.split(self._micro_batch_size), targets_BL.split(self._micro_batch_size), strict=True)
+
+    def _scaled_loss(self, logits: Tensor, targets_BL: Tensor) -> Tensor:
+        return self._token_losses(logits, targets_BL).sum() * self._loss_scale
+
+    def _count_tokens(self, targets_BL: Tensor) -> int:
+        count = (targets_BL != IGNORE).sum()
+        dist.all_reduce(count, group=self.groups.dp)
+        return int(count.item())
+
+    def _sum_losses(self, losses: list[Tensor]) -> float:
+        """Sum over microbatches and data-parallel ranks, known to every rank."""
+        speaks = self._holds_loss and self.groups.at.tp == 0
+        total = torch.zeros((), dtype=torch.float64, device=self.groups.device)
+        if speaks:
+            total += torch.stack([loss.detach().double() for loss in losses]).sum()
+        dist.all_reduce(total)
+        return total.item()

@@ -1,0 +1,93 @@
+"""Process groups of a layout, on megatron-core's parallel_state, and the view of them that DeepSpeed asks for."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from parallel import shim
+from parallel.layout import Layout
+
+
+class Groups:
+    """This rank's place in the layout and its process groups.
+
+    Attributes: `rank`, `device`, `layout`, `at` (Coordinates), and the groups `tp`, `dp`, `pp`, and `embedding` (the
+    pipeline's two ends, where tied embeddings meet; only on its members).
+    """
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        from megatron.core import parallel_state
+
+        self.layout = layout
+        self.device = device
+        self.rank = dist.get_rank()
+        self.at = layout.coordinates(self.rank)
+        parallel_state.initialize_model_parallel(layout.tp, layout.pp, create_gloo_process_groups=False)
+        self.tp: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
+        self.dp: dist.ProcessGroup = parallel_state.get_data_parallel_group()
+        self.pp: dist.ProcessGroup = parallel_state.get_pipeline_model_parallel_group()
+        places = (dist.get_rank(self.pp), dist.get_rank(self.dp), dist.get_rank(self.tp))
+        assert places == (self.at.pp, self.at.dp, self.at.tp), "megatron-core numbers the ranks in another order"
+        self.embedding = self._embedding_group()
+
+    def _embedding_group(self) -> dist.ProcessGroup | None:
+        """Two-rank groups of the pipeline ranks that hold the first and the last stage; None elsewhere."""
+        ends = [self.layout.stage_to_pp_rank(0), self.layout.stage_to_pp_rank(self.layout.num_stages - 1)]
+        if ends[0] == ends[1]:
+            return None
+        mine = None
+        for dp in range(self.layout.dp):
+            for tp in range(self.layout.tp):
+                ranks = [self.layout.rank(pp, dp, tp) for pp in ends]
+                group = dist.new_group(ranks)  # a collective: every rank makes every group
+                if self.rank in ranks:
+                    mine = group
+        return mine
+
+    def mpu(self) -> "ModelParallelUnit":
+        """What DeepSpeed takes as `mpu`."""
+        return ModelParallelUnit(self)
+
+
+class ModelParallelUnit:
+    """DeepSpeed's view: megatron-core's parallel_state, and tp x pp as one model-parallel group."""
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+
+    def __getattr__(self, name: str) -> Any:
+        from megatron.core import parallel_state
+
+        return getattr(parallel_state, name)
+
+    def get_model_parallel_world_size(self) -> int:
+        return self._groups.layout.tp * self._groups.layout.pp
+
+    def get_model_parallel_rank(self) -> int:
+        return self._groups.at.pp * self._groups.layout.tp + self._groups.at.tp
+
+
+def start(layout: Layout, device_choice: str, timeout_s: float) -> Groups:
+    """Join the world that the launcher described in the environment, and make the layout's groups.
+
+    Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; a single process needs none of them.
+    """
+    device = shim.device_of(device_choice, int(os.environ.get("LOCAL_RANK", "0")))
+    shim.install(device)
+    timeout = timedelta(seconds=timeout_s)
+    if "RANK" in os.environ:
+        dist.init_process_group(shim.backend_of(device), timeout=timeout)
+    else:
+        dist.init_process_group(shim.backend_of(device), store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    return Groups(layout, device)
+
+
+def stop() -> None:
+    """Leave the world."""
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()

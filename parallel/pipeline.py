@@ -1,0 +1,67 @@
+"""Pipeline stages and schedules, by torch.distributed.pipelining."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, schedules
+
+from parallel.groups import Groups
+
+SCHEDULES = {
+    "1f1b": schedules.Schedule1F1B,
+    "interleaved_1f1b": schedules.ScheduleInterleaved1F1B,
+    "interleaved_zb": schedules.ScheduleInterleavedZeroBubble,
+    "zbv": schedules.ScheduleZBVZeroBubble,
+}
+
+
+class Pipeline:
+    """Runs this rank's stages through a schedule.
+
+    `stages` are modules in the order of `layout.stages_of`. `loss_fn(output, target)` returns a scalar whose gradients
+    are used as they are: the division by the number of microbatches is the caller's.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        stages: Sequence[nn.Module],
+        num_microbatches: int,
+        loss_fn: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        layout = groups.layout
+        indices = layout.stages_of(groups.at.pp)
+        self.holds_first = 0 in indices
+        self.holds_last = layout.num_stages - 1 in indices
+        parts = [
+            PipelineStage(module, index, layout.num_stages, groups.device, group=groups.pp)
+            for module, index in zip(stages, indices, strict=True)
+        ]
+        schedule_class = SCHEDULES[layout.schedule]
+        multi = issubclass(schedule_class, schedules.PipelineScheduleMulti)
+        self._schedule = schedule_class(
+            parts if multi else parts[0],  # type: ignore[arg-type]
+            num_microbatches,
+            loss_fn=loss_fn,
+            scale_grads=False,
+        )
+
+    def step(self, inputs: Tensor, targets: Tensor) -> list[Tensor]:
+        """Forward and backward of a whole batch, microbatches along dimension 0; losses where the last stage is."""
+        losses: list[Tensor] = []
+        self._schedule.step(*self._arguments(inputs), **self._loss_arguments(targets, losses), return_outputs=False)
+        return losses
+
+    @torch.no_grad()
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> list[Tensor]:
+        """Forward alone."""
+        losses: list[Tensor] = []
+        self._schedule.eval(*self._arguments(inputs), **self._loss_arguments(targets, losses), return_outputs=False)
+        return losses
+
+    def _arguments(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        return (inputs,) if self.holds_first else ()
+
+    def _loss_arguments(self, targets: Tensor, losses: list[Tensor]) -> dict:
+        return {"target": targets, "losses": losses} if self.holds_last else {}

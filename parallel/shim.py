@@ -1,0 +1,46 @@
+"""The CPU shim: all that stands between the libraries, which expect CUDA, and a machine without it.
+
+Imported before DeepSpeed and megatron-core. Nothing else in the project asks whether there is a GPU in order to take
+another path.
+"""
+
+import os
+import warnings
+
+import torch
+
+
+def device_of(choice: str, local_rank: int) -> torch.device:
+    """The device that `train.device` means on this rank: "auto", "cpu" or "cuda".
+
+    Raises ValueError for cuda where there is none.
+    """
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise ValueError("train.device = cuda, but torch sees no CUDA device here: use train.device=auto")
+    if choice == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def install(device: torch.device) -> None:
+    """Make DeepSpeed and megatron-core work on `device`. Call once, before they are used."""
+    # megatron-core calls collectives by names that torch is renaming.
+    warnings.filterwarnings("ignore", message=".*is deprecated. Please use `torch.distributed", category=FutureWarning)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        # megatron-core overlaps tensor-parallel communication with matrix products by the order of kernel launches.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+        return
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed.ops
+
+    # Else DeepSpeed compiles a shared-memory extension when it starts, and a machine may have no compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ.pop("LOCAL_SIZE", None)  # the same, by another way
+    # megatron-core allocates sequence-parallel buffers on torch.cuda.current_device().
+    torch.cuda.current_device = lambda: "cpu"  # type: ignore[assignment,return-value]
+
+
+def backend_of(device: torch.device) -> str:
+    """The torch.distributed backend for a device: its own, and gloo for CPU tensors beside NCCL."""
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

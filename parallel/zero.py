@@ -1,0 +1,146 @@
+"""Data parallelism and the optimizer step: DeepSpeed's ZeRO 0 to 3 under tensor and pipeline parallelism.
+
+DeepSpeed averages gradients over dp; the loss that it is given must already hold every other factor. It clips by one
+norm over dp, tp and pp that counts a replicated parameter once, except at stage 0 in fp32, where it goes by the rank in
+tp x pp and so misses the norm gains of later pipeline ranks: there, `parallel.norm` does it.
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from parallel import norm
+from parallel.groups import Groups
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's state: first and second moments, in fp32."""
+
+
+class Zero:
+    """A DeepSpeed engine around a module and a torch AdamW, and the whole fp32 state of each of its parameters."""
+
+    def __init__(
+        self,
+        groups: Groups,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        stage: int,
+        precision: str,
+        clip_norm: float,
+        micro_batch_size: int,
+        num_microbatches: int,
+    ) -> None:
+        import deepspeed
+        from deepspeed.utils import logger
+
+        logger.setLevel(logging.ERROR)
+        self._groups = groups
+        self._stage = stage
+        self._clips_itself = stage == 0
+        self._clip_norm = clip_norm
+        self._bf16 = precision == "bf16"
+        self.optimizer = optimizer
+        config: dict[str, Any] = {
+            "train_micro_batch_size_per_gpu": micro_batch_size,
+            "gradient_accumulation_steps": num_microbatches,
+            "gradient_clipping": 0.0 if self._clips_itself else clip_norm,
+            "steps_per_print": None,
+            "zero_allow_untested_optimizer": True,
+            # zero-bubble schedules finish weight gradients out of order, which contiguous_gradients does not allow
+            "zero_optimization": {"stage": stage, "overlap_comm": False, "contiguous_gradients": stage >= 2},
+        }
+        if self._bf16:
+            config["bf16"] = {"enabled": True, "immediate_grad_update": True}
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+        self.engine, _, _, _ = deepspeed.initialize(
+            model=module, optimizer=optimizer, mpu=groups.mpu(), dist_init_required=False, config=config
+        )
+        self._init_moments()
+
+    # ---- one step ----
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward of one microbatch's loss; the last one of a step also reduces the gradients over dp."""
+        self.engine.backward(loss, scale_wrt_gas=False)
+
+    def after_microbatch(self) -> float | None:
+        """End a microbatch. After the last one of the step: clip, update, and return the global gradient norm."""
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()
+            return None
+        return self._update()
+
+    def hold(self) -> None:
+        """Before a pipeline schedule runs: backward passes accumulate, and nothing is reduced."""
+        self.engine.set_gradient_accumulation_boundary(False)
+
+    def reduce_and_update(self, tied: Iterable[nn.Parameter]) -> float:
+        """After a pipeline schedule: join tied gradients, reduce over dp, clip, update; returns the gradient norm."""
+        self.engine.set_gradient_accumulation_boundary(True)
+        for parameter in tied:
+            gradient = parameter._hp_grad if self._bf16 else parameter.grad  # type: ignore[attr-defined]
+            dist.all_reduce(gradient, group=self._groups.embedding)
+        self.engine.allreduce_gradients()
+        return self._update()
+
+    def _update(self) -> float:
+        total = None
+        if self._clips_itself:
+            total = norm.clip(self.engine.module.parameters(), self._clip_norm, self._groups)
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm() if total is None else total)
+
+    # ---- whole state, for checkpoints; every rank of the dp group must call these together ----
+
+    def get(self, parameter: nn.Parameter, key: str) -> Tensor:
+        """The whole fp32 "weight", "exp_avg" or "exp_avg_sq" of a module's parameter (this tp rank's slice of it)."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if self._stage == 0:
+            return parameter.data if key == "weight" else self.optimizer.state[parameter][key]
+        if key == "weight":
+            return safe_get_full_fp32_param(parameter)
+        return safe_get_full_optimizer_state(parameter, key)
+
+    def set(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+        """Overwrite what `get` returns."""
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        if key == "weight" and self._stage < 3:
+            parameter.data.copy_(value)  # what the module computes with; at stages 1 and 2 the master is beside it
+        if self._stage == 0:
+            if key != "weight":
+                self.optimizer.state[parameter][key].copy_(value)
+        elif key == "weight":
+            safe_set_full_fp32_param(parameter, value)
+        else:
+            safe_set_full_optimizer_state(parameter, value, key)
+
+    def set_step(self, step: int) -> None:
+        """Tell the optimizer that `step` steps are done, for its bias correction."""
+        for flat in self._flat_params():
+            self.optimizer.state[flat]["step"].fill_(step)
+
+    def _init_moments(self) -> None:
+        """Make the state that AdamW makes at its first step.
+
+        DeepSpeed (0.19) links each parameter to its part of the state once, after the first step of the first group,
+        when the state of the other groups is not there yet, and then never finds theirs.
+        """
+        for flat in self._flat_params():
+            moments = {key: torch.zeros_like(flat, memory_format=torch.preserve_format) for key in MOMENTS}
+            self.optimizer.state[flat] = {"step": torch.tensor(0.0), **moments}
+        link = getattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
+        if link is not None:  # stages 1 and 2
+            link()
+
+    def _flat_params(self) -> list[Tensor]:
+        """The tensors that the optimizer updates: parameters at stage 0, flat fp32 partitions above."""
+        if self._stage == 3:
+            return list(self.engine.optimizer.fp32_partitioned_groups_flat)
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

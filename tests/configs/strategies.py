@@ -1,0 +1,43 @@
+"""Hypothesis strategies for whole configs, made from the schema's own types."""
+
+from dataclasses import is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from hypothesis import strategies as st
+
+from configs.schema import Config
+
+TEXT = (st.text(max_size=20) | st.text(r"\${}'\": #-~[]\n", max_size=8)).filter(lambda text: text != "???")
+"""Anything but OmegaConf's mark for a value that is still to be given, which `load` never returns."""
+
+BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
+    str: TEXT,
+    bool: st.booleans(),
+    int: st.integers(1, 10**15),
+    float: st.floats(min_value=1e-30, max_value=1e30),
+}
+BY_NAME: dict[str, st.SearchStrategy[Any]] = {
+    "beta1": st.floats(0, 0.999),
+    "beta2": st.floats(0, 0.999),
+    "head_dim": st.integers(1, 1000).map(lambda half: 2 * half),
+    "num_kv_heads": st.none(),
+}
+
+
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """Values of a field of this type that no section refuses on its own."""
+    if is_dataclass(kind):
+        assert isinstance(kind, type)
+        hints = get_type_hints(kind)
+        return st.builds(kind, **{name: BY_NAME.get(name, values(hint)) for name, hint in hints.items()})
+    if get_origin(kind) is UnionType:
+        return st.one_of([values(option) for option in get_args(kind)])
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    if get_origin(kind) is list:
+        return st.lists(values(*get_args(kind)), max_size=3)
+    return st.none() if kind is NoneType else BY_TYPE[kind]
+
+
+CONFIGS = values(Config)

@@ -1,0 +1,62 @@
+"""Every knob is documented, and refuses what is impossible on its own."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from configs import schema
+from configs.schema import ModelConfig
+
+
+def undocumented(source: str) -> Iterator[str]:
+    """Class.field of every annotated field of a class that no string follows."""
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        if not ast.get_docstring(node):
+            yield node.name
+        for statement, follower in zip(node.body, [*node.body[1:], None], strict=True):
+            documented = isinstance(follower, ast.Expr) and isinstance(follower.value, ast.Constant)
+            if isinstance(statement, ast.AnnAssign) and not documented:
+                yield f"{node.name}.{ast.unparse(statement.target)}"
+
+
+def test_every_field_has_a_docstring() -> None:
+    assert not list(undocumented(Path(schema.__file__).read_text()))
+
+
+def test_a_field_without_a_docstring_is_found() -> None:
+    planted = 'class A:\n    """Doc."""\n    x: int = 1\n    y: int = 2\n    """Doc."""\n    z: int = 3\n'
+    assert list(undocumented(planted)) == ["A.x", "A.z"]
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("ModelConfig", "num_layers", 0),
+        ("ModelConfig", "num_kv_heads", 3),
+        ("ModelConfig", "head_dim", 31),
+        ("ModelConfig", "d_model", 130),
+        ("DataConfig", "prefetch_batches", -1),
+        ("ParallelConfig", "tp", 0),
+        ("ParallelConfig", "timeout_s", 0.0),
+        ("OptimizerConfig", "lr", float("nan")),
+        ("OptimizerConfig", "beta2", 1.0),
+        ("OptimizerConfig", "weight_decay", -0.1),
+        ("ScheduleConfig", "min_factor", -0.1),
+        ("TrainConfig", "num_tokens", 0),
+        ("TrainConfig", "stop_after", 0),
+        ("TrainConfig", "eval_every", -1),
+        ("SampleConfig", "temperature", -1.0),
+        ("ClusterConfig", "num_nodes", 0),
+    ],
+)
+def test_an_impossible_value_is_refused_by_name(section: str, field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        getattr(schema, section)(**{field: value})
+
+
+def test_learned_positions_take_an_odd_head_dim() -> None:
+    assert ModelConfig(head_dim=31, position="learned").head_dim == 31

@@ -1,0 +1,42 @@
+"""What a finished run shows: its loss curve as a picture, a summary, and a few lines of text."""
+
+from rich.console import Console
+from rich.text import Text
+
+from data_pipeline.manifest import Manifest
+from trainer.inference import continue_all, load_model
+from trainer.metrics import METRICS_FILE, read_metrics
+from trainer.model.spec import num_params
+from trainer.plots import loss_curve
+from trainer.progress import summary
+from trainer.setup import Run
+
+PLOT_FILE = "loss.png"
+
+
+def finish(run: Run) -> None:
+    """Draw, sum up and generate, from what is in the run's folder."""
+    console = Console()
+    entropy = Manifest.read(run.train_data.folder).unigram_entropy_nats
+    metrics = run.run_dir / METRICS_FILE
+    loss_curve(metrics, run.run_dir / PLOT_FILE, unigram_entropy_nats=entropy, title=run.config.model.name)
+    table = summary(
+        read_metrics(metrics),
+        run_dir=run.run_dir,
+        layout=str(run.layout),
+        num_params=num_params(run.config.model),
+        unigram_entropy_nats=entropy,
+    )
+    console.print(table)
+    show_samples(run, console)
+
+
+def show_samples(run: Run, console: Console) -> None:
+    """Continue each of the config's prompts with the newest checkpoint."""
+    sample = run.config.sample
+    if not sample.prompts:
+        return
+    model = load_model(run.run_dir, device=run.config.train.device)
+    for prompt, text in continue_all(model, sample.prompts, sample):
+        console.print(Text.assemble((prompt, "bold"), (text, "green")), soft_wrap=True)
+        console.rule(style="dim")

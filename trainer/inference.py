@@ -1,0 +1,71 @@
+"""A trained model whole in one process: checkpoint to text."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from configs import load as configs
+from configs.schema import Config, SampleConfig
+from data_pipeline.manifest import TOKENIZER, Manifest
+from data_pipeline.tokenizer import load_tokenizer
+from parallel import shim
+from parallel.layout import Layout
+from parallel.tensor import TensorParallel
+from trainer.checkpoint import load_weights
+from trainer.generate import generate
+from trainer.model.gpt import Stage, build_stages
+from trainer.setup import CONFIG_FILE, newest_checkpoint
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to generate with, on one device."""
+
+    config: Config
+    stage: Stage
+    tokenizer: Tokenizer
+    eot_id: int
+
+    @torch.no_grad()
+    def logits(self, tokens_BL: Tensor) -> Tensor:
+        """Logits (B, L, V) in fp32 on the CPU."""
+        device = next(self.stage.parameters()).device
+        return self.stage(tokens_BL.to(device)).transpose(0, 1).float().cpu()
+
+    def continue_text(self, prompt: str, sample: SampleConfig) -> str:
+        """The text that follows `prompt`; an empty prompt begins a document."""
+        ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids or [self.eot_id]
+        new = generate(
+            self.logits,
+            ids,
+            sample.num_tokens,
+            self.config.model.seq_len,
+            sample.temperature,
+            sample.top_k,
+            sample.seed,
+            self.eot_id,
+        )
+        return self.tokenizer.decode(new, skip_special_tokens=False)
+
+
+def load_model(run_dir: Path, checkpoint: Path | None = None, device: str = "auto") -> Model:
+    """The model of a run's newest checkpoint, or of `checkpoint`. Raises ValueError where there is none."""
+    checkpoint = checkpoint or newest_checkpoint(run_dir)
+    if checkpoint is None or not (checkpoint / CONFIG_FILE).is_file():
+        raise ValueError(f"{checkpoint or run_dir} holds no finished checkpoint: train first, or name another folder")
+    config = configs.load(checkpoint / CONFIG_FILE)
+    (stage,) = build_stages(config.model, Layout(), pp_rank=0, tp=TensorParallel(), seed=config.train.seed)
+    load_weights(checkpoint, stage.local_params())
+    stage.eval().to(shim.device_of(device, local_rank=0))
+    corpus = Path(config.data.path)
+    return Model(config, stage, load_tokenizer(corpus / TOKENIZER), Manifest.read(corpus).eot_id)
+
+
+def continue_all(model: Model, prompts: Sequence[str], sample: SampleConfig) -> Iterator[tuple[str, str]]:
+    """Each prompt with what follows it."""
+    for prompt in prompts:
+        yield prompt, model.continue_text(prompt, sample)

@@ -1,0 +1,142 @@
+"""The GPT of one pipeline stage, and the parameters of the table that it holds.
+
+Legend: L sequence, B batch, D model width, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from configs.schema import ModelConfig
+from parallel.layout import Layout
+from parallel.tensor import Embedding, TensorParallel
+from trainer.model import init
+from trainer.model.layers import Block, Norm, Piece
+from trainer.model.spec import Param, Shape, param_table
+
+
+@dataclass(frozen=True)
+class LocalParam:
+    """This rank's part of one parameter of the table.
+
+    Rows `rows` of the module's tensor `parameter` hold rows or columns `cut` of the whole parameter along
+    `param.tp_dim` (all of it where that is None).
+    """
+
+    param: Param
+    parameter: nn.Parameter
+    rows: slice
+    cut: slice
+    shared: bool = False
+    """A second copy of a tied embedding: the first stage's copy speaks for it in norms and checkpoints."""
+
+
+class Stage(nn.Module):
+    """Consecutive blocks, with the embedding on the first stage and the final norm and head on the last."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        layers: range,
+        tp: TensorParallel,
+        *,
+        is_first: bool,
+        is_last: bool,
+        tied_to: "Stage | None" = None,
+    ) -> None:
+        """`tied_to`: the first stage, where it is on this rank too: a tied head then uses that stage's embedding."""
+        super().__init__()
+        shape = Shape.of(model)
+        self._model, self._tp = model, tp
+        self.is_first, self.is_last = is_first, is_last
+        self._num_padded_rows = -(-shape.vocab_size // tp.size) * tp.size
+        self.embed: Embedding | None = None
+        if is_first or (is_last and model.tie_embeddings):
+            self.embed = tied_to.embed if tied_to else tp.embedding(self._num_padded_rows, shape.d_model)
+        self.position: nn.Parameter | None = None
+        if is_first and model.position == "learned":
+            self.position = nn.Parameter(torch.empty(shape.seq_len, shape.d_model))
+        self.blocks = nn.ModuleDict({str(layer): Block(model, tp) for layer in layers})
+        self.final_norm = Norm(model, shape.d_model, tp) if is_last else None
+        # An embedding module, since its rows are cut over ranks just as the head's are.
+        self.head = tp.embedding(self._num_padded_rows, shape.d_model) if is_last and not model.tie_embeddings else None
+        # Rows of this rank's slice of the vocabulary that are not padding.
+        rows = self._num_padded_rows // tp.size
+        self._valid_rows = max(0, min(rows, shape.vocab_size - tp.rank * rows))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """First stage: tokens (B, L) in; last stage: this rank's logits (L, B, V / tp) out; else (L, B, D)."""
+        if self.is_first:
+            x = self._embed(x)
+        for block in self.blocks.values():
+            x = block(x)
+        return self._logits(x) if self.is_last else x
+
+    def _embed(self, tokens_BL: Tensor) -> Tensor:
+        assert self.embed is not None
+        x_LBD = self.embed(tokens_BL)
+        if self.position is not None:
+            positions = self._tp.sequence_slice(tokens_BL.shape[1])
+            x_LBD = x_LBD + self._tp.replicated(self.position)[positions, None]
+        return x_LBD
+
+    def _logits(self, x_LBD: Tensor) -> Tensor:
+        embedding = self.head or self.embed
+        assert embedding is not None and self.final_norm is not None
+        weight_VD = embedding.weight
+        padding = len(weight_VD) - self._valid_rows
+        logits_LBV = self._tp.head(self.final_norm(x_LBD), weight_VD[: self._valid_rows] if padding else weight_VD)
+        return F.pad(logits_LBV, (0, padding), value=-torch.inf) if padding else logits_LBV
+
+    def _pieces(self) -> Iterator[Piece]:
+        if self.embed is not None:
+            yield Piece("embed.weight", self.embed.weight, slice(0, self._valid_rows))
+        if self.position is not None:
+            yield Piece("position.weight", self.position, slice(0, len(self.position)))
+        for layer, block in self.blocks.items():
+            assert isinstance(block, Block)
+            yield from block.pieces(f"blocks.{layer}")
+        if self.final_norm is not None:
+            yield from self.final_norm.pieces("final_norm")
+        if self.head is not None:
+            yield Piece("head.weight", self.head.weight, slice(0, self._valid_rows))
+
+    def local_params(self) -> list[LocalParam]:
+        """What this stage holds of the parameter table, on this tensor-parallel rank."""
+        table = {param.name: param for param in param_table(self._model)}
+        return [self._local(table[piece.name], piece) for piece in self._pieces()]
+
+    def _local(self, param: Param, piece: Piece) -> LocalParam:
+        shared = piece.name == "embed.weight" and not self.is_first
+        if param.tp_dim is None:
+            return LocalParam(param, piece.parameter, piece.rows, slice(0, param.shape[0]), shared)
+        # ceil: only the vocabulary may be padded, and then the last ranks hold fewer rows
+        part = -(-param.shape[param.tp_dim] // self._tp.size)
+        start = min(self._tp.rank * part, param.shape[param.tp_dim])
+        cut = slice(start, min(start + part, param.shape[param.tp_dim]))
+        return LocalParam(param, piece.parameter, piece.rows, cut, shared)
+
+    @torch.no_grad()
+    def initialize(self, seed: int) -> None:
+        """Fill every parameter from (seed, name, global index); padding rows are zero."""
+        for parameter in self.parameters():
+            parameter.zero_()
+        for local in self.local_params():
+            whole = slice(0, local.param.shape[0])
+            rows, columns = (whole, local.cut) if local.param.tp_dim == 1 else (local.cut, None)
+            init.fill(local.parameter.data[local.rows], local.param, seed, rows, columns)
+
+
+def build_stages(model: ModelConfig, layout: Layout, pp_rank: int, tp: TensorParallel, seed: int) -> list[Stage]:
+    """This rank's stages, initialised, on the CPU in fp32."""
+    stages: list[Stage] = []
+    for index in layout.stages_of(pp_rank):
+        is_last = index == layout.num_stages - 1
+        tied_to = stages[0] if is_last and stages and stages[0].is_first and model.tie_embeddings else None
+        layers = layout.layers_of(index, model.num_layers)
+        stages.append(Stage(model, layers, tp, is_first=index == 0, is_last=is_last, tied_to=tied_to))
+        stages[-1].initialize(seed)
+    return stages

@@ -1,0 +1,195 @@
+"""The layers of a block, for one tensor-parallel rank.
+
+Legend: L sequence, B batch, D model width, N query heads, K key-value heads, H head width, F feed-forward width. Sizes
+inside attention and feed-forward are this rank's. Residual activations are (L, B, D), under sequence parallelism
+(L / tp, B, D).
+
+Each module tells by `pieces()` which parameters of the table its tensors hold: matrices that multiply the same input
+are one tensor here (one matrix product, one gather of the sequence) and separate parameters in the table.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from configs.schema import ModelConfig
+from parallel.tensor import TensorParallel
+from trainer.model.spec import Shape
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows `rows` of a module's tensor are this rank's part of the table's parameter `name`."""
+
+    name: str
+    parameter: nn.Parameter
+    rows: slice
+
+
+class Norm(nn.Module):
+    """RMSNorm, or LayerNorm with or without bias, over the last dimension."""
+
+    def __init__(self, model: ModelConfig, width: int, tp: TensorParallel, per_head: bool = False) -> None:
+        super().__init__()
+        self._kind = "rmsnorm" if per_head else model.norm
+        self._eps = model.norm_eps
+        # A gain over heads sees only this rank's heads; any other sees only its part of the sequence, under sp.
+        self._join = tp.summed if per_head else tp.replicated
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width)) if self._kind == "layernorm" and model.bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self._join(self.weight)
+        if self._kind == "rmsnorm":
+            return F.rms_norm(x, weight.shape, weight, self._eps)
+        bias = None if self.bias is None else self._join(self.bias)
+        return F.layer_norm(x, weight.shape, weight, bias, self._eps)
+
+    def pieces(self, prefix: str) -> Iterator[Piece]:
+        yield Piece(f"{prefix}.weight", self.weight, slice(0, len(self.weight)))
+        if self.bias is not None:
+            yield Piece(f"{prefix}.bias", self.bias, slice(0, len(self.bias)))
+
+
+class FusedColumn(nn.Module):
+    """Column-parallel matrices that share an input, as one; `names` and this rank's `sizes` list them from the top."""
+
+    def __init__(self, tp: TensorParallel, width: int, names: list[str], sizes: list[int], bias: bool) -> None:
+        super().__init__()
+        self._names, self._sizes = names, [size // tp.size for size in sizes]
+        self.linear = tp.column(width, sum(sizes), bias)
+
+    def forward(self, x_LBD: Tensor) -> tuple[Tensor, ...]:
+        return self.linear(x_LBD).split(self._sizes, dim=-1)
+
+    def pieces(self, prefix: str) -> Iterator[Piece]:
+        start = 0
+        for name, size in zip(self._names, self._sizes, strict=True):
+            rows = slice(start, start + size)
+            yield Piece(f"{prefix}.{name}.weight", self.linear.weight, rows)
+            if self.linear.bias is not None:
+                yield Piece(f"{prefix}.{name}.bias", self.linear.bias, rows)
+            start += size
+
+
+class Row(nn.Module):
+    """A row-parallel matrix; its bias is added once, to the sum."""
+
+    def __init__(self, tp: TensorParallel, in_features: int, out_features: int, bias: bool) -> None:
+        super().__init__()
+        self._tp = tp
+        self.linear = tp.row(in_features, out_features)
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x)
+        return x if self.bias is None else x + self._tp.replicated(self.bias)
+
+    def pieces(self, prefix: str) -> Iterator[Piece]:
+        yield Piece(f"{prefix}.weight", self.linear.weight, slice(0, len(self.linear.weight)))
+        if self.bias is not None:
+            yield Piece(f"{prefix}.bias", self.bias, slice(0, len(self.bias)))
+
+
+class Attention(nn.Module):
+    """Causal self-attention over the whole sequence, for this rank's heads."""
+
+    def __init__(self, model: ModelConfig, tp: TensorParallel) -> None:
+        super().__init__()
+        shape = Shape.of(model)
+        self._head_dim = shape.head_dim
+        self._rope_theta = model.rope_theta if model.position == "rope" else None
+        sizes = [shape.num_heads * shape.head_dim] + 2 * [shape.num_kv_heads * shape.head_dim]
+        self.qkv = FusedColumn(tp, shape.d_model, ["q", "k", "v"], sizes, model.bias)
+        self.q_norm = Norm(model, shape.head_dim, tp, per_head=True) if model.qk_norm else None
+        self.k_norm = Norm(model, shape.head_dim, tp, per_head=True) if model.qk_norm else None
+        self.out = Row(tp, sizes[0], shape.d_model, model.bias)
+
+    def forward(self, x_LBD: Tensor) -> Tensor:
+        q_LBNH, k_LBKH, v_LBKH = (part.unflatten(-1, (-1, self._head_dim)) for part in self.qkv(x_LBD))
+        if self.q_norm is not None and self.k_norm is not None:
+            q_LBNH, k_LBKH = self.q_norm(q_LBNH), self.k_norm(k_LBKH)
+        if self._rope_theta is not None:
+            cos_LH, sin_LH = rope_tables(len(q_LBNH), self._head_dim, self._rope_theta, q_LBNH.device)
+            q_LBNH, k_LBKH = rotate(q_LBNH, cos_LH, sin_LH), rotate(k_LBKH, cos_LH, sin_LH)
+        y_BNLH = F.scaled_dot_product_attention(
+            q_LBNH.permute(1, 2, 0, 3),
+            k_LBKH.permute(1, 2, 0, 3),
+            v_LBKH.permute(1, 2, 0, 3),
+            is_causal=True,
+            enable_gqa=q_LBNH.shape[2] != k_LBKH.shape[2],
+        )
+        return self.out(y_BNLH.permute(2, 0, 1, 3).flatten(2))
+
+    def pieces(self, prefix: str) -> Iterator[Piece]:
+        yield from self.qkv.pieces(prefix)
+        if self.q_norm is not None and self.k_norm is not None:
+            yield from self.q_norm.pieces(f"{prefix}.q_norm")
+            yield from self.k_norm.pieces(f"{prefix}.k_norm")
+        yield from self.out.pieces(f"{prefix}.out")
+
+
+class FeedForward(nn.Module):
+    """swiglu: down(silu(gate x) * up x); gelu: down(gelu(up x))."""
+
+    def __init__(self, model: ModelConfig, tp: TensorParallel) -> None:
+        super().__init__()
+        shape = Shape.of(model)
+        self._activation = model.activation
+        names = ["gate", "up"] if model.activation == "swiglu" else ["up"]
+        self.up = FusedColumn(tp, shape.d_model, names, [shape.d_ff] * len(names), model.bias)
+        self.down = Row(tp, shape.d_ff, shape.d_model, model.bias)
+
+    def forward(self, x_LBD: Tensor) -> Tensor:
+        if self._activation == "swiglu":
+            gate_LBF, up_LBF = self.up(x_LBD)
+            return self.down(F.silu(gate_LBF) * up_LBF)
+        (up_LBF,) = self.up(x_LBD)
+        return self.down(F.gelu(up_LBF, approximate="tanh" if self._activation == "gelu_tanh" else "none"))
+
+    def pieces(self, prefix: str) -> Iterator[Piece]:
+        yield from self.up.pieces(prefix)
+        yield from self.down.pieces(f"{prefix}.down")
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, each added to the residual stream."""
+
+    def __init__(self, model: ModelConfig, tp: TensorParallel) -> None:
+        super().__init__()
+        self.attn_norm = Norm(model, model.d_model, tp)
+        self.attn = Attention(model, tp)
+        self.mlp_norm = Norm(model, model.d_model, tp)
+        self.mlp = FeedForward(model, tp)
+
+    def forward(self, x_LBD: Tensor) -> Tensor:
+        x_LBD = x_LBD + self.attn(self.attn_norm(x_LBD))
+        return x_LBD + self.mlp(self.mlp_norm(x_LBD))
+
+    def pieces(self, prefix: str) -> Iterator[Piece]:
+        yield from self.attn_norm.pieces(f"{prefix}.attn_norm")
+        yield from self.attn.pieces(f"{prefix}.attn")
+        yield from self.mlp_norm.pieces(f"{prefix}.mlp_norm")
+        yield from self.mlp.pieces(f"{prefix}.mlp")
+
+
+@lru_cache(maxsize=8)
+def rope_tables(seq_len: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin (L, H) of rotary angles in fp32 (arXiv 2104.09864); dimension i turns with i + H / 2.
+
+    Kept out of the module, so that a cast of its buffers to bf16 does not touch them.
+    """
+    frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angle = torch.outer(torch.arange(seq_len, dtype=torch.float64), frequency).repeat(1, 2)
+    return angle.cos().float().to(device), angle.sin().float().to(device)
+
+
+def rotate(x_LBNH: Tensor, cos_LH: Tensor, sin_LH: Tensor) -> Tensor:
+    """Rotary embedding of queries or keys, computed in fp32 and returned in the input's dtype."""
+    low, high = x_LBNH.chunk(2, dim=-1)
+    turned = torch.cat((-high, low), dim=-1)
+    return (x_LBNH * cos_LH[:, None, None] + turned * sin_LH[:, None, None]).to(x_LBNH.dtype)

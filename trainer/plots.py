@@ -1,0 +1,96 @@
+"""The picture of a run: its losses and its learning rate over the tokens trained."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from trainer.metrics import final_loss, read_metrics
+
+SMOOTHING_SHARE = 0.02
+"""Each point of the smoothed line is a mean over this share of the run's steps."""
+
+TRAIN_COLOR, EVAL_COLOR, RATE_COLOR, QUIET_COLOR = "#2563eb", "#ea580c", "#0d9488", "#6b7280"
+
+
+def loss_curve(
+    metrics_path: Path | str, png_path: Path | str, *, unigram_entropy_nats: float | None = None, title: str = ""
+) -> None:
+    """Draw training and held-out loss, and the learning rate below, from a metrics file into a PNG.
+
+    The horizontal line is the entropy of single tokens: what a model would reach that knows how often each occurs and
+    nothing else. Raises ValueError if the file holds no training step.
+    """
+    records = read_metrics(metrics_path)
+    train = [record for record in records if record["kind"] == "train"]
+    evals = [record for record in records if record["kind"] == "eval"]
+    if not train:
+        raise ValueError(f"{metrics_path} holds no training step: nothing to draw")
+    unit_tokens, unit_name = _unit(train[-1]["tokens"])
+    tokens = _column(train, "tokens") / unit_tokens
+    # An evaluation knows its step only; the zero is for one made before training.
+    eval_tokens = np.interp(_column(evals, "step"), np.r_[0, _column(train, "step")], np.r_[0, tokens])
+
+    figure = Figure(figsize=(8, 5.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
+    loss = _column(train, "loss")
+    loss_axes.plot(tokens, loss, color=TRAIN_COLOR, alpha=0.25, linewidth=0.8)
+    smoothed = smooth(loss, max(1, round(SMOOTHING_SHARE * len(loss))))
+    loss_axes.plot(tokens, smoothed, color=TRAIN_COLOR, linewidth=1.6, label=f"training {final_loss(train):.2f}")
+    if evals:
+        loss_axes.plot(
+            eval_tokens,
+            _column(evals, "val_loss"),
+            "o",
+            color=EVAL_COLOR,
+            markersize=4,
+            clip_on=False,
+            label=f"held out {evals[-1]['val_loss']:.2f}",
+        )
+    if unigram_entropy_nats is not None:
+        label = f"unigram entropy {unigram_entropy_nats:.2f}"
+        loss_axes.axhline(unigram_entropy_nats, color=QUIET_COLOR, linestyle=(0, (4, 3)), linewidth=1, label=label)
+    loss_axes.legend(frameon=False, loc="upper right")
+    loss_axes.set_ylabel("loss (nats per token)")
+    loss_axes.set_title(title, loc="left", fontsize=11)
+
+    rate_axes.plot(tokens, _column(train, "lr"), color=RATE_COLOR, linewidth=1.2)
+    rate_axes.set_ylim(bottom=0)
+    rate_axes.ticklabel_format(axis="y", scilimits=(-2, 2), useMathText=True)
+    rate_axes.set_ylabel("learning rate")
+    rate_axes.set_xlabel(f"training tokens{unit_name}")
+    rate_axes.set_xlim(0, tokens[-1])
+    for axes in (loss_axes, rate_axes):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25, linewidth=0.6)
+    figure.align_ylabels()
+    figure.savefig(png_path)
+
+
+def smooth(values: np.ndarray, width: int) -> np.ndarray:
+    """Return means of up to `width` values around each: fewer at both ends, and the finite ones only (NaN if none)."""
+    finite = np.isfinite(values)
+    sums = np.r_[0, np.cumsum(np.where(finite, values, 0))]
+    counts = np.r_[0, np.cumsum(finite)]
+    index = np.arange(len(values))
+    # At the start, where a loss falls steeply, a lopsided window would bend the curve; at the end it steadies it.
+    before = np.minimum(width // 2, index)
+    after = np.minimum(before, len(values) - 1 - index)
+    low, high = index - before, index + after + 1
+    with np.errstate(invalid="ignore"):
+        return (sums[high] - sums[low]) / (counts[high] - counts[low])
+
+
+def _column(records: list[dict[str, Any]], name: str) -> np.ndarray:
+    return np.array([record[name] for record in records], dtype=float)
+
+
+def _unit(most_tokens: int) -> tuple[float, str]:
+    """Return the scale of the token axis and how its label names it."""
+    for unit_tokens, name in ((1e12, "trillions"), (1e9, "billions"), (1e6, "millions"), (1e3, "thousands")):
+        if most_tokens >= unit_tokens:
+            return unit_tokens, f" ({name})"
+    return 1.0, ""
