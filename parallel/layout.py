@@ -78,7 +78,7 @@ class Layout:
 
     def stages_of(self, pp_rank: int) -> list[int]:
         """Global indices of the stages that a pipeline rank holds, in the order in which data meets them."""
-        if self.schedule == "zbv":  # stages lie in a V: the first and the last are both on rank 0
+        if self.schedule == "zbv" and self.pp > 1:  # stages lie in a V: the first and the last are both on rank 0
             return [pp_rank, self.num_stages - 1 - pp_rank]
         return [pp_rank + chunk * self.pp for chunk in range(self.vpp)]
 
@@ -140,7 +140,10 @@ def _tensor_problems(layout: Layout, model: ModelConfig) -> Iterator[str]:
     if layout.sp and layout.tp == 1:
         yield "parallel.sp = true splits the sequence over tensor-parallel ranks, and parallel.tp = 1: set sp=false"
     if layout.sp and model.seq_len % layout.tp:
-        yield f"parallel.sp needs model.seq_len = {model.seq_len} to be a multiple of parallel.tp = {layout.tp}"
+        yield (
+            f"parallel.sp needs model.seq_len = {model.seq_len} to be a multiple of parallel.tp = {layout.tp}: "
+            "change one, or set sp=false"
+        )
 
 
 def _pipeline_problems(layout: Layout, model: ModelConfig) -> Iterator[str]:
@@ -173,14 +176,20 @@ def _batch_problems(layout: Layout, train: TrainConfig) -> Iterator[str]:
             f"{layout.dp} * {train.micro_batch_size} = {per_pass}: use {near}, or another train.micro_batch_size"
         )
         return
-    count = layout.num_microbatches(train)
-    fix = "raise train.global_batch_size or lower train.micro_batch_size"
-    if layout.pp > 1 and layout.schedule == "1f1b" and count < layout.pp:
-        yield f"schedule 1f1b needs at least pp = {layout.pp} microbatches, and a rank has {count}: {fix}"
-    if layout.pp > 1 and layout.schedule == "zbv" and count < layout.num_stages:
-        yield f"schedule zbv needs at least 2 * pp = {layout.num_stages} microbatches, and a rank has {count}: {fix}"
-    if layout.pp > 1 and layout.schedule.startswith("interleaved") and count % layout.pp:
+    if layout.pp > 1:
+        yield from _microbatch_problems(layout, layout.num_microbatches(train), per_pass)
+
+
+def _microbatch_problems(layout: Layout, count: int, per_pass: int) -> Iterator[str]:
+    """Why a schedule cannot run `count` microbatches of `per_pass` samples over all data-parallel ranks."""
+    pp = layout.pp
+    at_least = {
+        "1f1b": (f"at least parallel.pp = {pp}", max(count, pp)),
+        "zbv": (f"at least 2 * parallel.pp = {2 * pp}", max(count, 2 * pp)),
+    }
+    needs, fitting = at_least.get(layout.schedule, (f"a multiple of parallel.pp = {pp}", -(-count // pp) * pp))
+    if count != fitting:
         yield (
-            f"schedule {layout.schedule} needs the microbatches of a rank ({count}) to be a multiple of "
-            f"pp = {layout.pp}: change train.global_batch_size or train.micro_batch_size"
+            f"parallel.schedule = {layout.schedule} needs {needs} microbatches, and a rank has {count}: "
+            f"use train.global_batch_size={fitting * per_pass}, or another train.micro_batch_size"
         )
