@@ -129,9 +129,10 @@ def divisors(number: int) -> str:
 
 
 def _tensor_problems(layout: Layout, model: ModelConfig) -> Iterator[str]:
-    kv = model.num_kv_heads or model.num_heads
-    d_ff = model.d_ff or 4 * model.d_model
-    for name, size in (("num_heads", model.num_heads), ("num_kv_heads", kv), ("d_ff", d_ff)):
+    sizes = {"num_heads": model.num_heads, "d_ff": model.d_ff or 4 * model.d_model}
+    if model.num_kv_heads is not None:
+        sizes["num_kv_heads"] = model.num_kv_heads
+    for name, size in sizes.items():
         if size % layout.tp:
             yield (
                 f"parallel.tp = {layout.tp} does not divide model.{name} = {size}: use a tp that does, or change {name}"

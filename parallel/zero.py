@@ -109,17 +109,19 @@ class Zero:
 
     def set(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
         """Overwrite what `get` returns."""
+        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-        if key == "weight" and self._stage < 3:
-            parameter.data.copy_(value)  # what the module computes with; at stages 1 and 2 the master is beside it
-        if self._stage == 0:
-            if key != "weight":
-                self.optimizer.state[parameter][key].copy_(value)
-        elif key == "weight":
-            safe_set_full_fp32_param(parameter, value)
-        else:
+        if key == "weight":
+            # What the module computes with; the fp32 master is beside it. Without ZeRO-3 there is nothing to gather.
+            with GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3):
+                parameter.data.copy_(value)
+            if self._stage > 0:
+                safe_set_full_fp32_param(parameter, value)
+        elif self._stage > 0:
             safe_set_full_optimizer_state(parameter, value, key)
+        else:
+            self.optimizer.state[parameter][key].copy_(value)
 
     def set_step(self, step: int) -> None:
         """Tell the optimizer that `step` steps are done, for its bias correction."""

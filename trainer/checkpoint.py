@@ -7,6 +7,7 @@ beside its shards. It is written under another name and renamed when every rank 
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ class Checkpoints:
             partial.replace(target)
             _sync(self.folder)
             for old in self.complete()[: -self._keep] if self._keep else []:
-                shutil.rmtree(old)
+                # Under its own name a folder that is half deleted would pass for a checkpoint.
+                shutil.rmtree(old.rename(self.folder / f"{_PARTIAL}{old.name}"))
         dist.barrier()
         return target
 
@@ -93,7 +95,9 @@ class Checkpoints:
 def load_weights(path: Path, local_params: Sequence[LocalParam]) -> None:
     """Put a checkpoint's weights alone into whole, unsharded modules in one process."""
     tensors = {local.param.name: torch.empty(local.param.shape) for local in local_params}
-    dcp.load({"weight": tensors}, checkpoint_id=path, no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant to be here
+        dcp.load({"weight": tensors}, checkpoint_id=path, no_dist=True)
     with torch.no_grad():
         for local in local_params:
             local.parameter[local.rows].copy_(tensors[local.param.name])

@@ -22,7 +22,7 @@ def divide_by_local_tokens() -> None:
     def count(self: engine.Engine, targets: torch.Tensor) -> int:
         return int((targets != IGNORE).sum()) * self.groups.layout.dp
 
-    engine.Engine._count_tokens = count  # type: ignore[method-assign]
+    engine.Engine._count_tokens = count  # type: ignore[method-assign,assignment]
 
 
 def forget_replicated_gradients() -> None:

@@ -1,0 +1,1 @@
+"""The corpus and the token stream: text to shards, shards to batches."""

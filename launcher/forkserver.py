@@ -1,0 +1,91 @@
+"""Starts processes from a warm fork server: heavy imports are paid once, and not by every rank."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing import forkserver, reduction
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# By name: importing launcher.preload here would do to the launcher what it does to the server.
+_PRELOAD_MODULE = "launcher.preload"
+PRELOAD_VARIABLE = "FORETRAIN_PRELOAD"
+"""Names the modules to import in the server, joined by commas; set for the server alone."""
+
+PRELOAD = (
+    "torch",
+    "torch.distributed",
+    "deepspeed",
+    "megatron.core.parallel_state",
+    "megatron.core.tensor_parallel",
+)
+"""What costs a rank most to import: about nine CPU seconds together."""
+
+
+class InheritedFd:
+    """A file descriptor that travels to a child when pickled for it; there, `fd` is the child's copy."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (reduction.DupFd(self.fd),)
+
+
+def _received(copy: Any) -> InheritedFd:
+    return InheritedFd(copy.detach())
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    saved = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(saved)
+
+
+@contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Keep children from running this program's main module again: they import what they need by name."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def server_env(env: Mapping[str, str], preload: Sequence[str]) -> dict[str, str]:
+    """What the fork server's environment holds beyond the launcher's: `env`, and what to import before it forks."""
+    # It would look for modules only where a bare interpreter does.
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    return {**env, "PYTHONPATH": path, PRELOAD_VARIABLE: ",".join(preload)}
+
+
+def ensure_running(server_env: Mapping[str, str]) -> None:
+    """Start the fork server unless it runs, and return while it still imports; what it has, it keeps."""
+    forkserver.set_forkserver_preload([_PRELOAD_MODULE])
+    with _environment(server_env):
+        forkserver.ensure_running()
+
+
+def start(function: Any, *args: Any, name: str, server_env: Mapping[str, str]) -> BaseProcess:
+    """Start function(*args), importable by name, in a process forked from the server.
+
+    Raises RuntimeError where the server has ended.
+    """
+    process = multiprocessing.get_context("forkserver").Process(target=function, args=args, name=name)
+    try:
+        # multiprocessing starts a server that has ended again, so the environment must be right here too.
+        with _environment(server_env), _hidden_main():
+            process.start()
+    except (EOFError, ConnectionError) as error:
+        raise RuntimeError("the fork server ended before it started a rank: its last words are on stderr") from error
+    return process

@@ -1,0 +1,82 @@
+"""Passes the signals that ask a launcher to stop on to its ranks."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any
+
+from launcher.ranks import Ranks
+
+# Ctrl-C asks politely too: SIGINT itself reaches the whole terminal and the ranks ignore it.
+_FORWARDED = {signal.SIGINT: signal.SIGTERM, signal.SIGTERM: signal.SIGTERM, signal.SIGUSR2: signal.SIGUSR2}
+
+_ECHO_S = 0.5
+"""Wrappers repeat the terminal's Ctrl-C to their child: a second one this soon is the same one."""
+
+
+@dataclass
+class Stop:
+    """When to stop waiting for ranks, and what asked for it."""
+
+    deadline_s: float = float("inf")
+    """On the monotonic clock."""
+    signum: int | None = None
+    """The signal that the launcher received last."""
+
+
+class Interrupt(BaseException):
+    """A signal ends the run at once; no rank is asked first."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Forwarding:
+    """While entered, handles SIGINT, SIGTERM and SIGUSR2; needs the main thread.
+
+    The first one is forwarded to the ranks, which then have grace_s to end. A second Ctrl-C, or any signal before there
+    are ranks to forward it to, raises Interrupt from whatever the main thread does.
+    """
+
+    def __init__(self, grace_s: float) -> None:
+        self.stop = Stop()
+        self._grace_s = grace_s
+        self._ranks: Ranks | None = None
+        self._first_s = 0.0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Forwarding":
+        for signum in _FORWARDED:
+            self._previous[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def to(self, ranks: Ranks) -> None:
+        """Forward to these ranks from now on."""
+        self._ranks = ranks
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        now_s = time.monotonic()
+        if self._ranks is None:
+            raise Interrupt(signum)
+        if self.stop.signum is None:
+            self._first_s = now_s
+            self.stop.deadline_s = now_s + self._grace_s
+            hint = "; Ctrl-C again kills them" if signum == signal.SIGINT else ""
+            name = signal.Signals(signum).name
+            # Not print: this may interrupt one, and a buffered stream refuses to be entered twice.
+            os.write(2, f"\n{name}: waiting up to {self._grace_s:.0f} s for the ranks to end{hint}\n".encode())
+        elif signum == signal.SIGINT:
+            if now_s - self._first_s < _ECHO_S:
+                return
+            raise Interrupt(signum)
+        self.stop.signum = signum
+        self._ranks.send(_FORWARDED[signal.Signals(signum)])

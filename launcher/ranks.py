@@ -1,0 +1,197 @@
+"""The processes of one local run: starts them, listens to them, signals them, and leaves none behind."""
+
+import os
+import pickle
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import Pipe, connection
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import BinaryIO
+
+from launcher import forkserver, rank
+from launcher.outcome import Exited, Outcome, Raised, Report
+
+_TERM_GRACE_S = 5.0
+_KILL_GRACE_S = 10.0
+
+LOG_START = "--- rank "
+"""The first line of each life of a rank in its log starts so."""
+
+
+def log_path(log_dir: Path, rank_: int) -> Path:
+    """Where a rank's output is written."""
+    return log_dir / f"rank-{rank_:03d}.log"
+
+
+def _open_log(log_dir: Path, rank_: int) -> BinaryIO:
+    """Open a rank's log at its end: a run that is started again keeps what its last life said."""
+    log_dir.mkdir(parents=True, exist_ok=True)
+    log = log_path(log_dir, rank_).open("ab")
+    log.write(f"{LOG_START}{rank_} starts, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+    log.flush()
+    return log
+
+
+def _num_cores() -> int:
+    # What this process may use, where the system tells: a job's share, not the machine.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def rank_env(base: Mapping[str, str], rank_: int, world_size: int, port: int) -> dict[str, str]:
+    """Environment of one rank: `base` and what torch.distributed's env:// reads."""
+    env = dict(base)
+    # DeepSpeed would compile a shared-memory operator, and the machine may have no compiler.
+    env.pop("LOCAL_SIZE", None)
+    env.setdefault("OMP_NUM_THREADS", str(max(1, _num_cores() // world_size)))
+    env |= {"RANK": str(rank_), "LOCAL_RANK": str(rank_)}
+    env |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    # All ranks are clients of the launcher's store: no port to race for, and it outlives rank 0.
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    return env
+
+
+class Ranks:
+    """Running ranks and the outcomes of those that ended."""
+
+    def __init__(self, server_env: Mapping[str, str]) -> None:
+        self._server_env = server_env
+        self.processes: list[BaseProcess] = []
+        self.outcomes: dict[int, Outcome] = {}
+        """Of each rank that reported its end or whose process ended."""
+        self._reports: dict[int, Connection] = {}
+
+    def start(self, setup: rank.Setup) -> None:
+        """Start the next rank."""
+        index = len(self.processes)
+        receiver, sender = Pipe(duplex=False)
+        self._reports[index] = receiver
+        with sender:
+            process = forkserver.start(rank.main, setup, sender, name=f"rank-{index}", server_env=self._server_env)
+            self.processes.append(process)
+
+    @property
+    def running(self) -> list[int]:
+        """Ranks whose process has not been seen to end."""
+        return [
+            index
+            for index in range(len(self.processes))
+            if index not in self.outcomes or self.outcomes[index].exit_code is None
+        ]
+
+    def poll(self, timeout_s: float) -> None:
+        """Wait until a rank reports or ends, at most timeout_s, and update `outcomes`."""
+        running = self.running
+        sentinels = {self.processes[index].sentinel: index for index in running}
+        reports = {self._reports[index]: index for index in running if index in self._reports}
+        for ready in connection.wait([*reports, *sentinels], timeout=timeout_s):
+            if isinstance(ready, Connection):
+                self._receive(reports[ready])
+            else:
+                assert isinstance(ready, int)
+                self._bury(sentinels[ready])
+
+    def _receive(self, index: int) -> None:
+        with self._reports.pop(index) as receiver:
+            try:
+                report: Report = pickle.loads(receiver.recv_bytes())
+            except EOFError:
+                return
+        at_s = report.at_s if isinstance(report, Raised | Exited) else time.monotonic()
+        self.outcomes[index] = Outcome(index, report, None, at_s)
+
+    def _bury(self, index: int) -> None:
+        process = self.processes[index]
+        process.join()
+        if index in self._reports and self._reports[index].poll():
+            self._receive(index)
+        known = self.outcomes.get(index) or Outcome(index, None, None, time.monotonic())
+        self.outcomes[index] = Outcome(index, known.report, process.exitcode, known.at_s)
+
+    def send(self, signum: int, only: int | None = None) -> None:
+        """Send a signal to every rank that runs, or to one."""
+        for index in self.running if only is None else [only]:
+            pid = self.processes[index].pid
+            assert pid is not None
+            with suppress(ProcessLookupError):
+                os.kill(pid, signum)
+
+    def wait(self, timeout_s: float, only: int | None = None) -> bool:
+        """Wait for all ranks, or for one, to end; return whether they did."""
+        deadline_s = time.monotonic() + timeout_s
+        while (left := self.running if only is None else {only} & {*self.running}) and time.monotonic() < deadline_s:
+            self.poll(deadline_s - time.monotonic())
+        return not left
+
+    def stop(self, grace_s: float = _TERM_GRACE_S) -> None:
+        """End all ranks: by SIGTERM, and by SIGKILL those that are left after grace_s."""
+        self.send(signal.SIGTERM)
+        if not self.wait(grace_s):
+            self.kill()
+
+    def abort(self) -> None:
+        """End all ranks, each printing the stacks of its threads, one rank after the other."""
+        hanging = self.running
+        # A peer that ends must not free a rank from where it hangs before that rank has shown it.
+        self.send(signal.SIGSTOP)
+        for index in hanging:
+            # faulthandler answers with the stacks.
+            self.send(signal.SIGABRT, index)
+            self.send(signal.SIGCONT, index)
+            self.wait(_TERM_GRACE_S, index)
+        self.kill()
+
+    def kill(self) -> None:
+        """End all ranks at once."""
+        self.send(signal.SIGKILL)
+        if not self.wait(_KILL_GRACE_S):
+            raise RuntimeError(f"ranks {self.running} did not end within {_KILL_GRACE_S:.0f} s of SIGKILL")
+
+
+@contextmanager
+def started(
+    target: str,
+    args: tuple,
+    world_size: int,
+    *,
+    env: Mapping[str, str] | None = None,
+    log_dir: Path | None = None,
+    preload: Sequence[str] = forkserver.PRELOAD,
+    keep_result: bool = False,
+) -> Iterator[Ranks]:
+    """Yield Ranks that run target(*args); when the block is left, none of them runs any more.
+
+    Raises ValueError for world_size < 1 and RuntimeError where the fork server ends before it starts them.
+    """
+    if world_size < 1:
+        raise ValueError(f"world_size = {world_size} must be at least 1")
+    server_env = forkserver.server_env(env or {}, preload)
+    forkserver.ensure_running(server_env)
+    # Not at the top: torch takes seconds to import, here while the fork server imports it too.
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    base = {**os.environ, **(env or {})}
+    pickled = pickle.dumps(args)
+    ranks = Ranks(server_env)
+    try:
+        for index in range(world_size):
+            with ExitStack() as files:
+                stdout, stderr = 1, 2
+                if log_dir is not None and index > 0:
+                    stdout = stderr = files.enter_context(_open_log(log_dir, index)).fileno()
+                setup = rank.Setup(
+                    target=target,
+                    args=pickled,
+                    keep_result=keep_result,
+                    env=rank_env(base, index, world_size, store.port),
+                    stdout=forkserver.InheritedFd(stdout),
+                    stderr=forkserver.InheritedFd(stderr),
+                )
+                ranks.start(setup)
+        yield ranks
+    finally:
+        ranks.kill()

@@ -1,0 +1,94 @@
+"""Which of several failures is the cause, and how it is told."""
+
+import os
+import signal
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from launcher.outcome import Exited, Outcome, Raised
+from launcher.ranks import LOG_START, log_path
+
+_TAIL_LINES = 40
+_TRACEBACK_VARIABLE = "FORETRAIN_TRACEBACK"
+
+
+def _suspicion(outcome: Outcome) -> int:
+    """Lower is likelier to be the cause: peers that lost a connection are victims, and so are those they aborted."""
+    if isinstance(outcome.report, Raised) and outcome.report.is_communication:
+        return 2
+    if outcome.report is None and outcome.exit_code == -signal.SIGABRT:
+        return 1
+    return 0
+
+
+def first_failure(outcomes: Iterable[Outcome]) -> Outcome | None:
+    """The failure that likely caused the others: the earliest of the likeliest kind; None where none failed."""
+    failed = [outcome for outcome in outcomes if outcome.failed]
+    return min(failed, key=lambda outcome: (_suspicion(outcome), outcome.at_s, outcome.rank), default=None)
+
+
+def is_decision(outcomes: Collection[Outcome]) -> bool:
+    """Whether every rank ended by sys.exit with the same number: the program chose it, and has said why."""
+    reports = [outcome.report for outcome in outcomes]
+    exits = {report.code for report in reports if isinstance(report, Exited) and not report.message}
+    return len(exits) == 1 and all(isinstance(report, Exited) for report in reports)
+
+
+def headline(outcome: Outcome) -> str:
+    """One line that says which rank failed, and how."""
+    report = outcome.report
+    if isinstance(report, Raised):
+        return f"rank {outcome.rank} failed: {report.name}: {report.message}".rstrip(": ")
+    if outcome.signal_name is not None:
+        hint = " (out of memory?)" if outcome.signal_name == "SIGKILL" else ""
+        return f"rank {outcome.rank} was killed by {outcome.signal_name}{hint}"
+    said = f": {report.message}" if isinstance(report, Exited) and report.message else ""
+    # What multiprocessing answers where the fork server could not tell it.
+    hint = " (was the fork server killed?)" if report is None and outcome.exit_code == 255 else ""
+    return f"rank {outcome.rank} exited with status {outcome.status}{said}{hint}"
+
+
+def details(outcome: Outcome, log_dir: Path | None) -> str:
+    """What explains the failure best: its traceback, or the last lines of the rank's log, or nothing."""
+    if isinstance(outcome.report, Raised):
+        return outcome.report.traceback
+    if log_dir is None or outcome.rank == 0:
+        return ""
+    log = log_path(log_dir, outcome.rank)
+    # Of this life only: the log keeps what earlier ones said.
+    said = log.read_text(errors="replace").rpartition(LOG_START)[2]
+    return "".join(f"{line}\n" for line in [f"The last lines of {log}:", *said.splitlines()[1:][-_TAIL_LINES:]])
+
+
+def tell(failure: Outcome, outcomes: Iterable[Outcome], log_dir: Path | None) -> None:
+    """Print the failure on stderr: a user's error as one line, any other with what explains it.
+
+    Every rank's traceback is kept in its log, where there is a log_dir.
+    """
+    raised = [outcome for outcome in outcomes if isinstance(outcome.report, Raised)]
+    if log_dir is not None:
+        for outcome in raised:
+            _append_traceback(outcome, log_path(log_dir, outcome.rank))
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    report = failure.report
+    whole = os.environ.get(_TRACEBACK_VARIABLE) == "1"
+    if isinstance(report, Raised) and report.is_user_error and report.message and not whole:
+        console.print(Text.assemble(("error: ", "bold red"), (report.message, "red")))
+        where = str(log_path(log_dir, failure.rank)) if log_dir is not None else f"{_TRACEBACK_VARIABLE}=1 shows it"
+        console.print(Text(f"(rank {failure.rank}; traceback: {where})", style="dim"))
+        return
+    console.print(Text(headline(failure), style="bold red"))
+    console.print(Text(details(failure, log_dir)), end="")
+    others = sorted(outcome.rank for outcome in raised if outcome.rank != failure.rank)
+    if others:
+        console.print(Text(f"(then ranks {others} failed{f'; see {log_dir}' if log_dir else ''})", style="dim"))
+
+
+def _append_traceback(outcome: Outcome, log: Path) -> None:
+    assert isinstance(outcome.report, Raised)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        file.write(outcome.report.traceback)

@@ -1,0 +1,39 @@
+"""Fixtures that every room's tests share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from launcher.local import call_local
+from tests.trainer.corpus import write_corpus
+
+
+class RunOnRanks(Protocol):
+    """ranks(world_size, fn, *args) -> what each rank returned."""
+
+    def __call__(self, world_size: int, fn: Callable[..., Any], *args: Any, timeout_s: float = 120.0) -> list[Any]: ...
+
+
+@pytest.fixture(scope="session")
+def ranks() -> RunOnRanks:
+    """Run fn(*args) in that many fresh processes and return their return values, in the order of ranks.
+
+    fn is a function at the top of a module under tests/, best one without pytest (tests/parallel/workers.py): each rank
+    imports it by name. MASTER_ADDR, RANK and the like are set; fn may initialise the process group, once: a second one
+    would read the first one's addresses in torch's store. A failing rank raises launcher.local.RankError here, with
+    that rank's traceback.
+    """
+
+    def run(world_size: int, fn: Callable[..., Any], *args: Any, timeout_s: float = 120.0) -> list[Any]:
+        target = f"{fn.__module__}:{fn.__qualname__}"
+        return call_local(target, args, world_size, timeout_s=timeout_s)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared corpus of a few thousand tokens."""
+    return write_corpus(tmp_path_factory.mktemp("corpus"))

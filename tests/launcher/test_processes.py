@@ -1,0 +1,149 @@
+"""What becomes of the processes of a program that launches ranks: however it is started, and however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.launcher import workers
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = "tests.launcher.program"
+
+Launch = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """Start a program in its own process group, as a shell does, in an empty working directory."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*command: str, **env: str) -> "subprocess.Popen[str]":
+        started.append(
+            subprocess.Popen(
+                [sys.executable, *command],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def descendants_when_ready(program: "subprocess.Popen[str]", folder: Path) -> list[psutil.Process]:
+    workers.wait_for_files(folder, "pid-*", 2)
+    found = psutil.Process(program.pid).children(recursive=True)
+    # Two ranks, the fork server, and multiprocessing's resource tracker.
+    assert len(found) == 4
+    return found
+
+
+def assert_gone(processes: list[psutil.Process], within_s: float = 2.0) -> None:
+    deadline_s = time.monotonic() + within_s
+    while (left := [process for process in processes if is_alive(process)]) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert left == []
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        # An orphan that ended stays a zombie where nobody reaps.
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def rank_processes(folder: Path) -> list[psutil.Process]:
+    return [psutil.Process(int(path.read_text())) for path in folder.glob("pid-*")]
+
+
+@pytest.mark.parametrize("how", ["hang_deaf", "hang_in_c"])
+def test_nothing_outlives_a_launcher_that_is_killed(how: str, launch: Launch, tmp_path: Path) -> None:
+    program = launch("-m", PROGRAM, str(tmp_path), how)
+    processes = descendants_when_ready(program, tmp_path)
+    program.kill()
+    assert_gone(processes)
+
+
+def test_nothing_outlives_a_fork_server_that_is_killed(launch: Launch, tmp_path: Path) -> None:
+    program = launch("-m", PROGRAM, str(tmp_path), "hang_deaf")
+    processes = descendants_when_ready(program, tmp_path)
+    ranks = rank_processes(tmp_path)
+    ranks[0].parent().kill()
+    assert_gone(ranks)
+    assert "was the fork server killed?" in program.communicate(timeout=10)[1]
+    assert program.returncode == 255
+    assert_gone(processes)
+
+
+def test_ctrl_c_in_a_terminal_ends_the_run_without_a_traceback(launch: Launch, tmp_path: Path) -> None:
+    program = launch("-m", PROGRAM, str(tmp_path), "hang")
+    processes = descendants_when_ready(program, tmp_path)
+    os.killpg(program.pid, signal.SIGINT)
+    told = program.communicate(timeout=10)[1]
+    assert program.returncode == 130
+    assert told == "\nSIGINT: waiting up to 60 s for the ranks to end; Ctrl-C again kills them\n"
+    assert_gone(processes)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_every_process_lets_the_ranks_save(signum: int, launch: Launch, tmp_path: Path) -> None:
+    program = launch("-m", PROGRAM, str(tmp_path), "save_on_sigterm")
+    processes = descendants_when_ready(program, tmp_path)
+    os.killpg(program.pid, signum)
+    program.communicate(timeout=10)
+    assert program.returncode == 0
+    assert len(list(tmp_path.glob("saved-*"))) == 2
+    assert_gone(processes)
+
+
+def test_ctrl_c_before_there_are_ranks_ends_at_once(launch: Launch, tmp_path: Path) -> None:
+    preloading = tmp_path / "preloading"
+    program = launch("-m", PROGRAM, str(tmp_path), "hang", "tests.launcher.preloaded", FORETRAIN_TEST=str(preloading))
+    workers.wait_for_files(tmp_path, "preloading", 1)
+    processes = psutil.Process(program.pid).children(recursive=True)
+    os.killpg(program.pid, signal.SIGINT)
+    assert program.communicate(timeout=10)[1] == ""
+    assert program.returncode == 130
+    assert_gone(processes)
+
+
+def test_a_fork_server_that_dies_at_its_start_is_an_error(launch: Launch, tmp_path: Path) -> None:
+    program = launch("-m", PROGRAM, str(tmp_path), "hang", "tests.launcher.preloaded", FORETRAIN_TEST="die")
+    assert "RuntimeError: the fork server ended before it started a rank" in program.communicate(timeout=20)[1]
+
+
+def test_a_preload_that_fails_is_told_by_the_ranks(launch: Launch, tmp_path: Path) -> None:
+    program = launch("-m", PROGRAM, str(tmp_path), "where_to_file", "no_such_module")
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in program.communicate(timeout=20)[1]
+    assert program.returncode == 1
+
+
+@pytest.mark.parametrize("how", ["module", "file", "console script"])
+def test_ranks_do_not_run_the_program_again(how: str, launch: Launch, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text(f"import sys\nfrom {PROGRAM} import main\nsys.exit(main())\n")  # and nothing guards it
+    ways = {
+        "module": ("-m", PROGRAM),
+        "file": (str(ROOT / "tests/launcher/program.py"),),
+        "console script": (str(script),),
+    }
+    program = launch(*ways[how], str(tmp_path), "where_to_file")
+    assert program.communicate(timeout=20)[1] == ""
+    assert program.returncode == 0
+    assert (tmp_path / "imports").read_text() == ("__main__\n" if how != "console script" else f"{PROGRAM}\n")
+    assert (tmp_path / "where-1").read_text() == str(tmp_path)

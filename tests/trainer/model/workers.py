@@ -1,0 +1,40 @@
+"""What ranks run in tests of the model: a few steps, a checkpoint, and the loss that follows from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.schema import Config
+from parallel import groups
+from parallel.layout import Layout
+from tests.parallel.workers import batch, make_engine
+from trainer.checkpoint import Checkpoints
+from trainer.model.gpt import Stage
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint, and what the ranks that wrote it computed next, in nats per token."""
+
+    checkpoint: Path
+    eval_loss: float
+    next_step_loss: float
+
+
+def train_and_save(config: Config, num_steps: int, folder: Path) -> Saved:
+    """Train on batches 0 to num_steps - 1, save, and take the loss on batch num_steps in both ways."""
+    layout = Layout.from_config(config.parallel)
+    engine = make_engine(layout, config.model, config.train, config.optimizer)
+    share = config.train.global_batch_size // layout.dp
+    mine = slice(engine.groups.at.dp * share, (engine.groups.at.dp + 1) * share)
+    batches = [[part[mine] for part in batch(step, config.model, config.train)] for step in range(num_steps + 1)]
+    engine.set_lr(1.0)
+    for tokens, targets in batches[:-1]:
+        engine.train_step(tokens, targets)
+    stages = [module for module in engine.zero.engine.module.modules() if isinstance(module, Stage)]
+    held = [local for stage in stages for local in stage.local_params() if not local.shared]
+    record = {"step": num_steps, "samples_consumed": 0, "data_fingerprint": ""}
+    checkpoint = Checkpoints(folder, keep=1).save(num_steps, engine.zero, held, engine.groups, record, config)
+    loss, num_tokens = engine.eval_step(*batches[-1])
+    saved = Saved(checkpoint, loss / num_tokens, engine.train_step(*batches[-1]).loss)
+    groups.stop()
+    return saved

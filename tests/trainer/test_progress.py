@@ -1,0 +1,184 @@
+"""What a run shows: lines in a log, a display on a terminal, and the table at its end."""
+
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import termios
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from trainer.progress import SPEED_WINDOW_STEPS, Progress, Speed, format_duration, summary
+
+CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+def train_metrics(step: int, step_s: float = 0.5, loss: float = 2.0) -> dict[str, Any]:
+    return {
+        "kind": "train",
+        "step": step,
+        "tokens": 100 * step,
+        "loss": loss,
+        "grad_norm": 0.75,
+        "lr": 1e-3,
+        "tokens_per_s": 100 / step_s,
+        "step_s": step_s,
+    }
+
+
+def log_console() -> tuple[Console, io.StringIO]:
+    file = io.StringIO()
+    return Console(file=file, width=40), file
+
+
+def test_a_log_gets_one_line_every_log_every_steps_and_one_at_the_end() -> None:
+    console, file = log_console()
+    with Progress(25, 100, 10, console=console) as progress:
+        for step in range(1, 26):
+            progress.step(train_metrics(step))
+    lines = file.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["step 10/25", "step 20/25", "step 25/25"]
+    assert lines[0] == "step 10/25  loss 2.0000  grad norm 0.750  lr 1.00e-03  200 tok/s  0:00:08 left"
+
+
+def test_a_run_that_stops_early_still_shows_its_last_step_once() -> None:
+    console, file = log_console()
+    with Progress(100, 100, 5, start_step=40, console=console) as progress:
+        for step in range(41, 48):
+            progress.step(train_metrics(step))
+    assert re.findall(r"step +(\d+)/100", file.getvalue()) == ["45", "47"]
+
+
+def test_a_run_with_no_step_left_shows_none() -> None:
+    console, file = log_console()
+    with Progress(100, 100, 5, start_step=100, console=console):
+        pass
+    assert file.getvalue() == ""
+
+
+def test_a_log_shows_held_out_losses_and_messages_as_they_are_written() -> None:
+    console, file = log_console()
+    message = "saved [bold] to runs/a-name-that-is-longer-than-the-width-of-the-console"
+    with Progress(100, 100, 10, console=console) as progress:
+        progress.eval(7, 1.5)
+        progress.say(message)
+    assert file.getvalue() == f"step   7/100  held-out loss 1.5000\n{message}\n"
+
+
+def test_a_log_stays_free_of_control_codes_even_if_colour_is_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console, file = log_console()
+    assert console.is_terminal
+    with Progress(2, 100, 1, console=console) as progress:
+        progress.step(train_metrics(1))
+    assert "\x1b" not in file.getvalue()
+
+
+def test_a_terminal_shows_the_latest_values_in_place_within_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    output = bytearray()
+    reader = threading.Thread(target=read_until_closed, args=(leader, output))
+    reader.start()
+    with os.fdopen(follower, "w") as terminal, Progress(300, 100, 10, console=Console(file=terminal)) as progress:
+        for step in range(1, 10):
+            progress.step(train_metrics(step))
+        progress.eval(9, 1.5)
+        progress.say("checkpoint saved")
+    reader.join()
+    os.close(leader)
+    lines = CONTROL_SEQUENCE.sub("", output.decode()).replace("\r", "\n").splitlines()
+    assert "checkpoint saved" in lines
+    assert any(line.startswith("step   9/300") and line.endswith("0:02:26 left") for line in lines)
+    assert "loss 2.0000  held-out 1.5000  grad norm 0.750  lr 1.00e-03  200 tok/s" in map(str.rstrip, lines)
+    assert max(map(len, lines)) <= 80
+
+
+def read_until_closed(descriptor: int, output: bytearray) -> None:
+    while True:
+        try:
+            chunk = os.read(descriptor, 65536)
+        except OSError:  # how Linux says that nobody has the terminal open any more
+            return
+        if not chunk:
+            return
+        output += chunk
+
+
+@given(first_s=st.floats(0.001, 1e4), step_s=st.floats(0.001, 1e3), num_steps=st.integers(1, 200))
+def test_speed_forgets_the_first_step(first_s: float, step_s: float, num_steps: int) -> None:
+    speed = Speed(tokens_per_step=1000)
+    speed.add(first_s)
+    assert speed.tokens_per_s() is None
+    for _ in range(num_steps):
+        speed.add(step_s)
+    assert speed.tokens_per_s() == pytest.approx(1000 / step_s)
+
+
+def test_speed_forgets_what_is_long_past() -> None:
+    speed = Speed(tokens_per_step=1000)
+    for step_s in [1.0, *[5.0] * 30, *[0.5] * SPEED_WINDOW_STEPS]:
+        speed.add(step_s)
+    assert speed.tokens_per_s() == pytest.approx(2000)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (360000, "100:00:00")]
+)
+def test_durations_are_hours_minutes_seconds(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def summary_text(records: list[dict[str, Any]], run_dir: Path) -> str:
+    console, file = log_console()
+    console.width = 120
+    table = summary(records, run_dir=run_dir, layout="dp 2, tp 2, pp 2", num_params=12345, unigram_entropy_nats=6.0)
+    console.print(table)
+    return file.getvalue()
+
+
+def test_the_summary_says_what_the_run_came_to(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "loss.png").touch()
+    records = [train_metrics(step, loss=8.0 if step == 1 else 3.0 if step > 18 else 5.0) for step in range(1, 21)]
+    records.append({"kind": "eval", "step": 20, "val_loss": 3.25})
+    text = summary_text(records, tmp_path)
+    for expected in (
+        r"tokens trained +│ 2,000 in 20 steps",
+        r"time in steps +│ 0:00:",
+        r"speed +│ 200 tokens/s",
+        r"parameters +│ 12,345",
+        r"layout +│ dp 2, tp 2, pp 2",
+        r"first training loss +│ 8\.0000",
+        r"final training loss +│ 3\.0000",
+        r"held-out loss +│ 3\.2500",
+        r"unigram entropy +│ 6\.0000",
+        r"loss against it +│ 2\.7500 below",
+        r"loss\.png, metrics\.jsonl",
+    ):
+        assert re.search(expected, text), f"{expected} is not in\n{text}"
+
+
+@pytest.mark.parametrize(
+    ("loss", "verdict"), [(6.5, "0.5000 ABOVE"), (5.5, "0.5000 below"), (float("nan"), "diverged")]
+)
+def test_without_held_out_samples_the_summary_judges_the_training_loss(
+    tmp_path: Path, loss: float, verdict: str
+) -> None:
+    text = summary_text([train_metrics(1, loss=loss)], tmp_path)
+    assert verdict in text
+    assert "held-out" not in text
+
+
+def test_a_run_without_steps_has_no_summary(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no training step"):
+        summary_text([{"kind": "eval", "step": 0, "val_loss": 3.0}], tmp_path)

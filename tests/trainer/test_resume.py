@@ -1,0 +1,207 @@
+"""A run that is interrupted and goes on has the curve of one that never stopped."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.schema import Config, DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, ScheduleConfig, TrainConfig
+from launcher.local import RankError
+from parallel.engine import Engine
+from tests.conftest import RunOnRanks
+from trainer import loop
+from trainer.metrics import METRICS_FILE, read_metrics
+from trainer.setup import CHECKPOINTS, prepare_run
+from trainer.stopping import EXIT_RESUME
+
+NUM_STEPS = 7
+LAYOUTS = {
+    "one process": ParallelConfig(),
+    "zero 0": ParallelConfig(zero_stage=0),
+    "dp=2 zero 2": ParallelConfig(dp=2, zero_stage=2),
+    "dp=2 zero 3": ParallelConfig(dp=2, zero_stage=3),
+    "tp=2 pp=2 sp": ParallelConfig(tp=2, pp=2, sp=True),
+}
+
+
+def config(run_dir: Path, corpus: Path, parallel: ParallelConfig, **train: Any) -> Config:
+    model = ModelConfig(num_layers=2, d_model=32, num_heads=2, d_ff=64, seq_len=32, tie_embeddings=True)
+    return Config(
+        run_dir=str(run_dir),
+        model=model,
+        data=DataConfig(path=str(corpus)),
+        parallel=parallel,
+        optimizer=OptimizerConfig(lr=3e-3),
+        schedule=ScheduleConfig(warmup_tokens=256),
+        train=TrainConfig(
+            **{
+                "num_tokens": NUM_STEPS * 8 * 32,
+                "global_batch_size": 8,
+                "micro_batch_size": 2,
+                "eval_every": 2,
+                "eval_samples": 11,
+                **train,
+            }
+        ),
+    )
+
+
+def train(ranks: RunOnRanks, config: Config) -> list[dict[str, Any]]:
+    """Run `config` to its end, or to where it stops, and return what the run's metrics say of every step."""
+    run = prepare_run(config)
+    ranks(run.layout.world_size, loop.train_rank, run)
+    return curve(run.run_dir)
+
+
+def curve(run_dir: Path) -> list[dict[str, Any]]:
+    clocks = ("step_s", "tokens_per_s")
+    records = read_metrics(run_dir / METRICS_FILE)
+    return [{name: value for name, value in record.items() if name not in clocks} for record in records]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tmp_path_factory: pytest.TempPathFactory, corpus: Path, ranks: RunOnRanks
+) -> dict[str, list[dict[str, Any]]]:
+    """The curves of runs that never stopped, each with its train and eval records."""
+    folder = tmp_path_factory.mktemp("whole")
+    curves = {name: train(ranks, config(folder / name, corpus, layout)) for name, layout in LAYOUTS.items()}
+    for records in curves.values():
+        assert [r["step"] for r in records if r["kind"] == "train"] == list(range(1, NUM_STEPS + 1))
+        assert [r["step"] for r in records if r["kind"] == "eval"] == [2, 4, 6, 7]
+    return curves
+
+
+@pytest.mark.parametrize("stop", range(1, NUM_STEPS))
+def test_stopped_at_any_step_the_curve_is_bitwise_the_same(
+    stop: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: dict[str, list[dict[str, Any]]]
+) -> None:
+    train(ranks, config(tmp_path, corpus, LAYOUTS["one process"], stop_after=stop))
+    assert train(ranks, config(tmp_path, corpus, LAYOUTS["one process"])) == uninterrupted["one process"]
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "one process"])
+def test_stopped_twice_the_curve_is_bitwise_the_same_in_every_layout(
+    layout: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: dict[str, list[dict[str, Any]]]
+) -> None:
+    for stop in (2, 5, None):
+        records = train(ranks, config(tmp_path, corpus, LAYOUTS[layout], stop_after=stop))
+    assert records == uninterrupted[layout]
+
+
+def test_bf16_resumes_bitwise(tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:
+    layout = ParallelConfig(dp=2)
+    whole = train(ranks, config(tmp_path / "whole", corpus, layout, precision="bf16"))
+    train(ranks, config(tmp_path / "parts", corpus, layout, precision="bf16", stop_after=3))
+    assert train(ranks, config(tmp_path / "parts", corpus, layout, precision="bf16")) == whole
+
+
+def die(run: Any, at_step: int, rank: int, signum: int) -> None:
+    """Train, but at one step send a signal to one rank."""
+    step = Engine.train_step
+
+    def train_step(self: Engine, *batch: Any) -> Any:
+        nonlocal at_step
+        at_step -= 1
+        if at_step == 0 and self.groups.rank == rank:
+            os.kill(os.getpid(), signum)
+        return step(self, *batch)
+
+    Engine.train_step = train_step  # type: ignore[method-assign,assignment]
+    loop.train_rank(run)
+
+
+def test_killed_without_warning_it_goes_on_from_the_newest_checkpoint(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: dict[str, list[dict[str, Any]]]
+) -> None:
+    layout = LAYOUTS["dp=2 zero 2"]
+    run = prepare_run(config(tmp_path, corpus, layout, checkpoint_every=2))
+    with pytest.raises(RankError, match="rank 1 was killed by SIGKILL"):
+        ranks(2, die, run, 6, 1, signal.SIGKILL)
+    assert sorted(path.name for path in (tmp_path / CHECKPOINTS).iterdir()) == ["step-00000002", "step-00000004"]
+    assert prepare_run(config(tmp_path, corpus, layout)).start_step == 4
+    assert train(ranks, config(tmp_path, corpus, layout)) == uninterrupted["dp=2 zero 2"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_on_one_rank_saves_on_all_and_exits_with_the_code_that_asks_for_a_restart(
+    signum: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: dict[str, list[dict[str, Any]]]
+) -> None:
+    layout = LAYOUTS["tp=2 pp=2 sp"]
+    with pytest.raises(RankError, match=f"exited with status {EXIT_RESUME}"):
+        ranks(4, die, prepare_run(config(tmp_path, corpus, layout)), 3, 2, signum)
+    assert prepare_run(config(tmp_path, corpus, layout)).start_step == 3
+    assert train(ranks, config(tmp_path, corpus, layout)) == uninterrupted["tp=2 pp=2 sp"]
+
+
+@pytest.mark.parametrize(("first", "then"), [("tp=2 pp=2 sp", "dp=2 zero 3"), ("dp=2 zero 2", "tp=2 pp=2 sp")])
+def test_a_checkpoint_goes_on_in_another_layout(
+    first: str,
+    then: str,
+    tmp_path: Path,
+    corpus: Path,
+    ranks: RunOnRanks,
+    uninterrupted: dict[str, list[dict[str, Any]]],
+) -> None:
+    train(ranks, config(tmp_path, corpus, LAYOUTS[first], stop_after=4))
+    records = train(ranks, config(tmp_path, corpus, LAYOUTS[then]))
+    for record, expected in zip(records, uninterrupted["one process"], strict=True):
+        assert record.pop("kind") == expected["kind"]
+        assert record == pytest.approx({name: expected[name] for name in record}, rel=1e-5)
+
+
+def test_a_partial_checkpoint_is_not_seen(tmp_path: Path, corpus: Path) -> None:
+    (tmp_path / CHECKPOINTS / "partial-step-00000003").mkdir(parents=True)
+    assert prepare_run(config(tmp_path, corpus, ParallelConfig())).start_step == 0
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, corpus: Path, ranks: RunOnRanks) -> Config:
+    """A run stopped after one step."""
+    stopped = config(tmp_path_factory.mktemp("stopped"), corpus, ParallelConfig(), stop_after=1)
+    train(ranks, stopped)
+    return stopped
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("optimizer", "lr", 1e-3),
+        ("model", "num_layers", 3),
+        ("schedule", "kind", "linear"),
+        ("train", "global_batch_size", 16),
+        ("train", "seed", 1),
+        ("train", "num_tokens", 10_000),
+        ("data", "seed", 1),
+    ],
+)
+def test_a_resume_with_a_setting_that_changes_the_curve_is_refused(
+    section: str, name: str, value: object, stopped: Config
+) -> None:
+    changed = replace(stopped, **{section: replace(getattr(stopped, section), **{name: value})})
+    with pytest.raises(ValueError, match=rf"(?s)cannot be resumed.*{section}\.{name}: .* -> {value}.*another run_dir"):
+        prepare_run(changed)
+
+
+def test_a_resume_on_other_tokens_is_refused(stopped: Config, tmp_path: Path) -> None:
+    from data_pipeline.prepare import prepare
+
+    (tmp_path / "text.txt").write_text("other words " * 2000)
+    (tmp_path / "more.txt").write_text("some more of them " * 200)
+    prepare([tmp_path], tmp_path / "other", vocab_size=300)
+    with pytest.raises(ValueError, match=r"tokens in data.path = .* are not those of the checkpoint"):
+        prepare_run(replace(stopped, data=DataConfig(path=str(tmp_path / "other"))))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [("train", "micro_batch_size", 4), ("parallel", "dp", 2), ("train", "log_every", 1), ("train", "stop_after", None)],
+)
+def test_a_resume_with_a_setting_that_leaves_the_curve_alone_is_taken(
+    section: str, name: str, value: object, stopped: Config
+) -> None:
+    changed = replace(stopped, **{section: replace(getattr(stopped, section), **{name: value})})
+    assert prepare_run(changed).start_step == 1
