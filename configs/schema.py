@@ -124,11 +124,26 @@ class ParallelConfig:
     """Pipeline schedule. The interleaved ones need vpp >= 2, zbv exactly 2."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """ZeRO: 1 shards optimizer state over dp, 2 gradients too, 3 parameters too. 2 and 3 need pp = 1."""
+    offload_optimizer: bool = False
+    """Keep fp32 masters and moments in host memory, and update them there; needs zero_stage of 1 or more."""
+    offload_params: bool = False
+    """Keep parameters in host memory between uses; needs zero_stage = 3."""
+    overlap_comm: bool = False
+    """Reduce gradients while backward goes on; needs zero_stage of 1 or more and pp = 1."""
+    balance: Literal["even", "flops", "measured"] = "flops"
+    """Blocks of each stage: evenly many, or so that the slowest stage is as fast as can be, with the embedding's and the
+    head's cost counted in FLOPs, or measured on this machine when the run starts."""
+    stage_layers: list[int] | None = None
+    """Blocks of each of the pp * vpp stages, by hand; None: as `balance` says."""
     timeout_s: float = 600.0
     """A collective that waits longer than this ends the run with an error."""
 
     def __post_init__(self) -> None:
         _require_positive(dp=self.dp, tp=self.tp, pp=self.pp, vpp=self.vpp, timeout_s=self.timeout_s)
+        require(
+            self.stage_layers is None or min(self.stage_layers, default=0) > 0,
+            f"stage_layers = {self.stage_layers}: every stage needs a block",
+        )
 
 
 @dataclass
@@ -194,6 +209,13 @@ class TrainConfig:
     """Steps between evaluations on held-out samples; 0: only at the end."""
     eval_samples: int = 64
     """Held-out samples of one evaluation: always the same ones; 0: no evaluation."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations not kept for backward but computed again. selective: attention between its matrices, and the
+    feed-forward activation; full: everything inside a block."""
+    recompute_layers: int | None = None
+    """Recompute in the first this many blocks only; None: in all."""
+    check_every: int = 100
+    """Steps between checks that what must be equal on several ranks is equal; 0: never."""
     checkpoint_every: int = 0
     """Steps between checkpoints; 0: only at the end."""
     keep_checkpoints: int = 2
@@ -210,8 +232,9 @@ class TrainConfig:
             micro_batch_size=self.micro_batch_size,
             log_every=self.log_every,
             stop_after=self.stop_after,
+            recompute_layers=self.recompute_layers,
         )
-        for name in ("eval_every", "eval_samples", "checkpoint_every", "keep_checkpoints"):
+        for name in ("eval_every", "eval_samples", "check_every", "checkpoint_every", "keep_checkpoints"):
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
 
 

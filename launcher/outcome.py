@@ -76,4 +76,5 @@ class Outcome:
         """The signal that killed the process, if one did."""
         if self.exit_code is None or self.exit_code >= 0:
             return None
-        return signal.Signals(-self.exit_code).name
+        names = {known.value: known.name for known in signal.Signals}
+        return names.get(-self.exit_code, f"signal {-self.exit_code}")

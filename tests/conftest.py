@@ -1,5 +1,6 @@
 """Fixtures that every room's tests share."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +9,9 @@ import pytest
 
 from launcher.local import call_local
 from tests.trainer.corpus import write_corpus
+
+# torch asks for the name of each peer: a name server that loses one question would hold a test up for five seconds.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:5")
 
 
 class RunOnRanks(Protocol):

@@ -26,6 +26,8 @@ MAY_CHANGE = (
     "parallel.",
     "train.micro_batch_size",
     "train.device",
+    "train.recompute",
+    "train.check_every",
     "train.eval_every",
     "train.eval_samples",
     "train.checkpoint_every",

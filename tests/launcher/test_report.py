@@ -75,3 +75,9 @@ def test_only_a_status_that_all_ranks_chose_is_a_decision() -> None:
     assert not is_decision([exited(0, 1.0, 85), returned(1)])
     assert not is_decision([exited(0, 1.0, 85), killed(1, 2.0, 15)])
     assert not is_decision([Outcome(0, Exited(1, "why", 0.0), 1, 0.0)])
+
+
+def test_every_signal_has_a_name() -> None:
+    assert headline(killed(0, 0.0, 9)) == "rank 0 was killed by SIGKILL (out of memory?)"
+    assert headline(killed(0, 0.0, 40)) == "rank 0 was killed by signal 40"
+    assert killed(0, 0.0, 40).status == 168

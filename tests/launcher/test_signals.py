@@ -57,6 +57,11 @@ def test_a_rank_that_fails_while_it_saves_is_told(tmp_path: Path, capfd: pytest.
     assert "failed: RuntimeError: disk full on" in capfd.readouterr().err
 
 
+def test_a_rank_that_saves_slowly_is_waited_for_though_another_has_died(tmp_path: Path) -> None:
+    assert run(tmp_path, [signal.SIGTERM], "save slowly") == 143
+    assert (tmp_path / "saved-1").exists()
+
+
 def test_ranks_that_do_not_answer_are_killed_after_the_grace(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, [signal.SIGTERM], "deaf", grace_s=0.5) == 143
     assert "ranks [0, 1] did not end in time and were killed" in capfd.readouterr().err
