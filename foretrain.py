@@ -110,11 +110,14 @@ def train(config: ConfigArgument, overrides: Overrides = None) -> None:
     Example: `foretrain train runs/dry_run optimizer.lr=1e-3 train.num_tokens=200_000`
     """
     from configs import load as configs
+    from launcher.local import check_fits, run_local
     from trainer.setup import CONFIG_FILE, prepare_run
 
     world_size = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else None
     with bad_input():
         run = prepare_run(configs.load(config, overrides or []), world_size)
+        if world_size is None:
+            check_fits(run.layout.world_size)
         run.run_dir.mkdir(parents=True, exist_ok=True)
     if run.start_step >= run.total_steps:
         from trainer.finish import finish
@@ -134,8 +137,6 @@ def train(config: ConfigArgument, overrides: Overrides = None) -> None:
 
         train_rank(run)
         return
-    from launcher.local import run_local
-
     raise typer.Exit(run_local("trainer.loop:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / "logs"))
 
 

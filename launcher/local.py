@@ -1,5 +1,6 @@
 """Runs a function on several ranks of this machine, in the foreground."""
 
+import os
 import pickle
 import sys
 import time
@@ -15,6 +16,10 @@ from launcher.report import details, first_failure, headline, is_decision, tell
 
 _SETTLE_S = 1.0
 """A rank that fails because another died may be heard of first: so long we wait for the cause."""
+
+
+RANKS_PER_CORE = 8
+"""A laptop can rehearse a small cluster; a thousand ranks would bring it to its knees."""
 
 
 class RankError(RuntimeError):
@@ -42,8 +47,9 @@ def run_local(
     do not answer a signal give 128 + its number. No rank outlives this call, nor this process.
 
     `preload` is imported once for all ranks of this process: the first call decides. Call it from the main thread.
-    Raises ValueError for world_size < 1.
+    Raises ValueError for world_size < 1, and for more ranks than `check_fits` allows.
     """
+    check_fits(world_size)
     with Forwarding(stop_grace_s) as forwarding:
         try:
             with started(target, args, world_size, env=env, log_dir=log_dir, preload=preload) as ranks:
@@ -54,6 +60,16 @@ def run_local(
                 return _end(ranks, log_dir)
         except Interrupt as interrupt:
             return 128 + interrupt.signum
+
+
+def check_fits(world_size: int) -> None:
+    """Raise ValueError if that many ranks are more than RANKS_PER_CORE on each core that this process may use."""
+    num_cores = len(os.sched_getaffinity(0))
+    if world_size > RANKS_PER_CORE * num_cores:
+        raise ValueError(
+            f"{world_size} ranks are too many for this machine's {num_cores} cores (at most {RANKS_PER_CORE} a core): "
+            "lower parallel.dp, parallel.tp or parallel.pp, or start the run on a cluster"
+        )
 
 
 def call_local(

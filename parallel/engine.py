@@ -69,7 +69,7 @@ class Engine:
         )
         self._pipeline = None
         if groups.layout.pp > 1:
-            self._pipeline = Pipeline(groups, stages, num_microbatches, self._scaled_loss)
+            self._pipeline = Pipeline(groups, stages, num_microbatches, self._scaled_loss, self.zero.take_gradients)
         self._holds_loss = self._pipeline is None or self._pipeline.holds_last
 
     def train_step(self, tokens_BL: Tensor, targets_BL: Tensor) -> StepResult:

@@ -1,6 +1,7 @@
 """Pipeline stages and schedules, by torch.distributed.pipelining."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ class Pipeline:
     """Runs this rank's stages through a schedule.
 
     `stages` are modules in the order of `layout.stages_of`. `loss_fn(output, target)` returns a scalar whose gradients
-    are used as they are: the division by the number of microbatches is the caller's.
+    are used as they are: the division by the number of microbatches is the caller's. `take_gradients` is called with
+    a stage's parameters each time that weight gradients were computed apart from those of activations.
     """
 
     def __init__(
@@ -29,13 +31,14 @@ class Pipeline:
         stages: Sequence[nn.Module],
         num_microbatches: int,
         loss_fn: Callable[[Tensor, Tensor], Tensor],
+        take_gradients: Callable[[Iterable[nn.Parameter]], None],
     ) -> None:
         layout = groups.layout
         indices = layout.stages_of(groups.at.pp)
         self.holds_first = 0 in indices
         self.holds_last = layout.num_stages - 1 in indices
         parts = [
-            PipelineStage(module, index, layout.num_stages, groups.device, group=groups.pp)
+            _Stage(module, index, layout.num_stages, groups.device, group=groups.pp).on_weight_gradients(take_gradients)
             for module, index in zip(stages, indices, strict=True)
         ]
         schedule_class = SCHEDULES[layout.schedule]
@@ -65,3 +68,15 @@ class Pipeline:
 
     def _loss_arguments(self, targets: Tensor, losses: list[Tensor]) -> dict:
         return {"target": targets, "losses": losses} if self.holds_last else {}
+
+
+class _Stage(PipelineStage):
+    """A stage that tells when a zero-bubble schedule has computed the gradients of its weights."""
+
+    def on_weight_gradients(self, take: Callable[[Iterable[nn.Parameter]], None]) -> Self:
+        self._take = take
+        return self
+
+    def backward_weight_one_chunk(self, *args: Any, **kwargs: Any) -> None:
+        super().backward_weight_one_chunk(*args, **kwargs)
+        self._take(self.submod.parameters())

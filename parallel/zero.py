@@ -61,6 +61,11 @@ class Zero:
             model=module, optimizer=optimizer, mpu=groups.mpu(), dist_init_required=False, config=config
         )
         self._init_moments()
+        self._places = {
+            parameter: (group, index)
+            for group, parameters in enumerate(getattr(self.engine.optimizer, "bf16_groups", ()))
+            for index, parameter in enumerate(parameters)
+        }
 
     # ---- one step ----
 
@@ -78,6 +83,16 @@ class Zero:
     def hold(self) -> None:
         """Before a pipeline schedule runs: backward passes accumulate, and nothing is reduced."""
         self.engine.set_gradient_accumulation_boundary(False)
+
+    def take_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add gradients that were assigned, not accumulated by autograd, to the fp32 ones.
+
+        DeepSpeed does so by hooks on the accumulation; zero-bubble schedules assign weight gradients without it.
+        """
+        for parameter in parameters:
+            if self._bf16 and parameter.grad is not None:
+                group, index = self._places[parameter]
+                self.engine.optimizer.accumulate_hp_grads_and_remove_lp(parameter, group, index)
 
     def reduce_and_update(self, tied: Iterable[nn.Parameter]) -> float:
         """After a pipeline schedule: join tied gradients, reduce over dp, clip, update; returns the gradient norm."""

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from launcher.local import RankError, run_local
+from launcher.local import RANKS_PER_CORE, RankError, run_local
 from launcher.ranks import rank_env, started
 from tests.conftest import RunOnRanks
 from tests.launcher import workers
@@ -204,3 +204,9 @@ def test_a_rank_that_does_not_hear_sigterm_is_killed_after_the_grace(tmp_path: P
         running.stop(grace_s=0.3)
         assert 0.3 <= time.monotonic() - before_s < 2
     assert {outcome.exit_code for outcome in running.outcomes.values()} == {-signal.SIGKILL}
+
+
+def test_more_ranks_than_the_machine_can_carry_are_refused_before_any_starts() -> None:
+    too_many = RANKS_PER_CORE * len(os.sched_getaffinity(0)) + 1
+    with pytest.raises(ValueError, match=rf"{too_many} ranks are too many .* lower parallel\.dp"):
+        run_local("tests.launcher.workers:missing", (), too_many)
