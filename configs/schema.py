@@ -114,6 +114,8 @@ class ParallelConfig:
     """Data-parallel size; None: what is left of the number of ranks (world size / (tp * pp))."""
     tp: int = 1
     """Tensor-parallel size: divides heads, feed-forward width and vocabulary."""
+    cp: int = 1
+    """Context-parallel size: ranks that share out the positions of a sample, and exchange them for heads in attention."""
     pp: int = 1
     """Pipeline-parallel size: ranks that hold consecutive layers."""
     vpp: int = 1
@@ -139,10 +141,20 @@ class ParallelConfig:
     """A collective that waits longer than this ends the run with an error."""
 
     def __post_init__(self) -> None:
-        _require_positive(dp=self.dp, tp=self.tp, pp=self.pp, vpp=self.vpp, timeout_s=self.timeout_s)
+        _require_positive(dp=self.dp, tp=self.tp, cp=self.cp, pp=self.pp, vpp=self.vpp, timeout_s=self.timeout_s)
         require(
             self.stage_layers is None or min(self.stage_layers, default=0) > 0,
             f"stage_layers = {self.stage_layers}: every stage needs a block",
+        )
+        for name, least in (("offload_optimizer", 1), ("offload_params", 3), ("overlap_comm", 1)):
+            require(
+                not getattr(self, name) or self.zero_stage >= least,
+                f"{name} needs zero_stage of {least} or more, and zero_stage = {self.zero_stage}: change one",
+            )
+        require(
+            not self.overlap_comm or self.pp == 1,
+            f"overlap_comm reduces gradients during backward, which pipelines (pp = {self.pp}) do after it: "
+            "set overlap_comm=false or pp=1",
         )
 
 

@@ -2,7 +2,7 @@
 
 The loss of a step is the mean over the valid tokens of the whole global batch: each rank sums the loss of its tokens
 and divides by the global count, whatever the number of ranks and microbatches. DeepSpeed averages gradients over dp, so
-what is differentiated is dp times that.
+what is differentiated is dp times that (dp x cp, where ranks of cp see other positions of the same samples).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from configs.schema import TrainConfig
+from configs.schema import Config
 from parallel.groups import Groups
 from parallel.pipeline import Pipeline
 from parallel.tensor import IGNORE
@@ -45,58 +45,58 @@ class Engine:
         stages: Sequence[nn.Module],
         token_losses: Callable[[Tensor, Tensor], Tensor],
         optimizer: torch.optim.Optimizer,
-        train: TrainConfig,
-        clip_norm: float,
+        config: Config,
         tied: Sequence[nn.Parameter] = (),
     ) -> None:
         self.groups = groups
         self._token_losses = token_losses
-        self._micro_batch_size = train.micro_batch_size
+        self._micro_batch_size = config.train.micro_batch_size
         self._tied = tied if groups.embedding is not None else ()
         for parameter in self._tied:  # DeepSpeed's mark for what its gradient norm counts on another pipeline rank
             parameter.ds_pipe_replicated = 0 not in groups.layout.stages_of(groups.at.pp)  # type: ignore[attr-defined]
         self._loss_scale = 1.0
-        num_microbatches = groups.layout.num_microbatches(train)
         self.zero = Zero(
             groups,
             nn.ModuleList(stages) if groups.layout.pp > 1 else stages[0],
             optimizer,
-            stage=groups.layout.zero_stage,
-            precision=train.precision,
-            clip_norm=clip_norm,
-            micro_batch_size=train.micro_batch_size,
-            num_microbatches=num_microbatches,
+            config,
         )
         self._pipeline = None
         if groups.layout.pp > 1:
+            num_microbatches = groups.layout.num_microbatches(config.train)
             self._pipeline = Pipeline(groups, stages, num_microbatches, self._scaled_loss, self.zero.take_gradients)
         self._holds_loss = self._pipeline is None or self._pipeline.holds_last
 
     def train_step(self, tokens_BL: Tensor, targets_BL: Tensor) -> StepResult:
         """One optimizer step on this rank's share (dp rank's samples of the global batch, the same on its tp x pp)."""
-        tokens_BL, targets_BL = tokens_BL.to(self.groups.device), targets_BL.to(self.groups.device)
+        tokens_BL, targets_BL = self._mine(tokens_BL), self._mine(targets_BL)
         num_tokens = self._count_tokens(targets_BL)
         if num_tokens == 0:
             raise ValueError("no token of this global batch carries a loss: the data's targets are all padding")
-        self._loss_scale = self.groups.layout.dp / num_tokens
+        self._loss_scale = self.groups.replicas.size() / num_tokens
         if self._pipeline is None:
             losses, grad_norm = self._accumulate(tokens_BL, targets_BL)
         else:
             self.zero.hold()
             losses = self._pipeline.step(tokens_BL, targets_BL)
             grad_norm = self.zero.reduce_and_update(self._tied)
-        loss = self._sum_losses(losses) / self.groups.layout.dp
+        loss = self._sum_losses(losses) / self.groups.replicas.size()
         return StepResult(loss, grad_norm, num_tokens)
 
     def eval_step(self, tokens_BL: Tensor, targets_BL: Tensor) -> tuple[float, int]:
         """(sum of losses in nats, count) over the valid tokens of one global batch, the same on every rank."""
-        tokens_BL, targets_BL = tokens_BL.to(self.groups.device), targets_BL.to(self.groups.device)
+        tokens_BL, targets_BL = self._mine(tokens_BL), self._mine(targets_BL)
         self._loss_scale = 1.0
         if self._pipeline is None:
             losses = self._forward(tokens_BL, targets_BL)
         else:
             losses = self._pipeline.evaluate(tokens_BL, targets_BL)
         return self._sum_losses(losses), self._count_tokens(targets_BL)
+
+    def _mine(self, batch_BL: Tensor) -> Tensor:
+        """This rank's positions of its samples, on its device."""
+        size = batch_BL.shape[1] // self.groups.layout.cp
+        return batch_BL[:, self.groups.at.cp * size :][:, :size].contiguous().to(self.groups.device)
 
     def set_lr(self, factor: float) -> None:
         """Multiply every group's own peak rate (`peak_lr`) by `factor`."""
@@ -131,7 +131,7 @@ class Engine:
 
     def _count_tokens(self, targets_BL: Tensor) -> int:
         count = (targets_BL != IGNORE).sum()
-        dist.all_reduce(count, group=self.groups.dp)
+        dist.all_reduce(count, group=self.groups.replicas)
         return int(count.item())
 
     def _sum_losses(self, losses: list[Tensor]) -> float:

@@ -2,6 +2,7 @@
 
 import os
 from datetime import timedelta
+from itertools import product
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from parallel.layout import Layout
 class Groups:
     """This rank's place in the layout and its process groups.
 
-    Attributes: `rank`, `device`, `layout`, `at` (Coordinates), and the groups `tp`, `dp`, `pp`, and `embedding` (the
-    pipeline's two ends, where tied embeddings meet; only on its members).
+    Attributes: `rank`, `device`, `layout`, `at` (Coordinates), and the groups `tp`, `cp`, `pp`, `replicas` (the ranks of
+    dp x cp, which hold the same parameters and see other tokens), and `embedding` (the pipeline's two ends, where tied
+    embeddings meet; only on its members).
     """
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
@@ -25,12 +27,16 @@ class Groups:
         self.device = device
         self.rank = dist.get_rank()
         self.at = layout.coordinates(self.rank)
-        parallel_state.initialize_model_parallel(layout.tp, layout.pp, create_gloo_process_groups=False)
+        parallel_state.initialize_model_parallel(
+            layout.tp, layout.pp, context_parallel_size=layout.cp, create_gloo_process_groups=False
+        )
         self.tp: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
-        self.dp: dist.ProcessGroup = parallel_state.get_data_parallel_group()
+        self.cp: dist.ProcessGroup = parallel_state.get_context_parallel_group()
         self.pp: dist.ProcessGroup = parallel_state.get_pipeline_model_parallel_group()
-        places = (dist.get_rank(self.pp), dist.get_rank(self.dp), dist.get_rank(self.tp))
-        assert places == (self.at.pp, self.at.dp, self.at.tp), "megatron-core numbers the ranks in another order"
+        self.replicas: dist.ProcessGroup = parallel_state.get_data_parallel_group(with_context_parallel=True)
+        places = [dist.get_rank(group) for group in (self.pp, self.replicas, self.cp, self.tp)]
+        expected = [self.at.pp, self.at.dp * layout.cp + self.at.cp, self.at.cp, self.at.tp]
+        assert places == expected, "megatron-core numbers the ranks in another order"
         self.embedding = self._embedding_group()
 
     def _embedding_group(self) -> dist.ProcessGroup | None:
@@ -40,8 +46,8 @@ class Groups:
             return None
         mine = None
         for dp in range(self.layout.dp):
-            for tp in range(self.layout.tp):
-                ranks = [self.layout.rank(pp, dp, tp) for pp in ends]
+            for cp, tp in product(range(self.layout.cp), range(self.layout.tp)):
+                ranks = [self.layout.rank(pp, dp, tp, cp) for pp in ends]
                 group = dist.new_group(ranks)  # a collective: every rank makes every group
                 if self.rank in ranks:
                     mine = group
@@ -53,7 +59,7 @@ class Groups:
 
 
 class ModelParallelUnit:
-    """DeepSpeed's view: megatron-core's parallel_state, and tp x pp as one model-parallel group."""
+    """DeepSpeed's view: dp x cp as its data-parallel group, tp x pp as one model-parallel group."""
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
@@ -62,6 +68,15 @@ class ModelParallelUnit:
         from megatron.core import parallel_state
 
         return getattr(parallel_state, name)
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        return self._groups.replicas
+
+    def get_data_parallel_world_size(self) -> int:
+        return self._groups.replicas.size()
+
+    def get_data_parallel_rank(self) -> int:
+        return self._groups.replicas.rank()
 
     def get_model_parallel_world_size(self) -> int:
         return self._groups.layout.tp * self._groups.layout.pp

@@ -1,13 +1,14 @@
 """Which rank does what: pure arithmetic over (dp, tp, pp), and the reasons why a layout is refused.
 
-Ranks are numbered with tp fastest, then dp, then pp (megatron-core's order "tp-dp-pp"), so that a tensor-parallel group
-is a run of neighbouring ranks and stays inside a node.
+Ranks are numbered with tp fastest, then cp, dp and pp (megatron-core's order "tp-cp-dp-pp"), so that a tensor-parallel
+group is a run of neighbouring ranks and stays inside a node.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from configs.schema import ModelConfig, ParallelConfig, TrainConfig
+from parallel.balance import split
 
 
 class LayoutError(ValueError):
@@ -21,6 +22,7 @@ class Coordinates:
     pp: int
     dp: int
     tp: int
+    cp: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Layout:
     sp: bool = False
     schedule: str = "1f1b"
     zero_stage: int = 1
+    stage_layers: tuple[int, ...] | None = None
+    """Blocks of each stage; None: as even as can be."""
+    cp: int = 1
 
     @classmethod
     def from_config(cls, config: ParallelConfig, world_size: int | None = None) -> "Layout":
@@ -41,26 +46,39 @@ class Layout:
 
         Raises LayoutError if the number of ranks does not fit.
         """
-        model_parallel = config.tp * config.pp
+        model_parallel = config.tp * config.cp * config.pp
+        axes = "tp * cp * pp" if config.cp > 1 else "tp * pp"
+        sizes = f"{config.tp} * {config.cp} * {config.pp}" if config.cp > 1 else f"{config.tp} * {config.pp}"
         if world_size is None:
             world_size = (config.dp or 1) * model_parallel
         if world_size % model_parallel:
             raise LayoutError(
-                f"{world_size} ranks cannot be divided into groups of tp * pp = {config.tp} * {config.pp} = "
+                f"{world_size} ranks cannot be divided into groups of {axes} = {sizes} = "
                 f"{model_parallel}: start a multiple of {model_parallel} ranks, or change parallel.tp or parallel.pp"
             )
         dp = world_size // model_parallel
         if config.dp is not None and config.dp != dp:
             raise LayoutError(
-                f"parallel.dp = {config.dp} needs dp * tp * pp = {config.dp * model_parallel} ranks, but there are "
+                f"parallel.dp = {config.dp} needs dp * {axes} = {config.dp * model_parallel} ranks, but there are "
                 f"{world_size}: start {config.dp * model_parallel} ranks, or set parallel.dp={dp} or parallel.dp=null"
             )
-        return cls(dp, config.tp, config.pp, config.vpp, config.sp, config.schedule, config.zero_stage)
+        stage_layers = None if config.stage_layers is None else tuple(config.stage_layers)
+        return cls(
+            dp=dp,
+            tp=config.tp,
+            pp=config.pp,
+            vpp=config.vpp,
+            sp=config.sp,
+            schedule=config.schedule,
+            zero_stage=config.zero_stage,
+            stage_layers=stage_layers,
+            cp=config.cp,
+        )
 
     @property
     def world_size(self) -> int:
         """Ranks in all."""
-        return self.dp * self.tp * self.pp
+        return self.dp * self.cp * self.tp * self.pp
 
     @property
     def num_stages(self) -> int:
@@ -68,13 +86,16 @@ class Layout:
         return self.pp * self.vpp
 
     def coordinates(self, rank: int) -> Coordinates:
-        """The place of `rank`: rank = (pp * dp_size + dp) * tp_size + tp."""
+        """The place of `rank`: rank = ((pp * dp_size + dp) * cp_size + cp) * tp_size + tp."""
         assert 0 <= rank < self.world_size, f"rank {rank} of {self.world_size}"
-        return Coordinates(pp=rank // (self.tp * self.dp), dp=rank // self.tp % self.dp, tp=rank % self.tp)
+        rest, tp = divmod(rank, self.tp)
+        rest, cp = divmod(rest, self.cp)
+        pp, dp = divmod(rest, self.dp)
+        return Coordinates(pp=pp, dp=dp, tp=tp, cp=cp)
 
-    def rank(self, pp: int, dp: int, tp: int) -> int:
+    def rank(self, pp: int, dp: int, tp: int, cp: int = 0) -> int:
         """The inverse of `coordinates`."""
-        return (pp * self.dp + dp) * self.tp + tp
+        return ((pp * self.dp + dp) * self.cp + cp) * self.tp + tp
 
     def stages_of(self, pp_rank: int) -> list[int]:
         """Global indices of the stages that a pipeline rank holds, in the order in which data meets them."""
@@ -87,13 +108,13 @@ class Layout:
         return next(pp_rank for pp_rank in range(self.pp) if stage in self.stages_of(pp_rank))
 
     def layers_of(self, stage: int, num_layers: int) -> range:
-        """Blocks of a stage: as even as can be; where they do not divide, the stages in the middle take one more.
+        """Blocks of a stage: `stage_layers`, or as even as can be; then the stages in the middle take the extra ones.
 
         The first and the last stage also carry the embedding and the head, so they are the last to get an extra block.
         """
-        base, extra = divmod(num_layers, self.num_stages)
-        middle = sorted(range(self.num_stages), key=lambda s: (abs(2 * s - (self.num_stages - 1)), s))[:extra]
-        sizes = [base + (s in middle) for s in range(self.num_stages)]
+        sizes = self.stage_layers or split(
+            num_layers, self.num_stages, block=1, first=0, last=0, holders=range(self.num_stages)
+        )
         start = sum(sizes[:stage])
         return range(start, start + sizes[stage])
 
@@ -103,10 +124,14 @@ class Layout:
 
     def __str__(self) -> str:
         text = f"dp={self.dp} tp={self.tp} pp={self.pp}"
+        if self.cp > 1:
+            text += f" cp={self.cp}"
         if self.vpp > 1:
             text += f" vpp={self.vpp}"
         if self.pp > 1:
             text += f" {self.schedule}"
+        if self.stage_layers is not None:
+            text += f" layers={','.join(map(str, self.stage_layers))}"
         return text + (" sp" if self.sp else "") + f" zero={self.zero_stage}"
 
 
@@ -129,20 +154,31 @@ def divisors(number: int) -> str:
 
 
 def _tensor_problems(layout: Layout, model: ModelConfig) -> Iterator[str]:
-    sizes = {"num_heads": model.num_heads, "d_ff": model.d_ff or 4 * model.d_model}
-    if model.num_kv_heads is not None:
-        sizes["num_kv_heads"] = model.num_kv_heads
-    for name, size in sizes.items():
+    for name, size in {"num_heads": model.num_heads, "d_ff": model.d_ff or 4 * model.d_model}.items():
         if size % layout.tp:
             yield (
                 f"parallel.tp = {layout.tp} does not divide model.{name} = {size}: use a tp that does, or change {name}"
                 + (f" (tp may be {divisors(size)})" if size <= 1024 else "")
             )
+    kv = model.num_kv_heads
+    if kv is not None and kv % layout.tp and layout.tp % kv:
+        yield (
+            f"parallel.tp = {layout.tp} and model.num_kv_heads = {kv} do not divide one another: use a tp that divides "
+            f"it ({divisors(kv)}), where ranks share out the heads, or a multiple of it, where they share a head"
+        )
+    if layout.cp > 1 and (model.num_heads // layout.tp) % layout.cp:
+        yield (
+            f"parallel.cp = {layout.cp} does not divide the model.num_heads / tp = {model.num_heads // layout.tp} heads "
+            f"of a rank, which it exchanges for positions: use a cp of {divisors(model.num_heads // layout.tp)}"
+        )
+    if layout.cp > 1 and model.seq_len % layout.cp:
+        yield f"parallel.cp = {layout.cp} does not divide model.seq_len = {model.seq_len}: change one"
     if layout.sp and layout.tp == 1:
         yield "parallel.sp = true splits the sequence over tensor-parallel ranks, and parallel.tp = 1: set sp=false"
-    if layout.sp and model.seq_len % layout.tp:
+    if layout.sp and model.seq_len % (layout.tp * layout.cp):
+        parts = f"tp * cp = {layout.tp} * {layout.cp}" if layout.cp > 1 else f"parallel.tp = {layout.tp}"
         yield (
-            f"parallel.sp needs model.seq_len = {model.seq_len} to be a multiple of parallel.tp = {layout.tp}: "
+            f"parallel.sp needs model.seq_len = {model.seq_len} to be a multiple of {parts}: "
             "change one, or set sp=false"
         )
 
@@ -152,6 +188,14 @@ def _pipeline_problems(layout: Layout, model: ModelConfig) -> Iterator[str]:
         yield (
             f"model.num_layers = {model.num_layers} is fewer than pp * vpp = {layout.pp} * {layout.vpp} = "
             f"{layout.num_stages} stages: every stage needs a layer, so lower parallel.pp or parallel.vpp"
+        )
+    sizes = layout.stage_layers
+    if sizes is not None and (len(sizes) != layout.num_stages or sum(sizes) != model.num_layers):
+        yield (
+            f"parallel.stage_layers = {list(sizes)} puts {sum(sizes)} blocks on {len(sizes)} stages, but there are "
+            f"model.num_layers = {model.num_layers} blocks and pp * vpp = {layout.pp} * {layout.vpp} = "
+            f"{layout.num_stages} stages: list {layout.num_stages} numbers whose sum is {model.num_layers}, or leave "
+            "stage_layers out"
         )
     if layout.zero_stage >= 2 and layout.pp > 1:
         yield (

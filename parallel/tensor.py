@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from parallel.context import ContextParallel
 from parallel.groups import Groups
 
 IGNORE = -100
@@ -23,9 +24,17 @@ IGNORE = -100
 class TensorParallel:
     """Makes the layers of one rank, and the operations between them."""
 
-    def __init__(self, size: int = 1, rank: int = 0, sp: bool = False, group: dist.ProcessGroup | None = None) -> None:
-        """Rank `rank` of `size`; one rank needs no group."""
+    def __init__(
+        self,
+        size: int = 1,
+        rank: int = 0,
+        sp: bool = False,
+        group: dist.ProcessGroup | None = None,
+        context: ContextParallel | None = None,
+    ) -> None:
+        """Rank `rank` of `size`; one rank needs no group. `context`: how attention sees the whole sequence."""
         self.size, self.rank, self.sp = size, rank, sp
+        self.context = context or ContextParallel()
         self._group = group
         if size == 1:
             return
@@ -45,7 +54,7 @@ class TensorParallel:
     @classmethod
     def of(cls, groups: Groups) -> "TensorParallel":
         """This rank's place among `groups`."""
-        return cls(groups.layout.tp, groups.at.tp, groups.layout.sp, groups.tp)
+        return cls(groups.layout.tp, groups.at.tp, groups.layout.sp, groups.tp, ContextParallel(groups.cp))
 
     def column(self, in_features: int, out_features: int, bias: bool) -> "Linear":
         """Linear layer from (L, B, in) to this rank's (L, B, out / tp); gathers a split sequence."""
@@ -98,6 +107,19 @@ class TensorParallel:
             tp_group=self._group,
         )
 
+    def enter(self, x_LBD: Tensor) -> Tensor:
+        """The whole sequence (L, B, D), for a layer that is not cut but feeds this rank's heads alone.
+
+        Its gradient is this rank's share, so the backward pass sums it over ranks.
+        """
+        if self.size == 1:
+            return x_LBD
+        from megatron.core.tensor_parallel import mappings
+
+        if self.sp:
+            return mappings.gather_from_sequence_parallel_region(x_LBD, tensor_parallel_output_grad=True)
+        return mappings.copy_to_tensor_model_parallel_region(x_LBD)
+
     def replicated(self, parameter: Tensor) -> Tensor:
         """A replicated parameter that acts on this rank's part of the sequence: its gradient is summed over ranks."""
         return self.summed(parameter) if self.sp else parameter
@@ -110,12 +132,16 @@ class TensorParallel:
 
         return copy_to_tensor_model_parallel_region(parameter)
 
-    def sequence_slice(self, seq_len: int) -> slice:
-        """This rank's positions between parallel regions: all of them, or its part under sequence parallelism."""
+    def sequence_slice(self, local_len: int) -> slice:
+        """This rank's positions of the whole sequence between parallel regions, of which its cp rank has `local_len`.
+
+        All of those, or its part of them under sequence parallelism.
+        """
+        first = self.context.rank * local_len
         if not self.sp:
-            return slice(0, seq_len)
-        part = seq_len // self.size
-        return slice(self.rank * part, (self.rank + 1) * part)
+            return slice(first, first + local_len)
+        part = local_len // self.size
+        return slice(first + self.rank * part, first + (self.rank + 1) * part)
 
     def cross_entropy(self, logits_LBV: Tensor, targets_BL: Tensor) -> Tensor:
         """Loss of each position (L, B) in nats and fp32 (fp64 for fp64 logits), 0 where the target is IGNORE.

@@ -7,12 +7,15 @@ tp x pp and so misses the norm gains of later pipeline ranks: there, `parallel.n
 
 import logging
 from collections.abc import Iterable
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from configs.schema import Config
 from parallel import norm
 from parallel.groups import Groups
 
@@ -28,44 +31,58 @@ class Zero:
         groups: Groups,
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
-        *,
-        stage: int,
-        precision: str,
-        clip_norm: float,
-        micro_batch_size: int,
-        num_microbatches: int,
+        config: Config,
     ) -> None:
         import deepspeed
         from deepspeed.utils import logger
 
         logger.setLevel(logging.ERROR)
         self._groups = groups
-        self._stage = stage
-        self._clips_itself = stage == 0
-        self._clip_norm = clip_norm
-        self._bf16 = precision == "bf16"
+        self._stage = groups.layout.zero_stage
+        self._clip_norm = config.optimizer.clip_norm
+        self._bf16 = config.train.precision == "bf16"
         self.optimizer = optimizer
-        config: dict[str, Any] = {
-            "train_micro_batch_size_per_gpu": micro_batch_size,
-            "gradient_accumulation_steps": num_microbatches,
-            "gradient_clipping": 0.0 if self._clips_itself else clip_norm,
-            "steps_per_print": None,
-            "zero_allow_untested_optimizer": True,
-            # zero-bubble schedules finish weight gradients out of order, which contiguous_gradients does not allow
-            "zero_optimization": {"stage": stage, "overlap_comm": False, "contiguous_gradients": stage >= 2},
-        }
-        if self._bf16:
-            config["bf16"] = {"enabled": True, "immediate_grad_update": True}
-            config["data_types"] = {"grad_accum_dtype": "fp32"}
-        self.engine, _, _, _ = deepspeed.initialize(
-            model=module, optimizer=optimizer, mpu=groups.mpu(), dist_init_required=False, config=config
-        )
+        with redirect_stdout(StringIO()):  # its bf16 optimizer prints memory readings that nobody asked for
+            self.engine, _, _, _ = deepspeed.initialize(
+                model=module,
+                optimizer=optimizer,
+                mpu=groups.mpu(),
+                dist_init_required=False,
+                config=self._settings(config),
+            )
         self._init_moments()
         self._places = {
             parameter: (group, index)
             for group, parameters in enumerate(getattr(self.engine.optimizer, "bf16_groups", ()))
             for index, parameter in enumerate(parameters)
         }
+
+    def _settings(self, config: Config) -> dict[str, Any]:
+        """DeepSpeed's own config."""
+        parallel, train = config.parallel, config.train
+        zero: dict[str, Any] = {
+            "stage": self._stage,
+            "overlap_comm": parallel.overlap_comm,
+            # zero-bubble schedules finish weight gradients out of order, which contiguous_gradients does not allow
+            "contiguous_gradients": self._stage >= 2 or parallel.overlap_comm,
+        }
+        if parallel.offload_optimizer:
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": self._groups.device.type == "cuda"}
+        if parallel.offload_params:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": self._groups.device.type == "cuda"}
+        settings: dict[str, Any] = {
+            "train_micro_batch_size_per_gpu": train.micro_batch_size,
+            "gradient_accumulation_steps": self._groups.layout.num_microbatches(train),
+            "gradient_clipping": self._clip_norm if self._stage > 0 else 0.0,
+            "steps_per_print": None,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own is compiled when first used, and needs a compiler
+            "zero_optimization": zero,
+        }
+        if self._bf16:
+            settings["bf16"] = {"enabled": True, "immediate_grad_update": True}
+            settings["data_types"] = {"grad_accum_dtype": "fp32"}
+        return settings
 
     # ---- one step ----
 
@@ -105,7 +122,7 @@ class Zero:
 
     def _update(self) -> float:
         total = None
-        if self._clips_itself:
+        if self._stage == 0:
             total = norm.clip(self.engine.module.parameters(), self._clip_norm, self._groups)
         self.engine.step()
         return float(self.engine.get_global_grad_norm() if total is None else total)

@@ -106,7 +106,7 @@ def load_weights(path: Path, local_params: Sequence[LocalParam]) -> None:
 def local_shape(local: LocalParam) -> tuple[int, ...]:
     """Shape of this rank's part of a parameter."""
     shape = list(local.param.shape)
-    shape[local.param.tp_dim or 0] = local.cut.stop - local.cut.start
+    shape[local.tp_dim or 0] = local.cut.stop - local.cut.start
     return tuple(shape)
 
 
@@ -133,10 +133,10 @@ def _tensors(
     tensors = {}
     for local in local_params:
         part = make(local)
-        if mesh is not None and local.param.tp_dim is not None:
+        if mesh is not None and local.tp_dim is not None:
             shape = torch.Size(local.param.shape)
             stride = torch.empty(shape, device="meta").stride()
-            placements = [Shard(local.param.tp_dim)]
+            placements = [Shard(local.tp_dim)]
             part = DTensor.from_local(part, mesh, placements, run_check=False, shape=shape, stride=stride)
         tensors[local.param.name] = part
     return tensors

@@ -4,21 +4,20 @@ import math
 import os
 import time
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from data_pipeline.batches import IGNORE, Batches, Prefetcher, held_out
 from parallel import groups as parallel_groups
-from parallel.engine import Engine
 from parallel.groups import Groups
-from parallel.tensor import TensorParallel
-from trainer import schedule, stopping
+from trainer import schedule, stage_timing, stopping
+from trainer.build import build_engine
 from trainer.checkpoint import Checkpoints
+from trainer.consistency import Consistency
 from trainer.finish import finish
 from trainer.metrics import MetricsWriter
-from trainer.model.gpt import build_stages
-from trainer.optim import build_optimizer
 from trainer.progress import Progress
 from trainer.setup import CHECKPOINTS, Run
 
@@ -33,23 +32,12 @@ class Trainer:
     def __init__(self, run: Run, groups: Groups) -> None:
         config = run.config
         self.run, self.groups = run, groups
-        tp = TensorParallel.of(groups)
-        stages = build_stages(config.model, run.layout, groups.at.pp, tp, config.train.seed)
-        held = [local for stage in stages for local in stage.local_params()]
-        tied = [local.parameter for local in held if config.model.tie_embeddings and local.param.name == "embed.weight"]
-        self.engine = Engine(
-            groups,
-            stages,
-            tp.cross_entropy,
-            build_optimizer(held, config.optimizer),
-            config.train,
-            config.optimizer.clip_norm,
-            tied,
-        )
+        self.engine, held = build_engine(config, groups)
         self.local_params = [local for local in held if not local.shared]
         self.checkpoints = Checkpoints(run.run_dir / CHECKPOINTS, config.train.keep_checkpoints)
         if run.checkpoint is not None:
             self.checkpoints.load(run.checkpoint, self.engine.zero, held, groups, run.start_step)
+        self.consistency = Consistency(groups, self.engine.zero, held, config, run.train_data.fingerprint)
         self.batches = Batches(
             run.train_data,
             config.model.seq_len,
@@ -69,8 +57,12 @@ class Trainer:
         start = run.start_step * train.global_batch_size
         steps = range(run.start_step + 1, run.total_steps + 1)
         with closing(Prefetcher(self.batches, start, len(steps), run.config.data.prefetch_batches)) as batches:
+            if train.check_every:
+                self.consistency.check(run.start_step, start)
             for step in steps:
                 self._train_step(step, batches, show)
+                if _is_due(step, train.check_every):
+                    self.consistency.check(step, batches.samples_consumed)
                 is_last = step == run.total_steps
                 if train.eval_samples and (is_last or _is_due(step, train.eval_every)):
                     show.eval(step, self.evaluate())
@@ -173,8 +165,14 @@ def train_rank(run: Run) -> None:
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     groups = parallel_groups.start(run.layout, run.config.train.device, run.config.parallel.timeout_s)
+    if run.measures_stages:
+        groups.layout = stage_timing.settle(run.config.model, run.config.train, groups, run.run_dir)
+        run = replace(run, layout=groups.layout)
     trainer = Trainer(run, groups)
     with Reporter(run, groups.rank) as show:
+        if run.measures_stages:
+            sizes = stage_timing.stage_layers(run.layout, run.config.model)
+            show.say(f"blocks of the stages, as measured: {sizes} (parallel.stage_layers={sizes} keeps them)")
         trainer.fit(show)
     parallel_groups.stop()
     if groups.rank == 0 and trainer.checkpoints.has(run.total_steps):

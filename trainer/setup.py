@@ -13,6 +13,7 @@ from data_pipeline.shards import TokenStream, open_corpus
 from parallel import layout as layouts
 from parallel.layout import Layout
 from trainer import schedule
+from trainer.stage_cost import balanced, counted
 
 CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -64,6 +65,12 @@ class Run:
         return -(-self.config.train.num_tokens // self.tokens_per_step)
 
     @property
+    def measures_stages(self) -> bool:
+        """Whether its ranks still measure the costs by which the layout's stages share the blocks."""
+        parallel = self.config.parallel
+        return self.layout.pp > 1 and parallel.balance == "measured" and parallel.stage_layers is None
+
+    @property
     def run_dir(self) -> Path:
         """The run's folder."""
         return Path(self.config.run_dir)
@@ -76,6 +83,8 @@ def prepare_run(config: Config, world_size: int | None = None) -> Run:
     config = _with_vocabulary(config, train_data)
     layout = Layout.from_config(config.parallel, world_size)
     layouts.check(layout, config.model, config.train)
+    if config.parallel.balance == "flops" and layout.stage_layers is None:
+        layout = balanced(layout, config.model.num_layers, counted(config.model, config.train))
     schedule.check(config.schedule, config.train.num_tokens)
     train_data.num_samples(config.model.seq_len)
     checkpoint = newest_checkpoint(Path(config.run_dir))

@@ -25,7 +25,8 @@ def legal_meshes(draw: st.DrawFn) -> Layout:
     pp = draw(st.integers(1, 6))
     schedule = draw(st.sampled_from(SCHEDULES))
     vpp = {"1f1b": 1, "zbv": 2}.get(schedule) or draw(st.integers(2, 4))
-    return Layout(draw(st.integers(1, 5)), draw(st.integers(1, 5)), pp, vpp if pp > 1 else 1, schedule=schedule)
+    dp, tp, cp = draw(st.tuples(*3 * [st.integers(1, 5)]))
+    return Layout(dp, tp, pp, vpp if pp > 1 else 1, schedule=schedule, cp=cp)
 
 
 @given(legal_meshes(), st.data())
@@ -33,8 +34,8 @@ def test_coordinates_and_rank_are_inverse_bijections(layout: Layout, data: st.Da
     places = [layout.coordinates(rank) for rank in range(layout.world_size)]
     assert len(set(places)) == layout.world_size
     for rank, at in enumerate(places):
-        assert 0 <= at.pp < layout.pp and 0 <= at.dp < layout.dp and 0 <= at.tp < layout.tp
-        assert layout.rank(at.pp, at.dp, at.tp) == rank
+        assert 0 <= at.pp < layout.pp and 0 <= at.dp < layout.dp and 0 <= at.tp < layout.tp and 0 <= at.cp < layout.cp
+        assert layout.rank(at.pp, at.dp, at.tp, at.cp) == rank
 
 
 @given(legal_meshes())
@@ -82,6 +83,19 @@ def test_layers_are_an_even_ordered_partition_with_the_extra_ones_in_the_middle(
     assert sizes[0] == min(sizes) or len(large) == len(sizes) - 1, "the first stage has the embedding"
 
 
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=8))
+def test_a_split_by_hand_is_taken_as_it_is(sizes: list[int]) -> None:
+    layout = Layout(pp=len(sizes), stage_layers=tuple(sizes))
+    parts = [layout.layers_of(stage, sum(sizes)) for stage in range(layout.num_stages)]
+    assert [len(part) for part in parts] == sizes
+    assert [layer for part in parts for layer in part] == list(range(sum(sizes)))
+
+
+def test_a_layout_says_its_split_only_where_it_has_one_of_its_own() -> None:
+    assert str(Layout(pp=2, stage_layers=(1, 3))) == "dp=1 tp=1 pp=2 1f1b layers=1,3 zero=1"
+    assert str(Layout(pp=2)) == "dp=1 tp=1 pp=2 1f1b zero=1"
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_without_a_pipeline_the_schedule_does_not_matter(schedule: str) -> None:
     layout = Layout(schedule=schedule)
@@ -105,8 +119,8 @@ def test_a_layout_from_a_config_has_as_many_ranks_as_were_started(
 
 
 def test_a_layout_from_a_config_keeps_every_setting() -> None:
-    config = ParallelConfig(dp=3, tp=2, pp=2, vpp=2, sp=True, schedule="zbv", zero_stage=0)
-    assert Layout.from_config(config) == Layout(3, 2, 2, 2, True, "zbv", 0)
+    config = ParallelConfig(dp=3, tp=2, pp=2, vpp=2, sp=True, schedule="zbv", zero_stage=0, stage_layers=[1, 2, 3, 1])
+    assert Layout.from_config(config) == Layout(3, 2, 2, 2, True, "zbv", 0, (1, 2, 3, 1))
 
 
 @dataclass(frozen=True)
@@ -123,7 +137,18 @@ class Refusal:
 
 
 REFUSALS = {
-    "kv heads": Refusal(("parallel.tp = 4", "model.num_kv_heads = 2", "1 or 2"), Layout(tp=4), Layout(tp=2)),
+    "kv heads": Refusal(
+        ("parallel.tp = 2", "model.num_kv_heads = 3", "1 or 3", "a multiple of it"),
+        Layout(tp=2),
+        Layout(tp=3),
+        {"num_heads": 6, "num_kv_heads": 3, "head_dim": 8, "d_ff": 66},
+    ),
+    "cp and heads": Refusal(
+        ("parallel.cp = 3", "num_heads / tp = 2", "1 or 2"), Layout(tp=2, cp=3), Layout(tp=2, cp=2), {"seq_len": 18}
+    ),
+    "cp and length": Refusal(
+        ("parallel.cp = 2", "model.seq_len = 15"), Layout(cp=2), model={"seq_len": 15}, mended_model={"seq_len": 16}
+    ),
     "width": Refusal(("parallel.tp = 2", "model.d_ff = 63", "1, 3, 7"), Layout(tp=2), Layout(tp=1), {"d_ff": 63}),
     "sp of one rank": Refusal(("parallel.sp = true", "parallel.tp = 1", "sp=false"), Layout(sp=True), Layout(sp=False)),
     "sp of odd length": Refusal(
@@ -137,6 +162,16 @@ REFUSALS = {
         Layout(pp=2, vpp=2, schedule="zbv"),
         Layout(pp=2),
         {"num_layers": 3},
+    ),
+    "split with too few stages": Refusal(
+        ("parallel.stage_layers = [1, 3]", "4 blocks on 2 stages", "2 * 2 = 4 stages", "4 numbers whose sum is 4"),
+        Layout(pp=2, vpp=2, schedule="zbv", stage_layers=(1, 3)),
+        Layout(pp=2, vpp=2, schedule="zbv", stage_layers=(1, 1, 1, 1)),
+    ),
+    "split with too few blocks": Refusal(
+        ("parallel.stage_layers = [1, 2]", "3 blocks on 2 stages", "model.num_layers = 4", "whose sum is 4"),
+        Layout(pp=2, stage_layers=(1, 2)),
+        Layout(pp=2),
     ),
     "zero 2": Refusal(
         ("parallel.zero_stage = 2", "parallel.pp = 1", "zero_stage=1"), Layout(pp=2, zero_stage=2), Layout(pp=2)
@@ -222,8 +257,8 @@ def test_a_refusal_names_the_keys_and_following_its_advice_is_accepted(case: Ref
 
 def test_every_reason_is_told_at_once() -> None:
     with pytest.raises(LayoutError) as refused:
-        check(Layout(dp=3, tp=8, pp=8, zero_stage=3), MODEL, TRAIN)
-    keys = ("num_heads", "num_kv_heads", "num_layers", "zero_stage", "global_batch_size")
+        check(Layout(dp=3, tp=3, pp=8, zero_stage=3), MODEL, TRAIN)
+    keys = ("num_heads", "d_ff", "num_kv_heads", "num_layers", "zero_stage", "global_batch_size")
     lines = str(refused.value).splitlines()
     assert [key in line for key, line in zip(keys, lines, strict=True)] == [True] * len(keys)
 
@@ -280,8 +315,11 @@ def test_check_passes_exactly_the_layouts_that_divide_the_work(
     samples_of_rank, rest = divmod(train.global_batch_size, layout.dp)
     num_microbatches, rest_of_rank = divmod(samples_of_rank, train.micro_batch_size)
     kv, d_ff = model.num_kv_heads or model.num_heads, model.d_ff or 4 * model.d_model
-    is_even = not (model.num_heads % layout.tp or kv % layout.tp or d_ff % layout.tp)
-    is_split = not layout.sp or (layout.tp > 1 and model.seq_len % layout.tp == 0)
+    shares_heads = kv % layout.tp == 0 or layout.tp % kv == 0
+    is_even = model.num_heads % layout.tp == 0 and shares_heads and d_ff % layout.tp == 0
+    if layout.cp > 1:
+        is_even = is_even and model.num_heads // layout.tp % layout.cp == 0 and model.seq_len % layout.cp == 0
+    is_split = not layout.sp or (layout.tp > 1 and model.seq_len % (layout.tp * layout.cp) == 0)
     is_whole = rest == 0 and rest_of_rank == 0
     is_scheduled = layout.vpp == 1
     if layout.pp > 1:
@@ -304,6 +342,7 @@ TORCHLESS = [
     "parallel.layout",
     "trainer.model.spec",
     "trainer.schedule",
+    "trainer.stage_cost",
     "trainer.setup",
     "data_pipeline.order",
     *(f"configs.{module.name}" for module in pkgutil.iter_modules(configs.__path__)),

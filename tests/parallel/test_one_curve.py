@@ -1,8 +1,11 @@
 """One curve: loss and gradient norm do not depend on the layout, and are repeated bitwise by the same one."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from configs.schema import ModelConfig, OptimizerConfig, TrainConfig
+from configs.schema import ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from parallel.engine import StepResult
 from parallel.layout import Layout
 from tests.conftest import RunOnRanks
@@ -27,8 +30,14 @@ LAYOUTS = [
     Layout(pp=2, vpp=2, schedule="interleaved_1f1b"),
     Layout(pp=2, vpp=2, schedule="interleaved_zb"),
     Layout(dp=2, tp=2, pp=2),
+    Layout(cp=2),
+    Layout(dp=2, cp=2, zero_stage=2),
+    Layout(tp=2, cp=2, sp=True),
+    Layout(pp=2, stage_layers=(1, 3)),
+    Layout(pp=2, vpp=2, schedule="zbv", stage_layers=(1, 1, 1, 1)),
 ]
 TIED_LAYOUTS = [
+    Layout(pp=2, cp=2),
     Layout(tp=2, sp=True),
     Layout(pp=2),
     Layout(pp=2, zero_stage=0),
@@ -49,9 +58,14 @@ def gpt2_curve(ranks: RunOnRanks) -> list[StepResult]:
 
 
 def run(
-    ranks: RunOnRanks, layout: Layout, model: ModelConfig, num_steps: int, train: TrainConfig = TRAIN
+    ranks: RunOnRanks,
+    layout: Layout,
+    model: ModelConfig,
+    num_steps: int,
+    train: TrainConfig = TRAIN,
+    parallel: ParallelConfig | None = None,
 ) -> list[StepResult]:
-    curves = ranks(layout.world_size, workers.curve, layout, model, train, OPTIMIZER, num_steps)
+    curves = ranks(layout.world_size, workers.curve, layout, model, train, OPTIMIZER, num_steps, parallel)
     assert all(curve == curves[0] for curve in curves), "ranks report different curves"
     return curves[0]
 
@@ -93,7 +107,52 @@ def test_another_micro_batch_size_gives_the_same_curve(llama_curve: list[StepRes
 
 
 @pytest.mark.parametrize(
-    "layout", [Layout(), Layout(dp=2, zero_stage=2), Layout(dp=2, zero_stage=3), Layout(tp=2, pp=2, sp=True)], ids=str
+    ("layout", "option"),
+    [
+        (Layout(dp=2), "offload_optimizer"),
+        (Layout(dp=2, pp=2), "offload_optimizer"),
+        (Layout(dp=2, zero_stage=2), "overlap_comm"),
+        (Layout(dp=2, zero_stage=3), "offload_params"),
+        (Layout(dp=2, zero_stage=3), "overlap_comm"),
+    ],
+    ids=str,
+)
+def test_offload_and_overlap_keep_the_curve(
+    layout: Layout, option: str, llama_curve: list[StepResult], ranks: RunOnRanks
+) -> None:
+    parallel = ParallelConfig(pp=layout.pp, zero_stage=layout.zero_stage, **{option: True})  # type: ignore[arg-type]
+    assert workers.max_difference(run(ranks, layout, LLAMA, 6, TRAIN, parallel), llama_curve[:6]) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["selective", "full"])
+@pytest.mark.parametrize(
+    "layout", [Layout(dp=2, zero_stage=3), Layout(tp=2, sp=True), Layout(pp=2, vpp=2, schedule="zbv")], ids=str
+)
+def test_recomputation_keeps_the_curve(
+    kind: Any, layout: Layout, llama_curve: list[StepResult], ranks: RunOnRanks
+) -> None:
+    train = replace(TRAIN, recompute=kind, recompute_layers=3)
+    assert workers.max_difference(run(ranks, layout, LLAMA, 6, train), llama_curve[:6]) < 1e-5
+
+
+@pytest.mark.parametrize("sp", [False, True], ids=["", "sp"])
+def test_fewer_key_value_heads_than_ranks_keep_the_curve(sp: bool, ranks: RunOnRanks) -> None:
+    model = workers.small_model(num_heads=8, num_kv_heads=2, head_dim=8, qk_norm=True, bias=True)
+    expected = run(ranks, Layout(zero_stage=0), model, 4)
+    assert workers.max_difference(run(ranks, Layout(tp=4, sp=sp), model, 4), expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(),
+        Layout(dp=2, zero_stage=2),
+        Layout(dp=2, zero_stage=3),
+        Layout(tp=2, pp=2, sp=True),
+        Layout(pp=2, vpp=2, schedule="interleaved_zb"),
+        Layout(pp=2, vpp=2, schedule="zbv"),
+    ],
+    ids=str,
 )
 def test_bf16_follows_the_fp32_curve(layout: Layout, gpt2_curve: list[StepResult], ranks: RunOnRanks) -> None:
     bf16 = TrainConfig(global_batch_size=16, micro_batch_size=2, precision="bf16")

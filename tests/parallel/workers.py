@@ -2,13 +2,12 @@
 
 import torch
 
-from configs.schema import ModelConfig, OptimizerConfig, TrainConfig
+from configs.schema import Config, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from parallel import groups as parallel_groups
 from parallel.engine import Engine, StepResult
 from parallel.layout import Layout
-from parallel.tensor import IGNORE, TensorParallel
-from trainer.model.gpt import build_stages
-from trainer.optim import build_optimizer
+from parallel.tensor import IGNORE
+from trainer.build import build_engine
 
 
 def small_model(**changes: object) -> ModelConfig:
@@ -49,30 +48,31 @@ def batch(step: int, model: ModelConfig, train: TrainConfig) -> tuple[torch.Tens
     return tokens, targets
 
 
-def make_engine(layout: Layout, model: ModelConfig, train: TrainConfig, optimizer: OptimizerConfig) -> Engine:
-    """Join the world and build the model on this rank."""
+def make_engine(
+    layout: Layout,
+    model: ModelConfig,
+    train: TrainConfig,
+    optimizer: OptimizerConfig,
+    parallel: ParallelConfig | None = None,
+) -> Engine:
+    """Join the world and build the model on this rank; of `parallel`, only what is not in the layout counts."""
     torch.set_num_threads(1)
     groups = parallel_groups.start(layout, "cpu", timeout_s=60.0)
-    tp = TensorParallel.of(groups)
-    stages = build_stages(model, layout, groups.at.pp, tp, train.seed)
-    local_params = [local for stage in stages for local in stage.local_params()]
-    tied = [local.parameter for local in local_params if model.tie_embeddings and local.param.name == "embed.weight"]
-    return Engine(
-        groups,
-        stages,
-        tp.cross_entropy,
-        build_optimizer(local_params, optimizer),
-        train,
-        optimizer.clip_norm,
-        tied=tied,
-    )
+    config = Config(model=model, train=train, optimizer=optimizer, parallel=parallel or ParallelConfig())
+    engine, _ = build_engine(config, groups)
+    return engine
 
 
 def curve(
-    layout: Layout, model: ModelConfig, train: TrainConfig, optimizer: OptimizerConfig, num_steps: int
+    layout: Layout,
+    model: ModelConfig,
+    train: TrainConfig,
+    optimizer: OptimizerConfig,
+    num_steps: int,
+    parallel: ParallelConfig | None = None,
 ) -> list[StepResult]:
     """Loss and gradient norm of each step."""
-    engine = make_engine(layout, model, train, optimizer)
+    engine = make_engine(layout, model, train, optimizer, parallel)
     share = train.global_batch_size // layout.dp
     rows = slice(engine.groups.at.dp * share, (engine.groups.at.dp + 1) * share)
     results = []

@@ -23,6 +23,8 @@ LAYOUTS = {
     "zero 0": ParallelConfig(zero_stage=0),
     "dp=2 zero 2": ParallelConfig(dp=2, zero_stage=2),
     "dp=2 zero 3": ParallelConfig(dp=2, zero_stage=3),
+    "dp=2 zero 2 offload": ParallelConfig(dp=2, zero_stage=2, offload_optimizer=True),
+    "dp=2 zero 3 offload": ParallelConfig(dp=2, zero_stage=3, offload_optimizer=True, offload_params=True),
     "tp=2 pp=2 sp": ParallelConfig(tp=2, pp=2, sp=True),
 }
 

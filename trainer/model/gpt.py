@@ -22,16 +22,32 @@ from trainer.model.spec import Param, Shape, param_table
 class LocalParam:
     """This rank's part of one parameter of the table.
 
-    Rows `rows` of the module's tensor `parameter` hold rows or columns `cut` of the whole parameter along
-    `param.tp_dim` (all of it where that is None).
+    Rows `rows` of the module's tensor `parameter` hold rows or columns `cut` of the whole parameter along `tp_dim`, or
+    all of it where that is None: no axis of it can be cut, or this layout does not cut it.
     """
 
     param: Param
     parameter: nn.Parameter
     rows: slice
+    tp_dim: int | None
     cut: slice
     shared: bool = False
     """A second copy of a tied embedding: the first stage's copy speaks for it in norms and checkpoints."""
+
+
+@dataclass(frozen=True)
+class Recompute:
+    """What is computed again for the backward pass: "none", "selective" or "full", in the first `num_layers` blocks."""
+
+    kind: str = "none"
+    num_layers: int | None = None
+
+    def of(self, layer: int) -> str:
+        """What block `layer` recomputes."""
+        return self.kind if self.num_layers is None or layer < self.num_layers else "none"
+
+
+KEEP_ALL = Recompute()
 
 
 class Stage(nn.Module):
@@ -46,6 +62,7 @@ class Stage(nn.Module):
         is_first: bool,
         is_last: bool,
         tied_to: "Stage | None" = None,
+        recompute: Recompute = KEEP_ALL,
     ) -> None:
         """`tied_to`: the first stage, where it is on this rank too: a tied head then uses that stage's embedding."""
         super().__init__()
@@ -59,7 +76,7 @@ class Stage(nn.Module):
         self.position: nn.Parameter | None = None
         if is_first and model.position == "learned":
             self.position = nn.Parameter(torch.empty(shape.seq_len, shape.d_model))
-        self.blocks = nn.ModuleDict({str(layer): Block(model, tp) for layer in layers})
+        self.blocks = nn.ModuleDict({str(layer): Block(model, tp, recompute.of(layer)) for layer in layers})
         self.final_norm = Norm(model, shape.d_model, tp) if is_last else None
         # An embedding module, since its rows are cut over ranks just as the head's are.
         self.head = tp.embedding(self._num_padded_rows, shape.d_model) if is_last and not model.tie_embeddings else None
@@ -111,13 +128,13 @@ class Stage(nn.Module):
 
     def _local(self, param: Param, piece: Piece) -> LocalParam:
         shared = piece.name == "embed.weight" and not self.is_first
-        if param.tp_dim is None:
-            return LocalParam(param, piece.parameter, piece.rows, slice(0, param.shape[0]), shared)
+        if param.tp_dim is None or not piece.is_cut:
+            return LocalParam(param, piece.parameter, piece.rows, None, slice(0, param.shape[0]), shared)
         # ceil: only the vocabulary may be padded, and then the last ranks hold fewer rows
         part = -(-param.shape[param.tp_dim] // self._tp.size)
         start = min(self._tp.rank * part, param.shape[param.tp_dim])
         cut = slice(start, min(start + part, param.shape[param.tp_dim]))
-        return LocalParam(param, piece.parameter, piece.rows, cut, shared)
+        return LocalParam(param, piece.parameter, piece.rows, param.tp_dim, cut, shared)
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
@@ -126,17 +143,26 @@ class Stage(nn.Module):
             parameter.zero_()
         for local in self.local_params():
             whole = slice(0, local.param.shape[0])
-            rows, columns = (whole, local.cut) if local.param.tp_dim == 1 else (local.cut, None)
+            rows, columns = (whole, local.cut) if local.tp_dim == 1 else (local.cut, None)
             init.fill(local.parameter.data[local.rows], local.param, seed, rows, columns)
 
 
-def build_stages(model: ModelConfig, layout: Layout, pp_rank: int, tp: TensorParallel, seed: int) -> list[Stage]:
+def build_stages(
+    model: ModelConfig,
+    layout: Layout,
+    pp_rank: int,
+    tp: TensorParallel,
+    seed: int,
+    recompute: Recompute = KEEP_ALL,
+) -> list[Stage]:
     """This rank's stages, initialised, on the CPU in fp32."""
     stages: list[Stage] = []
     for index in layout.stages_of(pp_rank):
         is_last = index == layout.num_stages - 1
         tied_to = stages[0] if is_last and stages and stages[0].is_first and model.tie_embeddings else None
         layers = layout.layers_of(index, model.num_layers)
-        stages.append(Stage(model, layers, tp, is_first=index == 0, is_last=is_last, tied_to=tied_to))
+        stages.append(
+            Stage(model, layers, tp, is_first=index == 0, is_last=is_last, tied_to=tied_to, recompute=recompute)
+        )
         stages[-1].initialize(seed)
     return stages

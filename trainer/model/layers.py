@@ -8,13 +8,14 @@ Each module tells by `pieces()` which parameters of the table its tensors hold: 
 are one tensor here (one matrix product, one gather of the sequence) and separate parameters in the table.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from configs.schema import ModelConfig
 from parallel.tensor import TensorParallel
@@ -28,6 +29,8 @@ class Piece:
     name: str
     parameter: nn.Parameter
     rows: slice
+    is_cut: bool = True
+    """Whether tensor parallelism cuts it along the table's sharded axis; if not, every rank holds it whole."""
 
 
 class Norm(nn.Module):
@@ -95,38 +98,83 @@ class Row(nn.Module):
             yield Piece(f"{prefix}.bias", self.bias, slice(0, len(self.bias)))
 
 
-class Attention(nn.Module):
-    """Causal self-attention over the whole sequence, for this rank's heads."""
+class SharedKeyValue(nn.Module):
+    """Keys and values of grouped queries where there are fewer key-value heads than tensor-parallel ranks.
+
+    Every rank holds the matrices of all heads, and uses the one head that its queries share with those of other ranks:
+    gradients, each from one rank's queries, are summed over ranks.
+    """
 
     def __init__(self, model: ModelConfig, tp: TensorParallel) -> None:
         super().__init__()
         shape = Shape.of(model)
+        assert tp.size % shape.num_kv_heads == 0, "parallel.layout lets no such tp through"
+        self._tp, self._size = tp, shape.num_kv_heads * shape.head_dim
+        head = tp.rank * shape.num_kv_heads // tp.size
+        rows_k = torch.arange(head * shape.head_dim, (head + 1) * shape.head_dim)
+        self._rows = torch.cat((rows_k, rows_k + self._size))
+        self.weight = nn.Parameter(torch.empty(2 * self._size, shape.d_model))
+        self.bias = nn.Parameter(torch.empty(2 * self._size)) if model.bias else None
+
+    def forward(self, x_LBD: Tensor) -> tuple[Tensor, ...]:
+        """This rank's keys and values, (L, B, H) each."""
+        self._rows = self._rows.to(self.weight.device)
+        weight = self._tp.summed(self.weight)[self._rows]
+        bias = None if self.bias is None else self._tp.summed(self.bias)[self._rows]
+        return F.linear(self._tp.enter(x_LBD), weight, bias).chunk(2, dim=-1)
+
+    def pieces(self, prefix: str) -> Iterator[Piece]:
+        for name, rows in (("k", slice(0, self._size)), ("v", slice(self._size, 2 * self._size))):
+            yield Piece(f"{prefix}.{name}.weight", self.weight, rows, is_cut=False)
+            if self.bias is not None:
+                yield Piece(f"{prefix}.{name}.bias", self.bias, rows, is_cut=False)
+
+
+class Attention(nn.Module):
+    """Causal self-attention over the whole sequence, for this rank's heads."""
+
+    def __init__(self, model: ModelConfig, tp: TensorParallel, recompute: bool = False) -> None:
+        """`recompute`: keep queries, keys and values for the backward pass, and nothing between them and the output."""
+        super().__init__()
+        shape = Shape.of(model)
         self._head_dim = shape.head_dim
+        self._context = tp.context
+        self._recompute = recompute
         self._rope_theta = model.rope_theta if model.position == "rope" else None
         sizes = [shape.num_heads * shape.head_dim] + 2 * [shape.num_kv_heads * shape.head_dim]
-        self.qkv = FusedColumn(tp, shape.d_model, ["q", "k", "v"], sizes, model.bias)
+        shares_kv = shape.num_kv_heads % tp.size != 0
+        self.kv = SharedKeyValue(model, tp) if shares_kv else None
+        num_fused = 1 if shares_kv else 3
+        self.qkv = FusedColumn(tp, shape.d_model, ["q", "k", "v"][:num_fused], sizes[:num_fused], model.bias)
         self.q_norm = Norm(model, shape.head_dim, tp, per_head=True) if model.qk_norm else None
         self.k_norm = Norm(model, shape.head_dim, tp, per_head=True) if model.qk_norm else None
         self.out = Row(tp, sizes[0], shape.d_model, model.bias)
 
     def forward(self, x_LBD: Tensor) -> Tensor:
-        q_LBNH, k_LBKH, v_LBKH = (part.unflatten(-1, (-1, self._head_dim)) for part in self.qkv(x_LBD))
+        qkv = self.qkv(x_LBD) if self.kv is None else (*self.qkv(x_LBD), *self.kv(x_LBD))
+        return self.out(checkpointed(self._attend, *qkv) if self._recompute else self._attend(*qkv))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of queries (L, B, N * H) to keys and values (L, B, K * H): (L, B, N * H)."""
+        q_LBNH, k_LBKH, v_LBKH = (part.unflatten(-1, (-1, self._head_dim)) for part in (q, k, v))
         if self.q_norm is not None and self.k_norm is not None:
             q_LBNH, k_LBKH = self.q_norm(q_LBNH), self.k_norm(k_LBKH)
         if self._rope_theta is not None:
-            cos_LH, sin_LH = rope_tables(len(q_LBNH), self._head_dim, self._rope_theta, q_LBNH.device)
+            seq_len = len(q_LBNH) * self._context.size
+            mine = self._context.sequence_slice(seq_len)
+            cos_LH, sin_LH = (
+                table[mine] for table in rope_tables(seq_len, self._head_dim, self._rope_theta, q_LBNH.device)
+            )
             q_LBNH, k_LBKH = rotate(q_LBNH, cos_LH, sin_LH), rotate(k_LBKH, cos_LH, sin_LH)
-        y_BNLH = F.scaled_dot_product_attention(
-            q_LBNH.permute(1, 2, 0, 3),
-            k_LBKH.permute(1, 2, 0, 3),
-            v_LBKH.permute(1, 2, 0, 3),
-            is_causal=True,
-            enable_gqa=q_LBNH.shape[2] != k_LBKH.shape[2],
+        y_BNLH = self._context.attention(
+            q_LBNH.permute(1, 2, 0, 3), k_LBKH.permute(1, 2, 0, 3), v_LBKH.permute(1, 2, 0, 3)
         )
-        return self.out(y_BNLH.permute(2, 0, 1, 3).flatten(2))
+        return y_BNLH.permute(2, 0, 1, 3).flatten(2)
 
     def pieces(self, prefix: str) -> Iterator[Piece]:
         yield from self.qkv.pieces(prefix)
+        if self.kv is not None:
+            yield from self.kv.pieces(prefix)
         if self.q_norm is not None and self.k_norm is not None:
             yield from self.q_norm.pieces(f"{prefix}.q_norm")
             yield from self.k_norm.pieces(f"{prefix}.k_norm")
@@ -136,20 +184,25 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """swiglu: down(silu(gate x) * up x); gelu: down(gelu(up x))."""
 
-    def __init__(self, model: ModelConfig, tp: TensorParallel) -> None:
+    def __init__(self, model: ModelConfig, tp: TensorParallel, recompute: bool = False) -> None:
+        """`recompute`: keep the activation's inputs for the backward pass, and nothing inside it."""
         super().__init__()
         shape = Shape.of(model)
+        self._recompute = recompute
         self._activation = model.activation
         names = ["gate", "up"] if model.activation == "swiglu" else ["up"]
         self.up = FusedColumn(tp, shape.d_model, names, [shape.d_ff] * len(names), model.bias)
         self.down = Row(tp, shape.d_ff, shape.d_model, model.bias)
 
     def forward(self, x_LBD: Tensor) -> Tensor:
+        up = self.up(x_LBD)
+        return self.down(checkpointed(self._activate, *up) if self._recompute else self._activate(*up))
+
+    def _activate(self, *up_LBF: Tensor) -> Tensor:
         if self._activation == "swiglu":
-            gate_LBF, up_LBF = self.up(x_LBD)
-            return self.down(F.silu(gate_LBF) * up_LBF)
-        (up_LBF,) = self.up(x_LBD)
-        return self.down(F.gelu(up_LBF, approximate="tanh" if self._activation == "gelu_tanh" else "none"))
+            gate_LBF, value_LBF = up_LBF
+            return F.silu(gate_LBF) * value_LBF
+        return F.gelu(up_LBF[0], approximate="tanh" if self._activation == "gelu_tanh" else "none")
 
     def pieces(self, prefix: str) -> Iterator[Piece]:
         yield from self.up.pieces(prefix)
@@ -159,14 +212,19 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention and feed-forward, each added to the residual stream."""
 
-    def __init__(self, model: ModelConfig, tp: TensorParallel) -> None:
+    def __init__(self, model: ModelConfig, tp: TensorParallel, recompute: str = "none") -> None:
+        """`recompute`: "none", "selective" or "full", as in TrainConfig."""
         super().__init__()
+        self._recompute = recompute == "full"
         self.attn_norm = Norm(model, model.d_model, tp)
-        self.attn = Attention(model, tp)
+        self.attn = Attention(model, tp, recompute == "selective")
         self.mlp_norm = Norm(model, model.d_model, tp)
-        self.mlp = FeedForward(model, tp)
+        self.mlp = FeedForward(model, tp, recompute == "selective")
 
     def forward(self, x_LBD: Tensor) -> Tensor:
+        return checkpointed(self._layers, x_LBD) if self._recompute else self._layers(x_LBD)
+
+    def _layers(self, x_LBD: Tensor) -> Tensor:
         x_LBD = x_LBD + self.attn(self.attn_norm(x_LBD))
         return x_LBD + self.mlp(self.mlp_norm(x_LBD))
 
@@ -175,6 +233,11 @@ class Block(nn.Module):
         yield from self.attn.pieces(f"{prefix}.attn")
         yield from self.mlp_norm.pieces(f"{prefix}.mlp_norm")
         yield from self.mlp.pieces(f"{prefix}.mlp")
+
+
+def checkpointed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """function(*inputs), keeping only the inputs: the backward pass computes the rest again. Nothing here is random."""
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 @lru_cache(maxsize=8)

@@ -1,0 +1,70 @@
+"""Context parallelism: attention over sequences that are cut over ranks, by DeepSpeed's Ulysses around torch's SDPA.
+
+A rank holds a run of neighbouring positions of each sample. Positions meet in attention alone: an all-to-all exchanges
+them for heads, each rank attends over whole sequences with its share of the heads, and a second all-to-all changes back
+(arXiv 2309.14509). The kernel and its mask are those of one process, and causal work is the same on every rank.
+
+Legend: B batch, N query heads, K key-value heads, H head width; L sequence, this rank's part of it outside `_sdpa`.
+"""
+
+import math
+
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class ContextParallel:
+    """Attention among the ranks of `group`, which hold the parts of a sequence in the order of their ranks.
+
+    Without a group, or with one of a single rank, it is SDPA. `size` and `rank` are this rank's place.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.size = 1 if group is None else dist.get_world_size(group)
+        self.rank = 0 if group is None else dist.get_rank(group)
+        self._exchange = None
+        if self.size == 1:
+            return
+        import deepspeed.comm
+        from deepspeed.sequence.layer import DistributedAttention
+
+        # DeepSpeed's collectives work once it has found torch's world, which deepspeed.initialize does too late for us.
+        deepspeed.comm.init_distributed(dist_init_required=False, verbose=False)
+        self._exchange = DistributedAttention(_sdpa, group, scatter_idx=2, gather_idx=0)
+
+    def sequence_slice(self, seq_len: int) -> slice:
+        """This rank's positions of a sequence of `seq_len`, which must be a multiple of `size`."""
+        assert seq_len % self.size == 0, f"{seq_len} positions on {self.size} ranks"
+        part = seq_len // self.size
+        return slice(self.rank * part, (self.rank + 1) * part)
+
+    def attention(self, q_BNLH: Tensor, k_BKLH: Tensor, v_BKLH: Tensor, is_causal: bool = True) -> Tensor:
+        """Attention of this rank's queries to the keys of the whole sequence, (B, N, L, H).
+
+        `size` must divide N. It need not divide K: key-value heads are then sent more than once, so that each rank gets
+        those of its queries. Every rank of the group must call it together, and so must the backward pass.
+        """
+        q_LBNH, k_LBKH, v_LBKH = (x.permute(2, 0, 1, 3) for x in (q_BNLH, k_BKLH, v_BKLH))
+        if self._exchange is None:
+            out_LBNH = _sdpa(q_LBNH, k_LBKH, v_LBKH, is_causal)
+        else:
+            assert q_LBNH.shape[2] % self.size == 0, f"{q_LBNH.shape[2]} query heads on {self.size} ranks"
+            k_LBKH, v_LBKH = (_repeat_heads(x, self.size) for x in (k_LBKH, v_LBKH))
+            out_LBNH = self._exchange(q_LBNH, k_LBKH, v_LBKH, batch_dim_idx=1, is_causal=is_causal)
+        return out_LBNH.permute(1, 2, 0, 3)
+
+
+def _repeat_heads(x_LBKH: Tensor, size: int) -> Tensor:
+    """Heads repeated as seldom as gives each of `size` ranks equally many, each beside its copies."""
+    num_kv_heads = x_LBKH.shape[2]
+    repeats = math.lcm(num_kv_heads, size) // num_kv_heads
+    return x_LBKH if repeats == 1 else x_LBKH.repeat_interleave(repeats, dim=2)
+
+
+def _sdpa(q_LBNH: Tensor, k_LBKH: Tensor, v_LBKH: Tensor, is_causal: bool) -> Tensor:
+    """Attention over whole sequences, (L, B, N, H)."""
+    q_BNLH, k_BKLH, v_BKLH = (x.permute(1, 2, 0, 3) for x in (q_LBNH, k_LBKH, v_LBKH))
+    is_grouped = q_BNLH.shape[1] != k_BKLH.shape[1]
+    out_BNLH = F.scaled_dot_product_attention(q_BNLH, k_BKLH, v_BKLH, is_causal=is_causal, enable_gqa=is_grouped)
+    return out_BNLH.permute(2, 0, 1, 3)

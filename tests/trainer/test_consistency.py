@@ -1,0 +1,383 @@
+"""Ranks that agree pass the check, and each planted difference is told with its rank and its parameter."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.schema import Config, DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
+from data_pipeline.batches import Prefetcher
+from launcher.local import RankError
+from parallel import groups as parallel_groups
+from parallel.engine import Engine
+from tests.conftest import RunOnRanks
+from trainer import consistency
+from trainer.consistency import InconsistentRanksError, checksum, findings
+from trainer.loop import Reporter, Trainer, train_rank
+from trainer.metrics import METRICS_FILE, read_metrics
+from trainer.model import init
+from trainer.model.spec import Param
+from trainer.setup import Run, prepare_run
+
+SAMPLES = 12
+NUM_STEPS = 3
+
+
+def config(run_dir: Path, corpus: Path, parallel: ParallelConfig, **train: Any) -> Config:
+    model = ModelConfig(
+        num_layers=4,
+        d_model=32,
+        num_heads=2,
+        d_ff=64,
+        seq_len=16,
+        tie_embeddings=True,
+        norm="layernorm",
+        bias=True,
+        position="learned",
+        qk_norm=True,
+    )
+    settings = {
+        "num_tokens": NUM_STEPS * SAMPLES * model.seq_len,
+        "global_batch_size": SAMPLES,
+        "check_every": 1,
+        "eval_samples": 0,
+        **train,
+    }
+    return Config(
+        run_dir=str(run_dir),
+        model=model,
+        data=DataConfig(path=str(corpus)),
+        parallel=parallel,
+        optimizer=OptimizerConfig(lr=1e-2),
+        train=TrainConfig(**settings),
+    )
+
+
+# ---- faults: each is a context in which one rank is not like the others ----
+
+
+def tensor_of(trainer: Trainer, name: str) -> torch.Tensor:
+    (local,) = (local for local in trainer.consistency._params.values() if local.param.name == name)
+    return consistency._bits(local).data.view(-1)
+
+
+@contextmanager
+def one_element(trainer: Trainer, name: str) -> Iterator[None]:
+    """The last bit of one element."""
+    element = tensor_of(trainer, name)[7:8]
+    bits = element.view({torch.float32: torch.int32, torch.bfloat16: torch.int16}[element.dtype])
+    bits ^= 1
+    yield
+    bits ^= 1
+
+
+@contextmanager
+def two_swapped(trainer: Trainer, name: str) -> Iterator[None]:
+    values = tensor_of(trainer, name)
+    values[[3, 5]] = values[[5, 3]]
+    yield
+    values[[3, 5]] = values[[5, 3]]
+
+
+@contextmanager
+def learning_rate(trainer: Trainer, name: str) -> Iterator[None]:
+    (group,) = (group for group in trainer.engine.zero.optimizer.param_groups if group["name"] == name)
+    lr, group["lr"] = group["lr"], 0.5
+    yield
+    group["lr"] = lr
+
+
+@contextmanager
+def setting(trainer: Trainer, name: str) -> Iterator[None]:
+    value, trainer.consistency._settings[name] = trainer.consistency._settings[name], "other"
+    yield
+    trainer.consistency._settings[name] = value
+
+
+Fault = tuple[int, Callable[[Trainer, str], Any], str]
+"""On that rank, this, of that."""
+
+
+def messages(run: Run, faults: list[Fault]) -> list[str]:
+    """Train, checked at the start and after every step; then what the check says while each fault is there."""
+    groups = parallel_groups.start(run.layout, "cpu", timeout_s=60.0)
+    trainer = Trainer(run, groups)
+    with Reporter(run, groups.rank) as show:
+        trainer.fit(show)
+    told = []
+    for rank, plant, name in faults:
+        if groups.rank == rank:
+            with plant(trainer, name):
+                told.append(message(trainer))
+        else:
+            told.append(message(trainer))
+        trainer.consistency.check(NUM_STEPS, NUM_STEPS * SAMPLES)
+    parallel_groups.stop()
+    return told
+
+
+def message(trainer: Trainer) -> str:
+    try:
+        trainer.consistency.check(NUM_STEPS, NUM_STEPS * SAMPLES)
+    except InconsistentRanksError as error:
+        return str(error)
+    return "no rank differs"
+
+
+def findings_on_ranks(ranks: RunOnRanks, config: Config, faults: list[Fault]) -> list[str]:
+    """The indented lines of each message, without names of nodes."""
+    run = prepare_run(config)
+    told = ranks(run.layout.world_size, messages, run, faults)
+    assert all(other == told[0] for other in told), "ranks raise different errors"
+    lines = []
+    for text in told[0]:
+        lines.append("; ".join(line.strip() for line in text.splitlines() if line.startswith("  ")))
+        assert "equal after step 3: resume from a checkpoint of that step or an earlier one" in text, text
+    return [line.partition(" (node ")[0] + line.partition(")")[2] if "(node" in line else line for line in lines]
+
+
+SOUND = {
+    "one rank": ParallelConfig(),
+    "zero 0": ParallelConfig(dp=2, zero_stage=0),
+    "zero 2": ParallelConfig(dp=2, zero_stage=2),
+    "zero 3": ParallelConfig(dp=2, zero_stage=3),
+    "sp": ParallelConfig(tp=2, sp=True),
+    "virtual stages": ParallelConfig(pp=2, vpp=2, schedule="interleaved_1f1b"),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_run_passes_every_check(name: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:
+    assert findings_on_ranks(ranks, config(tmp_path, corpus, SOUND[name]), []) == []
+
+
+GAIN, QUERY, EMBEDDING = "blocks.0.attn_norm.weight", "blocks.0.attn.q.weight", "embed.weight"
+FAULTS: dict[str, tuple[ParallelConfig, dict[str, Any], list[tuple[Fault, str]]]] = {
+    "dp": (
+        ParallelConfig(dp=3),
+        {},
+        [
+            ((1, one_element, QUERY), f"rank 1: {QUERY}"),
+            ((0, one_element, "position.weight"), "rank 0: position.weight"),
+            ((2, two_swapped, "blocks.3.mlp.down.weight"), "rank 2: blocks.3.mlp.down.weight"),
+            ((2, learning_rate, "no_decay"), "rank 2: learning rate of no_decay = 0.5 (most have 0.001)"),
+            ((0, setting, "data fingerprint"), "rank 0: data fingerprint = other (most have {fingerprint})"),
+            ((1, setting, "config hash"), "rank 1: config hash = other (most have {config})"),
+        ],
+    ),
+    "tp": (
+        ParallelConfig(dp=2, tp=2),
+        {"precision": "bf16"},
+        [
+            ((3, one_element, GAIN), f"rank 3: {GAIN}"),
+            ((0, one_element, "blocks.2.attn.q_norm.weight"), "rank 0: blocks.2.attn.q_norm.weight"),
+            # What tp cuts is on two ranks only, and either may be at fault.
+            ((2, one_element, QUERY), f"ranks 0, 2, with no majority: {QUERY}[tp=0]"),
+        ],
+    ),
+    "pp tied": (
+        ParallelConfig(dp=2, pp=2),
+        {},
+        [((2, one_element, EMBEDDING), f"rank 2: {EMBEDDING}"), ((1, one_element, EMBEDDING), f"rank 1: {EMBEDDING}")],
+    ),
+    "tp of zero 3": (
+        ParallelConfig(dp=2, tp=2, zero_stage=3),
+        {},
+        [((1, one_element, GAIN), f"ranks 0, 1, with no majority: {GAIN}[shard=0]")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_difference_is_told_with_its_rank_and_what_differs(
+    name: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    parallel, train, faults = FAULTS[name]
+    settings = config(tmp_path, corpus, parallel, **train)
+    told = findings_on_ranks(ranks, settings, [fault for fault, _ in faults])
+    run = prepare_run(settings)
+    shared = replace(run.config, data=replace(run.config.data, path="", prefetch_batches=0))
+    words = {"config": consistency.config_hash(shared), "fingerprint": run.train_data.fingerprint}
+    assert told == [expected.format(**words) for _, expected in faults]
+
+
+# ---- when the loop checks ----
+
+
+def faulty_run(run: Run, fault: str, rank: int) -> None:
+    """A run of which one rank is at fault from the start, or from step 2 on."""
+    if int(os.environ["RANK"]) == rank:
+        globals()[fault]()
+    train_rank(run)
+
+
+def start_otherwise() -> None:
+    fill = init.fill
+
+    def fill_otherwise(out: torch.Tensor, param: Param, *law: Any) -> None:
+        fill(out, param, *law)
+        out += float(param.name == GAIN)
+
+    init.fill = fill_otherwise  # type: ignore[assignment]
+
+
+def repeat_a_batch() -> None:
+    take = Prefetcher.__next__
+
+    def take_again(self: Prefetcher) -> Any:
+        batch = take(self)
+        self.samples_consumed -= SAMPLES * (self.samples_consumed == 2 * SAMPLES)
+        return batch
+
+    Prefetcher.__next__ = take_again  # type: ignore[method-assign]
+
+
+def flip_a_bit() -> None:
+    train_step = Engine.train_step
+    done = count(1)
+
+    def train_and_flip(self: Engine, *batch: torch.Tensor) -> Any:
+        result = train_step(self, *batch)
+        if next(done) == 2:
+            bits = self.zero.engine.module.blocks["1"].mlp_norm.weight.data.view(torch.int32)  # type: ignore[union-attr]
+            bits[0] ^= 1
+        return result
+
+    Engine.train_step = train_and_flip  # type: ignore[method-assign,assignment]
+
+
+# DeepSpeed sends the first dp rank's weights to the others when it starts, so a bad start is seen over tp.
+ASTRAY = [
+    (start_otherwise, ParallelConfig(tp=2), 0, f"ranks 0, 1, with no majority: {GAIN}\nThey differ from the start"),
+    (repeat_a_batch, ParallelConfig(dp=3), 2, r"rank 1 .*: samples consumed = 12 \(most have 24\)\nThey were equal"),
+    (flip_a_bit, ParallelConfig(dp=3), 2, "rank 1 .*: blocks.1.mlp_norm.weight\nThey were equal after step 1"),
+]
+
+
+@pytest.mark.parametrize(("fault", "parallel", "step", "finding"), ASTRAY, ids=[fault.__name__ for fault, *_ in ASTRAY])
+def test_a_run_ends_at_the_first_check_after_a_rank_went_astray(
+    fault: Callable[[], None],
+    parallel: ParallelConfig,
+    step: int,
+    finding: str,
+    tmp_path: Path,
+    corpus: Path,
+    ranks: RunOnRanks,
+) -> None:
+    run = prepare_run(config(tmp_path, corpus, parallel))
+    with pytest.raises(RankError, match=f"after step {step}, .*\n  {finding}"):
+        ranks(run.layout.world_size, faulty_run, run, fault.__name__, 1)
+
+
+@pytest.mark.parametrize(("check_every", "steps_done"), [(3, 3), (0, NUM_STEPS)])
+def test_a_run_checks_as_often_as_it_is_told(
+    check_every: int, steps_done: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    run = prepare_run(config(tmp_path, corpus, ParallelConfig(dp=3), check_every=check_every))
+    with pytest.raises(RankError, match="after step 3") if check_every else nullcontext():
+        ranks(3, faulty_run, run, repeat_a_batch.__name__, 1)
+    records = read_metrics(tmp_path / METRICS_FILE)
+    assert [record["step"] for record in records] == list(range(1, steps_done + 1))
+
+
+# ---- the checksum, and whom to name ----
+
+DTYPES = {
+    torch.float32: torch.int32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+    torch.float64: torch.int64,
+    torch.int64: torch.int64,
+    torch.uint8: torch.uint8,
+    torch.bool: torch.uint8,
+}
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> torch.Tensor:
+    """Any bits, of any length and dtype, NaN and both zeros among them."""
+    dtype = draw(st.sampled_from(list(DTYPES)))
+    if dtype == torch.bool:
+        return torch.tensor(draw(st.lists(st.booleans(), min_size=2, max_size=40)))
+    info = torch.iinfo(DTYPES[dtype])
+    edges = st.sampled_from([0, 1, info.min, info.max])
+    bits = draw(st.lists(edges | st.integers(info.min, info.max), min_size=2, max_size=40))
+    return torch.tensor(bits, dtype=DTYPES[dtype]).view(dtype)
+
+
+@given(tensors(), st.data())
+def test_a_change_of_any_one_element_changes_the_checksum(tensor: torch.Tensor, data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(tensor) - 1))
+    changed = tensor.clone()
+    bits = changed.view(DTYPES[tensor.dtype])
+    num_bits = 1 if tensor.dtype == torch.bool else 8 * tensor.element_size()
+    for bit in data.draw(st.sets(st.integers(0, num_bits - 1), min_size=1)):
+        bits[place] ^= torch.tensor(1, dtype=bits.dtype) << bit
+    assert checksum(changed) != checksum(tensor)
+
+
+@given(tensors(), st.data())
+def test_a_swap_of_two_unequal_elements_changes_the_checksum(tensor: torch.Tensor, data: st.DataObject) -> None:
+    first, second = (data.draw(st.integers(0, len(tensor) - 1)) for _ in range(2))
+    swapped = tensor.clone()
+    swapped[[first, second]] = tensor[[second, first]]
+    bits = tensor.view(DTYPES[tensor.dtype])
+    assert (checksum(swapped) == checksum(tensor)) == bool(bits[first] == bits[second])
+
+
+@given(tensors(), st.integers(1, 50))
+def test_the_checksum_is_that_of_its_definition_however_it_is_cut(tensor: torch.Tensor, chunk: int) -> None:
+    parts = tensor.view(DTYPES[tensor.dtype])
+    words = (parts.view(torch.int32) if parts.element_size() == 8 else parts).tolist()
+    a = consistency._CURVATURE // 4
+    expected = sum(word * (1 + 2 * p + 4 * a * p * p) for p, word in enumerate(words))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(consistency, "_CHUNK", chunk)
+        assert (int(checksum(tensor)) - expected) % 2**64 == 0
+
+
+def test_two_errors_that_cancel_in_a_sum_change_the_checksum() -> None:
+    tensor = torch.arange(100, dtype=torch.int32)
+    changed = tensor.clone()
+    changed[10] += 1
+    changed[90] -= 1
+    assert changed.sum() == tensor.sum() and checksum(changed) != checksum(tensor)
+
+
+def test_a_far_swap_of_signs_changes_the_checksum() -> None:
+    tensor = torch.zeros(2**22 + 1)
+    tensor[0], tensor[-1] = 1.0, -1.0
+    assert checksum(tensor) != checksum(-tensor)
+
+
+def test_ranks_that_agree_are_not_named() -> None:
+    assert findings([{"a": 1}, {"a": 1, "b": 2}, {"b": 2}], ["n0", "n0", "n1"]) == []
+
+
+def test_the_minority_is_named_with_what_differs_and_a_tie_names_all() -> None:
+    claims: list[consistency.Claims] = [
+        {"a": 1, "step": "4"},
+        {"a": 1, "step": "5"},
+        {"a": 2, "step": "4"},
+        {"b": 3},
+        {"b": 4},
+    ]
+    assert findings(claims, ["n0", "n0", "n1", "n2", "n2"]) == [
+        "rank 1 (node n0): step = 5 (most have 4)",
+        "rank 2 (node n1): a",
+        "ranks 3, 4, with no majority: b",
+    ]
+
+
+def test_a_rank_that_differs_in_everything_does_not_flood_the_message() -> None:
+    keys = [f"p{number}" for number in range(100)]
+    (line,) = findings([dict.fromkeys(keys, int(rank == 2)) for rank in range(5)], ["n"] * 5)
+    assert line.endswith("p6, p7, and 92 more")

@@ -1,0 +1,105 @@
+"""What the stages of a pipeline cost, measured on this machine in the precision and sizes of a run."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.distributed as dist
+
+from configs.schema import ModelConfig, TrainConfig
+from parallel.groups import Groups
+from parallel.layout import Layout
+from parallel.tensor import TensorParallel
+from trainer.model.gpt import Recompute, Stage
+from trainer.model.spec import Shape
+from trainer.stage_cost import Costs, balanced
+
+STAGES_FILE = "stages.json"
+NUM_WARMUPS = 3
+NUM_REPEATS = 11
+
+
+def measured(model: ModelConfig, layout: Layout, train: TrainConfig, device: torch.device) -> Costs:
+    """Median seconds of forward and backward of one micro batch, with one tensor-parallel rank's sizes.
+
+    What ranks send one another is left out, so tensor parallelism costs a block more than this says. Under sequence
+    parallelism the norms are timed on the whole sequence, and of blocks of which only some recompute, one that does.
+
+    Legend: L sequence, B batch, D model width.
+    """
+    local, tp = local_model(model, layout.tp), TensorParallel()
+    dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+    recompute = Recompute(train.recompute)
+    generator = torch.Generator(device).manual_seed(0)
+    shape = Shape.of(local)
+    tokens_BL = torch.randint(
+        shape.vocab_size, (train.micro_batch_size, shape.seq_len), generator=generator, device=device
+    )
+    x_LBD = torch.randn(
+        shape.seq_len, train.micro_batch_size, shape.d_model, generator=generator, device=device, dtype=dtype
+    ).requires_grad_()
+    grad_LBD = torch.ones_like(x_LBD)
+
+    def part(layers: range, is_first: bool = False, is_last: bool = False) -> Stage:
+        stage = Stage(local, layers, tp, is_first=is_first, is_last=is_last, recompute=recompute)
+        stage.to(device, dtype)
+        for parameter in stage.parameters():
+            torch.nn.init.normal_(parameter, std=0.02, generator=generator)
+        return stage
+
+    first, block, last = part(range(0), is_first=True), part(range(1)), part(range(0), is_last=True)
+    passes: list[Callable[[], None]] = [
+        lambda: first(tokens_BL).backward(grad_LBD),
+        lambda: block(x_LBD).backward(grad_LBD),
+        lambda: tp.cross_entropy(last(x_LBD), tokens_BL).sum().backward(),
+    ]
+    # In turns, so that a machine that slows down does so for all three.
+    rounds_s = [[_seconds(run, device) for run in passes] for _ in range(NUM_WARMUPS + NUM_REPEATS)]
+    return Costs(*map(median, zip(*rounds_s[NUM_WARMUPS:], strict=True)))
+
+
+def settle(model: ModelConfig, train: TrainConfig, groups: Groups, run_dir: Path) -> Layout:
+    """The balanced layout by what rank 0 measures, the same on every rank; rank 0 writes both into the run's folder."""
+    costs_s = torch.zeros(3, dtype=torch.float64, device=groups.device)
+    if groups.rank == 0:
+        costs = measured(model, groups.layout, train, groups.device)
+        costs_s = costs_s.new_tensor([costs.first, costs.block, costs.last])
+    dist.broadcast(costs_s, src=0)
+    costs = Costs(*costs_s.tolist())
+    layout = balanced(groups.layout, model.num_layers, costs)
+    if groups.rank == 0:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        record = {"stage_layers": stage_layers(layout, model), "costs_s": asdict(costs)}
+        (run_dir / STAGES_FILE).write_text(json.dumps(record, indent=1) + "\n")
+    return layout
+
+
+def stage_layers(layout: Layout, model: ModelConfig) -> list[int]:
+    """Blocks of each stage."""
+    return [len(layout.layers_of(stage, model.num_layers)) for stage in range(layout.num_stages)]
+
+
+def local_model(model: ModelConfig, tp: int) -> ModelConfig:
+    """A model whose whole is what one of `tp` ranks holds."""
+    shape = Shape.of(model)
+    return replace(
+        model,
+        num_heads=shape.num_heads // tp,
+        num_kv_heads=max(1, shape.num_kv_heads // tp),  # ranks share a head where there are fewer heads than ranks
+        head_dim=shape.head_dim,
+        d_ff=shape.d_ff // tp,
+        vocab_size=-(-shape.vocab_size // tp),
+    )
+
+
+def _seconds(run: Callable[[], None], device: torch.device) -> float:
+    synchronize = torch.get_device_module(device).synchronize
+    synchronize()
+    started_s = time.perf_counter()
+    run()
+    synchronize()
+    return time.perf_counter() - started_s
