@@ -168,8 +168,8 @@ def _tensor_problems(layout: Layout, model: ModelConfig) -> Iterator[str]:
         )
     if layout.cp > 1 and (model.num_heads // layout.tp) % layout.cp:
         yield (
-            f"parallel.cp = {layout.cp} does not divide the model.num_heads / tp = {model.num_heads // layout.tp} heads "
-            f"of a rank, which it exchanges for positions: use a cp of {divisors(model.num_heads // layout.tp)}"
+            f"parallel.cp = {layout.cp} does not divide the model.num_heads / tp = {model.num_heads // layout.tp} "
+            f"heads of a rank, which it exchanges for positions: use a cp of {divisors(model.num_heads // layout.tp)}"
         )
     if layout.cp > 1 and model.seq_len % layout.cp:
         yield f"parallel.cp = {layout.cp} does not divide model.seq_len = {model.seq_len}: change one"

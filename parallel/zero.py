@@ -6,7 +6,7 @@ tp x pp and so misses the norm gains of later pipeline ranks: there, `parallel.n
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import redirect_stdout
 from io import StringIO
 from typing import Any
@@ -111,14 +111,17 @@ class Zero:
                 group, index = self._places[parameter]
                 self.engine.optimizer.accumulate_hp_grads_and_remove_lp(parameter, group, index)
 
-    def reduce_and_update(self, tied: Iterable[nn.Parameter]) -> float:
+    def reduce_and_update(self, tied: Collection[nn.Parameter]) -> float:
         """After a pipeline schedule: join tied gradients, reduce over dp, clip, update; returns the gradient norm."""
         self.engine.set_gradient_accumulation_boundary(True)
         for parameter in tied:
             gradient = parameter._hp_grad if self._bf16 else parameter.grad  # type: ignore[attr-defined]
             dist.all_reduce(gradient, group=self._groups.embedding)
         self.engine.allreduce_gradients()
-        return self._update()
+        grad_norm = self._update()
+        for parameter in tied:  # each end has summed over dp in an order of its own: the last bits of copies may differ
+            dist.broadcast(parameter.data, group=self._groups.embedding, group_src=0)
+        return grad_norm
 
     def _update(self) -> float:
         total = None

@@ -18,7 +18,7 @@ from parallel.tensor import TensorParallel
 from trainer.checkpoint import load_weights
 from trainer.generate import generate
 from trainer.model.gpt import Stage, build_stages
-from trainer.setup import CONFIG_FILE, newest_checkpoint
+from trainer.setup import CONFIG_FILE, RECORD, newest_checkpoint
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,11 @@ class Model:
         return self.stage(tokens_BL.to(device)).transpose(0, 1).float().cpu()
 
     def continue_text(self, prompt: str, sample: SampleConfig) -> str:
-        """The text that follows `prompt`; an empty prompt begins a document."""
+        """The text that follows `prompt`; an empty prompt begins a document. Raises ValueError unless it is UTF-8."""
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the prompt {prompt!r} is not UTF-8: give it in that encoding") from None
         ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids or [self.eot_id]
         new = generate(
             self.logits,
@@ -55,7 +59,7 @@ class Model:
 def load_model(run_dir: Path, checkpoint: Path | None = None, device: str = "auto") -> Model:
     """The model of a run's newest checkpoint, or of `checkpoint`. Raises ValueError where there is none."""
     checkpoint = checkpoint or newest_checkpoint(run_dir)
-    if checkpoint is None or not (checkpoint / CONFIG_FILE).is_file():
+    if checkpoint is None or not (checkpoint / RECORD).is_file():
         raise ValueError(f"{checkpoint or run_dir} holds no finished checkpoint: train first, or name another folder")
     config = configs.load(checkpoint / CONFIG_FILE)
     (stage,) = build_stages(config.model, Layout(), pp_rank=0, tp=TensorParallel(), seed=config.train.seed)

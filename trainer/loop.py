@@ -61,14 +61,15 @@ class Trainer:
                 self.consistency.check(run.start_step, start)
             for step in steps:
                 self._train_step(step, batches, show)
-                if _is_due(step, train.check_every):
-                    self.consistency.check(step, batches.samples_consumed)
                 is_last = step == run.total_steps
-                if train.eval_samples and (is_last or _is_due(step, train.eval_every)):
-                    show.eval(step, self.evaluate())
                 asked = stop.agreed()
                 ends_early = not is_last and (asked or step == train.stop_after)
-                if is_last or ends_early or _is_due(step, train.checkpoint_every):
+                saves = is_last or ends_early or _is_due(step, train.checkpoint_every)
+                if train.check_every and (saves or _is_due(step, train.check_every)):
+                    self.consistency.check(step, batches.samples_consumed)
+                if train.eval_samples and (is_last or _is_due(step, train.eval_every)):
+                    show.eval(step, self.evaluate())
+                if saves:
                     self.save(step)
                 if ends_early:
                     show.say(f"stopped after step {step}, checkpoint saved: the same command goes on from here")

@@ -175,7 +175,8 @@ def summary(
         table.add_row("held-out loss", f"{val_losses[-1]:.4f}", style="bold")
     table.add_row("unigram entropy", f"{unigram_entropy_nats:.4f} (knowing only how often each token occurs)")
     table.add_row("loss against it", _against_unigram(val_losses[-1] if val_losses else final, unigram_entropy_nats))
-    table.add_row("files", f"{run_dir}{os.sep}: {', '.join(sorted(path.name for path in Path(run_dir).iterdir()))}")
+    names = sorted(path.name for path in Path(run_dir).iterdir() if not path.name.startswith("."))
+    table.add_row("files", f"{run_dir}{os.sep}: {', '.join(names)}")
     return table
 
 

@@ -150,6 +150,8 @@ SOUND = {
     "zero 2": ParallelConfig(dp=2, zero_stage=2),
     "zero 3": ParallelConfig(dp=2, zero_stage=3),
     "sp": ParallelConfig(tp=2, sp=True),
+    "cp": ParallelConfig(cp=2),
+    "tied ends that sum in different orders": ParallelConfig(dp=4, pp=2),
     "virtual stages": ParallelConfig(pp=2, vpp=2, schedule="interleaved_1f1b"),
 }
 

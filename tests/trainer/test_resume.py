@@ -25,6 +25,8 @@ LAYOUTS = {
     "dp=2 zero 3": ParallelConfig(dp=2, zero_stage=3),
     "dp=2 zero 2 offload": ParallelConfig(dp=2, zero_stage=2, offload_optimizer=True),
     "dp=2 zero 3 offload": ParallelConfig(dp=2, zero_stage=3, offload_optimizer=True, offload_params=True),
+    "cp=2": ParallelConfig(cp=2),
+    "dp=4 pp=2": ParallelConfig(dp=4, pp=2, zero_stage=0),
     "tp=2 pp=2 sp": ParallelConfig(tp=2, pp=2, sp=True),
 }
 

@@ -1,0 +1,78 @@
+"""A few steps of a config on made-up batches, as one rank of a layout: what `trainer.reference` is compared with."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from configs.schema import Config
+from parallel import groups as parallel_groups
+from parallel.groups import Groups
+from parallel.layout import Layout
+from parallel.tensor import IGNORE
+from parallel.zero import Zero
+from trainer.build import build_engine
+from trainer.curve import Curve
+from trainer.model.gpt import LocalParam
+
+TIMEOUT_S = 120.0
+"""A collective that waits longer than this is a deadlock: a step takes a fraction of a second."""
+
+
+def make_batch(step: int, vocab_size: int, num_samples: int, seq_len: int) -> tuple[Tensor, Tensor]:
+    """Tokens and targets (B, L) of a global batch, random but to be learnt: a target is a function of its token.
+
+    The samples carry from L down to 0 valid targets, so that no two ranks nor microbatches carry equally many; which
+    sample carries how many turns with the step.
+    """
+    generator = torch.Generator().manual_seed(1000 + step)
+    tokens_BL = torch.randint(vocab_size, (num_samples, seq_len), generator=generator)
+    targets_BL = (tokens_BL * 7 + 3) % vocab_size
+    for sample in range(num_samples):
+        place = (sample + 5 * step) % num_samples
+        targets_BL[sample, : seq_len * place // max(1, num_samples - 1)] = IGNORE
+    return tokens_BL, targets_BL
+
+
+def probe(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """Be one rank of `layout` for `num_steps` steps at the peak learning rate; needs the launcher's environment."""
+    torch.set_num_threads(1)
+    groups = parallel_groups.start(layout, config.train.device, TIMEOUT_S)
+    engine, held = build_engine(config, groups)
+    weights = hash_weights(engine.zero, held, groups)
+    size, model = config.train.global_batch_size, config.model
+    share = size // layout.dp
+    mine = slice(groups.at.dp * share, (groups.at.dp + 1) * share)
+    engine.set_lr(1.0)
+    results = []
+    for step in range(num_steps):
+        assert model.vocab_size is not None
+        tokens_BL, targets_BL = make_batch(step, model.vocab_size, size, model.seq_len)
+        results.append(engine.train_step(tokens_BL[mine], targets_BL[mine]))
+    parallel_groups.stop()
+    return Curve(tuple(r.loss for r in results), tuple(r.grad_norm for r in results), weights)
+
+
+def hash_weights(zero: Zero, held: Sequence[LocalParam], groups: Groups) -> dict[str, str]:
+    """The sha256 of every whole parameter of the model, by name. Every rank calls it, and gets the same."""
+    mine = []
+    for local in held:
+        part = zero.get(local.parameter, "weight").detach().cpu()[local.rows].clone()
+        if local.tp_dim is not None and groups.layout.tp > 1:
+            parts: list[Tensor] = [part] * groups.layout.tp
+            dist.all_gather_object(parts, part, group=groups.tp)
+            part = torch.cat(parts, dim=local.tp_dim)
+        mine.append((local.param.name, hash_tensor(part)))
+    everyones: list[list[tuple[str, str]]] = [[]] * groups.layout.world_size
+    dist.all_gather_object(everyones, mine)
+    copies: dict[str, set[str]] = {}
+    for name, digest in (pair for pairs in everyones for pair in pairs):
+        copies.setdefault(name, set()).add(digest)
+    return {name: " ".join(sorted(digests)) for name, digests in copies.items()}
+
+
+def hash_tensor(tensor: Tensor) -> str:
+    """The sha256, in hex, of the values as fp32."""
+    return sha256(tensor.detach().float().contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,52 @@
+"""The judge of one curve: the whole model in one process and one batch, with nothing but torch.
+
+It shares the model's modules and initial weights with what it judges, and no more: no megatron-core, no DeepSpeed, no
+pipeline, no microbatches, and a loss, a clipping, a choice of what decays and an optimizer step of its own.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from configs.schema import Config, OptimizerConfig
+from parallel.layout import Layout
+from parallel.tensor import IGNORE, TensorParallel
+from trainer.curve import Curve
+from trainer.model.gpt import Stage, build_stages
+from trainer.probe import hash_tensor, make_batch
+
+
+def reference(config: Config, dtype_name: str, num_steps: int) -> Curve:
+    """The curve of `num_steps` steps at the peak learning rate, computed in float32 or float64 on one thread.
+
+    Rotary tables are fp32 constants of the model in either; what is computed with them is in that dtype.
+    """
+    torch.set_num_threads(1)
+    train, vocab_size = config.train, config.model.vocab_size
+    assert vocab_size is not None
+    (model,) = build_stages(config.model, Layout(), 0, TensorParallel(), train.seed)
+    weights = {local.param.name: hash_tensor(local.parameter[local.rows]) for local in model.local_params()}
+    model.to(getattr(torch, dtype_name))
+    optimizer = _adamw(model, config.optimizer)
+    losses, grad_norms = [], []
+    for step in range(num_steps):
+        loss = _loss(model, *make_batch(step, vocab_size, train.global_batch_size, config.model.seq_len))
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm or float("inf"))
+        optimizer.step()
+        losses.append(loss.item())
+        grad_norms.append(norm.item())
+    return Curve(tuple(losses), tuple(grad_norms), weights)
+
+
+def _loss(model: Stage, tokens_BL: Tensor, targets_BL: Tensor) -> Tensor:
+    logits_BLV = model(tokens_BL).transpose(0, 1)
+    return F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten(), ignore_index=IGNORE)
+
+
+def _adamw(model: Stage, config: OptimizerConfig) -> torch.optim.AdamW:
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() == 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
