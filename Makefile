@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 unexport LOCAL_SIZE
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format clean
+.PHONY: help train test verify lint format clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ train: .venv/installed ## Train a small model on this machine: eight ranks, dp=2
 
 test: lint ## Check style and types, then run all tests
 	@$(BIN)/python -m pytest
+
+verify: .venv/installed ## Check that every layout up to 4 processes has one curve (tens of minutes), and record it
+	@$(BIN)/foretrain verify runs/dry_run --precision both --out benchmarks/results/verify_dry_run.jsonl
+	@$(BIN)/foretrain verify runs/gpt2_124m_a100 --precision both --out benchmarks/results/verify_gpt2.jsonl
 
 lint: .venv/installed-dev ## Check style and types
 	@$(BIN)/ruff check .

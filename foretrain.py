@@ -1,16 +1,23 @@
 """The command line: one short function for each verb. Heavy imports wait until a verb needs them."""
 
+import errno
+import io
 import json
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+if TYPE_CHECKING:
+    from trainer.setup import Run
+
+EXIT_DIFFERS = 1
 EXIT_BAD_INPUT = 2
 
 app = typer.Typer(
@@ -26,9 +33,7 @@ data = typer.Typer(help="Look after a prepared corpus.", no_args_is_help=True)
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file, or a packaged preset such as runs/dry_run.")
 ]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the file.")
-]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that win over the file.")]
 
 
 @contextmanager
@@ -36,11 +41,21 @@ def bad_input() -> Iterator[None]:
     """End with one clear message, and no traceback, where the user's input is at fault."""
     try:
         yield
-    except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as error:
-        if os.environ.get("FORETRAIN_TRACEBACK"):
+    except (ValueError, OSError) as error:
+        message = _message(error)
+        if message is None or os.environ.get("FORETRAIN_TRACEBACK") == "1":
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
         raise typer.Exit(EXIT_BAD_INPUT) from None
+
+
+def _message(error: ValueError | OSError) -> str | None:
+    """What to tell the user; None where it is no fault of theirs."""
+    if isinstance(error, ValueError):
+        return str(error)
+    if error.filename is not None:
+        return f"cannot use {error.filename} ({error.strerror}): choose another path, or mend this one"
+    return f"{error.strerror}: make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
 
 
 @app.command(rich_help_panel="Data")
@@ -105,39 +120,125 @@ def data_verify(path: Annotated[Path, typer.Argument(help="A folder that `foretr
 def train(config: ConfigArgument, overrides: Overrides = None) -> None:
     """Train, or go on from the run's newest checkpoint.
 
-    Starts dp * tp * pp ranks on this machine; where RANK is set (torchrun, srun) it is that one rank.
+    Starts all ranks of the layout on this machine; where RANK is set (torchrun, srun) it is that one rank. Ctrl-C saves
+    a checkpoint and ends.
 
-    Example: `foretrain train runs/dry_run optimizer.lr=1e-3 train.num_tokens=200_000`
+    Example: `foretrain train runs/dry_run train.num_tokens=2e5`
     """
     from configs import load as configs
-    from launcher.local import check_fits, run_local
-    from trainer.setup import CONFIG_FILE, prepare_run
+    from launcher.local import check_fits
+    from trainer.lock import locked
+    from trainer.setup import prepare_run
 
-    world_size = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else None
-    with bad_input():
-        run = prepare_run(configs.load(config, overrides or []), world_size)
-        if world_size is None:
-            check_fits(run.layout.world_size)
-        run.run_dir.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as until_done:
+        with bad_input():
+            rank, world_size = _place()
+            run = prepare_run(configs.load(config, overrides or []), world_size)
+            if world_size is None:
+                check_fits(run.layout.world_size)
+            if rank == 0:
+                until_done.enter_context(locked(run.run_dir))
+        raise typer.Exit(_train(run, rank, starts_ranks=world_size is None))
+
+
+def _place() -> tuple[int, int | None]:
+    """This process's rank, and the number of ranks where they are started from outside; else 0 and None."""
+    if "RANK" not in os.environ:
+        return 0, None
+    missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"RANK is set in the environment, but not {', '.join(missing)}: set them as torchrun does to be one rank, "
+            "or unset RANK to start all ranks here"
+        )
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def _train(run: "Run", rank: int, *, starts_ranks: bool) -> int:
+    """Train as one rank, or as the launcher of all, and return the exit status."""
     if run.start_step >= run.total_steps:
-        from trainer.finish import finish
+        if rank == 0:
+            from trainer.finish import finish
 
-        typer.echo(f"{run.run_dir} is complete: delete it, or set another run_dir, to train again")
-        finish(run)
-        return
-    if int(os.environ.get("RANK", "0")) == 0:
+            typer.echo(f"{run.run_dir} is complete: delete it, or set another run_dir, to train again")
+            with bad_input():
+                finish(run)
+        return 0
+    if rank == 0:
+        from configs import load as configs
         from trainer.environment import describe
+        from trainer.setup import CONFIG_FILE
 
-        configs.save(run.config, run.run_dir / CONFIG_FILE)
-        (run.run_dir / "environment.json").write_text(json.dumps(describe(), indent=1))
+        with bad_input():
+            configs.save(run.config, run.run_dir / CONFIG_FILE)
+            (run.run_dir / "environment.json").write_text(json.dumps(describe(), indent=1))
         goes_on = f"from step {run.start_step:,}" if run.start_step else "from the start"
         typer.echo(f"{run.run_dir}: {run.layout}, {run.total_steps:,} steps, {goes_on}")
-    if world_size is not None:
+    if not starts_ranks:
         from trainer.loop import train_rank
 
         train_rank(run)
-        return
-    raise typer.Exit(run_local("trainer.loop:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / "logs"))
+        return 0
+    from launcher.local import run_local
+
+    return run_local("trainer.loop:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / "logs")
+
+
+@app.command(rich_help_panel="Training")
+def verify(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    layouts: Annotated[
+        str, typer.Option(help="Only these, as in 'dp=2 tp=2 sp,pp=2 vpp=2 zbv'; empty: every legal one.")
+    ] = "",
+    max_processes: Annotated[int, typer.Option(help="Every legal layout up to this many processes.")] = 4,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of each trial.")] = 10,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or both.")] = "fp32",
+    sample: Annotated[int | None, typer.Option(help="Only so many of them, at random.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Also write the results here, as JSON lines.")] = None,
+    show_refused: Annotated[
+        bool, typer.Option("--show-refused", help="Only list the layouts that the config cannot run, and why.")
+    ] = False,
+) -> None:
+    """Check on this machine that a config has the same curve under every layout.
+
+    Takes a few steps of the config, made small, on CPU processes, and compares them with plain PyTorch in one process
+    and in float64. Exits with 1 where a layout differs.
+
+    Example: `foretrain verify runs/dry_run --layouts "dp=2,tp=2 sp,pp=2 vpp=2 zbv" --precision both`
+    """
+    from configs import load as configs
+    from launcher.local import check_fits
+    from scaling.verify import report
+    from scaling.verify.layouts import parse_layouts
+    from scaling.verify.plan import make_plan
+    from scaling.verify.run import verify as run_trials
+
+    with bad_input():
+        named = parse_layouts(layouts) if layouts else []
+        check_fits(max((layout.world_size for layout in named), default=max_processes))
+        plan = make_plan(
+            configs.load(config, overrides or []),
+            named,
+            max_processes=max_processes,
+            num_steps=steps,
+            precision=precision,
+            sample=sample,
+            seed=seed,
+        )
+        if show_refused:
+            report.print_refused(plan)
+            return
+        if out is not None:
+            report.write_jsonl(out, plan, [])  # a path that cannot be written is told now, not after the trials
+    typer.echo(f"{len(plan.trials)} trials; {len(plan.refused)} layouts are refused (--show-refused lists why)")
+    with report.Display(plan) as display:
+        verdicts = run_trials(plan, display)
+    if out is not None:
+        report.write_jsonl(out, plan, verdicts)
+    report.print_verdicts(verdicts)
+    raise typer.Exit(0 if all(verdict.passed for verdict in verdicts) else EXIT_DIFFERS)
 
 
 @app.command(rich_help_panel="Training")
@@ -168,7 +269,22 @@ app.add_typer(data, name="data", rich_help_panel="Data")
 
 def main() -> None:
     """The console script."""
+    _mend_streams()
     app(prog_name="foretrain")
+
+
+def _mend_streams() -> None:
+    """Let this process and its ranks print where a standard stream is closed, or cannot show what a model says."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # Else the next file that is opened gets this number.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+            os.environ["PYTHONIOENCODING"] = f"{stream.encoding}:replace"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""One curve, checked: every layout of a config against one process."""

@@ -1,0 +1,94 @@
+"""A config made small but of the same kind, so that a few steps of it take a second on a CPU. Pure arithmetic.
+
+What could be wrong under some layout is kept: norms, positions, activation, biases, tying, grouped queries,
+recomputation and the optimizer. What only costs time is made small, and divides by what the config's own sizes divide
+by.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import lcm
+
+from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
+from parallel.layout import Layout
+
+VOCAB_SIZE = 61
+"""A prime: every tensor-parallel size pads the vocabulary, and the last ranks hold fewer rows."""
+INIT_STD = 0.1
+"""At this width what 0.02 is at a width of about 1,000; with less, attention and feed-forward would hardly matter."""
+MAX_LR = 1e-3
+"""Adam at larger rates turns the last bits of a gradient into different weights within a few steps."""
+CLIP_NORM = 0.25
+"""Below the gradient norms of the first steps, so that every step clips."""
+MICRO_BATCH_SIZE = 2
+MAX_MICROBATCHES = 24
+"""Of a step over all data-parallel ranks: it divides by what meshes of up to 4, 6 or 8 ranks ask for, but not by 5."""
+
+
+def shrink(config: Config, layouts: Sequence[Layout]) -> Config:
+    """`config` made small enough to try, and large enough for every one of `layouts` that its own sizes allow.
+
+    Its layout is taken out: `with_knobs` puts back, for each layout, what else `parallel` holds.
+    """
+    model = _shrink_model(config.model, layouts)
+    optimizer = replace(
+        config.optimizer,
+        lr=min(config.optimizer.lr, MAX_LR),
+        clip_norm=min(config.optimizer.clip_norm, CLIP_NORM),  # 0 stays: never
+    )
+    recompute_layers = config.train.recompute_layers
+    if recompute_layers is not None:
+        recompute_layers = max(1, recompute_layers * model.num_layers // config.model.num_layers)
+    train = TrainConfig(
+        global_batch_size=_num_microbatches(layouts) * MICRO_BATCH_SIZE,
+        micro_batch_size=MICRO_BATCH_SIZE,
+        seed=config.train.seed,
+        device="cpu",
+        recompute=config.train.recompute,
+        recompute_layers=recompute_layers,
+    )
+    return Config(model=model, parallel=ParallelConfig(), optimizer=optimizer, train=train)
+
+
+def with_knobs(small: Config, parallel: ParallelConfig, layout: Layout) -> Config:
+    """`small` with the offloading and overlap of `parallel`, as far as `layout` can have them."""
+    knobs = ParallelConfig(
+        zero_stage=layout.zero_stage,  # type: ignore[arg-type]
+        pp=layout.pp,
+        offload_optimizer=parallel.offload_optimizer and layout.zero_stage >= 1,
+        offload_params=parallel.offload_params and layout.zero_stage == 3,
+        overlap_comm=parallel.overlap_comm and layout.zero_stage >= 1 and layout.pp == 1,
+    )
+    return replace(small, parallel=knobs)
+
+
+def _shrink_model(model: ModelConfig, layouts: Sequence[Layout]) -> ModelConfig:
+    max_parts = max(layout.tp * layout.cp for layout in layouts)  # into which heads and positions are cut
+    max_stages = min(model.num_layers, max(layout.num_stages for layout in layouts))
+    num_kv_heads = model.num_kv_heads or model.num_heads
+    small_kv_heads = alike(num_kv_heads, max_parts)
+    return replace(
+        model,
+        num_layers=max(4, max_stages) + 1,  # so that some stages are one block longer than others
+        d_model=32,
+        num_heads=small_kv_heads * (model.num_heads // num_kv_heads),
+        num_kv_heads=None if model.num_kv_heads is None else small_kv_heads,
+        head_dim=8,
+        d_ff=alike(model.d_ff or 4 * model.d_model, max_parts, at_least=48),
+        vocab_size=VOCAB_SIZE,
+        seq_len=alike(model.seq_len, max_parts, at_least=16),
+        init_std=INIT_STD,
+    )
+
+
+def alike(number: int, max_divisor: int, at_least: int = 1) -> int:
+    """The smallest number >= at_least that divides by every d <= max_divisor by which `number` does."""
+    unit = lcm(*(d for d in range(1, max_divisor + 1) if number % d == 0))
+    return -(-at_least // unit) * unit
+
+
+def _num_microbatches(layouts: Sequence[Layout]) -> int:
+    """Microbatches over all data-parallel ranks: a multiple of dp * pp and at least twice that, as schedules ask."""
+    meshes = {layout.dp * layout.pp for layout in layouts}
+    unit = min(lcm(*meshes), MAX_MICROBATCHES)
+    return -(-max(8, 2 * max(meshes)) // unit) * unit

@@ -1,0 +1,156 @@
+"""Faults of composed parallelism, each planted in the processes of a trial: what `foretrain verify` must see.
+
+Each is a probe that ranks run by its name, as `trainer.probe.probe`, after it has broken something.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from configs.schema import Config
+from parallel import context, engine, norm, pipeline, zero
+from parallel.groups import Groups
+from parallel.layout import Layout
+from parallel.tensor import IGNORE, TensorParallel
+from trainer.curve import Curve
+from trainer.model import gpt, init
+from trainer.probe import probe
+
+
+def loss_over_the_tokens_of_a_microbatch(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """A mean over microbatches of the mean over each one's tokens."""
+
+    def scaled_loss(self: engine.Engine, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        count = max(1, int((targets != IGNORE).sum()))
+        return self._token_losses(logits, targets).sum() / count / layout.num_microbatches(config.train)
+
+    engine.Engine._scaled_loss = scaled_loss  # type: ignore[method-assign,assignment]
+    return probe(config, layout, num_steps)
+
+
+def loss_over_the_tokens_of_a_rank(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """A mean over data-parallel ranks of the mean over each one's tokens."""
+
+    def count(self: engine.Engine, targets: torch.Tensor) -> int:
+        return int((targets != IGNORE).sum()) * self.groups.layout.dp
+
+    engine.Engine._count_tokens = count  # type: ignore[method-assign,assignment]
+    return probe(config, layout, num_steps)
+
+
+def replicated_gradients_not_summed(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """Under sequence parallelism each rank keeps the gradient of its own part of the sequence."""
+    TensorParallel.replicated = lambda self, parameter: parameter  # type: ignore[method-assign,assignment]
+    return probe(config, layout, num_steps)
+
+
+def gradients_divided_by_microbatches(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """The number of microbatches is divided by once too often."""
+    backward = zero.Zero.backward
+    count = layout.num_microbatches(config.train)
+    zero.Zero.backward = lambda self, loss: backward(self, loss / count)  # type: ignore[method-assign]
+    return probe(config, layout, num_steps)
+
+
+def tied_gradients_not_summed(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """The embedding and the tied head, on two stages, each keep their own gradient."""
+    update = zero.Zero.reduce_and_update
+    zero.Zero.reduce_and_update = lambda self, tied: update(self, ())  # type: ignore[method-assign]
+    return probe(config, layout, num_steps)
+
+
+def tied_norm_counted_twice(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """The gradient norm counts both copies of a tied embedding."""
+    build = engine.Engine.__init__
+
+    def forget_mark(self: engine.Engine, *args: object, **kwargs: object) -> None:
+        build(self, *args, **kwargs)  # type: ignore[arg-type]
+        for parameter in self._tied:
+            parameter.ds_pipe_replicated = False  # type: ignore[attr-defined]
+
+    engine.Engine.__init__ = forget_mark  # type: ignore[method-assign]
+    return probe(config, layout, num_steps)
+
+
+def virtual_stages_start_alike(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """Each stage draws its blocks as if they were the first."""
+    build = gpt.Stage.initialize
+
+    def initialize(self: gpt.Stage, seed: int) -> None:
+        first = int(next(iter(self.blocks)))
+
+        def fill(out: torch.Tensor, param: gpt.Param, *args: object) -> None:
+            _, _, rest = param.name.partition(".")
+            number, _, name = rest.partition(".")
+            alike = f"blocks.{int(number) - first}.{name}" if param.name.startswith("blocks.") else param.name
+            real(out, replace(param, name=alike), *args)  # type: ignore[arg-type]
+
+        real, init.fill = init.fill, fill  # type: ignore[assignment]
+        build(self, seed)
+        init.fill = real
+
+    gpt.Stage.initialize = initialize  # type: ignore[method-assign]
+    return probe(config, layout, num_steps)
+
+
+def shards_start_alike(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """Each tensor-parallel rank draws its rows as if they were the first."""
+
+    def fill(out: torch.Tensor, param: gpt.Param, seed: int, rows: slice, columns: slice | None = None) -> None:
+        real(out, param, seed, slice(0, rows.stop - rows.start), columns)
+
+    real, init.fill = init.fill, fill
+    return probe(config, layout, num_steps)
+
+
+def clipped_by_a_local_norm(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """The norm that is reported is right, and each rank scales by the norm of what it holds itself."""
+
+    def clip(parameters: object, max_norm: float, groups: Groups) -> float:
+        owned = [p for p in parameters if p.grad is not None]  # type: ignore[attr-defined]
+        total = real(owned, 0.0, groups)
+        torch.nn.utils.clip_grad_norm_(owned, max_norm)
+        return total
+
+    real, norm.clip = norm.clip, clip  # type: ignore[assignment]
+    return probe(config, layout, num_steps)
+
+
+def targets_of_other_microbatches(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """The pipeline's last stage meets the targets one microbatch late."""
+    step = pipeline.Pipeline.step
+
+    def late(self: pipeline.Pipeline, inputs: torch.Tensor, targets: torch.Tensor) -> list[torch.Tensor]:
+        return step(self, inputs, targets.roll(config.train.micro_batch_size, dims=0))
+
+    pipeline.Pipeline.step = late  # type: ignore[method-assign]
+    return probe(config, layout, num_steps)
+
+
+def learned_positions_from_the_start(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """Under sequence parallelism every rank takes itself for the first part of the sequence."""
+    TensorParallel.sequence_slice = lambda self, local_len: slice(0, local_len // self.size)  # type: ignore[method-assign]
+    return probe(config, layout, num_steps)
+
+
+def attention_to_own_positions(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """A context-parallel rank exchanges nothing, and attends to its own part of the sequence."""
+    build = context.ContextParallel.__init__
+
+    def forget_others(self: context.ContextParallel, *args: object) -> None:
+        build(self, *args)  # type: ignore[arg-type]
+        self._exchange = None
+
+    context.ContextParallel.__init__ = forget_others  # type: ignore[method-assign,assignment]
+    return probe(config, layout, num_steps)
+
+
+def one_rank_fails(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """No curve at all."""
+    raise ArithmeticError("a planted failure")
+
+
+def loss_that_is_not_a_number(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """A curve whose last loss is NaN, as no comparison of numbers refuses by itself."""
+    curve = probe(config, layout, num_steps)
+    return replace(curve, losses=(*curve.losses[:-1], float("nan")))

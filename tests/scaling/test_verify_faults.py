@@ -1,0 +1,56 @@
+"""A verification can fail: faults of composed parallelism, planted one by one, are each seen."""
+
+from collections.abc import Callable
+
+import pytest
+
+from configs.load import load
+from parallel.layout import Layout
+from scaling.verify.plan import Plan, Precision, make_plan
+from scaling.verify.run import references_of, run_trial
+from scaling.verify.verdict import Expected
+from tests.scaling import faults
+
+FAULTS: list[tuple[Callable, Layout]] = [
+    (faults.loss_over_the_tokens_of_a_microbatch, Layout()),
+    (faults.loss_over_the_tokens_of_a_rank, Layout(dp=2)),
+    (faults.replicated_gradients_not_summed, Layout(tp=2, sp=True)),
+    (faults.gradients_divided_by_microbatches, Layout(dp=2)),
+    (faults.tied_gradients_not_summed, Layout(pp=2)),
+    (faults.tied_norm_counted_twice, Layout(pp=2)),
+    (faults.virtual_stages_start_alike, Layout(pp=2, vpp=2, schedule="zbv")),
+    (faults.shards_start_alike, Layout(tp=2)),
+    (faults.clipped_by_a_local_norm, Layout(pp=2, zero_stage=0)),
+    (faults.targets_of_other_microbatches, Layout(pp=2)),
+    (faults.learned_positions_from_the_start, Layout(tp=2, sp=True)),
+    (faults.attention_to_own_positions, Layout(cp=2)),
+    (faults.one_rank_fails, Layout()),
+    (faults.loss_that_is_not_a_number, Layout()),
+]
+SOUND = list(dict.fromkeys(layout for _, layout in FAULTS))
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    """A GPT-2, since its embeddings are tied and its positions learned."""
+    return make_plan(load("runs/gpt2_124m_a100"), SOUND, num_steps=5)
+
+
+@pytest.fixture(scope="module")
+def references(plan: Plan) -> dict[Precision, Expected]:
+    return references_of(plan)
+
+
+@pytest.mark.parametrize("layout", SOUND, ids=str)
+def test_without_a_fault_the_layout_passes(layout: Layout, plan: Plan, references: dict[Precision, Expected]) -> None:
+    trial = plan.trials[SOUND.index(layout)]
+    assert run_trial(plan, trial, references["fp32"]).problems == ()
+
+
+@pytest.mark.parametrize(("fault", "layout"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS])
+def test_a_planted_fault_is_seen(
+    fault: Callable, layout: Layout, plan: Plan, references: dict[Precision, Expected]
+) -> None:
+    trial = plan.trials[SOUND.index(layout)]
+    verdict = run_trial(plan, trial, references["fp32"], f"{fault.__module__}:{fault.__name__}")
+    assert not verdict.passed
