@@ -115,7 +115,7 @@ class ParallelConfig:
     tp: int = 1
     """Tensor-parallel size: divides heads, feed-forward width and vocabulary."""
     cp: int = 1
-    """Context-parallel size: ranks that share out the positions of a sample; in attention they exchange them for heads."""
+    """Context-parallel size: ranks that share out a sample's positions; in attention they exchange them for heads."""
     pp: int = 1
     """Pipeline-parallel size: ranks that hold consecutive layers."""
     vpp: int = 1
@@ -133,8 +133,8 @@ class ParallelConfig:
     overlap_comm: bool = False
     """Reduce gradients while backward goes on; needs zero_stage of 1 or more and pp = 1."""
     balance: Literal["even", "flops", "measured"] = "flops"
-    """Blocks of each stage: evenly many, or so that the slowest stage is as fast as can be. The cost of blocks, embedding
-    and head is counted in FLOPs, or measured on this machine when the run starts."""
+    """Blocks of each stage: evenly many, or so that the slowest stage is as fast as can be. The cost of blocks,
+    embedding and head is counted in FLOPs, or measured on this machine when the run starts."""
     stage_layers: list[int] | None = None
     """Blocks of each of the pp * vpp stages, by hand; None: as `balance` says."""
     timeout_s: float = 600.0
@@ -227,7 +227,7 @@ class TrainConfig:
     recompute_layers: int | None = None
     """Recompute in the first this many blocks only; None: in all."""
     check_every: int = 100
-    """Steps between checks that what must be equal on several ranks is equal, made before each checkpoint too; 0: never."""
+    """Steps between checks that what must be equal on several ranks is equal; 0: never, not even before a checkpoint."""
     checkpoint_every: int = 0
     """Steps between checkpoints; 0: only at the end."""
     keep_checkpoints: int = 2

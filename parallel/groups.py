@@ -15,9 +15,9 @@ from parallel.layout import Layout
 class Groups:
     """This rank's place in the layout and its process groups.
 
-    Attributes: `rank`, `device`, `layout`, `at` (Coordinates), and the groups `tp`, `cp`, `pp`, `replicas` (the ranks of
-    dp x cp, which hold the same parameters and see other tokens), and `embedding` (the pipeline's two ends, where tied
-    embeddings meet; only on its members).
+    Attributes: `rank`, `device`, `layout`, `at` (Coordinates), and the groups `tp`, `cp`, `pp`, `replicas` (the ranks
+    of dp x cp, which hold the same parameters and see other tokens), and `embedding` (the pipeline's two ends, where
+    tied embeddings meet; only on its members).
     """
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
