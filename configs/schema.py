@@ -227,7 +227,7 @@ class TrainConfig:
     recompute_layers: int | None = None
     """Recompute in the first this many blocks only; None: in all."""
     check_every: int = 100
-    """Steps between checks that what must be equal on several ranks is equal, also made before checkpoints; 0: never."""
+    """Steps between checks that what must be equal on several ranks is equal; checkpoints are checked too; 0: never."""
     checkpoint_every: int = 0
     """Steps between checkpoints; 0: only at the end."""
     keep_checkpoints: int = 2

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -89,6 +90,7 @@ def tell(failure: Outcome, outcomes: Iterable[Outcome], log_dir: Path | None) ->
 
 def _append_traceback(outcome: Outcome, log: Path) -> None:
     assert isinstance(outcome.report, Raised)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        file.write(outcome.report.traceback)
+    with suppress(OSError):  # a full disk may be the failure itself, which must still be told
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as file:
+            file.write(outcome.report.traceback)

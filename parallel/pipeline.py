@@ -71,7 +71,10 @@ class Pipeline:
 
 
 class _Stage(PipelineStage):
-    """A stage that tells when a zero-bubble schedule has computed the gradients of its weights."""
+    """A stage that tells when a zero-bubble schedule has computed the gradients of its weights, and can be evaluated.
+
+    At the tip of a V two stages of one rank hand gradients to one another, which torch (2.13) asks for without any too.
+    """
 
     def on_weight_gradients(self, take: Callable[[Iterable[nn.Parameter]], None]) -> Self:
         self._take = take
@@ -80,3 +83,10 @@ class _Stage(PipelineStage):
     def backward_weight_one_chunk(self, *args: Any, **kwargs: Any) -> None:
         super().backward_weight_one_chunk(*args, **kwargs)
         self._take(self.submod.parameters())
+
+    def get_local_bwd_output(self, mb_index: int) -> Any:
+        return super().get_local_bwd_output(mb_index) if self.has_backward else ()
+
+    def set_local_bwd_input(self, next_stage_bwd_outputs: Any, mb_index: int) -> None:
+        if self.has_backward:
+            super().set_local_bwd_input(next_stage_bwd_outputs, mb_index)

@@ -56,8 +56,12 @@ class Checkpoints:
         groups: Groups,
         record: dict[str, Any],
         config: Config,
+        attached: Sequence[Path] = (),
     ) -> Path:
-        """Write the state after `step` steps, with `record` as its run.json, beside `config`. Every rank calls it."""
+        """Write the state after `step` steps, with `record` as its run.json, beside `config` and copies of `attached`.
+
+        Every rank calls it.
+        """
         target = self._path(step)
         partial = self.folder / f"{_PARTIAL}{target.name}"
         if groups.rank == 0:
@@ -70,6 +74,8 @@ class Checkpoints:
         if groups.rank == 0:
             (partial / RECORD).write_text(json.dumps(record, indent=1))
             configs.save(config, partial / CONFIG_FILE)
+            for path in attached:
+                shutil.copy(path, partial)
             _sync(partial)
             partial.replace(target)
             _sync(self.folder)

@@ -1,5 +1,6 @@
 """A trained model whole in one process: checkpoint to text."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from configs import load as configs
 from configs.schema import Config, SampleConfig
-from data_pipeline.manifest import TOKENIZER, Manifest
+from data_pipeline.manifest import TOKENIZER
 from data_pipeline.tokenizer import load_tokenizer
 from parallel import shim
 from parallel.layout import Layout
@@ -65,8 +66,8 @@ def load_model(run_dir: Path, checkpoint: Path | None = None, device: str = "aut
     (stage,) = build_stages(config.model, Layout(), pp_rank=0, tp=TensorParallel(), seed=config.train.seed)
     load_weights(checkpoint, stage.local_params())
     stage.eval().to(shim.device_of(device, local_rank=0))
-    corpus = Path(config.data.path)
-    return Model(config, stage, load_tokenizer(corpus / TOKENIZER), Manifest.read(corpus).eot_id)
+    eot_id = json.loads((checkpoint / RECORD).read_text())["eot_id"]
+    return Model(config, stage, load_tokenizer(checkpoint / TOKENIZER), eot_id)
 
 
 def continue_all(model: Model, prompts: Sequence[str], sample: SampleConfig) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from data_pipeline.batches import IGNORE, Batches, Prefetcher, held_out
+from data_pipeline.manifest import TOKENIZER
 from parallel import groups as parallel_groups
 from parallel.groups import Groups
 from trainer import schedule, stage_timing, stopping
@@ -130,8 +131,12 @@ class Trainer:
             "step": step,
             "samples_consumed": step * self.run.config.train.global_batch_size,
             "data_fingerprint": self.run.train_data.fingerprint,
+            "eot_id": self.run.train_data.eot_id,
         }
-        self.checkpoints.save(step, self.engine.zero, self.local_params, self.groups, record, self.run.config)
+        # With its tokenizer a checkpoint can be generated from wherever the corpus is.
+        attached = [self.run.train_data.folder / TOKENIZER]
+        zero, config = self.engine.zero, self.run.config
+        self.checkpoints.save(step, zero, self.local_params, self.groups, record, config, attached)
 
 
 class Reporter(ExitStack):

@@ -106,6 +106,30 @@ def test_another_micro_batch_size_gives_the_same_curve(llama_curve: list[StepRes
     assert workers.max_difference(run(ranks, Layout(), LLAMA, 6, train), llama_curve[:6]) < 1e-5
 
 
+@pytest.fixture(scope="module")
+def held_out_losses(ranks: RunOnRanks) -> list[float]:
+    return ranks(1, workers.held_out, Layout(zero_stage=0), GPT2, TRAIN, OPTIMIZER)[0]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(dp=2, zero_stage=3),
+        Layout(tp=2, pp=2, sp=True),
+        Layout(pp=2, cp=2),
+        Layout(pp=2, vpp=2, schedule="interleaved_1f1b"),
+        Layout(pp=2, vpp=2, schedule="interleaved_zb"),
+        Layout(pp=2, vpp=2, schedule="zbv"),
+    ],
+    ids=str,
+)
+def test_evaluation_between_steps_gives_the_losses_of_one_process(
+    layout: Layout, held_out_losses: list[float], ranks: RunOnRanks
+) -> None:
+    for losses in ranks(layout.world_size, workers.held_out, layout, GPT2, TRAIN, OPTIMIZER):
+        assert losses == pytest.approx(held_out_losses, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("layout", "option"),
     [

@@ -82,3 +82,20 @@ def curve(
         results.append(engine.train_step(tokens[rows], targets[rows]))
     parallel_groups.stop()
     return results
+
+
+def held_out(layout: Layout, model: ModelConfig, train: TrainConfig, optimizer: OptimizerConfig) -> list[float]:
+    """Loss of an unseen batch before, between and after two steps: evaluation and training take turns."""
+    engine = make_engine(layout, model, train, optimizer)
+    share = train.global_batch_size // layout.dp
+    rows = slice(engine.groups.at.dp * share, (engine.groups.at.dp + 1) * share)
+    losses = []
+    for step in range(3):
+        if step > 0:
+            tokens, targets = batch(step, model, train)
+            engine.train_step(tokens[rows], targets[rows])
+        tokens, targets = batch(100, model, train)
+        total, count = engine.eval_step(tokens[rows], targets[rows])
+        losses.append(total / count)
+    parallel_groups.stop()
+    return losses

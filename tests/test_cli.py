@@ -1,0 +1,190 @@
+"""The command line: bad input is told in a line that says what to change, and the examples of the help work."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from configs import load as configs
+from foretrain import EXIT_BAD_INPUT, app
+from tests.cli import CONFIG, DEADLINE_S, assert_told, called, environment, foretrain
+
+BAD_INPUT = {
+    "prepare nowhere": ("nowhere does not exist", "give files or folders"),
+    "prepare": ("nothing to prepare", "--stdlib"),
+    "prepare nothing": ("nothing holds no file", ".txt", ".jsonl"),
+    "prepare tiny.yaml": ("unknown kind", ".txt"),
+    "prepare text.txt --out corpus": ("already holds a corpus", "--overwrite"),
+    "prepare text.txt --out nothing": ("nothing holds notes", "choose another folder"),
+    "prepare text.txt --out text.txt/out": ("text.txt", "Not a directory", "choose another path"),
+    "prepare text.txt --vocab-size 9": ("vocab_size = 9", "at least 258"),
+    "prepare text.txt --tokenizer nope.json": ("nope.json does not exist", "give a tokenizer.json"),
+    "data verify nowhere": ("no corpus at nowhere", "foretrain prepare"),
+    "data verify nothing": ("nothing has no manifest.json", "run `foretrain prepare`"),
+    "train runs/dry_rum": ("no config file 'runs/dry_rum'", "nearest presets are runs/dry_run,"),
+    "train typo.yaml": ("no key train.num_token (typo.yaml:1)", "did you mean train.num_tokens?"),
+    "train broken.yaml": ("not valid YAML (broken.yaml:2)", "expected ',' or '}'"),
+    "train tiny.yaml optimizr.lr=1e-3": ("no key optimizr.lr", "did you mean optimizer.lr?"),
+    "train tiny.yaml optimizer.lr=fast": ("optimizer.lr: 'fast' is not a number",),
+    "train tiny.yaml parallel.sp=2": ("parallel.sp: '2' is neither true nor false",),
+    "train tiny.yaml parallel.schedule=2f2b": ("'2f2b' is none of 1f1b, interleaved_1f1b",),
+    "train tiny.yaml optimizer.lr": ("override 'optimizer.lr' is not key=value", "as in optimizer.lr=1e-3"),
+    "train tiny.yaml model.num_heads=5": ("d_model = 32 is not a multiple of num_heads = 5", "change one"),
+    "train tiny.yaml parallel.tp=4": ("tp = 4 does not divide model.num_heads = 2", "tp may be 1 or 2"),
+    "train tiny.yaml train.global_batch_size=6": ("global_batch_size = 6 is not divisible", "use 8"),
+    "train tiny.yaml parallel.pp=2 parallel.zero_stage=3": ("zero_stage = 3 needs parallel.pp = 1", "zero_stage=1"),
+    "train tiny.yaml parallel.dp=4096 train.global_batch_size=8192": ("4096 ranks are too many", "lower parallel.dp"),
+    "train tiny.yaml data.path=nowhere": ("no corpus at nowhere", "foretrain prepare", "set data.path"),
+    "train tiny.yaml model.seq_len=65536": ("needs 65537", "shorten seq_len or prepare more text"),
+    "train tiny.yaml model.vocab_size=100": ("smaller than the 300 tokens", "set it to 300 or more"),
+    "train tiny.yaml schedule.warmup_tokens=1e9": ("more than train.num_tokens", "shorten the warm-up"),
+    "train tiny.yaml run_dir=text.txt": ("text.txt", "File exists", "choose another path"),
+    "train tiny.yaml run_dir=text.txt/run": ("text.txt", "Not a directory", "choose another path"),
+    "generate nothing": ("nothing holds no finished checkpoint", "train first"),
+    "generate nothing --temperature -1": ("temperature = -1.0 must not be negative",),
+}
+"""Command lines in the folder below, and what their messages must say."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    (folder / "typo.yaml").write_text("train: {num_token: 5}\n")
+    (folder / "broken.yaml").write_text("train:\n  {num_tokens: 5]\n")
+    (folder / "text.txt").write_text("some text")
+    (folder / "nothing").mkdir()
+    (folder / "nothing/notes").write_text("not a kind of file that is read")
+    (folder / "corpus").symlink_to(corpus)
+    return folder
+
+
+@pytest.mark.parametrize("line", BAD_INPUT)
+def test_bad_input_is_told_with_what_to_change_and_leaves_nothing(line: str, folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    assert_told(called(*shlex.split(line), cwd=folder), *BAD_INPUT[line])
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("line", ["prepare nowhere", "train tiny.yaml parallel.tp=4"])
+def test_the_real_process_tells_bad_input_on_stderr_alone(line: str, folder: Path) -> None:
+    assert_told(foretrain(*line.split(), cwd=folder), *BAD_INPUT[line])
+
+
+def test_all_that_is_wrong_with_a_layout_is_told_at_once(folder: Path) -> None:
+    told = called("train", "tiny.yaml", "parallel.tp=4", "parallel.vpp=2", "train.global_batch_size=6", cwd=folder)
+    assert_told(told, "parallel.tp = 4", "parallel.vpp = 2", "global_batch_size = 6", num_lines=3)
+
+
+def test_half_a_launchers_environment_is_refused(folder: Path) -> None:
+    told = called("train", "tiny.yaml", cwd=folder, RANK="0", WORLD_SIZE="2")
+    assert_told(told, "RANK is set", "not MASTER_ADDR, MASTER_PORT", "unset RANK")
+
+
+def test_a_traceback_is_there_for_who_asks_for_it(folder: Path) -> None:
+    with pytest.raises(ValueError, match="no config file"):
+        called("train", "nope.yaml", cwd=folder, FORETRAIN_TRACEBACK="1")
+
+
+def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    told = called("prepare", "empty.txt", cwd=tmp_path)
+    assert told.status == EXIT_BAD_INPUT
+    assert told.err.splitlines()[-1] == "error: the corpus is empty: all 1 files of empty.txt are without text"
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
+
+
+@pytest.fixture
+def damaged(corpus: Path, tmp_path: Path) -> Path:
+    """A user's folder whose corpus may be spoiled."""
+    shutil.copytree(corpus, tmp_path / "corpus")
+    (tmp_path / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("cut_bytes", [1, 1024, 20_000])
+def test_a_shard_that_is_cut_stops_train_before_it_starts(cut_bytes: int, damaged: Path) -> None:
+    shard = damaged / "corpus/train-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-cut_bytes])
+    assert_told(called("train", "tiny.yaml", cwd=damaged), "corpus/train-000000.tar", "copy it anew")
+    assert not (damaged / "runs").exists()
+
+
+def test_a_shard_that_is_altered_is_found_by_verify(damaged: Path) -> None:
+    shard = damaged / "corpus/train-000000.tar"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 1
+    shard.write_bytes(data)
+    told = called("data", "verify", "corpus", cwd=damaged)
+    assert told.status == EXIT_BAD_INPUT
+    assert "error: corpus/train-000000.tar has other bytes than were written (SHA-256): copy it anew\n" in told.err
+
+
+def test_a_pipe_that_closes_leaves_no_traceback(folder: Path) -> None:
+    command = shlex.join([sys.executable, "-m", "foretrain"])
+    line = f"{command} data verify corpus | true; {command} train --help | true"
+    ended = subprocess.run(
+        ["bash", "-c", line],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    )
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    assert "Exception" not in ended.stderr
+
+
+def test_no_file_takes_the_place_of_a_closed_stream_here_or_in_ranks(tmp_path: Path) -> None:
+    code = (
+        "import foretrain, os; foretrain._mend_streams(); file = open('told', 'w');"
+        "print(file.fileno() > 2, *(os.get_inheritable(fd) for fd in range(3)), file=file)"
+    )
+    line = f"{shlex.join([sys.executable, '-c', code])} <&- >&- 2>&-"
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment(), timeout=DEADLINE_S, check=True)
+    assert (tmp_path / "told").read_text() == "True True True True\n"
+
+
+def verbs(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every verb of the command line, with the words that call it."""
+    command = command or get_command(app)
+    children = getattr(command, "commands", None)
+    if children is None:
+        yield path, command
+    for name, child in (children or {}).items():
+        yield from verbs(child, (*path, name))
+
+
+VERBS = dict(verbs())
+
+
+def test_help_lists_the_verbs_in_panels(tmp_path: Path) -> None:
+    shown = called("--help", cwd=tmp_path)
+    assert shown.status == 0
+    for title in ("Data", "Training"):
+        assert f"─ {title} ─" in shown.out
+    assert {("prepare",), ("data", "verify"), ("train",), ("generate",)} <= VERBS.keys()
+    for verb in VERBS:
+        assert f"│ {verb[0]} " in shown.out
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_the_help_of_a_verb_shows_an_example_that_works(verb: tuple[str, ...], tmp_path: Path) -> None:
+    shown = called(*verb, "--help", cwd=tmp_path)
+    assert shown.status == 0
+    assert f"Example: foretrain {' '.join(verb)}" in " ".join(shown.out.split())
+
+    example = VERBS[verb].help.partition("Example: `")[2].partition("`")[0]
+    program, *words = shlex.split(example)
+    assert (program, tuple(words[: len(verb)])) == ("foretrain", verb)
+    context = VERBS[verb].make_context(program, words[len(verb) :])
+    if "config" in context.params:
+        configs.load(context.params["config"], context.params["overrides"] or [])

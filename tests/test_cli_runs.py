@@ -1,0 +1,175 @@
+"""Runs from the command line, in real processes: their record, Ctrl-C, two at once, and text from what was learnt."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from configs import load as configs
+from foretrain import EXIT_BAD_INPUT
+from tests.cli import CONFIG, DEADLINE_S, NUM_STEPS, Ended, assert_told, called, end, foretrain, start
+from trainer.metrics import METRICS_FILE, read_metrics
+from trainer.setup import CHECKPOINTS
+from trainer.stopping import EXIT_RESUME
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """A user's folder: `tiny.yaml`, `corpus`, and in `runs` what the commands below left."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    shutil.copytree(corpus, folder / "corpus")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Ended:
+    """A run from its beginning to its end, in runs/whole."""
+    return foretrain("train", "tiny.yaml", cwd=folder)
+
+
+def curve(run_dir: Path) -> list[tuple[int, float, float]]:
+    """Step, loss and gradient norm of each step."""
+    records = read_metrics(run_dir / METRICS_FILE)
+    return [(record["step"], record["loss"], record["grad_norm"]) for record in records if record["kind"] == "train"]
+
+
+def test_a_run_leaves_its_whole_record(whole: Ended, folder: Path) -> None:
+    assert (whole.status, whole.err) == (0, "")
+    lines = whole.out.splitlines()
+    assert lines[0] == f"runs/whole: dp=2 tp=1 pp=1 zero=1, {NUM_STEPS} steps, from the start"
+    assert any(line.startswith(f"step {NUM_STEPS}/{NUM_STEPS}  held-out loss ") for line in lines)
+    for shown in (
+        "held-out loss",
+        "unigram entropy",
+        "loss against it",
+        "loss.png",
+        "\n7 plus ",
+        "\n日本語 🙂 [bold] \\",
+    ):
+        assert shown in whole.out
+    run_dir = folder / "runs/whole"
+    assert (run_dir / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert [record["step"] for record in read_metrics(run_dir / METRICS_FILE)] == [*range(1, NUM_STEPS + 1), NUM_STEPS]
+    saved = configs.load(run_dir / "config.yaml")
+    assert configs.diff(configs.load(folder / "tiny.yaml"), saved) == ["model.vocab_size: None -> 300"]
+    ran_on = json.loads((run_dir / "environment.json").read_text())
+    assert {"python", "platform", "command", "packages", "git"} <= ran_on.keys()
+    assert [path.name for path in (run_dir / CHECKPOINTS).iterdir()] == [f"step-{NUM_STEPS:08}"]
+    assert list((run_dir / "tensorboard").iterdir())
+
+
+def test_a_complete_run_says_so_and_shows_its_end_again_in_whatever_encoding(whole: Ended, folder: Path) -> None:
+    before = curve(folder / "runs/whole")
+    again = foretrain("train", "tiny.yaml", "parallel.dp=1", cwd=folder, encoding="ascii")
+    assert (again.status, again.err) == (0, "")
+    assert again.out.startswith("runs/whole is complete: delete it, or set another run_dir, to train again\n")
+    for shown in ("held-out loss", "\n7 plus ", "\n??? ? [bold] \\"):
+        assert shown in again.out
+    assert curve(folder / "runs/whole") == before
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_curve(whole: Ended, folder: Path) -> None:
+    command, run_dir = ("train", "tiny.yaml", "run_dir=runs/stopped"), folder / "runs/stopped"
+    process = start(*command, cwd=folder)
+    try:
+        wait_for_a_step(process, run_dir / METRICS_FILE)
+        descendants = psutil.Process(process.pid).children(recursive=True)
+        for descendant in descendants:  # else a slow second command could outlast the run
+            descendant.suspend()
+        second = foretrain(*command, cwd=folder)
+        for descendant in descendants:
+            descendant.resume()
+        asked_s = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        stopped = end(process)
+    finally:
+        process.kill()
+    assert time.monotonic() - asked_s < 30
+    assert len(descendants) >= 3  # two ranks, and the server they are forked from
+    assert_gone(descendants)
+
+    assert_told(second, f"runs/stopped is in use by process {process.pid} on ", "another run_dir")
+    assert stopped.status == EXIT_RESUME
+    assert "waiting up to 60 s for the ranks to end; Ctrl-C again kills them" in stopped.err
+    num_done = len(curve(run_dir))
+    assert 1 <= num_done < NUM_STEPS
+    assert f"stopped after step {num_done}, checkpoint saved: the same command goes on from here" in stopped.out
+
+    rest = foretrain(*command, cwd=folder)
+    assert (rest.status, rest.err) == (0, "")
+    assert rest.out.startswith(f"runs/stopped: dp=2 tp=1 pp=1 zero=1, {NUM_STEPS} steps, from step {num_done}\n")
+    assert curve(run_dir) == curve(folder / "runs/whole")
+
+
+def wait_for_a_step(process: "subprocess.Popen[str]", metrics: Path) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not (metrics.exists() and read_metrics(metrics)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def assert_gone(processes: list[psutil.Process], within_s: float = 5.0) -> None:
+    deadline_s = time.monotonic() + within_s
+    while (left := [process for process in processes if is_alive(process)]) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert left == []
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        # An orphan that ended stays a zombie where nobody reaps.
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_generate_prints_the_prompt_and_what_follows_and_a_seed_is_a_text(whole: Ended, folder: Path) -> None:
+    arguments = ["generate", "runs/whole", "--prompt", "日本 7 plus", "--num-tokens", "12", "--seed", "3"]
+    first = foretrain(*arguments, cwd=folder)
+    assert (first.status, first.err) == (0, "")
+    assert first.out.startswith("日本 7 plus")
+    assert len(first.out) > len("日本 7 plus\n")
+    again, other = called(*arguments, cwd=folder), called(*arguments[:-1], "4", cwd=folder)
+    assert again.out == first.out != other.out
+
+
+def test_generate_needs_nothing_but_the_run(whole: Ended, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "runs/whole", tmp_path / "moved")
+    arguments = ("--prompt", "7 plus", "--seed", "3")
+    here, moved = (
+        called("generate", "runs/whole", *arguments, cwd=folder),
+        called("generate", "moved", *arguments, cwd=tmp_path),
+    )
+    assert (moved.status, moved.out) == (0, here.out)
+
+
+def test_a_resume_with_a_changed_config_is_refused(whole: Ended, folder: Path) -> None:
+    told = called("train", "tiny.yaml", "optimizer.lr=0.5", "train.seed=1", cwd=folder)
+    assert_told(told, "optimizer.lr: 0.001 -> 0.5", "train.seed: 0 -> 1", "another run_dir", num_lines=4)
+
+
+def test_a_complete_run_without_its_record_is_told(whole: Ended, folder: Path) -> None:
+    shutil.copytree(folder / "runs/whole", folder / "runs/spoiled")
+    (folder / "runs/spoiled" / METRICS_FILE).unlink()
+    told = called("train", "tiny.yaml", "run_dir=runs/spoiled", cwd=folder)
+    assert told.status == EXIT_BAD_INPUT
+    assert f"runs/spoiled/{METRICS_FILE} (No such file or directory)" in told.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--prompt", "\udcff"], "'\\udcff' is not UTF-8"),
+        (["--checkpoint", "runs/whole"], "runs/whole holds no finished checkpoint"),
+    ],
+)
+def test_generate_refuses_what_it_cannot_use(options: list[str], words: str, whole: Ended, folder: Path) -> None:
+    assert_told(called("generate", "runs/whole", *options, cwd=folder), words)
