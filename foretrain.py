@@ -145,7 +145,7 @@ def _place() -> tuple[int, int | None]:
     """This process's rank, and the number of ranks where they are started from outside; else 0 and None."""
     if "RANK" not in os.environ:
         return 0, None
-    missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    missing = [name for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ValueError(
             f"RANK is set in the environment, but not {', '.join(missing)}: set them as torchrun does to be one rank, "

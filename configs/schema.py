@@ -111,9 +111,9 @@ class ParallelConfig:
     """How a model and a batch are spread over ranks."""
 
     dp: int | None = None
-    """Data-parallel size; None: what is left of the number of ranks (world size / (tp * pp))."""
+    """Data-parallel size; None: what is left of the number of ranks (world size / (tp * cp * pp))."""
     tp: int = 1
-    """Tensor-parallel size: divides heads, feed-forward width and vocabulary."""
+    """Tensor-parallel size: divides heads and feed-forward width; the vocabulary is padded to a multiple of it."""
     cp: int = 1
     """Context-parallel size: ranks that share out a sample's positions; in attention they exchange them for heads."""
     pp: int = 1

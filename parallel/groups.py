@@ -20,7 +20,7 @@ class Groups:
     tied embeddings meet; only on its members).
     """
 
-    def __init__(self, layout: Layout, device: torch.device) -> None:
+    def __init__(self, layout: Layout, device: torch.device, timeout: timedelta) -> None:
         from megatron.core import parallel_state
 
         self.layout = layout
@@ -28,7 +28,11 @@ class Groups:
         self.rank = dist.get_rank()
         self.at = layout.coordinates(self.rank)
         parallel_state.initialize_model_parallel(
-            layout.tp, layout.pp, context_parallel_size=layout.cp, create_gloo_process_groups=False
+            layout.tp,
+            layout.pp,
+            context_parallel_size=layout.cp,
+            create_gloo_process_groups=False,
+            distributed_timeout_minutes=timeout / timedelta(minutes=1),
         )
         self.tp: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
         self.cp: dist.ProcessGroup = parallel_state.get_context_parallel_group()
@@ -37,9 +41,9 @@ class Groups:
         places = [dist.get_rank(group) for group in (self.pp, self.replicas, self.cp, self.tp)]
         expected = [self.at.pp, self.at.dp * layout.cp + self.at.cp, self.at.cp, self.at.tp]
         assert places == expected, "megatron-core numbers the ranks in another order"
-        self.embedding = self._embedding_group()
+        self.embedding = self._embedding_group(timeout)
 
-    def _embedding_group(self) -> dist.ProcessGroup | None:
+    def _embedding_group(self, timeout: timedelta) -> dist.ProcessGroup | None:
         """Two-rank groups of the pipeline ranks that hold the first and the last stage; None elsewhere."""
         ends = [self.layout.stage_to_pp_rank(0), self.layout.stage_to_pp_rank(self.layout.num_stages - 1)]
         if ends[0] == ends[1]:
@@ -48,7 +52,7 @@ class Groups:
         for dp in range(self.layout.dp):
             for cp, tp in product(range(self.layout.cp), range(self.layout.tp)):
                 ranks = [self.layout.rank(pp, dp, tp, cp) for pp in ends]
-                group = dist.new_group(ranks)  # a collective: every rank makes every group
+                group = dist.new_group(ranks, timeout)  # a collective: every rank makes every group
                 if self.rank in ranks:
                     mine = group
         return mine
@@ -97,7 +101,7 @@ def start(layout: Layout, device_choice: str, timeout_s: float) -> Groups:
         dist.init_process_group(shim.backend_of(device), timeout=timeout)
     else:
         dist.init_process_group(shim.backend_of(device), store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
-    return Groups(layout, device)
+    return Groups(layout, device, timeout)
 
 
 def stop() -> None:

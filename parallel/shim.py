@@ -26,6 +26,8 @@ def install(device: torch.device) -> None:
     """Make DeepSpeed and megatron-core work on `device`. Call once, before they are used."""
     # megatron-core calls collectives by names that torch is renaming.
     warnings.filterwarnings("ignore", message=".*is deprecated. Please use `torch.distributed", category=FutureWarning)
+    # DeepSpeed takes its device from here, and not from torch.
+    os.environ["LOCAL_RANK"] = str(device.index or 0)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         # megatron-core overlaps tensor-parallel communication with matrix products by the order of kernel launches.

@@ -41,6 +41,7 @@ class Zero:
         self._stage = groups.layout.zero_stage
         self._clip_norm = config.optimizer.clip_norm
         self._bf16 = config.train.precision == "bf16"
+        self._offloads = config.parallel.offload_optimizer
         self.optimizer = optimizer
         with redirect_stdout(StringIO()):  # its bf16 optimizer prints memory readings that nobody asked for
             self.engine, _, _, _ = deepspeed.initialize(
@@ -106,22 +107,34 @@ class Zero:
 
         DeepSpeed does so by hooks on the accumulation; zero-bubble schedules assign weight gradients without it.
         """
+        if not self._bf16:
+            return
         for parameter in parameters:
-            if self._bf16 and parameter.grad is not None:
-                group, index = self._places[parameter]
-                self.engine.optimizer.accumulate_hp_grads_and_remove_lp(parameter, group, index)
+            if parameter.grad is None:
+                continue
+            if self._places:
+                self.engine.optimizer.accumulate_hp_grads_and_remove_lp(parameter, *self._places[parameter])
+            else:  # with offload DeepSpeed's optimizer for bf16 is another one
+                self.engine.optimizer._fill_param_grad_accum_attribute(parameter)
 
     def reduce_and_update(self, tied: Collection[nn.Parameter]) -> float:
         """After a pipeline schedule: join tied gradients, reduce over dp, clip, update; returns the gradient norm."""
         self.engine.set_gradient_accumulation_boundary(True)
         for parameter in tied:
-            gradient = parameter._hp_grad if self._bf16 else parameter.grad  # type: ignore[attr-defined]
-            dist.all_reduce(gradient, group=self._groups.embedding)
+            dist.all_reduce(self._accumulated(parameter), group=self._groups.embedding)
+        if self._offloads:  # DeepSpeed makes them in hooks, which gradients that were assigned do not call
+            self.engine.optimizer.setup_buckets()
         self.engine.allreduce_gradients()
         grad_norm = self._update()
         for parameter in tied:  # each end has summed over dp in an order of its own: the last bits of copies may differ
             dist.broadcast(parameter.data, group=self._groups.embedding, group_src=0)
         return grad_norm
+
+    def _accumulated(self, parameter: nn.Parameter) -> Tensor:
+        """The fp32 gradient that the backward passes of a step have accumulated."""
+        if not self._bf16:
+            return parameter.grad  # type: ignore[return-value]
+        return parameter._hp_grad if self._places else parameter.grad_accum  # type: ignore[attr-defined]
 
     def _update(self) -> float:
         total = None

@@ -84,7 +84,7 @@ def test_all_that_is_wrong_with_a_layout_is_told_at_once(folder: Path) -> None:
 
 def test_half_a_launchers_environment_is_refused(folder: Path) -> None:
     told = called("train", "tiny.yaml", cwd=folder, RANK="0", WORLD_SIZE="2")
-    assert_told(told, "RANK is set", "not MASTER_ADDR, MASTER_PORT", "unset RANK")
+    assert_told(told, "RANK is set", "not LOCAL_RANK, MASTER_ADDR, MASTER_PORT", "unset RANK")
 
 
 def test_a_traceback_is_there_for_who_asks_for_it(folder: Path) -> None:

@@ -73,7 +73,8 @@ class Consistency:
     def check(self, step: int, samples_consumed: int) -> None:
         """Raise InconsistentRanksError, on every rank, if any ranks differ after `step` steps. Every rank calls it."""
         values = self._values(step, samples_consumed)
-        checksums = {key: checksum(_bits(local)).to(self._groups.device) for key, local in self._params.items()}
+        rank = self._groups.replicas.rank()
+        checksums = {key: checksum(_bits(local, rank)).to(self._groups.device) for key, local in self._params.items()}
         suspects = self._differing_values(values)
         for group, keys in self._compared:
             sums = torch.stack([checksums[key] for key in keys])
@@ -168,10 +169,13 @@ def findings(claims: Sequence[Claims], nodes: Sequence[str]) -> list[str]:
     return lines
 
 
-def _bits(local: LocalParam) -> Tensor:
+def _bits(local: LocalParam, replica: int) -> Tensor:
     """What this rank holds of a parameter: its rows of the module's tensor, or under ZeRO-3 its shard of that."""
     shard = getattr(local.parameter, "ds_tensor", None)
-    return local.parameter[local.rows] if shard is None else shard
+    if shard is None:
+        return local.parameter[local.rows]
+    held = local.parameter.ds_numel - replica * shard.numel()  # type: ignore[attr-defined]
+    return shard.flatten()[: max(0, held)]  # what follows pads the last shards, and DeepSpeed leaves it unset
 
 
 def _differs(values: Tensor, inverted: Tensor, group: dist.ProcessGroup | None) -> list[bool]:

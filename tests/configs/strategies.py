@@ -22,6 +22,7 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "beta2": st.floats(0, 0.999),
     "head_dim": st.integers(1, 1000).map(lambda half: 2 * half),
     "num_kv_heads": st.none(),
+    "stage_layers": st.none() | st.lists(st.integers(1, 100), min_size=1, max_size=3),
 }
 
 
@@ -30,7 +31,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     if is_dataclass(kind):
         assert isinstance(kind, type)
         hints = get_type_hints(kind)
-        return st.builds(kind, **{name: BY_NAME.get(name, values(hint)) for name, hint in hints.items()})
+        fields = {name: BY_NAME.get(name, values(hint)) for name, hint in hints.items()}
+        return st.fixed_dictionaries(fields).map(lambda chosen: kind(**_agreeing(chosen)))
     if get_origin(kind) is UnionType:
         return st.one_of([values(option) for option in get_args(kind)])
     if get_origin(kind) is Literal:
@@ -38,6 +40,16 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     if get_origin(kind) is list:
         return st.lists(values(*get_args(kind)), max_size=3)
     return st.none() if kind is NoneType else BY_TYPE[kind]
+
+
+def _agreeing(chosen: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a section, switched off where another one of the section refuses them."""
+    for name, least in (("offload_optimizer", 1), ("offload_params", 3), ("overlap_comm", 1)):
+        if name in chosen:
+            chosen[name] = chosen[name] and chosen["zero_stage"] >= least
+    if "overlap_comm" in chosen:
+        chosen["overlap_comm"] = chosen["overlap_comm"] and chosen["pp"] == 1
+    return chosen
 
 
 CONFIGS = values(Config)

@@ -135,6 +135,7 @@ def test_evaluation_between_steps_gives_the_losses_of_one_process(
     [
         (Layout(dp=2), "offload_optimizer"),
         (Layout(dp=2, pp=2), "offload_optimizer"),
+        (Layout(dp=2, pp=2, vpp=2, schedule="zbv"), "offload_optimizer"),
         (Layout(dp=2, zero_stage=2), "overlap_comm"),
         (Layout(dp=2, zero_stage=3), "offload_params"),
         (Layout(dp=2, zero_stage=3), "overlap_comm"),
@@ -146,6 +147,16 @@ def test_offload_and_overlap_keep_the_curve(
 ) -> None:
     parallel = ParallelConfig(pp=layout.pp, zero_stage=layout.zero_stage, **{option: True})  # type: ignore[arg-type]
     assert workers.max_difference(run(ranks, layout, LLAMA, 6, TRAIN, parallel), llama_curve[:6]) < 1e-5
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved_zb"])
+def test_bf16_with_offload_and_tied_ends_follows_the_fp32_curve(
+    schedule: str, gpt2_curve: list[StepResult], ranks: RunOnRanks
+) -> None:
+    layout = Layout(pp=2, vpp=1 if schedule == "1f1b" else 2, schedule=schedule)
+    train, parallel = replace(TRAIN, precision="bf16"), ParallelConfig(pp=2, offload_optimizer=True)
+    curve = run(ranks, layout, GPT2, 6, train, parallel)
+    assert max(abs(x.loss - y.loss) / y.loss for x, y in zip(curve, gpt2_curve, strict=True)) < 2e-3
 
 
 @pytest.mark.parametrize("kind", ["selective", "full"])

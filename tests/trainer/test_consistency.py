@@ -66,7 +66,7 @@ def config(run_dir: Path, corpus: Path, parallel: ParallelConfig, **train: Any) 
 
 def tensor_of(trainer: Trainer, name: str) -> torch.Tensor:
     (local,) = (local for local in trainer.consistency._params.values() if local.param.name == name)
-    return consistency._bits(local).data.view(-1)
+    return consistency._bits(local, trainer.groups.replicas.rank()).data.view(-1)
 
 
 @contextmanager
@@ -150,6 +150,7 @@ SOUND = {
     "zero 2": ParallelConfig(dp=2, zero_stage=2),
     "zero 3": ParallelConfig(dp=2, zero_stage=3),
     "sp": ParallelConfig(tp=2, sp=True),
+    "zero 3 with padded shards": ParallelConfig(dp=3, tp=2, zero_stage=3),
     "cp": ParallelConfig(cp=2),
     "tied ends that sum in different orders": ParallelConfig(dp=4, pp=2),
     "virtual stages": ParallelConfig(pp=2, vpp=2, schedule="interleaved_1f1b"),
