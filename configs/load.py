@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -54,8 +54,13 @@ def config_hash(config: Config) -> str:
 
 def diff(a: Config, b: Config) -> list[str]:
     """What differs, in the schema's order, one line for each setting: `optimizer.lr: 0.001 -> 0.002`."""
-    pairs = zip(_flat(asdict(a)), _flat(asdict(b)), strict=True)
-    return [f"{key}: {old} -> {new}" for (key, old), (_, new) in pairs if old != new]
+    old, new = dict(_flat(asdict(a))), dict(_flat(asdict(b)))
+    changed = [key for key in old | new if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
+    return [f"{key}: {old.get(key, _ABSENT)} -> {new.get(key, _ABSENT)}" for key in changed]
+
+
+_ABSENT = "(not there)"
+"""Stands in a diff for a named section that only the other config has."""
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -82,27 +87,62 @@ def _escape(value: Any) -> Any:
     return value
 
 
-def _types(section: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, kind in get_type_hints(section).items():
-        yield prefix + name, kind
-        if isinstance(kind, type) and is_dataclass(kind):
-            yield from _types(kind, f"{prefix}{name}.")
+def _types(kind: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if key:
+        yield key, kind
+    if get_origin(kind) is dict:
+        yield from _types(get_args(kind)[1], f"{key}.{NAME}")
+    elif is_dataclass(kind):
+        assert isinstance(kind, type)
+        for name, hint in get_type_hints(kind).items():
+            yield from _types(hint, f"{key}.{name}" if key else name)
 
+
+NAME = "NAME"
+"""Stands in the keys of TYPES for a name that a user chooses, of letters, digits, _ and -."""
 
 TYPES: dict[str, Any] = dict(_types(Config))
-"""The type of every dotted key; a dataclass for a section."""
+"""The type of every dotted key; a dataclass or a dict for a section."""
+
+
+def _kind_of(key: str) -> Any:
+    """The type of a dotted key, or None where there is no such key."""
+    template = ""
+    for part in key.split("."):
+        named = get_origin(TYPES.get(template)) is dict
+        template = f"{template}.{NAME if named else part}".removeprefix(".")
+        if named and not re.fullmatch(r"[\w-]+", part):
+            return None
+    return TYPES.get(template)
+
+
+def _is_section(kind: Any) -> bool:
+    return is_dataclass(kind) or get_origin(kind) is dict
 
 
 def _set(tree: DictConfig, setting: Setting) -> None:
     key, origin = setting.key, setting.origin
-    if key not in TYPES:
+    kind = _kind_of(key)
+    if kind is None:
         raise ConfigError(f"there is no key {key} ({origin}): {_advice(key)}")
-    if is_dataclass(TYPES[key]):
+    if _is_section(kind):
         raise ConfigError(f"{key} is a section and takes no value ({origin}): {_keys_of(key)}")
     try:
-        OmegaConf.update(tree, key, convert(setting.value, TYPES[key]))
+        value = convert(setting.value, kind)
+        _make_sections(tree, key)
+        OmegaConf.update(tree, key, value)
     except (ValueError, OmegaConfBaseException) as error:
         raise ConfigError(f"{key}: {_first_line(error)} ({origin})") from error
+
+
+def _make_sections(tree: DictConfig, key: str) -> None:
+    """Put the sections on the way to a key whose names are a user's into the tree."""
+    parts = key.split(".")
+    for depth in range(1, len(parts)):
+        section = ".".join(parts[:depth])
+        kind = _kind_of(section)
+        if is_dataclass(kind) and OmegaConf.select(tree, section) is None:
+            OmegaConf.update(tree, section, OmegaConf.structured(kind))
 
 
 def _build(tree: DictConfig, origins: dict[str, str]) -> Config:
@@ -146,11 +186,13 @@ def _advice(key: str) -> str:
         same_name = [valid for valid in TYPES if valid.rpartition(".")[2] == close[0]]
         return f"did you mean {get_close_matches(key, same_name, n=1, cutoff=0)[0]}?"
     section = key
-    while section and not is_dataclass(TYPES.get(section)):
+    while section and not _is_section(_kind_of(section)):
         section = section.rpartition(".")[0]
     return _keys_of(section)
 
 
 def _keys_of(section: str) -> str:
-    keys = [key for key in TYPES if key.rpartition(".")[0] == section]
-    return f"valid keys are {', '.join(keys)}"
+    """What may stand below a section, as a sentence."""
+    kind = _kind_of(section) if section else Config
+    names = [NAME] if get_origin(kind) is dict else get_type_hints(kind)
+    return f"valid keys are {', '.join(f'{section}.{name}'.removeprefix('.') for name in names)}"

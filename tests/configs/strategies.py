@@ -17,11 +17,14 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(1, 10**15),
     float: st.floats(min_value=1e-30, max_value=1e30),
 }
+NAMES = st.sampled_from(["web", "code", "books_2"])
 BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "beta1": st.floats(0, 0.999),
     "beta2": st.floats(0, 0.999),
     "head_dim": st.integers(1, 1000).map(lambda half: 2 * half),
     "num_kv_heads": st.none(),
+    "max_epochs": st.none() | st.floats(1e-3, 1e3),
+    "path": TEXT.filter(bool),
     "stage_layers": st.none() | st.lists(st.integers(1, 100), min_size=1, max_size=3),
 }
 
@@ -37,6 +40,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return st.one_of([values(option) for option in get_args(kind)])
     if get_origin(kind) is Literal:
         return st.sampled_from(get_args(kind))
+    if get_origin(kind) is dict:
+        return st.dictionaries(NAMES, values(get_args(kind)[1]), max_size=3)
     if get_origin(kind) is list:
         return st.lists(values(*get_args(kind)), max_size=3)
     return st.none() if kind is NoneType else BY_TYPE[kind]
@@ -49,6 +54,15 @@ def _agreeing(chosen: dict[str, Any]) -> dict[str, Any]:
             chosen[name] = chosen[name] and chosen["zero_stage"] >= least
     if "overlap_comm" in chosen:
         chosen["overlap_comm"] = chosen["overlap_comm"] and chosen["pp"] == 1
+    if "weights" in chosen and not any(chosen["weights"].values()):
+        chosen["weights"] = {"web": 1.0}
+    if "stages" in chosen:
+        known = chosen["sources"].keys()
+        starts: set[int] = set()
+        for name, stage in list(chosen["stages"].items()):
+            if stage.from_tokens in starts or not stage.weights.keys() <= known:
+                del chosen["stages"][name]
+            starts.add(stage.from_tokens)
     return chosen
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.load import TYPES, ConfigError, config_hash, diff, load, save
-from configs.schema import Config
+from configs.load import NAME, TYPES, ConfigError, config_hash, diff, load, save
+from configs.schema import Config, SourceConfig, StageConfig
 from tests.configs.strategies import CONFIGS
 
 
@@ -209,7 +209,10 @@ def test_a_missing_extended_file_names_the_line_that_wants_it() -> None:
         ("train.lr", "did you mean optimizer.lr?"),
         ("sample.num_token", "did you mean sample.num_tokens?"),
         ("optimiser", "did you mean optimizer?"),
-        ("data.zzz", "valid keys are data.path, data.seed, data.prefetch_batches"),
+        ("data.zzz", "valid keys are data.path, data.sources, data.stages, "),
+        ("data.sources.web.weigth", "did you mean data.sources.NAME.weight?"),
+        ("data.sources.web.zzz", "valid keys are data.sources.web.path, data.sources.web.weight, "),
+        ("data.sources.a b.path", "did you mean data.sources.NAME.path?"),
         ("model.name.zzz", "valid keys are model.name, "),
         ("zzz", "valid keys are run_dir, model, "),
     ],
@@ -220,7 +223,11 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(key: str, advice: 
     assert f"there is no key {key} (run.yaml:2): {advice}" in refusal()
 
 
-@given(key=st.sampled_from(sorted(TYPES)), letter=st.sampled_from("xqz"))
+FIXED_KEYS = [key for key in TYPES if not key.endswith(NAME)]
+"""Keys whose last part is the schema's, not a user's."""
+
+
+@given(key=st.sampled_from(FIXED_KEYS), letter=st.sampled_from("xqz"))
 def test_every_key_with_a_letter_too_many_is_refused_and_recognised(key: str, letter: str) -> None:
     name = key.rpartition(".")[2]
     advice = f"did you mean {key}?" if len(name) > 2 else ""
@@ -306,6 +313,35 @@ def test_a_file_that_is_no_mapping_is_refused() -> None:
 
 def test_what_a_user_gets_wrong_is_a_value_error() -> None:
     assert issubclass(ConfigError, ValueError)
+
+
+# Sections with names of the user's own
+
+
+def test_named_sections_are_made_by_whoever_sets_a_key_of_them() -> None:
+    write("run.yaml", "data:\n  sources: {web: {path: a, weight: 2}}\n")
+    sources = load("run", ["data.sources.code.path=b", "data.sources.code.max_epochs=4"]).data.sources
+    assert sources == {"web": SourceConfig("a", 2.0), "code": SourceConfig("b", 1.0, 4.0)}
+    stages = load("run", ["data.stages.end={from_tokens: 1e6, weights: {web: 1}}"]).data.stages
+    assert stages == {"end": StageConfig(1_000_000, {"web": 1.0})}
+
+
+def test_a_named_section_is_checked_like_any_other() -> None:
+    write("run.yaml", "data:\n  sources: {web: {path: a}}\n")
+    assert "every source needs a path" in refusal("data.sources.code.weight=1")
+    assert "weight = -1.0 must not be negative" in refusal("data.sources.web.weight=-1")
+    assert "stages.end weighs cod, but the sources are web" in refusal(
+        "data.stages.end={from_tokens: 1, weights: {cod: 1}}"
+    )
+    assert "data.sources is a section and takes no value" in refusal("data.sources=x")
+    assert "data.sources.web is a section and takes no value" in refusal("data.sources.web=x")
+
+
+def test_a_diff_shows_named_sections_that_only_one_config_has() -> None:
+    write("run.yaml", "data:\n  sources: {web: {path: a}}\n")
+    lines = diff(load("run"), load("run", ["data.sources.code.path=b"]))
+    assert "data.sources.code.path: (not there) -> b" in lines
+    assert diff(load("run"), load("run")) == []
 
 
 # Comparing
