@@ -33,6 +33,9 @@ data = typer.Typer(help="Look after a prepared corpus.", no_args_is_help=True)
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file, or a packaged preset such as runs/dry_run.")
 ]
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="TARGET", help="A corpus (folder or URL), or a config (YAML file or preset).")
+]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that win over the file.")]
 
 
@@ -56,6 +59,17 @@ def _message(error: ValueError | OSError) -> str | None:
     if error.filename is not None:
         return f"cannot use {error.filename} ({error.strerror}): choose another path, or mend this one"
     return f"{error.strerror}: make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+
+
+def _check_writable(*paths: Path | None) -> None:
+    """Raise OSError, which names the path, where a file cannot be written."""
+    for path in paths:
+        if path is not None:
+            blocked = errno.EISDIR if path.is_dir() else 0 if path.parent.is_dir() else errno.ENOENT
+            if not blocked and not os.access(path if path.exists() else path.parent, os.W_OK):
+                blocked = errno.EACCES
+            if blocked:
+                raise OSError(blocked, os.strerror(blocked), str(path))
 
 
 @app.command(rich_help_panel="Data")
@@ -104,20 +118,77 @@ def prepare(
 
 
 @data.command("verify")
-def data_verify(path: Annotated[Path, typer.Argument(help="A folder that `foretrain prepare` wrote.")]) -> None:
-    """Check every byte of a corpus against its manifest.
+def data_verify(target: TargetArgument, overrides: Overrides = None) -> None:
+    """Check every byte of a corpus, or of all corpora of a config, against its manifest.
 
     Example: `foretrain data verify data/mine`
     """
-    from data_pipeline.shards import verify
+    from data_pipeline.target import config_of, verify_sources
 
     with bad_input():
-        manifest = verify(path, progress=True)
-    typer.echo(f"{path}: {sum(len(split.shards) for split in manifest.splits.values())} shards are sound")
+        manifests = verify_sources(config_of(target, overrides or []).data, progress=True)
+    for path, manifest in manifests.items():
+        typer.echo(f"{path}: {sum(len(split.shards) for split in manifest.splits.values())} shards are sound")
+
+
+@data.command("stats")
+def data_stats(
+    target: TargetArgument,
+    overrides: Overrides = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the lengths of documents here, as PNG.")] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers here; -: only them, on stdout.")
+    ] = None,
+) -> None:
+    """Show what the data of a run are: sizes, lengths of documents, packing, epochs, and how well they are shuffled.
+
+    Example: `foretrain data stats data/mine model.seq_len=1024 data.packing=best_fit --plot lengths.png`
+    """
+    from data_pipeline.stats import collect
+    from data_pipeline.stats_view import print_stats
+    from data_pipeline.target import config_of
+
+    with bad_input():
+        to_stdout = json_out is not None and str(json_out) == "-"
+        _check_writable(plot, None if to_stdout else json_out)  # told now, not after a long count
+        stats = collect(config_of(target, overrides or []), progress=True)
+        if json_out is not None:
+            text = json.dumps(stats.as_dict(), indent=1)
+            typer.echo(text) if to_stdout else json_out.write_text(text + "\n", encoding="utf-8")
+        if plot is not None:
+            from data_pipeline.stats_plot import plot_lengths
+
+            plot_lengths(stats, plot)
+    if not to_stdout:
+        print_stats(stats, Console())
+
+
+@data.command("peek")
+def data_peek(
+    target: TargetArgument,
+    g: Annotated[int, typer.Argument(metavar="G", help="Number of the global sample, from 0.")],
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option(help="Show so many samples, from G on.")] = 1,
+) -> None:
+    """Show what a run trains on: global sample G as text, document by document, and where each of them lies.
+
+    Example: `foretrain data peek data/mine 0 data.packing=documents --count 2`
+    """
+    from data_pipeline.peek_view import show
+    from data_pipeline.target import config_of
+
+    with bad_input():
+        show(config_of(target, overrides or []), g, count, Console())
 
 
 @app.command(rich_help_panel="Training")
-def train(config: ConfigArgument, overrides: Overrides = None) -> None:
+def train(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    allow_data_change: Annotated[
+        bool, typer.Option("--allow-data-change", help="Go on from a checkpoint with other data, or another mixture.")
+    ] = False,
+) -> None:
     """Train, or go on from the run's newest checkpoint.
 
     Starts all ranks of the layout on this machine; where RANK is set (torchrun, srun) it is that one rank. Ctrl-C saves
@@ -133,7 +204,8 @@ def train(config: ConfigArgument, overrides: Overrides = None) -> None:
     with ExitStack() as until_done:
         with bad_input():
             rank, world_size = _place()
-            run = prepare_run(configs.load(config, overrides or []), world_size)
+            settings = configs.load(config, overrides or [])
+            run = prepare_run(settings, world_size, allow_data_change=allow_data_change, progress=rank == 0)
             if world_size is None:
                 check_fits(run.layout.world_size)
             if rank == 0:

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
-from data_pipeline.tokenizer import cut_into_pieces
+from data_pipeline.background import one_ahead
+from data_pipeline.tar_documents import Document
+from data_pipeline.tokenizer import TextBytes, cut_into_pieces
 
-BATCH_CHARS = 8 << 20
-"""Text that the tokenizer's threads share at a time; the library needs some 30 times its size while it works."""
+BATCH_CHARS = 4 << 20
+"""Characters (or tokens) that the tokenizer's threads share at a time; the library needs some 30 times their size while
+it works, and as much again is read meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,25 @@ class EncodedDocument:
 @dataclass(frozen=True)
 class _Piece:
     split: str
-    text: str
+    content: Document
     ends_document: bool
 
 
-def split_documents(documents: Iterable[str], val_fraction: float) -> Iterator[tuple[str, str]]:
+def split_documents(
+    documents: Iterable[Document], val_fraction: float, first_index: int = 0
+) -> Iterator[tuple[str, Document]]:
     """Yield (split, document) for each document, chosen by a hash of its content and index.
 
     The first document is always of the train split. While no hash has fallen below `val_fraction`, the document with
     the lowest one is held back, and becomes the val split if none ever does: two documents are enough for both splits.
     A lone document is cut in two, and its end is held out.
+
+    `first_index`: the documents follow so many others, among which a hash fell below `val_fraction`.
     """
+    if first_index:
+        for index, document in enumerate(documents, start=first_index):
+            yield "val" if _uniform(index, document) < val_fraction else "train", document
+        return
     rest = iter(documents)
     opening = list(islice(rest, 2))
     if len(opening) < 2:
@@ -49,7 +60,7 @@ def split_documents(documents: Iterable[str], val_fraction: float) -> Iterator[t
         return
     yield "train", opening[0]
 
-    held_back: tuple[float, str] | None = None
+    held_back: tuple[float, Document] | None = None
     val_is_empty = True
     for index, document in enumerate(chain(opening[1:], rest), start=1):
         draw = _uniform(index, document)
@@ -70,43 +81,58 @@ def split_documents(documents: Iterable[str], val_fraction: float) -> Iterator[t
 
 
 def encode_documents(
-    documents: Iterable[tuple[str, str]], tokenizer: Tokenizer, *, eot_id: int, dtype: npt.DTypeLike
+    documents: Iterable[tuple[str, Document]], tokenizer: Tokenizer, *, eot_id: int, dtype: npt.DTypeLike
 ) -> Iterator[EncodedDocument]:
-    """Yield the (split, document) pairs encoded, in order.
+    """Yield the (split, document) pairs encoded, in order, by all cores; documents that are tokens stay as they are.
 
     A special token that is spelled out in a text is encoded as the text it is, so that text cannot end a document.
     """
     tokenizer.encode_special_tokens = True
+    text_bytes = TextBytes(tokenizer)
     parts: list[npt.NDArray[Any]] = []
     num_text_bytes = 0
-    for batch in _batches(_pieces(documents)):
-        encodings = tokenizer.encode_batch_fast([piece.text for piece in batch], add_special_tokens=False)
-        for piece, encoding in zip(batch, encodings, strict=True):
-            parts.append(np.array(encoding.ids, dtype=dtype))
-            num_text_bytes += len(piece.text.encode("utf-8"))
+
+    def encode(batch: list[_Piece]) -> list[Encoding]:
+        texts = [piece.content for piece in batch if isinstance(piece.content, str)]
+        return tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+
+    for batch, encodings in one_ahead(encode, _batches(_pieces(documents))):
+        encodings.reverse()  # each is let go as soon as it is an array: it is many times the size
+        for piece in batch:
+            if isinstance(piece.content, str):
+                parts.append(np.array(encodings.pop().ids, dtype=dtype))
+                num_text_bytes += len(piece.content.encode("utf-8"))
+            else:
+                parts.append(piece.content.astype(dtype))
+                num_text_bytes += text_bytes.of(piece.content)
             if piece.ends_document:
                 parts.append(np.array([eot_id], dtype=dtype))
                 yield EncodedDocument(piece.split, np.concatenate(parts), num_text_bytes)
                 parts, num_text_bytes = [], 0
 
 
-def _cut_lone_document(document: str, val_fraction: float) -> Iterator[tuple[str, str]]:
+def _cut_lone_document(document: Document, val_fraction: float) -> Iterator[tuple[str, Document]]:
     """Yield a document's beginning as train and its end as val, cut after a line where there is one."""
-    limit = len(document) - max(1, round(val_fraction * len(document)))  # a character is held out in any case
-    end = document.rfind("\n", 0, limit) + 1 or limit
+    end = len(document) - max(1, round(val_fraction * len(document)))  # a character is held out in any case
+    if isinstance(document, str):
+        end = document.rfind("\n", 0, end) + 1 or end
     for split, part in (("train", document[:end]), ("val", document[end:])):
-        if part:
+        if len(part):
             yield split, part
 
 
-def _uniform(index: int, document: str) -> float:
+def _uniform(index: int, document: Document) -> float:
     """Return a number in [0, 1) that depends on the index and the content only."""
-    digest = blake2b(document.encode("utf-8"), digest_size=8, key=index.to_bytes(8, "little")).digest()
+    content = document.encode("utf-8") if isinstance(document, str) else document.astype("<u4").tobytes()
+    digest = blake2b(content, digest_size=8, key=index.to_bytes(8, "little")).digest()
     return int.from_bytes(digest, "little") / 2**64
 
 
-def _pieces(documents: Iterable[tuple[str, str]]) -> Iterator[_Piece]:
+def _pieces(documents: Iterable[tuple[str, Document]]) -> Iterator[_Piece]:
     for split, document in documents:
+        if not isinstance(document, str):
+            yield _Piece(split, document, ends_document=True)
+            continue
         done_chars = 0
         for text in cut_into_pieces(document):
             done_chars += len(text)
@@ -115,12 +141,12 @@ def _pieces(documents: Iterable[tuple[str, str]]) -> Iterator[_Piece]:
 
 def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
     batch: list[_Piece] = []
-    num_chars = 0
+    size = 0
     for piece in pieces:
         batch.append(piece)
-        num_chars += len(piece.text)
-        if num_chars >= BATCH_CHARS:
+        size += len(piece.content)
+        if size >= BATCH_CHARS:
             yield batch
-            batch, num_chars = [], 0
+            batch, size = [], 0
     if batch:
         yield batch

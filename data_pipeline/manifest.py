@@ -3,7 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import math
+import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,30 @@ import numpy as np
 
 from data_pipeline.errors import CorpusError
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 SPLITS = ("train", "val")
+DTYPES = ("uint16", "uint32")
+NO_SHA256 = "0" * 64
+
+
+def index_name(split: str) -> str:
+    """Return the name of the file that says where the members of a split lie."""
+    return f"{split}.index.npy"
+
+
+def checked_name(split: str) -> str:
+    """Return the name of the record of the files that an open has checked, which belongs to this machine."""
+    return f".{split}.checked.json"
+
+
+def is_part_of_corpus(name: str) -> bool:
+    """Return whether a file of this name is written by `prepare`, or left beside its files by those that read them."""
+    patterns = ("{}-*.tar", "{}.index.npy", ".{}.checked.json*", "{}.best_fit-*.npy", ".{}.best_fit-*.npy.*")
+    return name in (MANIFEST, TOKENIZER) or any(
+        fnmatchcase(name, pattern.format(split)) for pattern in patterns for split in SPLITS
+    )
 
 
 @dataclass(frozen=True)
@@ -39,6 +62,8 @@ class SplitInfo:
     num_documents: int
     num_bytes: int
     """UTF-8 bytes of the text."""
+    index_sha256: str
+    """Of the file `index_name`."""
     shards: list[ShardInfo]
 
 
@@ -73,9 +98,11 @@ class Manifest:
     """Hash of the inputs' paths, sizes and times, and of the settings."""
 
     def write(self, folder: Path) -> None:
-        """Write the manifest so that it is there whole or not at all."""
+        """Write the manifest, and in it the SHA-256 of its own text, so that it is there whole or not at all."""
+        fields = {**dataclasses.asdict(self), "sha256": NO_SHA256}
+        text = (json.dumps(fields, indent=2) + "\n").encode()
         partial = folder / (MANIFEST + ".partial")
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+        partial.write_bytes(_last_replaced(text, NO_SHA256, hashlib.sha256(text).hexdigest()))
         partial.replace(folder / MANIFEST)
 
     @classmethod
@@ -86,13 +113,25 @@ class Manifest:
             raise CorpusError(f"there is no corpus at {folder}: write one with `foretrain prepare`, or set data.path")
         if not path.is_file():
             raise CorpusError(f"{folder} has no {MANIFEST}, so it is not a finished corpus: run `foretrain prepare`")
+        return cls.parse(path.read_bytes(), str(path))
+
+    @classmethod
+    def parse(cls, text: bytes, path: str) -> "Manifest":
+        """Return the manifest that a file holds; raise CorpusError for one that cannot be used."""
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = json.loads(text)
             if fields["version"] != VERSION:
                 raise CorpusError(f"{path} has version {fields['version']}, not {VERSION}: prepare the corpus again")
-            return cls._from_fields(fields)
-        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CorpusError(f"{path} is damaged ({error!r}): prepare the corpus again") from error
+            sha256 = fields.pop("sha256")
+            if hashlib.sha256(_last_replaced(text, sha256, NO_SHA256)).hexdigest() != sha256:
+                raise ValueError("its text is not the one that was written")
+            manifest = cls._from_fields(fields)
+            _check(manifest)
+            return manifest
+        except CorpusError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise CorpusError(f"{path} is damaged ({error!r}): copy it anew, or prepare the corpus again") from error
 
     @classmethod
     def _from_fields(cls, fields: dict[str, Any]) -> "Manifest":
@@ -101,6 +140,46 @@ class Manifest:
             for name, split in fields["splits"].items()
         }
         return cls(**{**fields, "splits": splits, "sources": [Source(**source) for source in fields["sources"]]})
+
+
+def _last_replaced(text: bytes, old: str, new: str) -> bytes:
+    before, found, after = text.rpartition(old.encode())
+    if not found:
+        raise ValueError("its text holds no SHA-256")
+    return before + new.encode() + after
+
+
+def _check(manifest: Manifest) -> None:
+    """Raise ValueError or TypeError where the fields cannot be those of a corpus; names become paths."""
+    _check_types(manifest)
+    if manifest.dtype not in DTYPES:
+        raise ValueError(f"dtype = {manifest.dtype}")
+    if not 0 <= manifest.eot_id < manifest.vocab_size:
+        raise ValueError(f"eot_id = {manifest.eot_id} of a vocabulary of {manifest.vocab_size}")
+    if not math.isfinite(manifest.unigram_entropy_nats):
+        raise ValueError(f"unigram_entropy_nats = {manifest.unigram_entropy_nats}")
+    for name, split in manifest.splits.items():
+        _check_types(split)
+        if name not in SPLITS:
+            raise ValueError(f"split {name}")
+        for shard in split.shards:
+            _check_types(shard)
+            if not re.fullmatch(rf"{name}-\d+\.tar", shard.name):
+                raise ValueError(f"shard {shard.name}")
+        if len({shard.name for shard in split.shards}) != len(split.shards):
+            raise ValueError(f"a shard of split {name} is named twice")
+        for field in ("num_tokens", "num_documents"):
+            if sum(getattr(shard, field) for shard in split.shards) != getattr(split, field):
+                raise ValueError(f"{field} of split {name} is not the sum of its shards'")
+
+
+def _check_types(record: Any) -> None:
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if (field.type is int and (type(value) is not int or value < 0)) or (
+            field.type in (str, float) and type(value) is not field.type
+        ):
+            raise TypeError(f"{field.name} = {value!r}")
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:

@@ -13,6 +13,12 @@ Advance = Callable[[int], None]
 LINE_EVERY_S = 5.0
 
 
+def tell(message: str, *, enabled: bool) -> None:
+    """Print a line on stderr."""
+    if enabled:
+        Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def byte_progress(label: str, total_bytes: int, *, enabled: bool) -> Iterator[Advance]:
     """Yield a function to call with each number of bytes done. All output goes to stderr; none unless enabled."""

@@ -1,10 +1,14 @@
 """The tokenizer: train a byte-level BPE, load a tokenizer.json, and cut text into pieces that can be encoded apart."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from data_pipeline.background import Job
 from data_pipeline.errors import CorpusError
 
 EOT = "<|endoftext|>"
@@ -17,11 +21,15 @@ MIN_VOCAB_SIZE = 1 + NUM_BYTE_TOKENS + 1
 MAX_PIECE_CHARS = 1 << 20
 
 
-def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+class _StoppedError(Exception):
+    """Ends a training that nobody waits for."""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Return a byte-level BPE of at most `vocab_size` tokens, `<|endoftext|>` being token 0.
 
     It encodes every string without loss. The same texts give the same tokenizer; few texts give fewer tokens.
-    Raises CorpusError where vocab_size is below MIN_VOCAB_SIZE.
+    Raises CorpusError where vocab_size is below MIN_VOCAB_SIZE. Ctrl-C ends it at once.
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise CorpusError(
@@ -37,8 +45,29 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    stopped = False
+
+    def until_stopped() -> Iterator[str]:
+        for text in texts:
+            if stopped:
+                raise _StoppedError
+            yield text
+
+    training = Job(lambda: tokenizer.train_from_iterator(until_stopped(), trainer))
+    try:
+        training.result()
+    except BaseException:
+        stopped = True
+        training.give_up()
+        raise
     return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write a tokenizer.json, there whole or not at all. The library's own `save` raises bare Exception."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    partial.replace(path)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -70,6 +99,35 @@ def find_eot(tokenizer: Tokenizer, eot_token: str | None = None) -> int:
 def vocab_size_of(tokenizer: Tokenizer) -> int:
     """Return the number of rows an embedding needs: the largest id plus one, as a vocabulary may have gaps."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+class TextBytes:
+    """Counts the UTF-8 bytes of the text of tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._bytes_of_token = _bytes_of_token(tokenizer)
+
+    def of(self, tokens: npt.NDArray[np.integer]) -> int:
+        if self._bytes_of_token is not None:
+            return int(self._bytes_of_token[tokens].sum())
+        return len(self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False).encode("utf-8"))
+
+
+def _bytes_of_token(tokenizer: Tokenizer) -> npt.NDArray[np.int64] | None:
+    """Return the number of bytes that each token stands for, of shape (vocabulary,); None unless it is byte-level.
+
+    A byte-level token is spelled with one character for each of its bytes, and an added one as it is.
+    """
+    decoder = json.loads(tokenizer.to_str())["decoder"] or {}
+    if "ByteLevel" not in [decoder.get("type"), *(each.get("type") for each in decoder.get("decoders", []))]:
+        return None
+    num_bytes = np.zeros(vocab_size_of(tokenizer), dtype=np.int64)
+    for token, token_id in tokenizer.get_vocab(with_added_tokens=False).items():
+        num_bytes[token_id] = len(token)
+    for token_id, added in tokenizer.get_added_tokens_decoder().items():
+        num_bytes[token_id] = len(added.content.encode("utf-8"))
+    return num_bytes
 
 
 def cut_into_pieces(text: str, max_chars: int = MAX_PIECE_CHARS) -> Iterator[str]:

@@ -13,6 +13,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from parallel.segments import Segments
+
 
 class ContextParallel:
     """Attention among the ranks of `group`, which hold the parts of a sequence in the order of their ranks.
@@ -39,19 +41,28 @@ class ContextParallel:
         part = seq_len // self.size
         return slice(self.rank * part, (self.rank + 1) * part)
 
-    def attention(self, q_BNLH: Tensor, k_BKLH: Tensor, v_BKLH: Tensor, is_causal: bool = True) -> Tensor:
+    def attention(
+        self,
+        q_BNLH: Tensor,
+        k_BKLH: Tensor,
+        v_BKLH: Tensor,
+        is_causal: bool = True,
+        segments: Segments | None = None,
+    ) -> Tensor:
         """Attention of this rank's queries to the keys of the whole sequence, (B, N, L, H).
+
+        `segments`, those of the whole sequence, keep it causal and inside each of them.
 
         `size` must divide N. It need not divide K: key-value heads are then sent more than once, so that each rank gets
         those of its queries. Every rank of the group must call it together, and so must the backward pass.
         """
         q_LBNH, k_LBKH, v_LBKH = (x.permute(2, 0, 1, 3) for x in (q_BNLH, k_BKLH, v_BKLH))
         if self._exchange is None:
-            out_LBNH = _sdpa(q_LBNH, k_LBKH, v_LBKH, is_causal)
+            out_LBNH = _sdpa(q_LBNH, k_LBKH, v_LBKH, is_causal, segments)
         else:
             assert q_LBNH.shape[2] % self.size == 0, f"{q_LBNH.shape[2]} query heads on {self.size} ranks"
             k_LBKH, v_LBKH = (_repeat_heads(x, self.size) for x in (k_LBKH, v_LBKH))
-            out_LBNH = self._exchange(q_LBNH, k_LBKH, v_LBKH, batch_dim_idx=1, is_causal=is_causal)
+            out_LBNH = self._exchange(q_LBNH, k_LBKH, v_LBKH, batch_dim_idx=1, is_causal=is_causal, segments=segments)
         return out_LBNH.permute(1, 2, 0, 3)
 
 
@@ -62,8 +73,11 @@ def _repeat_heads(x_LBKH: Tensor, size: int) -> Tensor:
     return x_LBKH if repeats == 1 else x_LBKH.repeat_interleave(repeats, dim=2)
 
 
-def _sdpa(q_LBNH: Tensor, k_LBKH: Tensor, v_LBKH: Tensor, is_causal: bool) -> Tensor:
-    """Attention over whole sequences, (L, B, N, H)."""
+def _sdpa(q_LBNH: Tensor, k_LBKH: Tensor, v_LBKH: Tensor, is_causal: bool, segments: Segments | None = None) -> Tensor:
+    """Attention over whole sequences, or inside their segments, (L, B, N, H)."""
+    if segments is not None:
+        assert is_causal, "what fills a segment up must not be seen"
+        return segments.attend(q_LBNH, k_LBKH, v_LBKH)
     q_BNLH, k_BKLH, v_BKLH = (x.permute(1, 2, 0, 3) for x in (q_LBNH, k_LBKH, v_LBKH))
     is_grouped = q_BNLH.shape[1] != k_BKLH.shape[1]
     out_BNLH = F.scaled_dot_product_attention(q_BNLH, k_BKLH, v_BKLH, is_causal=is_causal, enable_gqa=is_grouped)

@@ -5,7 +5,7 @@ and divides by the global count, whatever the number of ranks and microbatches. 
 what is differentiated is dp times that (dp x cp, where ranks of cp see other positions of the same samples).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,9 +34,10 @@ class StepResult:
 class Engine:
     """Trains this rank's stages of a model.
 
-    `stages` are modules from tokens or activations to activations or logits; `token_losses(logits, targets)` gives the
-    loss of each position (0 where the target is IGNORE). `optimizer` holds the stages' parameters; `tied` are those of
-    them that another stage holds too, and whose gradients are summed.
+    `stages` are modules from tokens or activations to activations or logits, which also take `positions` where a batch
+    has them; `token_losses(logits, targets)` gives the loss of each position (0 where the target is IGNORE).
+    `optimizer` holds the stages' parameters; `tied` are those of them that another stage holds too, and whose gradients
+    are summed.
     """
 
     def __init__(
@@ -67,30 +68,34 @@ class Engine:
             self._pipeline = Pipeline(groups, stages, num_microbatches, self._scaled_loss, self.zero.take_gradients)
         self._holds_loss = self._pipeline is None or self._pipeline.holds_last
 
-    def train_step(self, tokens_BL: Tensor, targets_BL: Tensor) -> StepResult:
-        """One optimizer step on this rank's share (dp rank's samples of the global batch, the same on its tp x pp)."""
+    def train_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> StepResult:
+        """One optimizer step on this rank's share (dp rank's samples of the global batch, the same on its tp x pp).
+
+        `positions_BL`, on the CPU, are the tokens' positions in their documents: a 0 begins one, and attention stays
+        inside each. None: a sample is one document.
+        """
         tokens_BL, targets_BL = self._mine(tokens_BL), self._mine(targets_BL)
         num_tokens = self._count_tokens(targets_BL)
         if num_tokens == 0:
             raise ValueError("no token of this global batch carries a loss: the data's targets are all padding")
         self._loss_scale = self.groups.replicas.size() / num_tokens
         if self._pipeline is None:
-            losses, grad_norm = self._accumulate(tokens_BL, targets_BL)
+            losses, grad_norm = self._accumulate(tokens_BL, targets_BL, positions_BL)
         else:
             self.zero.hold()
-            losses = self._pipeline.step(tokens_BL, targets_BL)
+            losses = self._pipeline.step(tokens_BL, targets_BL, positions_BL)
             grad_norm = self.zero.reduce_and_update(self._tied)
         loss = self._sum_losses(losses) / self.groups.replicas.size()
         return StepResult(loss, grad_norm, num_tokens)
 
-    def eval_step(self, tokens_BL: Tensor, targets_BL: Tensor) -> tuple[float, int]:
+    def eval_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> tuple[float, int]:
         """(sum of losses in nats, count) over the valid tokens of one global batch, the same on every rank."""
         tokens_BL, targets_BL = self._mine(tokens_BL), self._mine(targets_BL)
         self._loss_scale = 1.0
         if self._pipeline is None:
-            losses = self._forward(tokens_BL, targets_BL)
+            losses = self._forward(tokens_BL, targets_BL, positions_BL)
         else:
-            losses = self._pipeline.evaluate(tokens_BL, targets_BL)
+            losses = self._pipeline.evaluate(tokens_BL, targets_BL, positions_BL)
         return self._sum_losses(losses), self._count_tokens(targets_BL)
 
     def _mine(self, batch_BL: Tensor) -> Tensor:
@@ -103,12 +108,14 @@ class Engine:
         for group in self.zero.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
-    def _accumulate(self, tokens_BL: Tensor, targets_BL: Tensor) -> tuple[list[Tensor], float]:
+    def _accumulate(
+        self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None
+    ) -> tuple[list[Tensor], float]:
         """Without a pipeline: one backward for each microbatch; ZeRO 2 and 3 shard gradients as they come."""
         losses: list[Tensor] = []
         grad_norm = None
-        for tokens, targets in self._microbatches(tokens_BL, targets_BL):
-            loss = self._scaled_loss(self.zero.engine(tokens), targets)
+        for tokens, targets, placed in self._microbatches(tokens_BL, targets_BL, positions_BL):
+            loss = self._scaled_loss(self.zero.engine(tokens, **placed), targets)
             self.zero.backward(loss)
             grad_norm = self.zero.after_microbatch()
             losses.append(loss.detach())
@@ -116,15 +123,21 @@ class Engine:
         return losses, grad_norm
 
     @torch.no_grad()
-    def _forward(self, tokens_BL: Tensor, targets_BL: Tensor) -> list[Tensor]:
+    def _forward(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None) -> list[Tensor]:
         module = self.zero.engine
         module.eval()
-        losses = [self._scaled_loss(module(t), y) for t, y in self._microbatches(tokens_BL, targets_BL)]
+        microbatches = self._microbatches(tokens_BL, targets_BL, positions_BL)
+        losses = [self._scaled_loss(module(tokens, **placed), targets) for tokens, targets, placed in microbatches]
         module.train()
         return losses
 
-    def _microbatches(self, tokens_BL: Tensor, targets_BL: Tensor) -> zip:
-        return zip(tokens_BL.split(self._micro_batch_size), targets_BL.split(self._micro_batch_size), strict=True)
+    def _microbatches(
+        self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+        """Tokens, targets, and the positions by the name that a stage takes them by, if there are any."""
+        for first in range(0, len(tokens_BL), self._micro_batch_size):
+            rows = slice(first, first + self._micro_batch_size)
+            yield tokens_BL[rows], targets_BL[rows], {} if positions_BL is None else {"positions": positions_BL[rows]}
 
     def _scaled_loss(self, logits: Tensor, targets_BL: Tensor) -> Tensor:
         return self._token_losses(logits, targets_BL).sum() * self._loss_scale

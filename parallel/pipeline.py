@@ -50,21 +50,29 @@ class Pipeline:
             scale_grads=False,
         )
 
-    def step(self, inputs: Tensor, targets: Tensor) -> list[Tensor]:
-        """Forward and backward of a whole batch, microbatches along dimension 0; losses where the last stage is."""
+    def step(self, inputs: Tensor, targets: Tensor, positions: Tensor | None = None) -> list[Tensor]:
+        """Forward and backward of a whole batch, microbatches along dimension 0; losses where the last stage is.
+
+        `positions` are cut into the same microbatches, and every stage gets them.
+        """
         losses: list[Tensor] = []
-        self._schedule.step(*self._arguments(inputs), **self._loss_arguments(targets, losses), return_outputs=False)
+        keywords = self._stage_arguments(positions) | self._loss_arguments(targets, losses)
+        self._schedule.step(*self._arguments(inputs), **keywords, return_outputs=False)
         return losses
 
     @torch.no_grad()
-    def evaluate(self, inputs: Tensor, targets: Tensor) -> list[Tensor]:
+    def evaluate(self, inputs: Tensor, targets: Tensor, positions: Tensor | None = None) -> list[Tensor]:
         """Forward alone."""
         losses: list[Tensor] = []
-        self._schedule.eval(*self._arguments(inputs), **self._loss_arguments(targets, losses), return_outputs=False)
+        keywords = self._stage_arguments(positions) | self._loss_arguments(targets, losses)
+        self._schedule.eval(*self._arguments(inputs), **keywords, return_outputs=False)
         return losses
 
     def _arguments(self, inputs: Tensor) -> tuple[Tensor, ...]:
         return (inputs,) if self.holds_first else ()
+
+    def _stage_arguments(self, positions: Tensor | None) -> dict:
+        return {} if positions is None else {"positions": positions}
 
     def _loss_arguments(self, targets: Tensor, losses: list[Tensor]) -> dict:
         return {"target": targets, "losses": losses} if self.holds_last else {}

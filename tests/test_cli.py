@@ -22,7 +22,7 @@ BAD_INPUT = {
     "prepare tiny.yaml": ("unknown kind", ".txt"),
     "prepare text.txt --out corpus": ("already holds a corpus", "--overwrite"),
     "prepare text.txt --out nothing": ("nothing holds notes", "choose another folder"),
-    "prepare text.txt --out text.txt/out": ("text.txt", "Not a directory", "choose another path"),
+    "prepare text.txt --out text.txt/out": ("text.txt", "choose another path"),
     "prepare text.txt --vocab-size 9": ("vocab_size = 9", "at least 258"),
     "prepare text.txt --tokenizer nope.json": ("nope.json does not exist", "give a tokenizer.json"),
     "data verify nowhere": ("no corpus at nowhere", "foretrain prepare"),
@@ -123,7 +123,7 @@ def test_a_shard_that_is_altered_is_found_by_verify(damaged: Path) -> None:
     shard.write_bytes(data)
     told = called("data", "verify", "corpus", cwd=damaged)
     assert told.status == EXIT_BAD_INPUT
-    assert "error: corpus/train-000000.tar has other bytes than were written (SHA-256): copy it anew\n" in told.err
+    assert "error: corpus/train-000000.tar has other bytes than were written (SHA-256): copy it anew" in told.err
 
 
 def test_a_pipe_that_closes_leaves_no_traceback(folder: Path) -> None:

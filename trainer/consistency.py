@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from configs.load import config_hash
-from configs.schema import Config
+from configs.schema import CacheConfig, Config
 from parallel.groups import Groups
 from parallel.zero import Zero
 from trainer.model.gpt import LocalParam
@@ -53,9 +53,7 @@ class Consistency:
         self._groups, self._optimizer = groups, zero.optimizer
         self._run_dir = config.run_dir
         self._sound_step: int | None = None
-        # A node may read its own copy of the corpus, whose fingerprint is compared, at its own pace.
-        shared = replace(config, data=replace(config.data, path="", prefetch_batches=0))
-        self._settings = {"config hash": config_hash(shared), "data fingerprint": data_fingerprint}
+        self._settings = {"config hash": config_hash(shared_settings(config)), "data fingerprint": data_fingerprint}
         # Ranks of different pipeline stages may have different optimizer groups.
         self._value_keys = sorted(set().union(*_gathered(list(self._values(0, 0)))))
 
@@ -123,6 +121,13 @@ class Consistency:
             "node of a rank that stands alone (leave the node out), a nondeterministic kernel, or, where ranks of many "
             "nodes differ, a fault of parallelism: `foretrain verify CONFIG` compares this layout with one process."
         )
+
+
+def shared_settings(config: Config) -> Config:
+    """What ranks must agree on. A node may read its own copies of the data, whose fingerprints are compared."""
+    sources = {name: replace(source, path="-") for name, source in config.data.sources.items()}
+    data = replace(config.data, path="", sources=sources, prefetch_batches=0, cache=CacheConfig())
+    return replace(config, data=data)
 
 
 def checksum(tensor: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from rich.console import Console
 from rich.text import Text
 
-from data_pipeline.manifest import Manifest
 from trainer.inference import continue_all, load_model
 from trainer.metrics import METRICS_FILE, read_metrics
 from trainer.model.spec import num_params
@@ -17,7 +16,7 @@ PLOT_FILE = "loss.png"
 def finish(run: Run) -> None:
     """Draw, sum up and generate, from what is in the run's folder."""
     console = Console()
-    entropy = Manifest.read(run.train_data.folder).unigram_entropy_nats
+    entropy = run.data.unigram_entropy_nats
     metrics = run.run_dir / METRICS_FILE
     loss_curve(metrics, run.run_dir / PLOT_FILE, unigram_entropy_nats=entropy, title=run.config.model.name)
     table = summary(

@@ -43,7 +43,9 @@ class Model:
             prompt.encode()
         except UnicodeEncodeError:
             raise ValueError(f"the prompt {prompt!r} is not UTF-8: give it in that encoding") from None
-        ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids or [self.eot_id]
+        ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids
+        if not ids or self.config.data.packing != "windows":
+            ids = [self.eot_id, *ids]  # where attention stays inside documents, every one of them begins with it
         new = generate(
             self.logits,
             ids,

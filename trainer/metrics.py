@@ -2,6 +2,8 @@
 
     {"kind": "train", "step": 7, "samples": 112, "tokens": 28672, "loss": 6.1, "lr": 0.001, "step_s": 0.2, ...}
     {"kind": "eval", "step": 7, "val_loss": 6.2}
+    {"kind": "replaced", "step": 8, "g": 130, "shard": "train-000003.tar", "offset_bytes": 52736, ...}
+    {"kind": "data_changed", "step": 8, "change": "data.sources.web.weight: 0.7 -> 0.6"}
 
 JSON has no word for NaN and infinity, and a run that diverges has both: they are written as the strings "nan", "inf"
 and "-inf", and read back as floats.
@@ -46,9 +48,15 @@ class MetricsWriter:
         """Record one optimizer step: plain numbers by name, among them `step`, the number of steps done."""
         self._write("train", metrics)
 
-    def eval(self, step: int, val_loss: float) -> None:
-        """Record the loss on the held-out samples after `step` steps, in nats per token."""
-        self._write("eval", {"step": step, "val_loss": val_loss})
+    def eval(self, step: int, val_loss: float, by_source: Mapping[str, float] | None = None) -> None:
+        """Record the loss on the held-out samples after `step` steps, in nats per token: of all, and by source."""
+        named = {f"val_loss/{name}": loss for name, loss in (by_source or {}).items()}
+        self._write("eval", {"step": step, "val_loss": val_loss, **named})
+
+    def note(self, kind: str, step: int, fields: Mapping[str, Any]) -> None:
+        """Record something that happened, in numbers and words."""
+        self._file.write(_to_line({"kind": kind, "step": step, **fields}))
+        self._file.flush()
 
     def close(self) -> None:
         """Write out what is buffered and close both files."""

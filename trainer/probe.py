@@ -36,6 +36,17 @@ def make_batch(step: int, vocab_size: int, num_samples: int, seq_len: int) -> tu
     return tokens_BL, targets_BL
 
 
+def make_positions(step: int, num_samples: int, seq_len: int) -> Tensor:
+    """Positions (B, L) in made-up documents: a whole sample of one, samples of few, and samples of many short ones."""
+    generator = torch.Generator().manual_seed(2000 + step)
+    begins_BL = torch.zeros(num_samples, seq_len, dtype=torch.bool)
+    for sample in range(num_samples):
+        num_begins = (sample + step) % 3 * seq_len // 6
+        begins_BL[sample, torch.randperm(seq_len, generator=generator)[:num_begins]] = True
+    places_L = torch.arange(seq_len)
+    return places_L - torch.where(begins_BL, places_L, 0).cummax(dim=1).values
+
+
 def probe(config: Config, layout: Layout, num_steps: int) -> Curve:
     """Be one rank of `layout` for `num_steps` steps at the peak learning rate; needs the launcher's environment."""
     torch.set_num_threads(1)
@@ -50,9 +61,15 @@ def probe(config: Config, layout: Layout, num_steps: int) -> Curve:
     for step in range(num_steps):
         assert model.vocab_size is not None
         tokens_BL, targets_BL = make_batch(step, model.vocab_size, size, model.seq_len)
-        results.append(engine.train_step(tokens_BL[mine], targets_BL[mine]))
+        positions_BL = make_positions(step, size, model.seq_len)[mine] if is_packed(config) else None
+        results.append(engine.train_step(tokens_BL[mine], targets_BL[mine], positions_BL))
     parallel_groups.stop()
     return Curve(tuple(r.loss for r in results), tuple(r.grad_norm for r in results), weights)
+
+
+def is_packed(config: Config) -> bool:
+    """Whether samples hold documents that attention keeps apart."""
+    return config.data.packing != "windows"
 
 
 def hash_weights(zero: Zero, held: Sequence[LocalParam], groups: Groups) -> dict[str, str]:

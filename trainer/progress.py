@@ -72,11 +72,12 @@ class Progress:
         if not self._live and (metrics["step"] % self._log_every == 0 or at_end):
             self._print_step()
 
-    def eval(self, step: int, val_loss: float) -> None:
-        """Show the held-out loss after `step` steps, in nats per token."""
+    def eval(self, step: int, val_loss: float, by_source: Mapping[str, float] | None = None) -> None:
+        """Show the held-out loss after `step` steps, in nats per token: of all, and by source."""
         self._val_loss = val_loss
         if not self._live:
-            self.say(f"{self._count(step)}  held-out loss {val_loss:.4f}")
+            each = "".join(f"  {name} {loss:.4f}" for name, loss in (by_source or {}).items())
+            self.say(f"{self._count(step)}  held-out loss {val_loss:.4f}{each}")
 
     def say(self, text: str) -> None:
         """Print a line, above the live display where there is one."""

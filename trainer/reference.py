@@ -1,8 +1,11 @@
 """The judge of one curve: the whole model in one process and one batch, with nothing but torch.
 
 It shares the model's modules and initial weights with what it judges, and no more: no megatron-core, no DeepSpeed, no
-pipeline, no microbatches, and a loss, a clipping, a choice of what decays and an optimizer step of its own.
+pipeline, no microbatches, and a loss, a clipping, a choice of what decays and an optimizer step of its own. Documents
+that share a sample are run one by one, each as a sample that begins with it.
 """
+
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +16,7 @@ from parallel.layout import Layout
 from parallel.tensor import IGNORE, TensorParallel
 from trainer.curve import Curve
 from trainer.model.gpt import Stage, build_stages
-from trainer.probe import hash_tensor, make_batch
+from trainer.probe import hash_tensor, is_packed, make_batch, make_positions
 
 
 def reference(config: Config, dtype_name: str, num_steps: int) -> Curve:
@@ -22,7 +25,7 @@ def reference(config: Config, dtype_name: str, num_steps: int) -> Curve:
     Rotary tables are fp32 constants of the model in either; what is computed with them is in that dtype.
     """
     torch.set_num_threads(1)
-    train, vocab_size = config.train, config.model.vocab_size
+    train, vocab_size, seq_len = config.train, config.model.vocab_size, config.model.seq_len
     assert vocab_size is not None
     (model,) = build_stages(config.model, Layout(), 0, TensorParallel(), train.seed)
     weights = {local.param.name: hash_tensor(local.parameter[local.rows]) for local in model.local_params()}
@@ -30,7 +33,11 @@ def reference(config: Config, dtype_name: str, num_steps: int) -> Curve:
     optimizer = _adamw(model, config.optimizer)
     losses, grad_norms = [], []
     for step in range(num_steps):
-        loss = _loss(model, *make_batch(step, vocab_size, train.global_batch_size, config.model.seq_len))
+        batch = make_batch(step, vocab_size, train.global_batch_size, seq_len)
+        if is_packed(config):
+            loss = _loss_of_documents(model, *batch, make_positions(step, train.global_batch_size, seq_len))
+        else:
+            loss = _loss(model, *batch)
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm or float("inf"))
@@ -43,6 +50,21 @@ def reference(config: Config, dtype_name: str, num_steps: int) -> Curve:
 def _loss(model: Stage, tokens_BL: Tensor, targets_BL: Tensor) -> Tensor:
     logits_BLV = model(tokens_BL).transpose(0, 1)
     return F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten(), ignore_index=IGNORE)
+
+
+def _loss_of_documents(model: Stage, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor) -> Tensor:
+    """As `_loss`, of documents taken out of their samples; those of one length are a batch."""
+    tokens, targets = tokens_BL.flatten().tolist(), targets_BL.flatten().tolist()
+    starts = [place for place, position in enumerate(positions_BL.flatten().tolist()) if position == 0]
+    by_length: dict[int, list[slice]] = {}
+    for start, end in pairwise([*starts, len(tokens)]):
+        by_length.setdefault(end - start, []).append(slice(start, end))
+    total = torch.zeros((), dtype=next(model.parameters()).dtype)
+    for documents in by_length.values():
+        logits_BLV = model(torch.tensor([tokens[document] for document in documents])).transpose(0, 1)
+        targets_N = torch.tensor([targets[document] for document in documents]).flatten()
+        total = total + F.cross_entropy(logits_BLV.flatten(0, 1), targets_N, ignore_index=IGNORE, reduction="sum")
+    return total / (targets_BL != IGNORE).sum()
 
 
 def _adamw(model: Stage, config: OptimizerConfig) -> torch.optim.AdamW:

@@ -4,12 +4,15 @@ Raises ValueError, with what to change, for a run that cannot be. Imports no tor
 """
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from configs import load as configs
 from configs.schema import Config
-from data_pipeline.shards import TokenStream, open_corpus
+from data_pipeline.data import Data, open_data
+from data_pipeline.shards import TokenStream
 from parallel import layout as layouts
 from parallel.layout import Layout
 from trainer import schedule
@@ -19,24 +22,12 @@ CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "checkpoints"
 RECORD = "run.json"
 
-MAY_CHANGE = (
-    "run_dir",
-    "model.name",
-    "data.path",  # the tokens may move; their fingerprint may not change
-    "data.prefetch_batches",
-    "parallel.",
-    "train.micro_batch_size",
-    "train.device",
-    "train.recompute",
-    "train.check_every",
-    "train.eval_every",
-    "train.eval_samples",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.log_every",
-    "train.stop_after",
-    "sample.",
-    "cluster.",
+MAY_CHANGE = re.compile(
+    r"run_dir|model\.name|sample\.|cluster\.|parallel\."
+    r"|data\.(path|sources\.[\w-]+\.path)"  # the tokens may move; their fingerprint may not change
+    r"|data\.(prefetch_batches|max_bad_samples|cache\.)"
+    r"|train\.(micro_batch_size|device|recompute|check_every|eval_every|eval_samples)"
+    r"|train\.(checkpoint_every|keep_checkpoints|log_every|stop_after)"
 )
 """Settings that leave the curve as it is. A resume with any other one changed is refused."""
 
@@ -47,12 +38,14 @@ class Run:
 
     config: Config
     layout: Layout
-    train_data: TokenStream
-    val_data: TokenStream
-    checkpoint: Path | None
-    """Where it resumes from."""
-    start_step: int
-    """Steps already done."""
+    data: Data
+    resume: "Resume | None"
+    """Where it goes on from."""
+
+    @property
+    def start_step(self) -> int:
+        """Steps already done."""
+        return self.resume.step if self.resume else 0
 
     @property
     def tokens_per_step(self) -> int:
@@ -76,20 +69,38 @@ class Run:
         return Path(self.config.run_dir)
 
 
-def prepare_run(config: Config, world_size: int | None = None) -> Run:
-    """Fill in what the corpus and the number of ranks decide, and check everything."""
-    train_data = open_corpus(config.data.path, "train")
-    val_data = open_corpus(config.data.path, "val")
-    config = _with_vocabulary(config, train_data)
+@dataclass(frozen=True)
+class Resume:
+    """The checkpoint that a run goes on from."""
+
+    checkpoint: Path
+    step: int
+    num_bad_samples: int
+    """Unreadable samples that were replaced up to there."""
+    data_changes: tuple[str, ...]
+    """What was allowed to change about the data, in words."""
+
+
+def prepare_run(
+    config: Config, world_size: int | None = None, *, allow_data_change: bool = False, progress: bool = False
+) -> Run:
+    """Fill in what the data and the number of ranks decide, and check everything.
+
+    `allow_data_change`: go on from a checkpoint with other data, or another mixture of it. `progress`: show how far the
+    long parts have come.
+    """
+    data = open_data(config.data, config.model.seq_len, progress=progress)
+    config = _with_vocabulary(config, data.any_stream)
     layout = Layout.from_config(config.parallel, world_size)
     layouts.check(layout, config.model, config.train)
     if config.parallel.balance == "flops" and layout.stage_layers is None:
         layout = balanced(layout, config.model.num_layers, counted(config.model, config.train))
     schedule.check(config.schedule, config.train.num_tokens)
-    train_data.num_samples(config.model.seq_len)
     checkpoint = newest_checkpoint(Path(config.run_dir))
-    start_step = check_resume(checkpoint, config, train_data.fingerprint) if checkpoint else 0
-    return Run(config, layout, train_data, val_data, checkpoint, start_step)
+    resume = check_resume(checkpoint, config, data, allow_data_change) if checkpoint else None
+    run = Run(config, layout, data, resume)
+    data.check_budget(run.total_steps * config.train.global_batch_size)
+    return run
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
@@ -97,20 +108,36 @@ def newest_checkpoint(run_dir: Path) -> Path | None:
     return max((run_dir / CHECKPOINTS).glob("step-*"), default=None)
 
 
-def check_resume(checkpoint: Path, config: Config, fingerprint: str) -> int:
-    """The step of a checkpoint, if `config` continues its curve. Raises ValueError that lists what does not."""
+def check_resume(checkpoint: Path, config: Config, data: Data, allow_data_change: bool = False) -> Resume:
+    """How to go on from a checkpoint, if `config` continues its curve. Raises ValueError that lists what does not."""
     record = json.loads((checkpoint / RECORD).read_text())
     lines = configs.diff(configs.load(checkpoint / CONFIG_FILE), config)
-    changed = [line for line in lines if not line.startswith(MAY_CHANGE)]
-    if fingerprint != record["data_fingerprint"]:
-        changed.append(f"the tokens in data.path = {config.data.path} are not those of the checkpoint")
-    if changed:
+    changed = [line for line in lines if not MAY_CHANGE.match(line)]
+    of_data = [line for line in changed if line.startswith("data.")] + _changed_data(record, data)
+    others = [line for line in changed if not line.startswith("data.")]
+    if others or (of_data and not allow_data_change):
+        also = "" if others else ", or go on with other data from here (--allow-data-change)"
         raise ValueError(
             f"{checkpoint} cannot be resumed, because these change the curve:\n  "
-            + "\n  ".join(changed)
-            + "\nset them back to resume, or start a new run with another run_dir"
+            + "\n  ".join(others + of_data)
+            + f"\nset them back to resume, or start a new run with another run_dir{also}"
         )
-    return record["step"]
+    return Resume(checkpoint, record["step"], record.get("num_bad_samples", 0), tuple(of_data))
+
+
+def _changed_data(record: dict[str, Any], data: Data) -> list[str]:
+    """What differs between the data of a checkpoint and this, beyond the settings of the config."""
+    before = record.get("sources", {})
+    changed = [
+        f"the tokens of {f'data.sources.{name}' if name else 'data.path'} are not those of the checkpoint"
+        for name, fingerprint in data.fingerprints.items()
+        if before.get(name, fingerprint) != fingerprint
+    ]
+    if not changed and record["data_fingerprint"] != data.fingerprint:
+        changed = ["the sources are not those of the checkpoint"]
+    if not changed and record["mixture_fingerprint"] != data.mixture_fingerprint:
+        changed = ["the order or the mixture of the samples is not that of the checkpoint"]
+    return changed
 
 
 def _with_vocabulary(config: Config, data: TokenStream) -> Config:

@@ -7,10 +7,7 @@ import signal
 from types import FrameType
 from typing import NoReturn
 
-import torch
 import torch.distributed as dist
-
-from parallel.groups import Groups
 
 EXIT_RESUME = 85
 EXIT_CONFIG = 93
@@ -19,22 +16,15 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
 
 class StopRequest:
-    """Catches SIGNALS on this rank; every rank learns of a signal on any of them, at the same step."""
+    """Catches SIGNALS on this rank. `trainer.telemetry` tells every rank of it, at the same step."""
 
-    def __init__(self, groups: Groups) -> None:
-        self._groups = groups
-        self._asked = False
+    def __init__(self) -> None:
+        self.asked = False
         for signum in SIGNALS:
             signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self._asked = True
-
-    def agreed(self) -> bool:
-        """Whether any rank was asked to stop. Every rank must call it, once a step."""
-        asked = torch.tensor(int(self._asked), device=self._groups.device)
-        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
-        return bool(asked.item())
+        self.asked = True
 
 
 def leave() -> NoReturn:

@@ -1,15 +1,15 @@
 """A config made small but of the same kind, so that a few steps of it take a second on a CPU. Pure arithmetic.
 
-What could be wrong under some layout is kept: norms, positions, activation, biases, tying, grouped queries,
-recomputation and the optimizer. What only costs time is made small, and divides by what the config's own sizes divide
-by.
+What could be wrong under some layout is kept: norms, positions, activation, biases, tying, grouped queries, documents
+that share a sample, recomputation and the optimizer. What only costs time is made small, and divides by what the
+config's own sizes divide by.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from math import lcm
 
-from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
+from configs.schema import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
 from parallel.layout import Layout
 
 VOCAB_SIZE = 61
@@ -47,7 +47,8 @@ def shrink(config: Config, layouts: Sequence[Layout]) -> Config:
         recompute=config.train.recompute,
         recompute_layers=recompute_layers,
     )
-    return Config(model=model, parallel=ParallelConfig(), optimizer=optimizer, train=train)
+    data = DataConfig(packing=config.data.packing)
+    return Config(model=model, parallel=ParallelConfig(), optimizer=optimizer, train=train, data=data)
 
 
 def with_knobs(small: Config, parallel: ParallelConfig, layout: Layout) -> Config:

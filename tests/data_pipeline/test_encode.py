@@ -27,6 +27,7 @@ def test_every_document_is_in_one_split_and_two_documents_fill_both(documents: l
 def test_the_end_of_a_lone_document_is_held_out(document: str, val_fraction: float) -> None:
     (first, beginning), (second, end) = split_documents([document], val_fraction)
     assert (first, second) == ("train", "val")
+    assert isinstance(beginning, str) and isinstance(end, str)
     assert beginning + end == document
     assert beginning.endswith("\n") or "\n" not in beginning
 
@@ -62,8 +63,10 @@ def test_an_eot_spelled_out_in_a_text_does_not_end_a_document() -> None:
 
 
 def test_the_size_of_a_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = [("train", "one two\n" * count) for count in (1, 50, 3, 400)]
+    pairs = [(f"split {count}", "one two\n" * count) for count in (1, 50, 3, 400)]
     whole = list(encode_documents(pairs, TOKENIZER, eot_id=0, dtype=np.uint16))
     monkeypatch.setattr(encode, "BATCH_CHARS", 1)
     one_by_one = list(encode_documents(pairs, TOKENIZER, eot_id=0, dtype=np.uint16))
-    assert [each.tokens.tolist() for each in whole] == [each.tokens.tolist() for each in one_by_one]
+    assert [(each.split, each.num_text_bytes, each.tokens.tolist()) for each in whole] == [
+        (each.split, each.num_text_bytes, each.tokens.tolist()) for each in one_by_one
+    ]

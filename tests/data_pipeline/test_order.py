@@ -1,16 +1,52 @@
-"""The order of samples: every window once in each epoch, each epoch in its own order."""
+"""The order of samples: every sample once in each epoch, each epoch in its own order."""
 
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from itertools import accumulate
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.order import epoch_key, permute, sample_at
+import data_pipeline.order
+from data_pipeline.order import Order, epoch_key, permute, permute_each
 
 seeds = st.integers(0, 2**63 - 1)
+shard_sizes = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any)
+windows = st.none() | st.integers(1, 100)
+
+
+def starts_of(sizes: list[int]) -> list[int]:
+    return list(accumulate(sizes, initial=0))
+
+
+def laid_out(sizes: list[int], key: str, epoch: int) -> list[int]:
+    """The samples of one epoch of locality mode before blocks are shuffled."""
+    starts = starts_of(sizes)
+    filled = [shard for shard, size in enumerate(sizes) if size]
+    laid: list[int] = []
+    for place in permute(np.arange(len(filled)), len(filled), f"{key}/{epoch}/shards".encode()).tolist():
+        shard = filled[place]
+        laid += range(starts[shard], starts[shard + 1])
+    return laid
+
+
+def draw_by_draw(sizes: list[int], key: str, window: int, epoch: int) -> list[int]:
+    """One epoch of locality mode, written as it is told: lay the shards out, then shuffle block by block."""
+    laid = laid_out(sizes, key, epoch)
+    shift = int.from_bytes(blake2b(f"{key}/{epoch}/shift".encode(), digest_size=8).digest(), "little") % window
+    samples, number = [], 0
+    while laid:
+        size = window - shift if number == 0 else window
+        block, laid = laid[:size], laid[size:]
+        places = permute(np.arange(len(block)), len(block), f"{key}/{epoch}/{number}".encode())
+        samples += [block[place] for place in places.tolist()]
+        number += 1
+    return samples
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 4096, 4097, 48_808])
@@ -48,19 +84,8 @@ def test_each_epoch_and_each_seed_has_another_order(n: int, seed: int, epoch: in
     assert not np.array_equal(order, np.arange(n))
 
 
-@given(n=st.integers(1, 300), seed=seeds, first=st.integers(0, 2000), count=st.integers(0, 700))
-def test_sample_at_visits_every_window_once_in_each_epoch(n: int, seed: int, first: int, count: int) -> None:
-    epoch, window = sample_at(np.arange(first, first + count), n, seed)
-    assert np.array_equal(epoch, np.arange(first, first + count) // n)
-    for each in np.unique(epoch):
-        visited = window[epoch == each]
-        assert len(np.unique(visited)) == len(visited)
-        if (each * n >= first) and ((each + 1) * n <= first + count):
-            assert np.array_equal(np.sort(visited), np.arange(n))
-
-
 def test_a_new_epoch_of_the_stream_has_a_new_order() -> None:
-    epoch, window = sample_at(np.arange(300), 100, seed=0)
+    epoch, window = Order([0, 100], "order/0", None).at(np.arange(300))
     assert not np.array_equal(window[epoch == 0], window[epoch == 1])
     assert not np.array_equal(window[epoch == 1], window[epoch == 2])
 
@@ -75,8 +100,131 @@ def test_the_order_looks_shuffled() -> None:
 
 
 def test_the_order_never_changes_between_versions() -> None:
-    _, window = sample_at(np.arange(8), 1000, seed=7)
+    _, window = Order([0, 1000], "order/7", None).at(np.arange(8))
     assert window.tolist() == [960, 651, 301, 921, 54, 298, 383, 601]
+
+
+@given(n=st.integers(1, 2**40), num_keys=st.integers(1, 5), data=st.data())
+def test_permute_each_is_permute_with_a_key_for_each_index(n: int, num_keys: int, data: st.DataObject) -> None:
+    index = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=20))
+    which = np.array([data.draw(st.integers(0, num_keys - 1)) for _ in index])
+    keys = [f"key {i}".encode() for i in range(num_keys)]
+    expected = [int(permute(i, n, keys[j])) for i, j in zip(index, which, strict=True)]
+    assert permute_each(index, n, keys, which).tolist() == expected
+
+
+@settings(max_examples=40)
+@given(sizes=shard_sizes, seed=seeds, epoch=st.integers(0, 20))
+def test_without_a_window_an_epoch_is_one_permutation_of_all_samples(sizes: list[int], seed: int, epoch: int) -> None:
+    n = sum(sizes)
+    for window in (None, n, 10**6):
+        _, sample = Order(starts_of(sizes), f"order/{seed}", window).at(np.arange(epoch * n, (epoch + 1) * n))
+        assert np.array_equal(sample, permute(np.arange(n), n, epoch_key(seed, epoch)))
+
+
+@given(sizes=shard_sizes, window=windows, seed=seeds, epoch=st.integers(0, 2**20))
+def test_every_epoch_of_an_order_is_a_permutation(sizes: list[int], window: int | None, seed: int, epoch: int) -> None:
+    n = sum(sizes)
+    epochs, samples = Order(starts_of(sizes), f"order/{seed}", window).at(np.arange(epoch * n, (epoch + 2) * n))
+    assert np.array_equal(epochs, np.repeat([epoch, epoch + 1], n))
+    assert np.array_equal(np.sort(samples.reshape(2, n)), np.tile(np.arange(n), (2, 1)))
+
+
+@settings(max_examples=40)
+@given(sizes=shard_sizes, window=st.integers(1, 100), seed=seeds, epoch=st.integers(0, 1000))
+def test_locality_shuffles_shards_and_then_samples_inside_blocks(
+    sizes: list[int], window: int, seed: int, epoch: int
+) -> None:
+    n = sum(sizes)
+    if window < n:
+        order = Order(starts_of(sizes), f"order/{seed}", window)
+        sample = order.at(np.arange(epoch * n, (epoch + 1) * n))[1]
+        assert sample.tolist() == draw_by_draw(sizes, f"order/{seed}", window, epoch)
+
+
+@pytest.mark.parametrize("window", [None, 64, 1000])
+def test_epochs_and_keys_have_orders_that_differ(window: int | None) -> None:
+    starts, n = np.arange(0, 5001, 50), 5000
+    epochs = Order(starts, "order/0", window).at(np.arange(3 * n))[1].reshape(3, n)
+    other = Order(starts, "order/1", window).at(np.arange(n))[1]
+    for one, two in ((epochs[0], epochs[1]), (epochs[1], epochs[2]), (epochs[0], other), (epochs[0], np.arange(n))):
+        assert np.count_nonzero(one == two) < 20
+
+
+def test_blocks_of_a_large_shard_have_other_edges_in_each_epoch() -> None:
+    """With the same edges in every epoch, the same samples would be shuffled together again and again."""
+    n, window = 4096, 512
+    epochs = Order([0, n], "order/0", window).at(np.arange(20 * n))[1].reshape(20, n)
+    # A block ends where all samples before have been drawn, and none after.
+    ends = [set(np.flatnonzero(np.maximum.accumulate(epoch) == np.arange(n)).tolist()) for epoch in epochs]
+    assert all(len(each) >= n // window for each in ends)
+    assert set.intersection(*ends[:3]) == {n - 1}
+
+
+@given(sizes=shard_sizes, window=windows, seed=seeds, data=st.data())
+def test_a_draw_does_not_depend_on_what_else_is_asked(
+    sizes: list[int], window: int | None, seed: int, data: st.DataObject
+) -> None:
+    n = sum(sizes)
+    order = Order(starts_of(sizes), f"order/{seed}", window)
+    k = data.draw(st.lists(st.integers(0, 9 * n), min_size=1, max_size=30))
+    epoch, sample = order.at(np.array(k))
+    fresh = pickle.loads(pickle.dumps(order))
+    alone = [fresh.at(each) for each in k]
+    assert [(int(e), int(s)) for e, s in alone] == list(zip(epoch.tolist(), sample.tolist(), strict=True))
+    assert order.at(np.array(k).reshape(1, -1, 1))[1].shape == (1, len(k), 1)
+    assert alone[0][0].shape == alone[0][1].shape == ()
+
+
+@given(n=st.integers(10**9, 2**45), window=st.integers(1, 2**24), seed=seeds, data=st.data())
+def test_a_huge_order_stays_in_range_and_collides_nowhere(n: int, window: int, seed: int, data: st.DataObject) -> None:
+    order = Order([0, n // 3, n // 3, n - 1, n], f"order/{seed}", window)
+    k = data.draw(st.lists(st.integers(0, n - 1), unique=True, min_size=1, max_size=20))
+    epoch, sample = order.at(np.array(k) + 7 * n)
+    assert set(epoch.tolist()) == {7}
+    assert sample.min() >= 0
+    assert sample.max() < n
+    assert len(np.unique(sample)) == len(k)
+
+
+@settings(max_examples=40)
+@given(sizes=shard_sizes, window=windows, seed=seeds, k=st.integers(0, 1000), count=st.integers(0, 400))
+@pytest.mark.parametrize("walked_at_once", [3, 4096])
+def test_shards_ahead_are_those_of_the_draws_in_order_of_first_need(
+    walked_at_once: int, sizes: list[int], window: int | None, seed: int, k: int, count: int
+) -> None:
+    starts = starts_of(sizes)
+    order = Order(starts, f"order/{seed}", window)
+    samples = order.at(np.arange(k, k + count))[1].tolist()
+    need = dict.fromkeys(max(i for i, start in enumerate(starts[:-1]) if start <= sample) for sample in samples)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_pipeline.order, "WALKED_AT_ONCE", walked_at_once)
+        assert order.shards_ahead(k, count).tolist() == list(need)
+        assert order.shards_ahead(k, count).tolist() == list(need)  # now from what was kept
+
+
+@given(sizes=shard_sizes, window=st.integers(1, 100), seed=seeds)
+def test_num_shards_at_hand_is_the_most_that_a_block_can_touch(sizes: list[int], window: int, seed: int) -> None:
+    n, starts = sum(sizes), np.array(starts_of(sizes))
+    shards = np.searchsorted(starts, laid_out(sizes, f"order/{seed}", 0), side="right") - 1
+    most = max(len(np.unique(shards[first : first + window])) for first in range(n))
+    assert Order(starts, f"order/{seed}", window).num_shards_at_hand() == most
+    assert Order(starts, f"order/{seed}").num_shards_at_hand() == np.count_nonzero(sizes)
+
+
+def test_threads_may_share_an_order() -> None:
+    starts = np.arange(0, 20_001, 100)
+    k = np.random.default_rng(0).integers(0, 10**5, (24, 20))
+    expected = [Order(starts, "order/0", 300).at(each)[1].tolist() for each in k]
+    shared = Order(starts, "order/0", 300)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda each: shared.at(each)[1].tolist(), k)) == expected
+
+
+def test_the_local_order_never_changes_between_versions() -> None:
+    order = Order(np.arange(0, 1001, 10), "order/7", 100)
+    assert order.at(np.arange(995, 1003))[1].tolist() == [58, 305, 333, 738, 336, 408, 405, 404]
+    assert order.shards_ahead(995, 8).tolist() == [5, 30, 33, 73, 40]
 
 
 def test_order_imports_neither_torch_nor_the_rest_of_the_room() -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
-from data_pipeline import prepare as prepare_module
 from data_pipeline.errors import CorpusError
 from data_pipeline.manifest import Manifest, sha256_of
 from data_pipeline.prepare import is_current, prepare
@@ -52,7 +51,13 @@ def test_the_manifest_says_what_the_shards_hold(texts: Path, corpus: Path) -> No
         assert split.num_tokens == sum(shard.num_tokens for shard in split.shards)
         assert all(shard.sha256 == sha256_of(corpus / shard.name) for shard in split.shards)
     names = {shard.name for split in manifest.splits.values() for shard in split.shards}
-    assert {file.name for file in corpus.iterdir()} == names | {"manifest.json", "tokenizer.json"}
+    written = {file.name for file in corpus.iterdir() if not file.name.startswith(".")}
+    assert written == names | {
+        "manifest.json",
+        "tokenizer.json",
+        "train.index.npy",
+        "val.index.npy",
+    }
 
 
 def test_the_unigram_entropy_is_that_of_the_train_tokens(corpus: Path) -> None:
@@ -66,7 +71,7 @@ def test_another_process_writes_the_same_corpus_byte_for_byte(texts: Path, corpu
     arguments = f"[{str(texts)!r}], {str(tmp_path / 'again')!r}, **{SMALL!r}"
     code = f"from data_pipeline.prepare import prepare; prepare({arguments})"
     subprocess.run([sys.executable, "-c", code], check=True)
-    for file in corpus.iterdir():
+    for file in corpus.glob("[!.]*"):  # hidden files are left by those that read
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
@@ -121,6 +126,7 @@ def test_a_corpus_without_text_is_refused_and_leaves_nothing(tmp_path: Path) -> 
         ({"val_fraction": 0.0}, "val_fraction = 0.0 must be"),
         ({"val_fraction": 0.9}, "val_fraction = 0.9 must be"),
         ({"shard_tokens": 0}, "shard_tokens = 0 must be"),
+        ({"token_dtype": "int8"}, "token_dtype = int8 must be uint16 or uint32"),
         ({"block_bytes": 5 << 20}, "block_bytes = 5242880 must be at most"),
         ({"tokenizer_path": "nowhere.json"}, r"tokenizer_path = nowhere\.json does not exist"),
     ],
@@ -131,29 +137,6 @@ def test_impossible_settings_are_refused_and_leave_nothing(
     with pytest.raises(CorpusError, match=message):
         prepare([texts], tmp_path / "out", **settings)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interrupt_leaves_nothing_or_the_corpus_that_was_there(
-    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        patch.setattr(prepare_module.SplitWriter, "close", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            prepare([texts], out, **SMALL)
-    assert list(tmp_path.iterdir()) == []
-
-    prepare([texts], out, **SMALL)
-    before = {file.name: file.read_bytes() for file in out.iterdir()}
-    with monkeypatch.context() as patch:
-        patch.setattr(prepare_module.SplitWriter, "close", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            prepare([texts], out, **SMALL, overwrite=True)
-    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
-    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_finished_corpus_is_replaced_only_when_asked(texts: Path, tmp_path: Path) -> None:
@@ -198,6 +181,18 @@ def test_reuse_returns_at_once_while_inputs_and_settings_are_the_same(tmp_path: 
     assert not is_current([texts], out, **SMALL)
     with pytest.raises(CorpusError, match="--overwrite"):
         prepare([texts], out, **SMALL, reuse=True)
+
+
+def test_a_corpus_within_its_own_input_is_not_read_as_text(tmp_path: Path) -> None:
+    texts = write_texts(tmp_path / "in", 10)
+    first = prepare([texts], texts / "out", **SMALL)
+    left = texts / ".out.partial-01234567"
+    left.mkdir()
+    (left / "train-000000.tar").write_bytes(b"unfinished")
+    assert is_current([texts], texts / "out", **SMALL)
+    assert prepare([texts], texts / "out", **SMALL, overwrite=True) == first
+    with pytest.raises(CorpusError, match="out is a corpus of tokens already"):
+        prepare([texts / "out"], tmp_path / "again", **SMALL)
 
 
 def test_progress_is_lines_where_there_is_no_terminal(

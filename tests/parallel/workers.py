@@ -8,6 +8,7 @@ from parallel.engine import Engine, StepResult
 from parallel.layout import Layout
 from parallel.tensor import IGNORE
 from trainer.build import build_engine
+from trainer.probe import make_positions
 
 
 def small_model(**changes: object) -> ModelConfig:
@@ -82,6 +83,28 @@ def curve(
         results.append(engine.train_step(tokens[rows], targets[rows]))
     parallel_groups.stop()
     return results
+
+
+def curve_of_documents(
+    layout: Layout, model: ModelConfig, train: TrainConfig, optimizer: OptimizerConfig, num_steps: int
+) -> tuple[list[StepResult], list[float]]:
+    """Each step, and the loss of an unseen batch before it, of samples that hold made-up documents."""
+    engine = make_engine(layout, model, train, optimizer)
+    share = train.global_batch_size // layout.dp
+    rows = slice(engine.groups.at.dp * share, (engine.groups.at.dp + 1) * share)
+
+    def mine(step: int) -> list[torch.Tensor]:
+        positions = make_positions(step, train.global_batch_size, model.seq_len)
+        return [part[rows] for part in (*batch(step, model, train), positions)]
+
+    results, losses = [], []
+    engine.set_lr(1.0)
+    for step in range(num_steps):
+        total, count = engine.eval_step(*mine(100 + step))
+        losses.append(total / count)
+        results.append(engine.train_step(*mine(step)))
+    parallel_groups.stop()
+    return results, losses
 
 
 def held_out(layout: Layout, model: ModelConfig, train: TrainConfig, optimizer: OptimizerConfig) -> list[float]:

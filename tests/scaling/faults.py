@@ -4,6 +4,7 @@ Each is a probe that ranks run by its name, as `trainer.probe.probe`, after it h
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -120,10 +121,12 @@ def targets_of_other_microbatches(config: Config, layout: Layout, num_steps: int
     """The pipeline's last stage meets the targets one microbatch late."""
     step = pipeline.Pipeline.step
 
-    def late(self: pipeline.Pipeline, inputs: torch.Tensor, targets: torch.Tensor) -> list[torch.Tensor]:
-        return step(self, inputs, targets.roll(config.train.micro_batch_size, dims=0))
+    def late(
+        self: pipeline.Pipeline, inputs: torch.Tensor, targets: torch.Tensor, positions: torch.Tensor | None
+    ) -> list[torch.Tensor]:
+        return step(self, inputs, targets.roll(config.train.micro_batch_size, dims=0), positions)
 
-    pipeline.Pipeline.step = late  # type: ignore[method-assign]
+    pipeline.Pipeline.step = late  # type: ignore[method-assign,assignment]
     return probe(config, layout, num_steps)
 
 
@@ -142,6 +145,17 @@ def attention_to_own_positions(config: Config, layout: Layout, num_steps: int) -
         self._exchange = None
 
     context.ContextParallel.__init__ = forget_others  # type: ignore[method-assign,assignment]
+    return probe(config, layout, num_steps)
+
+
+def documents_seen_as_one(config: Config, layout: Layout, num_steps: int) -> Curve:
+    """Attention crosses from one document of a sample to the next, though positions restart."""
+    attention = context.ContextParallel.attention
+
+    def across(self: context.ContextParallel, *heads: Any, **_: object) -> torch.Tensor:
+        return attention(self, *heads)
+
+    context.ContextParallel.attention = across  # type: ignore[method-assign,assignment]
     return probe(config, layout, num_steps)
 
 

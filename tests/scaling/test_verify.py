@@ -94,6 +94,16 @@ def test_the_time_left_counts_processes() -> None:
     assert lines[2] == "2/2  dp=3 tp=1 pp=1 zero=1 fp32: same, 2.0 s, the last"
 
 
+def test_documents_that_share_a_sample_are_proven_too() -> None:
+    config = load("runs/gpt2_124m_a100")
+    config = replace(config, data=replace(config.data, packing="best_fit"))
+    plan = make_plan(config, [Layout(cp=2)], num_steps=2)
+    expected = run.references_of(plan)["fp32"]
+    assert run.run_trial(plan, plan.trials[0], expected).problems == ()
+    fault = "tests.scaling.faults:documents_seen_as_one"
+    assert run.run_trial(plan, plan.trials[0], expected, fault).problems
+
+
 CONFIGS = [load("runs/dry_run"), load("runs/gpt2_124m_a100"), load("runs/llama_70b_a100")]
 
 

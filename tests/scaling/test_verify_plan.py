@@ -4,13 +4,14 @@ import subprocess
 import sys
 from dataclasses import asdict
 from math import prod
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.load import load
-from configs.schema import Config, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
+from configs.schema import Config, DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from parallel.layout import Layout, check
 from scaling.verify.layouts import SCHEDULES, all_layouts, parse_layouts
 from scaling.verify.plan import make_plan
@@ -115,6 +116,13 @@ def test_recomputation_covers_the_same_share_of_blocks() -> None:
     config = Config(model=ModelConfig(num_layers=10), train=TrainConfig(recompute="full", recompute_layers=6))
     small = shrink(config, [Layout()])
     assert (small.train.recompute, small.train.recompute_layers, small.model.num_layers) == ("full", 3, 5)
+
+
+@pytest.mark.parametrize("packing", ["windows", "documents", "best_fit"])
+def test_packing_is_kept_and_the_corpus_is_not(packing: Any) -> None:
+    config = Config(data=DataConfig(path="a/corpus", packing=packing))
+    plan = make_plan(config, [Layout()])
+    assert plan.config_of(plan.trials[0]).data == DataConfig(packing=packing)
 
 
 @given(st.integers(1, 10**6), st.integers(1, 12), st.integers(1, 200))

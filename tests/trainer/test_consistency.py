@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -207,8 +206,9 @@ def test_a_planted_difference_is_told_with_its_rank_and_what_differs(
     settings = config(tmp_path, corpus, parallel, **train)
     told = findings_on_ranks(ranks, settings, [fault for fault, _ in faults])
     run = prepare_run(settings)
-    shared = replace(run.config, data=replace(run.config.data, path="", prefetch_batches=0))
-    words = {"config": consistency.config_hash(shared), "fingerprint": run.train_data.fingerprint}
+    shared = consistency.shared_settings(run.config)
+    fingerprints = f"{run.data.fingerprint} {run.data.mixture_fingerprint}"
+    words = {"config": consistency.config_hash(shared), "fingerprint": fingerprints}
     assert told == [expected.format(**words) for _, expected in faults]
 
 

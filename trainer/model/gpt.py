@@ -14,7 +14,7 @@ from configs.schema import ModelConfig
 from parallel.layout import Layout
 from parallel.tensor import Embedding, TensorParallel
 from trainer.model import init
-from trainer.model.layers import Block, Norm, Piece
+from trainer.model.layers import Block, Documents, Norm, Piece
 from trainer.model.spec import Param, Shape, param_table
 
 
@@ -84,20 +84,29 @@ class Stage(nn.Module):
         rows = self._num_padded_rows // tp.size
         self._valid_rows = max(0, min(rows, shape.vocab_size - tp.rank * rows))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """First stage: tokens (B, L) in; last stage: this rank's logits (L, B, V / tp) out; else (L, B, D)."""
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """First stage: tokens (B, L) in; last stage: this rank's logits (L, B, V / tp) out; else (L, B, D).
+
+        `positions`, (B, L) on the CPU and never cut over ranks, are those of the tokens in their documents: attention
+        stays inside a document. None: a sample is one document.
+        """
+        documents = None if positions is None else Documents.of(positions, self._model, self._tp.context, x.device)
         if self.is_first:
-            x = self._embed(x)
+            x = self._embed(x, positions)
         for block in self.blocks.values():
-            x = block(x)
+            x = block(x, documents=documents)
         return self._logits(x) if self.is_last else x
 
-    def _embed(self, tokens_BL: Tensor) -> Tensor:
+    def _embed(self, tokens_BL: Tensor, positions_BL: Tensor | None) -> Tensor:
         assert self.embed is not None
         x_LBD = self.embed(tokens_BL)
         if self.position is not None:
-            positions = self._tp.sequence_slice(tokens_BL.shape[1])
-            x_LBD = x_LBD + self._tp.replicated(self.position)[positions, None]
+            mine = self._tp.sequence_slice(tokens_BL.shape[1])
+            weight = self._tp.replicated(self.position)
+            if positions_BL is None:
+                return x_LBD + weight[mine, None]
+            mine_LB = positions_BL[:, mine].T.to(tokens_BL.device, non_blocking=True)
+            x_LBD = x_LBD + F.embedding(mine_LB, weight)
         return x_LBD
 
     def _logits(self, x_LBD: Tensor) -> Tensor:

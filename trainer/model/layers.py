@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from configs.schema import ModelConfig
+from parallel.context import ContextParallel
+from parallel.segments import Segments
 from parallel.tensor import TensorParallel
 from trainer.model.spec import Shape
 
@@ -31,6 +33,28 @@ class Piece:
     rows: slice
     is_cut: bool = True
     """Whether tensor parallelism cuts it along the table's sharded axis; if not, every rank holds it whole."""
+
+
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """The documents of a microbatch's samples, made once for all blocks of a stage."""
+
+    segments: Segments
+    rope: tuple[Tensor, Tensor] | None
+    """cos and sin (L, B, 1, H) of this rank's part of the sequence, where the model turns queries and keys."""
+
+    @classmethod
+    def of(
+        cls, positions_BL: Tensor, model: ModelConfig, context: ContextParallel, device: torch.device
+    ) -> "Documents":
+        """Those of samples whose tokens have these positions in their documents, over the whole sequence."""
+        segments = Segments.of(positions_BL, device)
+        if model.position != "rope":
+            return cls(segments, None)
+        seq_len = positions_BL.shape[1]
+        mine_LB = positions_BL[:, context.sequence_slice(seq_len)].T.to(device, non_blocking=True)
+        cos_LH, sin_LH = rope_tables(seq_len, Shape.of(model).head_dim, model.rope_theta, device)
+        return cls(segments, (cos_LH[mine_LB][:, :, None], sin_LH[mine_LB][:, :, None]))
 
 
 class Norm(nn.Module):
@@ -131,7 +155,7 @@ class SharedKeyValue(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention over the whole sequence, for this rank's heads."""
+    """Causal self-attention over the whole sequence, or inside its documents, for this rank's heads."""
 
     def __init__(self, model: ModelConfig, tp: TensorParallel, recompute: bool = False) -> None:
         """`recompute`: keep queries, keys and values for the backward pass, and nothing between them and the output."""
@@ -150,26 +174,36 @@ class Attention(nn.Module):
         self.k_norm = Norm(model, shape.head_dim, tp, per_head=True) if model.qk_norm else None
         self.out = Row(tp, sizes[0], shape.d_model, model.bias)
 
-    def forward(self, x_LBD: Tensor) -> Tensor:
-        qkv = self.qkv(x_LBD) if self.kv is None else (*self.qkv(x_LBD), *self.kv(x_LBD))
-        return self.out(checkpointed(self._attend, *qkv) if self._recompute else self._attend(*qkv))
+    def forward(self, x_LBD: Tensor, documents: Documents | None = None) -> Tensor:
+        q, k, v = self.qkv(x_LBD) if self.kv is None else (*self.qkv(x_LBD), *self.kv(x_LBD))
+        if self._recompute:
+            return self.out(checkpointed(self._attend, q, k, v, documents))
+        return self.out(self._attend(q, k, v, documents))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
         """Attention of queries (L, B, N * H) to keys and values (L, B, K * H): (L, B, N * H)."""
         q_LBNH, k_LBKH, v_LBKH = (part.unflatten(-1, (-1, self._head_dim)) for part in (q, k, v))
         if self.q_norm is not None and self.k_norm is not None:
             q_LBNH, k_LBKH = self.q_norm(q_LBNH), self.k_norm(k_LBKH)
-        if self._rope_theta is not None:
-            seq_len = len(q_LBNH) * self._context.size
-            mine = self._context.sequence_slice(seq_len)
-            cos_LH, sin_LH = (
-                table[mine] for table in rope_tables(seq_len, self._head_dim, self._rope_theta, q_LBNH.device)
-            )
-            q_LBNH, k_LBKH = rotate(q_LBNH, cos_LH, sin_LH), rotate(k_LBKH, cos_LH, sin_LH)
+        rope = self._rope(q_LBNH) if documents is None else documents.rope
+        if rope is not None:
+            q_LBNH, k_LBKH = rotate(q_LBNH, *rope), rotate(k_LBKH, *rope)
         y_BNLH = self._context.attention(
-            q_LBNH.permute(1, 2, 0, 3), k_LBKH.permute(1, 2, 0, 3), v_LBKH.permute(1, 2, 0, 3)
+            q_LBNH.permute(1, 2, 0, 3),
+            k_LBKH.permute(1, 2, 0, 3),
+            v_LBKH.permute(1, 2, 0, 3),
+            segments=None if documents is None else documents.segments,
         )
         return y_BNLH.permute(2, 0, 1, 3).flatten(2)
+
+    def _rope(self, q_LBNH: Tensor) -> tuple[Tensor, Tensor] | None:
+        """cos and sin (L, 1, 1, H) of this rank's part of a sequence that is one document."""
+        if self._rope_theta is None:
+            return None
+        seq_len = len(q_LBNH) * self._context.size
+        mine = self._context.sequence_slice(seq_len)
+        cos_LH, sin_LH = rope_tables(seq_len, self._head_dim, self._rope_theta, q_LBNH.device)
+        return cos_LH[mine, None, None], sin_LH[mine, None, None]
 
     def pieces(self, prefix: str) -> Iterator[Piece]:
         yield from self.qkv.pieces(prefix)
@@ -221,11 +255,11 @@ class Block(nn.Module):
         self.mlp_norm = Norm(model, model.d_model, tp)
         self.mlp = FeedForward(model, tp, recompute == "selective")
 
-    def forward(self, x_LBD: Tensor) -> Tensor:
-        return checkpointed(self._layers, x_LBD) if self._recompute else self._layers(x_LBD)
+    def forward(self, x_LBD: Tensor, documents: Documents | None = None) -> Tensor:
+        return checkpointed(self._layers, x_LBD, documents) if self._recompute else self._layers(x_LBD, documents)
 
-    def _layers(self, x_LBD: Tensor) -> Tensor:
-        x_LBD = x_LBD + self.attn(self.attn_norm(x_LBD))
+    def _layers(self, x_LBD: Tensor, documents: Documents | None) -> Tensor:
+        x_LBD = x_LBD + self.attn(self.attn_norm(x_LBD), documents=documents)
         return x_LBD + self.mlp(self.mlp_norm(x_LBD))
 
     def pieces(self, prefix: str) -> Iterator[Piece]:
@@ -235,7 +269,7 @@ class Block(nn.Module):
         yield from self.mlp.pieces(f"{prefix}.mlp")
 
 
-def checkpointed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def checkpointed(function: Callable[..., Tensor], *inputs: Tensor | Documents | None) -> Tensor:
     """function(*inputs), keeping only the inputs: the backward pass computes the rest again. Nothing here is random."""
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
@@ -251,8 +285,11 @@ def rope_tables(seq_len: int, head_dim: int, theta: float, device: torch.device)
     return angle.cos().float().to(device), angle.sin().float().to(device)
 
 
-def rotate(x_LBNH: Tensor, cos_LH: Tensor, sin_LH: Tensor) -> Tensor:
-    """Rotary embedding of queries or keys, computed in fp32 and returned in the input's dtype."""
+def rotate(x_LBNH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of queries or keys, computed in fp32 and returned in the input's dtype.
+
+    `cos` and `sin` are (L, B, 1, H), or (L, 1, 1, H) where all samples have the same positions.
+    """
     low, high = x_LBNH.chunk(2, dim=-1)
     turned = torch.cat((-high, low), dim=-1)
-    return (x_LBNH * cos_LH[:, None, None] + turned * sin_LH[:, None, None]).to(x_LBNH.dtype)
+    return (x_LBNH * cos + turned * sin).to(x_LBNH.dtype)

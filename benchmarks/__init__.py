@@ -1,0 +1,1 @@
+"""Measurements against other libraries; nothing else imports it."""

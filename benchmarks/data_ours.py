@@ -1,0 +1,178 @@
+"""What is measured for its own sake: this library's stream in its several modes, and plain reads of a flat file."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer, models
+
+from benchmarks.data_contest import EOT_ID, FLAT, VOCAB_SIZE, Contestant, Loader, Rows, Settings, SourceTokens
+from configs.schema import DataConfig, SourceConfig
+from data_pipeline.batches import Batches, Prefetcher
+from data_pipeline.data import Data, open_data
+from data_pipeline.manifest import TOKENIZER, VERSION, Manifest, sha256_of
+from data_pipeline.shard_writer import SplitWriter
+
+PREFETCH_BATCHES = 2
+BLOCK_BYTES = 1 << 20
+NUM_SHARDS = 12
+VAL_DOCUMENTS = 64
+SECOND_SHARE = 0.3
+"""Of the mixture's second corpus: 70 samples to 30 of it."""
+
+LIMIT = "memmap"
+
+
+def write_corpus(documents: Iterator[Any], num_tokens: int, folder: Path) -> None:
+    """Write a corpus as `foretrain prepare` would, its text having been tokenized already.
+
+    The first documents are the val split too: only the train split is measured.
+    """
+    folder.mkdir(exist_ok=True)
+    vocab = {"<|endoftext|>": EOT_ID, **{f"token{i}": i for i in range(1, VOCAB_SIZE)}}
+    Tokenizer(models.WordLevel(vocab, unk_token="token1")).save(str(folder / TOKENIZER))
+    shard_tokens = max(1, num_tokens // NUM_SHARDS)
+    train = SplitWriter(folder, "train", block_bytes=BLOCK_BYTES, shard_tokens=shard_tokens)
+    val = SplitWriter(folder, "val", block_bytes=BLOCK_BYTES, shard_tokens=shard_tokens)
+    for number, document in enumerate(documents):
+        train.add(document, len(document))
+        if number < VAL_DOCUMENTS:
+            val.add(document, len(document))
+    Manifest(
+        version=VERSION,
+        dtype="uint16",
+        vocab_size=VOCAB_SIZE,
+        eot_id=EOT_ID,
+        tokenizer_sha256=sha256_of(folder / TOKENIZER),
+        splits={"train": train.close(), "val": val.close()},
+        unigram_entropy_nats=0.0,
+        num_replaced_documents=0,
+        sources=[],
+        prepared_from="",
+    ).write(folder)
+
+
+def _write(source: SourceTokens, folder: Path, settings: Settings) -> None:
+    write_corpus(source.documents(), len(source.tokens), folder)
+
+
+def _write_two(source: SourceTokens, folder: Path, settings: Settings) -> None:
+    """One corpus of the first 70% of the documents, one of the others."""
+    cut = round((1 - SECOND_SHARE) * len(source.ends))
+    first_tokens = int(source.ends[cut - 1])
+    first = SourceTokens(source.tokens[:first_tokens], source.ends[:cut])
+    second = SourceTokens(source.tokens[first_tokens:], source.ends[cut:] - first_tokens)
+    for part, name in ((first, "first"), (second, "second")):
+        write_corpus(part.documents(), len(part.tokens), folder / name)
+
+
+def _write_packed(source: SourceTokens, folder: Path, settings: Settings) -> None:
+    """The corpus, and the plan of the packing, which is made once, at the first opening."""
+    _write(source, folder, settings)
+    open_data(one_corpus(folder, packing="best_fit"), settings.seq_len)
+
+
+def one_corpus(folder: Path, **config: Any) -> DataConfig:
+    return DataConfig(path=str(folder), **config)
+
+
+def two_corpora(folder: Path) -> DataConfig:
+    """70 samples of one corpus to 30 of the other."""
+    sources = {
+        "first": SourceConfig(str(folder / "first"), 1 - SECOND_SHARE),
+        "second": SourceConfig(str(folder / "second"), SECOND_SHARE),
+    }
+    return DataConfig(sources=sources)
+
+
+def _open(folder: Path, settings: Settings, state: Any, *, config: Callable[[Path], DataConfig]) -> Loader:
+    data = open_data(config(folder), settings.seq_len)
+    batches = Batches(data.train, settings.batch_size, dp_rank=0, dp_size=1)
+    per_epoch = samples_of_an_epoch(data) // settings.batch_size
+    num_given = state or 0
+
+    def epoch() -> Iterator[Any]:
+        nonlocal num_given
+        left = per_epoch - num_given % per_epoch
+        depth = PREFETCH_BATCHES * settings.num_workers
+        with Prefetcher(batches, num_given * settings.batch_size, left, depth) as prefetcher:
+            for batch in prefetcher:
+                num_given += 1
+                yield batch.tokens_BL, batch.targets_BL
+
+    return Loader(epoch, lambda: num_given)
+
+
+def samples_of_an_epoch(data: Data) -> int:
+    return sum(source.samples.num_samples for source in data.train.sources)
+
+
+def _write_nothing(source: SourceTokens, folder: Path, settings: Settings) -> None:
+    """The flat file is there: it is what all others were written from."""
+
+
+def _open_memmap(folder: Path, settings: Settings, state: Any) -> Loader:
+    """The windows in an order that numpy shuffles anew for each epoch, each read and made int64 in one copy."""
+    tokens = np.asarray(np.memmap(folder.parent / FLAT, dtype=np.uint16, mode="r"))
+    num_windows = (len(tokens) - 1) // settings.seq_len
+    per_epoch = num_windows // settings.batch_size
+    num_given = state or 0
+
+    def epoch() -> Iterator[Rows]:
+        nonlocal num_given
+        number, first = divmod(num_given, per_epoch)
+        starts = np.random.default_rng((settings.seed, number)).permutation(num_windows) * settings.seq_len
+        for batch in range(first, per_epoch):
+            rows = np.empty((settings.batch_size, settings.seq_len + 1), dtype=np.int64)
+            for row, start in enumerate(starts[batch * len(rows) : (batch + 1) * len(rows)].tolist()):
+                rows[row] = tokens[start : start + rows.shape[1]]
+            num_given += 1
+            yield rows
+
+    return Loader(epoch, lambda: num_given)
+
+
+def _open_nanogpt(folder: Path, settings: Settings, state: Any) -> Loader:
+    """Windows at places drawn anew for each batch, inputs and targets read apart, as nanoGPT's get_batch does."""
+    import torch
+
+    rng = np.random.default_rng(settings.seed)
+
+    def epoch() -> Iterator[tuple[Any, Any]]:
+        num_tokens = len(np.memmap(folder.parent / FLAT, dtype=np.uint16, mode="r"))
+        for _ in range(num_tokens // settings.seq_len // settings.batch_size):
+            tokens = np.memmap(folder.parent / FLAT, dtype=np.uint16, mode="r")  # opened for each batch, as there
+            starts = rng.integers(num_tokens - settings.seq_len, size=settings.batch_size).tolist()
+            inputs, targets = (
+                torch.stack([torch.from_numpy(tokens[i : i + settings.seq_len].astype(np.int64)) for i in shifted])
+                for shifted in (starts, [i + 1 for i in starts])
+            )
+            yield inputs, targets
+
+    return Loader(epoch)
+
+
+def _ours(name: str, write: Any, config: Callable[[Path], DataConfig], note: str = "") -> Contestant:
+    return Contestant(
+        name,
+        write,
+        partial(_open, config=config),
+        workers=(0, 1),
+        note=note or f"num_workers = 1: a thread that reads {PREFETCH_BATCHES} batches ahead",
+    )
+
+
+OURS = "ours, windows"
+
+CONTESTANTS = [
+    Contestant(LIMIT, _write_nothing, _open_memmap, note="one flat file, shuffled windows: the limit"),
+    _ours(OURS, _write, one_corpus),
+    _ours("ours, documents", _write, partial(one_corpus, packing="documents"), "with positions for attention masks"),
+    _ours("ours, best_fit", _write_packed, partial(one_corpus, packing="best_fit"), "the plan was made before"),
+    _ours("ours, mixture", _write_two, two_corpora, "70:30 of two corpora"),
+    Contestant(
+        "memmap, nanoGPT", _write_nothing, _open_nanogpt, ("torch",), note="random places, inputs and targets apart"
+    ),
+]

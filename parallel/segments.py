@@ -1,0 +1,123 @@
+"""Attention inside the segments of packed samples: where they lie, and a batch of SDPA for those of about equal length.
+
+A sample is segments end to end, each of one document. A segment attends to itself alone and is causal, so rows that
+follow it cannot change it: segments of all samples of a microbatch whose lengths round up to the same number are
+stacked, filled up at their ends, and cut back. No mask is made, no tensor of L x L, and the work is the segments'.
+
+Legend: B batch, L whole sequence, N query heads, K key-value heads, H head width; T = L * B tokens of a microbatch,
+token (l, b) in row l * B + b; R rows of all stacks, filled up; G segments of a stack, P their common length.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MAX_STACKED = 2**15
+"""Segments of one batch of SDPA: CUDA's kernels take fewer than 2^16."""
+LENGTHS_PER_DOUBLING = 8
+"""Lengths that stacks have between n and 2 n: filling up costs less than one part in so many."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """The segments of one microbatch; the tensors are on the device of what attends."""
+
+    stacks: tuple[tuple[int, int], ...]
+    """(G, P) of each."""
+    rows_R: Tensor
+    """The token that each row of the stacks holds; where a segment is filled up, its last one."""
+    places_T: Tensor
+    """The row of the stacks that holds each token."""
+
+    @classmethod
+    def of(cls, positions_BL: Tensor, device: torch.device) -> "Segments":
+        """Those of samples whose tokens have these positions in their documents: a 0 begins one, and so does a sample.
+
+        The positions are read on the CPU, where they should be, since the stacks' sizes are plain numbers.
+        """
+        batch_size, seq_len = positions_BL.shape
+        num_tokens = batch_size * seq_len
+        begins_BL = positions_BL.cpu() == 0
+        begins_BL[:, 0] = True
+        starts = begins_BL.flatten().nonzero().flatten()
+        lengths = torch.diff(starts, append=torch.tensor([num_tokens]))
+        filled = round_up(lengths).clamp(max=seq_len)
+        order = filled.argsort(stable=True)
+        starts, lengths, filled = starts[order], lengths[order], filled[order]
+
+        ends = filled.cumsum(0)
+        at_R = torch.arange(int(ends[-1])) - (ends - filled).repeat_interleave(filled)  # place in the segment
+        lengths_R = lengths.repeat_interleave(filled)
+        token_R = starts.repeat_interleave(filled) + torch.minimum(at_R, lengths_R - 1)  # b * L + l
+        rows_R = token_R % seq_len * batch_size + token_R // seq_len
+        is_token_R = at_R < lengths_R
+        places_T = torch.empty(num_tokens, dtype=torch.long)
+        places_T[rows_R[is_token_R]] = is_token_R.nonzero().flatten()
+
+        stacks: list[tuple[int, int]] = []
+        for length, count in zip(*(x.tolist() for x in filled.unique_consecutive(return_counts=True)), strict=True):
+            stacks += [(min(MAX_STACKED, count - first), length) for first in range(0, count, MAX_STACKED)]
+        return cls(tuple(stacks), *(x.to(device, non_blocking=True) for x in (rows_R, places_T)))
+
+    def attend(self, q_LBNH: Tensor, k_LBKH: Tensor, v_LBKH: Tensor) -> Tensor:
+        """Causal attention of each token to its own segment, (L, B, N, H)."""
+        is_grouped = q_LBNH.shape[2] != k_LBKH.shape[2]
+        out_RNH = torch.cat(
+            [
+                F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=is_grouped)
+                .transpose(1, 2)
+                .flatten(0, 1)
+                for q, k, v in zip(*(self._stacked(x) for x in (q_LBNH, k_LBKH, v_LBKH)), strict=True)
+            ]
+        )
+        return _Unstack.apply(out_RNH, self.rows_R, self.places_T).unflatten(0, q_LBNH.shape[:2])
+
+    def _stacked(self, x_LBNH: Tensor) -> list[Tensor]:
+        """Each stack's heads, (G, N, P, H)."""
+        x_RNH = _Stack.apply(x_LBNH.flatten(0, 1), self.rows_R, self.places_T)
+        parts = x_RNH.split([count * length for count, length in self.stacks])
+        return [part.unflatten(0, stack).transpose(1, 2) for part, stack in zip(parts, self.stacks, strict=True)]
+
+
+def round_up(lengths: Tensor) -> Tensor:
+    """The length of the stack for each: of every eighth between two powers of two the next, and up to 16 their own."""
+    exponents = torch.frexp((lengths - 1).double()).exponent.long()  # lengths - 1 < 2^exponent
+    steps = torch.ones_like(lengths) << (exponents - LENGTHS_PER_DOUBLING.bit_length()).clamp(min=0)
+    return (lengths + steps - 1) // steps * steps
+
+
+class _Stack(torch.autograd.Function):
+    """Rows of tokens to rows of stacks.
+
+    Filled-up rows come last in their segment and their outputs are dropped, so their gradients are 0 and are not added.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_T: Tensor, rows_R: Tensor, places_T: Tensor) -> Tensor:
+        ctx.save_for_backward(places_T)
+        return x_T.index_select(0, rows_R)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (places_T,) = ctx.saved_tensors
+        return grads[0].index_select(0, places_T), None, None
+
+
+class _Unstack(torch.autograd.Function):
+    """Rows of stacks to rows of tokens. No two tokens share a row, so the gradients need no sums."""
+
+    @staticmethod
+    def forward(ctx: Any, x_R: Tensor, rows_R: Tensor, places_T: Tensor) -> Tensor:
+        ctx.save_for_backward(places_T)
+        ctx.num_rows = len(x_R)
+        return x_R.index_select(0, places_T)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (places_T,) = ctx.saved_tensors
+        (grad_T,) = grads
+        grad_R = grad_T.new_zeros(ctx.num_rows, *grad_T.shape[1:])
+        return grad_R.index_copy_(0, places_T, grad_T), None, None

@@ -1,0 +1,191 @@
+"""One curve of samples that hold several documents: under every layout attention and positions stay inside one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from configs.schema import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from parallel.context import ContextParallel
+from parallel.engine import StepResult
+from parallel.layout import Layout
+from parallel.segments import Segments
+from tests.conftest import RunOnRanks
+from tests.parallel import workers
+from trainer.model.gpt import Stage
+from trainer.probe import make_positions
+from trainer.reference import reference
+
+TRAIN = TrainConfig(global_batch_size=16, micro_batch_size=2)
+OPTIMIZER = OptimizerConfig(lr=1e-3, clip_norm=0.5)
+LLAMA = workers.small_model(qk_norm=True)
+GPT2 = workers.gpt2_model()
+NUM_STEPS = 6
+
+LAYOUTS: list[tuple[ModelConfig, Layout, Any]] = [
+    (LLAMA, Layout(dp=2, zero_stage=3), "none"),
+    (LLAMA, Layout(tp=2, sp=True), "none"),
+    (LLAMA, Layout(cp=2), "none"),
+    (LLAMA, Layout(pp=2), "selective"),
+    (LLAMA, Layout(pp=2, vpp=2, schedule="interleaved_zb"), "full"),
+    (GPT2, Layout(tp=2, cp=2, sp=True), "selective"),
+    (GPT2, Layout(pp=2, vpp=2, schedule="interleaved_1f1b"), "none"),
+    (GPT2, Layout(pp=2, vpp=2, schedule="zbv"), "none"),
+]
+Curve = tuple[list[StepResult], list[float]]
+
+
+def run(ranks: RunOnRanks, worker: Callable, layout: Layout, model: ModelConfig, *rest: Any) -> Curve:
+    curves = ranks(layout.world_size, worker, layout, model, *rest)
+    assert all(curve == curves[0] for curve in curves), "ranks report different curves"
+    return curves[0]
+
+
+def difference(a: Curve, b: Curve) -> float:
+    """Largest relative difference of any step's loss, gradient norm or held-out loss."""
+    held_out = [abs(x - y) / y for x, y in zip(a[1], b[1], strict=True)]
+    return max(workers.max_difference(a[0], b[0]), *held_out)
+
+
+@pytest.fixture(scope="module")
+def one_process(ranks: RunOnRanks) -> dict[str, Curve]:
+    """By the kind of positions."""
+    alone = Layout(zero_stage=0)
+    return {
+        model.position: run(ranks, workers.curve_of_documents, alone, model, TRAIN, OPTIMIZER, NUM_STEPS)
+        for model in (LLAMA, GPT2)
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "recompute"),
+    LAYOUTS,
+    ids=[f"{model.position} {layout} {kind}" for model, layout, kind in LAYOUTS],
+)
+def test_every_layout_gives_the_curve_of_one_process(
+    model: ModelConfig, layout: Layout, recompute: Any, one_process: dict[str, Curve], ranks: RunOnRanks
+) -> None:
+    train = replace(TRAIN, recompute=recompute)
+    found = run(ranks, workers.curve_of_documents, layout, model, train, OPTIMIZER, NUM_STEPS)
+    assert difference(found, one_process[model.position]) < 1e-5
+
+
+def test_another_micro_batch_size_gives_the_same_curve(one_process: dict[str, Curve], ranks: RunOnRanks) -> None:
+    train = replace(TRAIN, micro_batch_size=8)
+    found = run(ranks, workers.curve_of_documents, Layout(), LLAMA, train, OPTIMIZER, NUM_STEPS)
+    assert difference(found, one_process["rope"]) < 1e-5
+
+
+# ---- planted faults ----
+
+
+def segments_ignored_on_the_last_stage() -> None:
+    forward = Stage.forward
+
+    def ignore(self: Stage, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        return forward(self, x, None if self.is_last else positions)
+
+    Stage.forward = ignore  # type: ignore[method-assign]
+
+
+def segments_of_its_own_slice() -> None:
+    """A context-parallel rank takes its part of the positions for those of the whole sequence."""
+    attention = ContextParallel.attention
+    of = Segments.of
+
+    def of_both(positions_BL: Tensor, device: torch.device) -> Segments:
+        found = of(positions_BL, device)
+        object.__setattr__(found, "positions_BL", positions_BL)
+        return found
+
+    def of_slice(self: ContextParallel, q: Tensor, k: Tensor, v: Tensor, *, segments: Any) -> Tensor:
+        positions_BL = segments.positions_BL
+        mine_BL = positions_BL[:, self.sequence_slice(positions_BL.shape[1])]
+        return attention(self, q, k, v, segments=of(mine_BL.repeat(1, self.size), mine_BL.device))
+
+    Segments.of = of_both  # type: ignore[method-assign,assignment]
+    ContextParallel.attention = of_slice  # type: ignore[method-assign,assignment]
+
+
+def positions_of_the_first_microbatch() -> None:
+    from torch.distributed.pipelining import schedules
+
+    split = schedules._PipelineSchedule._split_inputs
+
+    def first(self: Any, *args: Any) -> Any:
+        inputs, keywords = split(self, *args)
+        return inputs, [keywords[0]] * len(keywords)
+
+    schedules._PipelineSchedule._split_inputs = first  # type: ignore[method-assign,assignment]
+
+
+def learned_positions_not_restarted() -> None:
+    embed = Stage._embed
+    Stage._embed = lambda self, tokens_BL, positions_BL: embed(self, tokens_BL, None)  # type: ignore[method-assign]
+
+
+def learned_positions_from_the_start() -> None:
+    """Each rank of a cut sequence looks up the positions of its beginning."""
+    embed = Stage._embed
+
+    def from_start(self: Stage, tokens_BL: Tensor, positions_BL: Tensor | None) -> Tensor:
+        assert positions_BL is not None
+        part = tokens_BL.shape[1]
+        return embed(self, tokens_BL, positions_BL[:, :part].repeat(1, self._tp.context.size))
+
+    Stage._embed = from_start  # type: ignore[method-assign]
+
+
+def faulty_curve(fault: str, *args: Any) -> Curve:
+    globals()[fault]()
+    return workers.curve_of_documents(*args)
+
+
+FAULTS = [
+    (segments_ignored_on_the_last_stage, LLAMA, Layout(pp=2)),
+    (segments_of_its_own_slice, LLAMA, Layout(cp=2)),
+    (positions_of_the_first_microbatch, LLAMA, Layout(pp=2)),
+    (learned_positions_not_restarted, GPT2, Layout()),
+    (learned_positions_from_the_start, GPT2, Layout(cp=2)),
+]
+
+
+@pytest.mark.parametrize(("fault", "model", "layout"), FAULTS, ids=[fault.__name__ for fault, _, _ in FAULTS])
+def test_a_planted_fault_changes_the_curve(
+    fault: Callable, model: ModelConfig, layout: Layout, one_process: dict[str, Curve], ranks: RunOnRanks
+) -> None:
+    (curve, *_) = ranks(layout.world_size, faulty_curve, fault.__name__, layout, model, TRAIN, OPTIMIZER, 2)
+    steps, losses = one_process[model.position]
+    assert difference(curve, (steps[:2], losses[:2])) > 1e-4
+
+
+# ---- one process, and what its documents are ----
+
+
+@pytest.mark.parametrize("model", [LLAMA, GPT2], ids=["llama", "gpt2"])
+def test_one_process_has_the_curve_of_documents_run_one_by_one(model: ModelConfig, ranks: RunOnRanks) -> None:
+    config = Config(model=model, train=TRAIN, optimizer=OPTIMIZER, data=DataConfig(packing="documents"))
+    (curve,) = ranks(1, probe_alone, config)
+    exact, windows = (reference(each, "float64", 2) for each in (config, replace(config, data=DataConfig())))
+    assert curve.losses == pytest.approx(exact.losses, rel=1e-5)
+    assert curve.grad_norms == pytest.approx(exact.grad_norms, rel=1e-5)
+    assert curve.losses != pytest.approx(windows.losses, rel=1e-4), "documents matter"
+
+
+def probe_alone(config: Config) -> Any:
+    from trainer.probe import probe
+
+    return probe(config, Layout(), 2)
+
+
+def test_made_up_documents_cross_every_cut_of_a_sequence_and_differ_between_microbatches() -> None:
+    positions_BL = make_positions(0, 16, 16)
+    assert (positions_BL[:, 0] == 0).all()
+    assert ((positions_BL[:, 1:] == 0) | (positions_BL[:, 1:] == positions_BL[:, :-1] + 1)).all()
+    for cut in (4, 8, 12):
+        assert (positions_BL[:, cut] != 0).any() and (positions_BL[:, cut] != cut).any()
+    microbatches = positions_BL.split(2)
+    assert not all(torch.equal(microbatches[0], other) for other in microbatches[1:])

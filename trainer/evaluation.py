@@ -1,0 +1,66 @@
+"""The loss on held-out samples, always the same ones."""
+
+import numpy as np
+import torch
+
+from data_pipeline.batch import IGNORE, Batch, IntArray
+from data_pipeline.held_out import held_out
+from parallel.engine import Engine
+from parallel.groups import Groups
+from trainer.setup import Run
+
+
+class Evaluation:
+    """Evaluates the model of `engine`. Every rank makes one, and calls it together."""
+
+    def __init__(self, run: Run, groups: Groups, engine: Engine) -> None:
+        self._engine = engine
+        self._size = run.config.train.global_batch_size
+        share = self._size // run.layout.dp
+        self._mine = slice(groups.at.dp * share, (groups.at.dp + 1) * share)
+        self._batches = _held_out(run) if run.config.train.eval_samples else {}
+
+    def __call__(self) -> tuple[float, dict[str, float]]:
+        """Mean loss, nats per token: of all held-out samples, and of those of each source that has a name."""
+        sums = {name: self._sums(batch) for name, batch in self._batches.items()}
+        total, count = map(sum, zip(*sums.values(), strict=True))
+        return total / count, {name: loss / num_tokens for name, (loss, num_tokens) in sums.items() if name}
+
+    def _sums(self, batch: Batch) -> tuple[float, int]:
+        """(sum of losses, number of tokens) over the samples of a batch of any size."""
+        total, count = 0.0, 0
+        for first in range(0, len(batch.tokens_BL), self._size):
+            part = _filled_up(batch, slice(first, first + self._size), self._size)
+            mine = (None if x is None else x[self._mine] for x in tensors(part))
+            loss, num_tokens = self._engine.eval_step(*mine)  # type: ignore[arg-type]  # positions alone may be None
+            total, count = total + loss, count + num_tokens
+        return total, count
+
+
+def tensors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Tokens, targets and positions as the engine takes them, in the batch's own memory."""
+    positions = None if batch.positions_BL is None else torch.from_numpy(batch.positions_BL)
+    return torch.from_numpy(batch.tokens_BL), torch.from_numpy(batch.targets_BL), positions
+
+
+def _held_out(run: Run) -> dict[str, Batch]:
+    """The samples of every evaluation by source: as many of each as its weight asks for, but one at the least."""
+    config, sources = run.config, run.data.held_out
+    total_weight = sum(source.weight for source in sources)
+    counts = [max(1, round(config.train.eval_samples * source.weight / total_weight)) for source in sources]
+    with_positions = run.data.train.has_positions
+    return {
+        source.name: held_out(source.stream, config.model.seq_len, count, with_positions=with_positions)
+        for source, count in zip(sources, counts, strict=True)
+    }
+
+
+def _filled_up(batch: Batch, rows: slice, size: int) -> Batch:
+    """`size` samples: those in `rows`, and after them samples that carry no loss."""
+
+    def fill(array: IntArray, value: int) -> IntArray:
+        part = array[rows]
+        return np.pad(part, ((0, size - len(part)), (0, 0)), constant_values=value)
+
+    positions_BL = None if batch.positions_BL is None else fill(batch.positions_BL, 0)
+    return Batch(fill(batch.tokens_BL, 0), fill(batch.targets_BL, IGNORE), positions_BL)
