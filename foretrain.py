@@ -76,14 +76,21 @@ def _check_writable(*paths: Path | None) -> None:
 def prepare(
     inputs: Annotated[
         list[Path] | None,
-        typer.Argument(help="Files or folders of .txt, .md, .py, .jsonl, plain or packed (.gz, .zst)."),
+        typer.Argument(
+            help="Files or folders of .txt, .md, .py, .jsonl and WebDataset shards (.tar), plain or packed (.gz, .zst)."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the corpus; it appears whole or not at all.")] = Path("data"),
     stdlib: Annotated[bool, typer.Option("--stdlib", help="Take the source of Python's standard library.")] = False,
     tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json to use instead of training one.")] = None,
     eot_token: Annotated[str | None, typer.Option(help="The token of --tokenizer that ends a document.")] = None,
     vocab_size: Annotated[int, typer.Option(help="Tokens of the tokenizer that is trained.")] = 4096,
-    text_key: Annotated[str, typer.Option(help="The key of the text in .jsonl files.")] = "text",
+    text_key: Annotated[str, typer.Option(help="The key of the text in .jsonl files and .json members.")] = "text",
+    member: Annotated[str | None, typer.Option(help="In .tar shards, the extension of the member to take.")] = None,
+    token_dtype: Annotated[str, typer.Option(help="Integers of .bin members: uint16 or uint32.")] = "uint16",
+    skip_textless: Annotated[
+        bool, typer.Option("--skip-textless", help="In .tar shards, leave out samples without text.")
+    ] = False,
     val_fraction: Annotated[float, typer.Option(help="Share of the documents that is held out.")] = 0.01,
     shard_tokens: Annotated[int, typer.Option(help="A shard closes past this many tokens.")] = 1 << 27,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a corpus that is there.")] = False,
@@ -110,6 +117,9 @@ def prepare(
             eot_token=eot_token,
             vocab_size=vocab_size,
             text_key=text_key,
+            member=member,
+            token_dtype=token_dtype,
+            skip_textless=skip_textless,
             val_fraction=val_fraction,
             shard_tokens=shard_tokens,
         )

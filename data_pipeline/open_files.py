@@ -9,9 +9,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from data_pipeline.store import Store
 
 MAX_OPEN = 128
@@ -29,20 +26,20 @@ class OpenFile:
         """Takes the descriptor over."""
         self.fd = fd
         self._map: mmap.mmap | None = None
-        self._array: npt.NDArray[Any] = np.empty(0)
+        self._view = memoryview(b"")
 
-    def mapped(self, dtype: np.dtype[Any], size_bytes: int) -> npt.NDArray[Any]:
-        """Return the first bytes of the file as an array. Raises OSError where the file is shorter than that now.
+    def mapped(self, size_bytes: int) -> memoryview:
+        """Return the first bytes of the file. Raises OSError where the file is shorter than that now.
 
         To touch what was cut off would end the process with a signal.
         """
         if self._map is None:
             _check_length(os.fstat(self.fd).st_size, size_bytes)
             mapped = mmap.mmap(self.fd, size_bytes, access=mmap.ACCESS_READ)
-            self._array = np.frombuffer(mapped, dtype, count=size_bytes // dtype.itemsize)
+            self._view = memoryview(mapped)
             self._map = mapped
         _check_length(self._map.size(), size_bytes)
-        return self._array
+        return self._view
 
     def __del__(self, close: Any = os.close) -> None:
         close(self.fd)

@@ -202,7 +202,7 @@ def test_a_resume_on_other_tokens_is_refused(stopped: Config, tmp_path: Path) ->
     (tmp_path / "text.txt").write_text("other words " * 2000)
     (tmp_path / "more.txt").write_text("some more of them " * 200)
     prepare([tmp_path], tmp_path / "other", vocab_size=300)
-    with pytest.raises(ValueError, match="the tokens of data.path are not those of the checkpoint"):
+    with pytest.raises(ValueError, match=r"the tokens of data.path are not those of the checkpoint"):
         prepare_run(replace(stopped, data=DataConfig(path=str(tmp_path / "other"))))
 
 
