@@ -14,17 +14,17 @@ import numpy as np
 
 from benchmarks.data_contest import EOT_ID, VOCAB_SIZE, Settings, open_source
 from benchmarks.data_ours import one_corpus, two_corpora, write_corpus
-from data_pipeline.batch import Batch
-from data_pipeline.batches import Batches
-from data_pipeline.data import open_data
-from data_pipeline.index import COLUMNS, Index
-from data_pipeline.manifest import VERSION, Manifest, ShardInfo, SplitInfo, index_name
-from data_pipeline.mixture import Mixture, SourceShare
-from data_pipeline.order import Order
-from data_pipeline.packing import samples_of
-from data_pipeline.shards import TokenStream
-from data_pipeline.store import FolderStore
-from data_pipeline.stream import SampleStream, Source
+from data_pipeline.corpus.index import COLUMNS, Index
+from data_pipeline.corpus.manifest import VERSION, Manifest, ShardInfo, SplitInfo, index_name
+from data_pipeline.corpus.shards import TokenStream
+from data_pipeline.corpus.store import FolderStore
+from data_pipeline.stream.batch import Batch
+from data_pipeline.stream.batches import Batches
+from data_pipeline.stream.data import open_data
+from data_pipeline.stream.mixture import Mixture, SourceShare
+from data_pipeline.stream.order import Order
+from data_pipeline.stream.packing import samples_of
+from data_pipeline.stream.samples import SampleStream, Source
 
 NUM_SHARDS = 40_000
 SHARD_MEMBERS = 256

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.manifest import SPLITS, checked_name
+from data_pipeline.corpus.manifest import SPLITS, checked_name
 from foretrain import EXIT_BAD_INPUT
 from tests.cli import CONFIG, assert_told, called
 

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from data_pipeline.batch import IGNORE, Batch, IntArray
-from data_pipeline.held_out import held_out
+from data_pipeline.stream.batch import IGNORE, Batch, IntArray
+from data_pipeline.stream.held_out import held_out
 from parallel.engine import Engine
 from parallel.groups import Groups
 from trainer.setup import Run

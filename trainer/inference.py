@@ -11,8 +11,8 @@ from torch import Tensor
 
 from configs import load as configs
 from configs.schema import Config, SampleConfig
-from data_pipeline.manifest import TOKENIZER
-from data_pipeline.tokenizer import load_tokenizer
+from data_pipeline.corpus.manifest import TOKENIZER
+from data_pipeline.prepare.tokenizer import load_tokenizer
 from parallel import shim
 from parallel.layout import Layout
 from parallel.tensor import TensorParallel

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from data_pipeline.batches import Batches, Prefetcher
-from data_pipeline.manifest import TOKENIZER
+from data_pipeline.corpus.manifest import TOKENIZER
+from data_pipeline.stream.batches import Batches, Prefetcher
 from parallel import groups as parallel_groups
 from parallel.groups import Groups
 from trainer import schedule, stage_timing, stopping

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 
-from data_pipeline.batch import Replacement
+from data_pipeline.stream.batch import Replacement
 from trainer.metrics import MetricsWriter
 from trainer.progress import Progress
 from trainer.setup import Run

@@ -11,8 +11,8 @@ from typing import Any
 
 from configs import load as configs
 from configs.schema import Config
-from data_pipeline.data import Data, open_data
-from data_pipeline.shards import TokenStream
+from data_pipeline.corpus.shards import TokenStream
+from data_pipeline.stream.data import Data, open_data
 from parallel import layout as layouts
 from parallel.layout import Layout
 from trainer import schedule

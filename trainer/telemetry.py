@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 
 from configs.schema import Config
-from data_pipeline.batch import Batch, Replacement
-from data_pipeline.data import Data
 from data_pipeline.errors import CorpusError
+from data_pipeline.stream.batch import Batch, Replacement
+from data_pipeline.stream.data import Data
 from parallel.groups import Groups
 
 

@@ -22,7 +22,12 @@ def test_every_room_is_installed_and_tests_are_not() -> None:
 def test_git_ignores_what_runs_write_and_keeps_what_is_ours(tmp_path: Path) -> None:
     (tmp_path / ".gitignore").write_bytes((ROOT / ".gitignore").read_bytes())
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    ours = ["data_pipeline/shards.py", "configs/runs/dry_run.yaml", "configs/data/x.yaml", "tests/data_pipeline/a.py"]
+    ours = [
+        "data_pipeline/corpus/shards.py",
+        "configs/runs/dry_run.yaml",
+        "configs/data/x.yaml",
+        "tests/data_pipeline/a.py",
+    ]
     written = ["data/stdlib/manifest.json", "runs/dry_run/config.yaml", ".venv/bin/python", "a/__pycache__/b.pyc"]
     ignored = subprocess.run(
         ["git", "check-ignore", *ours, *written], cwd=tmp_path, capture_output=True, text=True, check=True

@@ -344,7 +344,7 @@ TORCHLESS = [
     "trainer.schedule",
     "trainer.stage_cost",
     "trainer.setup",
-    "data_pipeline.order",
+    "data_pipeline.stream.order",
     *(f"configs.{module.name}" for module in pkgutil.iter_modules(configs.__path__)),
 ]
 WHO_IMPORTS_TORCH = """

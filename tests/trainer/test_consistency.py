@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import Config, DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
-from data_pipeline.batches import Prefetcher
+from data_pipeline.stream.batches import Prefetcher
 from launcher.local import RankError
 from parallel import groups as parallel_groups
 from parallel.engine import Engine

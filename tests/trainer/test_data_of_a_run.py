@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from configs.schema import Config, DataConfig, ParallelConfig, SourceConfig, StageConfig
-from data_pipeline.prepare import prepare
+from data_pipeline.prepare.build import prepare
 from tests.conftest import RunOnRanks
 from tests.trainer.test_resume import NUM_STEPS, config, curve
 from trainer import loop

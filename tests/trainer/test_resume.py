@@ -197,7 +197,7 @@ def test_a_resume_with_a_setting_that_changes_the_curve_is_refused(
 
 
 def test_a_resume_on_other_tokens_is_refused(stopped: Config, tmp_path: Path) -> None:
-    from data_pipeline.prepare import prepare
+    from data_pipeline.prepare.build import prepare
 
     (tmp_path / "text.txt").write_text("other words " * 2000)
     (tmp_path / "more.txt").write_text("some more of them " * 200)

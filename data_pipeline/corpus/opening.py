@@ -1,0 +1,19 @@
+"""From a path or a URL to the store of a corpus."""
+
+from pathlib import Path
+
+from configs.schema import CacheConfig
+from data_pipeline.corpus.store import FolderStore, Store
+
+
+def open_store(path: str | Path, cache: CacheConfig | None = None) -> Store:
+    """Return the store of a folder (path or file://) or of a URL (http(s)://, pipe:COMMAND {}, s3:// and others).
+
+    Of a URL the manifest is fetched at once. Raises CorpusError where that fails.
+    """
+    path = str(path).removeprefix("file://")
+    if not path.startswith("pipe:") and "://" not in path:
+        return FolderStore(path)
+    from data_pipeline.corpus.remote import RemoteStore  # loads what the network needs
+
+    return RemoteStore(path, cache or CacheConfig())

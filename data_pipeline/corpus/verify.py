@@ -1,0 +1,96 @@
+"""Read every byte of a corpus and list all that is not as it was written."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from configs.schema import CacheConfig
+from data_pipeline.corpus.check import check_sha256, check_shard, check_size
+from data_pipeline.corpus.index import REMEDY, Index
+from data_pipeline.corpus.manifest import MANIFEST, TOKENIZER, Manifest, ShardInfo, index_name
+from data_pipeline.corpus.opening import open_store
+from data_pipeline.corpus.store import Store
+from data_pipeline.corpus.tar_index import index_open_shard
+from data_pipeline.errors import CorpusError
+from data_pipeline.progress import Advance, byte_progress
+
+READ_BYTES = 1 << 20
+
+
+def read_manifest(store: Store) -> Manifest:
+    """Return the manifest of a corpus, and tell the store what it says of its files.
+
+    Raises CorpusError where there is no manifest, or one that cannot be used.
+    """
+    if store.is_local:
+        manifest = Manifest.read(Path(store.url))
+    else:
+        manifest = Manifest.parse(store.read(MANIFEST), f"{store.url}/{MANIFEST}")
+    store.expect(TOKENIZER, None, manifest.tokenizer_sha256)
+    for split, info in manifest.splits.items():
+        store.expect(index_name(split), None, info.index_sha256)
+        for shard in info.shards:
+            store.expect(shard.name, shard.size_bytes, shard.sha256)
+    return manifest
+
+
+def verify(corpus: str | Path | Store, progress: bool = False, cache: CacheConfig | None = None) -> Manifest:
+    """Return the manifest of a corpus after reading every byte of it; raise CorpusError that lists every fault."""
+    store = corpus if isinstance(corpus, Store) else open_store(corpus, cache)
+    manifest = read_manifest(store)
+    faults: list[str] = []
+    with _listed(faults, f"{store.url}/{TOKENIZER}"):
+        check_sha256(store.path(TOKENIZER), manifest.tokenizer_sha256)
+    num_bytes = sum(shard.size_bytes for info in manifest.splits.values() for shard in info.shards)
+    with byte_progress(f"verifying {store.url}", num_bytes, enabled=progress) as advance:
+        for split, info in manifest.splits.items():
+            index = None
+            with _listed(faults, f"{store.url}/{index_name(split)}"):
+                check_sha256(store.path(index_name(split)), info.index_sha256)
+                index = Index.open(store.path(index_name(split)), info)
+            for number, shard in enumerate(info.shards):
+                with _listed(faults, f"{store.url}/{shard.name}"):
+                    _verify_shard(store, manifest.dtype, shard, index, split, number, advance)
+    faults += _strangers(store, manifest)
+    if faults:
+        raise CorpusError("\n".join(faults))
+    return manifest
+
+
+def _verify_shard(
+    store: Store, dtype: str, shard: ShardInfo, index: Index | None, split: str, number: int, advance: Advance
+) -> None:
+    path = f"{store.url}/{shard.name}"
+    with os.fdopen(store.open(shard.name), "rb", buffering=0) as file:
+        check_shard(path, index_open_shard(file.fileno(), path, dtype), shard, index, split, number)
+        check_size(path, os.fstat(file.fileno()).st_size, shard)
+        digest = hashlib.sha256()
+        while chunk := file.read(READ_BYTES):
+            digest.update(chunk)
+            advance(len(chunk))
+    if digest.hexdigest() != shard.sha256:
+        raise CorpusError(f"{path} has other bytes than were written (SHA-256): {REMEDY}")
+
+
+def _strangers(store: Store, manifest: Manifest) -> Iterator[str]:
+    """Shards that the manifest does not know."""
+    if not store.is_local:
+        return
+    for split, info in manifest.splits.items():
+        known = {shard.name for shard in info.shards}
+        for file in sorted(Path(store.url).glob(f"{split}-*.tar")):
+            if file.name not in known:
+                yield f"{file} is not in the manifest: remove it"
+
+
+@contextmanager
+def _listed(faults: list[str], path: str) -> Iterator[None]:
+    """Go on after a fault of a file, and list it."""
+    try:
+        yield
+    except CorpusError as error:
+        faults.append(str(error))
+    except OSError as error:
+        faults.append(f"{path} cannot be read ({error.strerror}): {REMEDY}")

@@ -1,0 +1,1 @@
+"""What `foretrain data` shows of a corpus, and of the data of a run."""

@@ -1,0 +1,92 @@
+"""How long the documents of a corpus are: exactly, in memory that grows with the number of different lengths only.
+
+Different lengths are few: n tokens hold documents of at most sqrt(2 n) different lengths, 2 million in 2 trillion.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from data_pipeline.stream.batch import IntArray
+
+PERCENTS = (1, 10, 25, 50, 75, 90, 99)
+MERGED_AT_ONCE = 1 << 16
+"""Lengths that wait at least until they are counted together."""
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Documents of [low, 2 * low) tokens."""
+
+    low: int
+    num_documents: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of documents, the EOT token that ends each included."""
+
+    num_documents: int
+    num_tokens: int
+    mean: float
+    min: int
+    max: int
+    percentiles: dict[str, int]
+    """By the percent: the least length that so many percent of the documents do not exceed."""
+    bins: list[Bin]
+    """From the shortest document's to the longest one's, empty ones too; `low` is a power of two."""
+
+
+class LengthCounter:
+    """Counts lengths, given piece by piece."""
+
+    def __init__(self) -> None:
+        self._length, self._count = np.empty((2, 0), dtype=np.int64)
+        self._waiting: list[tuple[IntArray, IntArray]] = []
+        self._num_waiting = 0
+
+    def add(self, lengths: IntArray) -> None:
+        """Count lengths, all at least 1."""
+        length, count = np.unique(lengths, return_counts=True)
+        self._waiting.append((length, count))
+        self._num_waiting += len(length)
+        if self._num_waiting > max(MERGED_AT_ONCE, len(self._length)):
+            self._merge()
+
+    def lengths(self) -> Lengths:
+        """Return what was counted so far: at least one length."""
+        self._merge()
+        length, count = self._length, self._count
+        assert len(length), "no document was counted"
+        up_to = np.cumsum(count)
+        num_documents, num_tokens = int(up_to[-1]), int((length * count).sum())
+        ranks = [-(-percent * num_documents // 100) for percent in PERCENTS]  # rounded up
+        at_percent = length[np.searchsorted(up_to, ranks)]
+        return Lengths(
+            num_documents=num_documents,
+            num_tokens=num_tokens,
+            mean=num_tokens / num_documents,
+            min=int(length[0]),
+            max=int(length[-1]),
+            percentiles={str(percent): int(value) for percent, value in zip(PERCENTS, at_percent, strict=True)},
+            bins=self._bins(),
+        )
+
+    def _merge(self) -> None:
+        lengths, counts = zip((self._length, self._count), *self._waiting, strict=True)
+        self._length, place = np.unique(np.concatenate(lengths), return_inverse=True)
+        # Not np.bincount's weights: they would be added up as floats.
+        self._count = np.zeros(len(self._length), dtype=np.int64)
+        np.add.at(self._count, place, np.concatenate(counts))
+        self._waiting, self._num_waiting = [], 0
+
+    def _bins(self) -> list[Bin]:
+        first, last = (int(length).bit_length() - 1 for length in self._length[[0, -1]])
+        edges = np.searchsorted(self._length, [1 << power for power in range(first, last + 2)])
+        slices = [slice(begin, end) for begin, end in pairwise(edges)]
+        return [
+            Bin(1 << power, int(self._count[part].sum()), int((self._length[part] * self._count[part]).sum()))
+            for power, part in zip(range(first, last + 1), slices, strict=True)
+        ]

@@ -1,0 +1,152 @@
+"""From documents to arrays of tokens: choose each document's split, encode in batches, end each with the EOT token."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding, Tokenizer
+
+from data_pipeline.prepare.background import one_ahead
+from data_pipeline.prepare.tar_documents import Document
+from data_pipeline.prepare.tokenizer import TextBytes, cut_into_pieces
+
+BATCH_CHARS = 4 << 20
+"""Characters (or tokens) that the tokenizer's threads share at a time; the library needs some 30 times their size while
+it works, and as much again is read meanwhile."""
+
+
+@dataclass(frozen=True)
+class EncodedDocument:
+    """One document as it goes into a shard."""
+
+    split: str
+    tokens: npt.NDArray[Any]
+    """Ends with the EOT token, which is nowhere else in it unless the EOT is an ordinary token of the vocabulary."""
+    num_text_bytes: int
+    """UTF-8 bytes of its text."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    split: str
+    content: Document
+    ends_document: bool
+
+
+def split_documents(
+    documents: Iterable[Document], val_fraction: float, first_index: int = 0
+) -> Iterator[tuple[str, Document]]:
+    """Yield (split, document) for each document, chosen by a hash of its content and index.
+
+    The first document is always of the train split. While no hash has fallen below `val_fraction`, the document with
+    the lowest one is held back, and becomes the val split if none ever does: two documents are enough for both splits.
+    A lone document is cut in two, and its end is held out.
+
+    `first_index`: the documents follow so many others, among which a hash fell below `val_fraction`.
+    """
+    if first_index:
+        for index, document in enumerate(documents, start=first_index):
+            yield "val" if _uniform(index, document) < val_fraction else "train", document
+        return
+    rest = iter(documents)
+    opening = list(islice(rest, 2))
+    if len(opening) < 2:
+        for document in opening:
+            yield from _cut_lone_document(document, val_fraction)
+        return
+    yield "train", opening[0]
+
+    held_back: tuple[float, Document] | None = None
+    val_is_empty = True
+    for index, document in enumerate(chain(opening[1:], rest), start=1):
+        draw = _uniform(index, document)
+        if draw < val_fraction:
+            yield "val", document
+            val_is_empty = False
+            if held_back is not None:
+                yield "train", held_back[1]
+                held_back = None
+        elif val_is_empty and (held_back is None or draw < held_back[0]):
+            if held_back is not None:
+                yield "train", held_back[1]
+            held_back = draw, document
+        else:
+            yield "train", document
+    if held_back is not None:
+        yield "val", held_back[1]
+
+
+def encode_documents(
+    documents: Iterable[tuple[str, Document]], tokenizer: Tokenizer, *, eot_id: int, dtype: npt.DTypeLike
+) -> Iterator[EncodedDocument]:
+    """Yield the (split, document) pairs encoded, in order, by all cores; documents that are tokens stay as they are.
+
+    A special token that is spelled out in a text is encoded as the text it is, so that text cannot end a document.
+    """
+    tokenizer.encode_special_tokens = True
+    text_bytes = TextBytes(tokenizer)
+    parts: list[npt.NDArray[Any]] = []
+    num_text_bytes = 0
+
+    def encode(batch: list[_Piece]) -> list[Encoding]:
+        texts = [piece.content for piece in batch if isinstance(piece.content, str)]
+        return tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+
+    for batch, encodings in one_ahead(encode, _batches(_pieces(documents))):
+        encodings.reverse()  # each is let go as soon as it is an array: it is many times the size
+        for piece in batch:
+            if isinstance(piece.content, str):
+                parts.append(np.array(encodings.pop().ids, dtype=dtype))
+                num_text_bytes += len(piece.content.encode("utf-8"))
+            else:
+                parts.append(piece.content.astype(dtype))
+                num_text_bytes += text_bytes.of(piece.content)
+            if piece.ends_document:
+                parts.append(np.array([eot_id], dtype=dtype))
+                yield EncodedDocument(piece.split, np.concatenate(parts), num_text_bytes)
+                parts, num_text_bytes = [], 0
+
+
+def _cut_lone_document(document: Document, val_fraction: float) -> Iterator[tuple[str, Document]]:
+    """Yield a document's beginning as train and its end as val, cut after a line where there is one."""
+    end = len(document) - max(1, round(val_fraction * len(document)))  # a character is held out in any case
+    if isinstance(document, str):
+        end = document.rfind("\n", 0, end) + 1 or end
+    for split, part in (("train", document[:end]), ("val", document[end:])):
+        if len(part):
+            yield split, part
+
+
+def _uniform(index: int, document: Document) -> float:
+    """Return a number in [0, 1) that depends on the index and the content only."""
+    content = document.encode("utf-8") if isinstance(document, str) else document.astype("<u4").tobytes()
+    digest = blake2b(content, digest_size=8, key=index.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest, "little") / 2**64
+
+
+def _pieces(documents: Iterable[tuple[str, Document]]) -> Iterator[_Piece]:
+    for split, document in documents:
+        if not isinstance(document, str):
+            yield _Piece(split, document, ends_document=True)
+            continue
+        done_chars = 0
+        for text in cut_into_pieces(document):
+            done_chars += len(text)
+            yield _Piece(split, text, ends_document=done_chars == len(document))
+
+
+def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    batch: list[_Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.content)
+        if size >= BATCH_CHARS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

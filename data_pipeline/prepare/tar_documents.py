@@ -1,0 +1,87 @@
+"""From the samples of plain WebDataset shards to documents: one member of each sample is its text, or its tokens."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from data_pipeline.errors import CorpusError
+from data_pipeline.prepare.tar_samples import Sample, read_samples
+from data_pipeline.prepare.text import TextReader
+from data_pipeline.prepare.token_members import TokenFormat, Tokens
+from data_pipeline.prepare.unpack import UNPACK_ERRORS, unpack, without_compression
+
+Document = str | Tokens
+"""Text, or tokens without the one that ends a document."""
+
+KINDS = ("txt", "json", "jsonl", "npy", "bin")
+"""Of members that can be a sample's document. Where a sample has several, the first of these kinds is taken."""
+
+
+@dataclass
+class TarDocuments:
+    """Reads the documents of shards."""
+
+    texts: TextReader
+    token_format: TokenFormat | None
+    """None: tokens are refused, as nothing is known of their vocabulary."""
+    member: str | None = None
+    """The extension of the member to take; None: the first of KINDS that there is."""
+    skip_textless: bool = False
+    """Leave out samples that have no such member, and count them, in the place of an error."""
+    num_skipped: int = 0
+
+    def of(self, stream: io.BufferedIOBase, shard: str) -> Iterator[Document]:
+        """Yield the documents of a shard, some of which may be empty; `stream`: its unpacked bytes.
+
+        Raises CorpusError, which names the shard, the member and its offset, for damage of any kind, a sample without
+        a document, and one with two that are alike.
+        """
+        for sample in read_samples(stream, shard, lambda extension: self._rank(extension) is not None):
+            extension = self._chosen(sample, shard)
+            if extension is None:
+                self.num_skipped += 1
+                continue
+            member = sample.members[extension]
+            assert member.data is not None
+            place = f"{shard}: {member.name}, at byte {member.offset_bytes},"
+            yield from self._documents(extension, member.data, place)
+
+    def _rank(self, extension: str) -> int | None:
+        """The lowest is taken; None: it is not a document."""
+        kind = without_compression(f".{extension}").rpartition(".")[2]
+        if kind not in KINDS or (self.member is not None and extension != self.member.lower().lstrip(".")):
+            return None
+        return KINDS.index(kind)
+
+    def _chosen(self, sample: Sample, shard: str) -> str | None:
+        ranks = {extension: rank for extension in sample.members if (rank := self._rank(extension)) is not None}
+        best = [extension for extension, rank in ranks.items() if rank == min(ranks.values())]
+        if len(best) == 1:
+            return best[0]
+        place = f"{shard}: the sample {sample.key} ({sample.place})"
+        if best:
+            raise CorpusError(f"{place} has {' and '.join(best)}: choose one of them for all samples with --member")
+        if not self.skip_textless:
+            wanted = self.member or ", ".join(KINDS)
+            raise CorpusError(
+                f"{place} has only {', '.join(sample.members)}, and none of {wanted}: choose another with --member, or "
+                "leave such samples out with --skip-textless"
+            )
+        return None
+
+    def _documents(self, extension: str, data: bytes, place: str) -> Iterator[Document]:
+        try:
+            data = unpack(extension, io.BytesIO(data)).read()
+        except UNPACK_ERRORS as error:
+            raise CorpusError(f"{place} cannot be unpacked ({error}): mend it or leave it out") from error
+        kind = without_compression(f".{extension}").rpartition(".")[2]
+        if kind == "txt":
+            yield self.texts.decode(data)
+        elif kind == "json":
+            yield self.texts.of_json(data, place)
+        elif kind == "jsonl":
+            yield from self.texts.of_lines(io.BytesIO(data), place)
+        elif self.token_format is None:
+            raise CorpusError(f"{place} holds tokens: give the tokenizer.json that made them with --tokenizer")
+        else:
+            yield from (self.token_format.of_npy if kind == "npy" else self.token_format.of_bin)(data, place)

@@ -1,0 +1,152 @@
+"""The tokenizer: train a byte-level BPE, load a tokenizer.json, and cut text into pieces that can be encoded apart."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from data_pipeline.errors import CorpusError
+from data_pipeline.prepare.background import Job
+
+EOT = "<|endoftext|>"
+KNOWN_EOTS = (EOT, "</s>")
+
+NUM_BYTE_TOKENS = 256
+MIN_VOCAB_SIZE = 1 + NUM_BYTE_TOKENS + 1
+"""The end-of-text token, every byte, and at least one merge."""
+
+MAX_PIECE_CHARS = 1 << 20
+
+
+class _StoppedError(Exception):
+    """Ends a training that nobody waits for."""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Return a byte-level BPE of at most `vocab_size` tokens, `<|endoftext|>` being token 0.
+
+    It encodes every string without loss. The same texts give the same tokenizer; few texts give fewer tokens.
+    Raises CorpusError where vocab_size is below MIN_VOCAB_SIZE. Ctrl-C ends it at once.
+    """
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise CorpusError(
+            f"vocab_size = {vocab_size} is too small: the end-of-text token, {NUM_BYTE_TOKENS} bytes and one merge "
+            f"need at least {MIN_VOCAB_SIZE}"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[EOT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    stopped = False
+
+    def until_stopped() -> Iterator[str]:
+        for text in texts:
+            if stopped:
+                raise _StoppedError
+            yield text
+
+    training = Job(lambda: tokenizer.train_from_iterator(until_stopped(), trainer))
+    try:
+        training.result()
+    except BaseException:
+        stopped = True
+        training.give_up()
+        raise
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write a tokenizer.json, there whole or not at all. The library's own `save` raises bare Exception."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    partial.replace(path)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Return the tokenizer of a tokenizer.json, without the truncation and padding that such a file may switch on.
+
+    Raises CorpusError for a file that is missing or is not a tokenizer.json.
+    """
+    if not path.is_file():
+        raise CorpusError(f"{path} does not exist: give the tokenizer.json of a tokenizer")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise CorpusError(f"{path} is not a tokenizer.json ({error})") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def find_eot(tokenizer: Tokenizer, eot_token: str | None = None) -> int:
+    """Return the id of the token that ends a document: `eot_token`, or the first of KNOWN_EOTS that there is."""
+    for token in KNOWN_EOTS if eot_token is None else (eot_token,):
+        token_id = tokenizer.token_to_id(token)
+        if token_id is not None:
+            return token_id
+    wanted = " or ".join(map(repr, KNOWN_EOTS)) if eot_token is None else repr(eot_token)
+    raise CorpusError(f"the tokenizer has no token {wanted}: name the token that ends a document with --eot-token")
+
+
+def vocab_size_of(tokenizer: Tokenizer) -> int:
+    """Return the number of rows an embedding needs: the largest id plus one, as a vocabulary may have gaps."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+class TextBytes:
+    """Counts the UTF-8 bytes of the text of tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._bytes_of_token = _bytes_of_token(tokenizer)
+
+    def of(self, tokens: npt.NDArray[np.integer]) -> int:
+        if self._bytes_of_token is not None:
+            return int(self._bytes_of_token[tokens].sum())
+        return len(self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False).encode("utf-8"))
+
+
+def _bytes_of_token(tokenizer: Tokenizer) -> npt.NDArray[np.int64] | None:
+    """Return the number of bytes that each token stands for, of shape (vocabulary,); None unless it is byte-level.
+
+    A byte-level token is spelled with one character for each of its bytes, and an added one as it is.
+    """
+    decoder = json.loads(tokenizer.to_str())["decoder"] or {}
+    if "ByteLevel" not in [decoder.get("type"), *(each.get("type") for each in decoder.get("decoders", []))]:
+        return None
+    num_bytes = np.zeros(vocab_size_of(tokenizer), dtype=np.int64)
+    for token, token_id in tokenizer.get_vocab(with_added_tokens=False).items():
+        num_bytes[token_id] = len(token)
+    for token_id, added in tokenizer.get_added_tokens_decoder().items():
+        num_bytes[token_id] = len(added.content.encode("utf-8"))
+    return num_bytes
+
+
+def cut_into_pieces(text: str, max_chars: int = MAX_PIECE_CHARS) -> Iterator[str]:
+    """Yield consecutive pieces of at most `max_chars` characters that make up the text; a short text is one piece.
+
+    A cut falls behind the last newline between two characters that are not white space, where a byte-level BPE never
+    joins two sides, so that the pieces' tokens are the text's tokens. Only where a whole piece has no such place, or
+    with a tokenizer that marks the start of a text, can a token at the cut differ.
+    """
+    start = 0
+    while len(text) - start > max_chars:
+        end = _cut_place(text, start, start + max_chars)
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _cut_place(text: str, start: int, limit: int) -> int:
+    end = text.rfind("\n", start + 1, limit) + 1
+    while end > 0 and (text[end - 2].isspace() or text[end].isspace()):
+        end = text.rfind("\n", start + 1, end - 1) + 1
+    return end if end > 0 else limit

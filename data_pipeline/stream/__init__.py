@@ -1,0 +1,1 @@
+"""The samples of a run: sources, mixture, order, packing, batches."""

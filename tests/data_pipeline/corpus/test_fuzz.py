@@ -1,0 +1,103 @@
+"""No alteration of a corpus goes unseen by `verify`, and none is answered by anything but CorpusError."""
+
+import random
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipeline.corpus.manifest import MANIFEST, TOKENIZER, index_name
+from data_pipeline.corpus.shards import TokenStream, open_corpus, verify
+from data_pipeline.errors import CorpusError
+from tests.data_pipeline.corpus.alterations import (
+    KINDS,
+    NUM_ALTERATIONS,
+    alterations,
+    outcomes,
+    read_all,
+    table,
+    write_corpus,
+)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of three shards, to be altered: whoever does puts it back."""
+    return write_corpus(tmp_path_factory.mktemp("fuzz") / "corpus")
+
+
+def test_verify_sees_each_of_1000_alterations_of_which_plain_webdataset_misses_most(small: Path) -> None:
+    """An error of another kind than CorpusError, from verify or from opening and reading, ends the test."""
+    assert verify(small).splits["train"].num_tokens > 0
+    found = list(outcomes(small))
+    print("\n" + table(found))
+    assert len(found) == NUM_ALTERATIONS == 1000
+    assert {outcome.kind for outcome in found} == set(KINDS)
+    unseen = [outcome.kind for outcome in found if not outcome.verify]
+    assert unseen == []
+    assert sum(outcome.webdataset for outcome in found) < 0.5 * len(found)
+    structural = [outcome for outcome in found if "tokens" not in outcome.kind and "block" not in outcome.kind]
+    assert sum(outcome.open_corpus for outcome in structural) > 0.95 * len(structural)
+    verify(small)  # it is as it was
+
+
+def test_an_alteration_is_bytes_that_differ_and_is_the_same_again_for_a_seed(small: Path) -> None:
+    shards = {file.name: file.read_bytes() for file in small.glob("*.tar")}
+    some = list(alterations(shards, 200, seed=5))
+    assert all(each.files[name] != shards[name] for each in some for name in list(each.files)[:1])
+    assert some == list(alterations(shards, 200, seed=5))
+    assert some != list(alterations(shards, 200, seed=6))
+
+
+@pytest.mark.parametrize("name", [MANIFEST, TOKENIZER, index_name("train"), index_name("val")])
+def test_no_alteration_of_the_other_files_goes_unseen_either(small: Path, name: str) -> None:
+    draw = random.Random(0)
+    original = (small / name).read_bytes()
+    for _ in range(60):
+        at = draw.randrange(len(original))
+        altered = draw.choice(
+            [
+                original[:at],
+                original[:at] + bytes([original[at] ^ 1 << draw.randrange(8)]) + original[at + 1 :],
+                original[:at] + draw.randbytes(draw.randint(1, 9)) + original[at:],
+                original[:at] + original[at + draw.randint(1, 9) :],
+            ]
+        )
+        (small / name).write_bytes(altered)
+        try:
+            with pytest.raises(CorpusError):
+                verify(small)
+            for split in ("train", "val"):
+                with suppress(CorpusError):
+                    read_all(small, split)
+        finally:
+            (small / name).write_bytes(original)
+
+
+def test_damage_while_a_stream_is_open_is_an_error_or_other_tokens_and_no_crash(small: Path) -> None:
+    """Files that are cut or altered under the maps of a running reader: a signal would end this process."""
+    shards = {file.name: file.read_bytes() for file in small.glob("*.tar")}
+    stream = open_corpus(small, "train")
+    starts = np.arange(0, stream.num_tokens - 100, 50)
+    out = np.empty((len(starts), 100), dtype=np.int64)
+    stream.read_rows(starts, out)
+    for alteration in alterations(shards, 200, seed=1):
+        for name, content in alteration.files.items():
+            (small / name).write_bytes(content)  # truncates first: the same file, under the map
+        try:
+            _read_rows(stream, starts, out)
+        finally:
+            for name in alteration.files:
+                (small / name).write_bytes(shards[name])
+    expected = open_corpus(small, "train").read(0, stream.num_tokens)
+    stream.read_rows(starts, out)
+    assert np.array_equal(out, np.lib.stride_tricks.sliding_window_view(expected, 100)[starts])
+
+
+def _read_rows(stream: TokenStream, starts: np.ndarray, out: np.ndarray) -> None:
+    try:
+        stream.read_rows(starts, out)
+    except CorpusError:
+        return
+    assert out.max() < stream.vocab_size

@@ -1,0 +1,227 @@
+"""`data peek` shows the tokens that training gets, says truly where they lie, and sends nothing raw to a terminal."""
+
+import io
+import re
+import shutil
+import tarfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from tokenizers import Tokenizer
+
+from configs.schema import Config, DataConfig, ModelConfig, SourceConfig, StageConfig, TrainConfig
+from data_pipeline.inspect.peek import Look, look
+from data_pipeline.inspect.peek_view import show
+from data_pipeline.inspect.printable import printable
+from data_pipeline.prepare.build import prepare
+from data_pipeline.stream.batch import IGNORE
+from data_pipeline.stream.data import Data, open_data
+from tests.data_pipeline.samples import SMALL, write_texts
+
+SEQ_LEN = 48
+PACKINGS = ("windows", "documents", "best_fit")
+
+
+def data_config(corpus: Path, cache_dir: Path, **settings: Any) -> DataConfig:
+    """The data of a run on one corpus."""
+    config = DataConfig(str(corpus), **settings)
+    config.cache.dir = str(cache_dir)
+    return config
+
+
+def shown(data: DataConfig, g: int, count: int = 1, *, terminal: bool = False) -> str:
+    """What is printed."""
+    config = Config(model=ModelConfig(seq_len=SEQ_LEN), data=data, train=TrainConfig(global_batch_size=4))
+    file = io.StringIO()
+    show(config, g, count, Console(file=file, width=80, force_terminal=terminal, legacy_windows=False))
+    return file.getvalue()
+
+
+@lru_cache
+def members_of(shard: Path) -> tuple[list[tarfile.TarInfo], bytes]:
+    """The members of a shard, as any tar reader finds them, and its bytes."""
+    with tarfile.open(shard) as tar:
+        return tar.getmembers(), shard.read_bytes()
+
+
+def check_place(shard: Path, member: str, at_byte: int, tokens: np.ndarray) -> None:
+    """That a shard holds these tokens there, in that member, or the first of them where the member ends."""
+    members, stored = members_of(shard)
+    (info,) = (each for each in members if each.offset_data <= at_byte < each.offset_data + each.size)
+    assert info.name == f"{member}.tokens.npy"
+    found = np.frombuffer(stored[at_byte : info.offset_data + info.size], "<u2")[: len(tokens)]
+    assert len(found) > 0
+    assert (found == tokens[: len(found)]).all()
+
+
+def check_look(folder: Path, data: Data, seen: Look) -> None:
+    """That a sample is what training gets, and that each part is where it is said to be."""
+    batch = data.train.read(np.array([seen.g]))
+    stream, tokens_L = seen.source.stream, seen.tokens_L
+    assert (batch.tokens_BL[0] == tokens_L).all()
+    assert seen.num_padding == batch.num_padding
+    assert seen.num_ignored == (batch.targets_BL == IGNORE).sum()
+    rest = np.ones(SEQ_LEN, dtype=bool)
+    for part in seen.parts:
+        tokens = tokens_L[part.at : part.at + part.count]
+        rest[part.at : part.at + part.count] = False
+        assert (stream.read(part.start, part.count) == tokens).all()
+        assert stream.eot_id not in tokens[:-1]
+        document = part.start - part.num_before
+        assert document == 0 or stream.read(document - 1, 1)[0] == stream.eot_id
+        assert stream.eot_id not in stream.read(document, part.num_before)
+        check_place(folder / part.place.shard, part.place.member, part.place.offset_bytes, tokens)
+    assert not rest[[part.at for part in seen.parts]].any()
+    assert (tokens_L[rest] == stream.eot_id).all()  # padding, or what leads in a document
+    assert (np.diff([part.at for part in seen.parts]) > 0).all()
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_every_sample_is_what_training_gets_from_where_it_is_said_to_lie(
+    packing: Any, corpus: Path, tmp_path: Path
+) -> None:
+    data = open_data(data_config(corpus, tmp_path, packing=packing), SEQ_LEN)
+    num_samples = data.train.sources[0].samples.num_samples
+    for g in range(0, num_samples + 10, 2):
+        seen = look(data, g)
+        check_look(corpus, data, seen)
+        assert (seen.epoch, seen.stage, seen.replaced) == (g // num_samples, "", None)
+        if packing == "best_fit":  # the EOT that leads in a document is none of its own
+            assert [part.at for part in seen.parts] == [
+                stretch.at + int(seen.tokens_L[stretch.at] == data.any_stream.eot_id) for stretch in seen.stretches
+            ]
+    if packing == "best_fit":
+        assert data.train.read(np.arange(num_samples)).num_padding > 0
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_document_of_many_shards_is_followed_to_its_beginning(
+    packing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_pipeline.corpus.shard_writer.MAX_PART_BYTES", 100)
+    write_texts(tmp_path / "texts", num_documents=12)
+    folder = tmp_path / "corpus"
+    prepare([tmp_path / "texts"], folder, **{**SMALL, "block_bytes": 100, "shard_tokens": 70})
+    data = open_data(data_config(folder, tmp_path, packing=packing), SEQ_LEN)
+    most = 0
+    for g in range(data.train.sources[0].samples.num_samples):
+        seen = look(data, g)
+        check_look(folder, data, seen)
+        most = max(most, *(part.num_before for part in seen.parts))
+    assert most > 3 * 70
+
+
+def test_a_sample_of_a_mixture_names_its_source_and_stage(corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus, tmp_path / "copy")
+    config = DataConfig(
+        sources={"web": SourceConfig(str(corpus)), "code": SourceConfig(str(tmp_path / "copy"))},
+        stages={"anneal": StageConfig(from_tokens=10 * SEQ_LEN, weights={"code": 1})},
+        mixture_block=8,
+    )
+    data = open_data(config, SEQ_LEN)
+    folders = {"web": corpus, "code": tmp_path / "copy"}
+    names = []
+    for g in range(20):
+        seen = look(data, g)
+        check_look(folders[seen.source.name], data, seen)
+        names.append((seen.source.name, seen.stage))
+    assert set(names[:10]) == {("web", ""), ("code", "")}
+    assert set(names[10:]) == {("code", "anneal")}
+    text = shown(config, 9, 2)
+    assert "global sample 9: row 1 of the batch of step 3 --" in text
+    assert "global sample 10: row 2 of the batch of step 3, stage anneal --" in text
+    assert f"-- source code ({tmp_path / 'copy'}), epoch 0" in text
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_what_is_printed_reads_back_as_the_sample(packing: Any, corpus: Path, tmp_path: Path) -> None:
+    config = data_config(corpus, tmp_path, packing=packing)
+    data = open_data(config, SEQ_LEN)
+    tokenizer = Tokenizer.from_file(str(corpus / "tokenizer.json"))
+    for g in range(12):
+        seen, text = look(data, g), shown(config, g)
+        lines = text.splitlines()
+        assert all(line.startswith(("-- ", "| ")) for line in lines)
+        headings = [line for line in lines if line.startswith("-- document ")]
+        assert len(headings) == len(seen.parts)
+        for number, (part, heading) in enumerate(zip(seen.parts, headings, strict=True), start=1):
+            place = part.place
+            begins = "goes on" if part.num_before else "begins"
+            assert heading.startswith(f"-- document {number} {begins} at position {part.at}")
+            assert heading.endswith(f"shard {place.shard}, member {place.member}, byte {place.offset_bytes:,} --")
+            # No character of the corpus's text is unprintable: what is shown is what the tokens say.
+            after = lines[lines.index(heading) + 1 :]
+            told = "\n".join(line[2:] for line in _until_told(after))
+            tokens = seen.tokens_L[part.at : part.at + part.count].tolist()
+            assert told.startswith(tokenizer.decode(tokens, skip_special_tokens=False))
+        assert (f"{seen.num_padding} positions of padding" in text) == (seen.num_padding > 0)
+        assert f"{SEQ_LEN - seen.num_ignored} of {SEQ_LEN} targets carry loss" in text
+
+
+def _until_told(lines: list[str]) -> Iterator[str]:
+    for line in lines:
+        if line.startswith("-- "):
+            return
+        yield line
+
+
+def test_a_document_that_begins_is_set_off_by_a_line_in_colour_too(corpus: Path, tmp_path: Path) -> None:
+    config = data_config(corpus, tmp_path)
+    plain, coloured = shown(config, 0), shown(config, 0, terminal=True)
+    rules = [line for line in coloured.splitlines() if "\x1b[1;33m-- " in line]
+    assert len(rules) == len([line for line in plain.splitlines() if line.startswith("-- ")])
+    assert all(len(re.sub(r"\x1b\[[0-9;]*m", "", rule)) >= 80 for rule in rules)
+
+
+NASTY = (
+    "\x1b[31mred\x1b]0;title\x07 \rover \x08\x7f\x9b2J \u202eeltrever\u202c \u200bzero\ufeff \x00 "
+    "[bold]x[/bold] :smile:"
+)
+
+
+def test_no_control_character_of_a_text_reaches_the_terminal(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.txt").write_text(f"{number} {NASTY}\n" * 6, newline="")
+    prepare(sorted(tmp_path.glob("*.txt")), tmp_path / "corpus", vocab_size=300, val_fraction=0.2)
+    text = shown(data_config(tmp_path / "corpus", tmp_path), 0, 3)
+    assert all(char.isprintable() or char == "\n" for char in text)
+    for spelled in (r"\x1b[31mred", r"\x1b]0;title\x07", r"\rover", r"\u202eeltrever", "[bold]x[/bold] :smile:"):
+        assert spelled in text
+    coloured = shown(data_config(tmp_path / "corpus", tmp_path), 0, 3, terminal=True)
+    without_ours = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
+    assert all(char.isprintable() or char == "\n" for char in without_ours)
+    assert r"\x1b[31mred" in without_ours
+
+
+@given(st.text())
+def test_printable_text_is_left_as_it_is_and_the_rest_spelled_out(text: str) -> None:
+    safe = printable(text)
+    assert all(char.isprintable() or char in "\n\t" or char.isspace() for char in safe)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", safe)
+    kept = "".join(char for char in text if char.isprintable())
+    assert [char for char in kept if char not in safe] == []
+    if text.isprintable():
+        assert safe == text
+
+
+def test_a_sample_that_stands_in_for_an_unreadable_one_says_so(corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    shutil.copytree(corpus, folder)
+    g = 3
+    (part, *_) = look(open_data(data_config(folder, tmp_path), SEQ_LEN), g).parts
+    with (folder / part.place.shard).open("r+b") as file:
+        file.seek(part.place.offset_bytes)
+        file.write(b"\xff\xff")  # no token of so small a vocabulary
+    config = data_config(folder, tmp_path, max_bad_samples=1)
+    seen = look(open_data(config, SEQ_LEN), g)
+    assert seen.replaced is not None
+    assert (seen.replaced.shard, seen.sample) == (part.place.shard, seen.replaced.used)
+    check_look(folder, open_data(config, SEQ_LEN), seen)
+    assert f"stands in for sample {seen.replaced.sample}, which cannot be read" in shown(config, g)

@@ -1,0 +1,425 @@
+"""Preparing that is stopped, by whatever and wherever, goes on and ends in the corpus that was never stopped."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipeline.errors import CorpusError
+from data_pipeline.prepare import background, corpus_writer, encode
+from data_pipeline.prepare import build as prepare_module
+from data_pipeline.prepare.build import prepare
+from data_pipeline.prepare.corpus_writer import CorpusWriter
+from data_pipeline.prepare.documents import Documents
+from data_pipeline.prepare.encode import EncodedDocument, split_documents
+from data_pipeline.prepare.journal import JOURNAL, Point, read_journal
+from data_pipeline.prepare.tokenizer import save_tokenizer, train_tokenizer
+from data_pipeline.prepare.workplace import locked
+from tests.data_pipeline.samples import write_texts
+
+SMALL: dict[str, Any] = {"vocab_size": 300, "block_bytes": 500, "shard_tokens": 700, "val_fraction": 0.1}
+"""Settings under which a few kilobytes of text fill several shards of several members."""
+TRACED = {"background", "corpus_writer", "encode", "journal", "prepare", "shard_writer", "workplace"}
+
+
+class Cut(BaseException):
+    """Stands for Ctrl-C: an exception that can come anywhere."""
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def partials(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if ".partial-" in path.name]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Text files, and lines, some of which are not valid UTF-8."""
+    folder = write_texts(tmp_path_factory.mktemp("inputs") / "in", 12, seed=1)
+    lines = [json.dumps({"text": f"line {number} \ud800 " * (number % 9)}) for number in range(25)]
+    (folder / "lines.jsonl").write_text("\n".join(lines))
+    (folder / "zz.txt").write_bytes(b"caf\xe9 " * 9)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The corpus of a run that was not stopped."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    manifest = prepare([inputs], out, **SMALL)
+    assert manifest.num_replaced_documents > 1
+    assert len(manifest.splits["train"].shards) > 2
+    return bytes_of(out)
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the journal after every document, and encode a few at a time."""
+    monkeypatch.setattr(corpus_writer, "JOURNAL_EVERY_S", 0.0)
+    monkeypatch.setattr(encode, "BATCH_CHARS", 5000)
+
+
+@contextmanager
+def stopped_at_line(number: int) -> Iterator[list[int]]:
+    """Raise Cut where that many lines of the code that writes have been run; yield the count of lines, in a list."""
+    count = [0]
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+        if event == "call":
+            return trace if Path(frame.f_code.co_filename).stem in TRACED and "data_pipeline" in str(frame) else None
+        if event == "line":
+            count[0] += 1
+            if count[0] == number:
+                raise Cut
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield count
+    finally:
+        sys.settrace(before)
+
+
+@pytest.fixture(scope="module")
+def num_lines(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
+    """Lines of code that a run takes."""
+    with pytest.MonkeyPatch.context() as patch, stopped_at_line(0) as count:
+        patch.setattr(corpus_writer, "JOURNAL_EVERY_S", 0.0)
+        patch.setattr(encode, "BATCH_CHARS", 5000)
+        prepare([inputs], tmp_path_factory.mktemp("counted") / "out", **SMALL)
+    return count[0]
+
+
+@settings(max_examples=10)
+@given(shares=st.lists(st.floats(0, 1), min_size=1, max_size=3))
+def test_stopped_at_any_line_of_code_it_goes_on_to_the_same_bytes(
+    inputs: Path,
+    whole: dict[str, bytes],
+    num_lines: int,
+    tmp_path_factory: pytest.TempPathFactory,
+    shares: list[float],
+) -> None:
+    out = tmp_path_factory.mktemp("cut") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus_writer, "JOURNAL_EVERY_S", 0.0)
+        patch.setattr(encode, "BATCH_CHARS", 5000)
+        for share in shares:
+            with suppress(Cut), stopped_at_line(1 + int(share * num_lines)):
+                prepare([inputs], out, **SMALL, overwrite=True)
+    prepare([inputs], out, **SMALL, overwrite=True)
+    assert bytes_of(out) == whole
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_killed_again_and_again_it_goes_on_to_the_same_bytes(
+    inputs: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    code = (
+        "import time; from data_pipeline.prepare import corpus_writer, encode\n"
+        "from data_pipeline.prepare import build as prepare\n"
+        "corpus_writer.JOURNAL_EVERY_S, encode.BATCH_CHARS = 0.0, 2000\n"
+        "add = corpus_writer.CorpusWriter.add\n"
+        "corpus_writer.CorpusWriter.add = lambda *given: (time.sleep(0.004), add(*given))\n"
+        "print('ready', flush=True)\n"
+        f"prepare.prepare([{str(inputs)!r}], {str(tmp_path / 'out')!r}, **{SMALL!r})"
+    )
+    draw = random.Random(0)
+    points = []
+    for kind in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        wait_for_journal(tmp_path)
+        time.sleep(draw.uniform(0.01, 0.1))
+        process.send_signal(kind)
+        process.wait()
+        process.stdout.close()
+        (partial,) = partials(tmp_path)
+        point = read_journal(partial)
+        points.append(0 if point is None else point.num_documents)
+    assert points == sorted(points) and points[-1] > points[0] > 0
+    prepare([inputs], tmp_path / "out", **SMALL)
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def wait_for_journal(folder: Path) -> None:
+    for _ in range(3000):
+        if any((partial / JOURNAL).exists() for partial in partials(folder)):
+            return
+        time.sleep(0.01)
+    raise AssertionError("no journal was written")
+
+
+def cut_after(num_documents: int) -> Callable[..., None]:
+    """A CorpusWriter.add that stops there."""
+    add = corpus_writer.CorpusWriter.add
+    left = [num_documents]
+
+    def add_or_cut(*given: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Cut
+        add(*given)
+
+    return add_or_cut
+
+
+def stop_after(num_documents: int, inputs: list[Path], out: Path, **given: Any) -> Path:
+    """Run until so many documents are written, and return the partial folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus_writer.CorpusWriter, "add", cut_after(num_documents))
+        with pytest.raises(Cut):
+            prepare(inputs, out, **{**SMALL, **given})
+    (partial,) = partials(out.parent)
+    return partial
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_was_done_is_neither_trained_nor_tokenized_nor_read_again(
+    inputs: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(25, [inputs], tmp_path / "out")
+    opened: list[str] = []
+    encoded: list[object] = []
+    read, tokens_of = Documents._read, prepare_module.encode_documents
+
+    def counted(pairs: Iterable[object]) -> Iterator[object]:
+        for pair in pairs:
+            encoded.append(pair)
+            yield pair
+
+    def counted_tokens(pairs: Any, *given: Any, **named: Any) -> Any:
+        return tokens_of(counted(pairs), *given, **named)  # type: ignore[arg-type]
+
+    def counted_read(self: Documents, file: Path) -> Iterator[Any]:
+        opened.append(file.name)
+        return read(self, file)
+
+    monkeypatch.setattr(Documents, "_read", counted_read)
+    monkeypatch.setattr(prepare_module, "encode_documents", counted_tokens)
+    monkeypatch.setattr(prepare_module, "train_tokenizer", None)
+    manifest = prepare([inputs], tmp_path / "out", **SMALL)
+    assert len(encoded) == sum(split.num_documents for split in manifest.splits.values()) - 25
+    assert opened == ["lines.jsonl", "zz.txt"]
+    assert bytes_of(tmp_path / "out") == whole
+
+
+@settings(max_examples=60)
+@given(sizes=st.lists(st.integers(0, 4), min_size=1, max_size=12), val_fraction=st.sampled_from([0.001, 0.1, 0.3]))
+def test_from_any_mark_the_documents_and_their_splits_are_the_same(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], val_fraction: float
+) -> None:
+    folder = tmp_path_factory.mktemp("marks")
+    files = [folder / f"{number}.jsonl" for number in range(len(sizes))]
+    for number, (file, size) in enumerate(zip(files, sizes, strict=True)):
+        texts = [f"{number} {line}" + "\ud800" * (line % 2) for line in range(size)]
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    documents = Documents(files)
+    whole, marks = [], []
+    with CorpusWriter(folder_of(folder), Point.start(1), block_bytes=8, shard_tokens=9) as writer:
+        for split, document in split_documents(documents, val_fraction):
+            writer.add(EncodedDocument(split, np.zeros(1, dtype=np.uint16), 1))
+            whole.append((split, document))
+            marks.append(writer._mark(documents))
+    for num_done, mark in enumerate(marks, 1):
+        again = Documents(files)
+        pairs = list(split_documents(again.since(mark), val_fraction, mark.num_documents))
+        assert pairs[num_done - mark.num_documents :] == whole[num_done:]
+        assert again.num_replaced == documents.num_replaced
+    if "val" in [split for split, _ in whole[:-3]]:
+        assert marks[-1].num_files >= len([size for size in sizes if size]) - 2
+
+
+def folder_of(parent: Path) -> Path:
+    (parent / "shards").mkdir()
+    return parent / "shards"
+
+
+def test_a_stopped_run_that_is_still_in_memory_holds_no_file_open(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_writer.CorpusWriter, "add", cut_after(9))
+    with pytest.raises(Cut) as kept:  # and with it the frames of the call, and all that they name
+        prepare([inputs], tmp_path / "out", **SMALL)
+    files = [fd.readlink() for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    assert not [file for file in files if file.is_relative_to(tmp_path)]
+    assert kept.traceback
+
+
+def test_a_run_that_is_given_up_leaves_the_corpus_that_was_there(
+    inputs: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    prepare([inputs], out, **{**SMALL, "vocab_size": 280})
+    before = bytes_of(out)
+    stop_after(9, [inputs], out, overwrite=True)
+    assert bytes_of(out) == before
+    with pytest.raises(CorpusError, match="--overwrite"):
+        prepare([inputs], out, **SMALL)
+    prepare([inputs], out, **SMALL, overwrite=True)
+    assert bytes_of(out) == whole
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.usefixtures("eager")
+def test_other_settings_or_inputs_start_anew_and_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts, out = write_texts(tmp_path / "in", 30), tmp_path / "out"
+    other = {"vocab_size": 280}
+    stop_after(9, [texts], out, progress=True)
+    assert capsys.readouterr().err.endswith("stopped: the same command, run again, goes on\n")
+    first = stop_after(20, [texts], out, progress=True)
+    assert "going on after 9 documents" in capsys.readouterr().err
+    second = stop_after(9, [texts], out, **other, progress=True)
+    assert first != second and not first.exists()
+    assert "the inputs or settings are not those of the run before" in capsys.readouterr().err
+    os.utime(texts / "000.txt", ns=(1, 1))
+    prepare([texts], out, **{**SMALL, **other}, progress=True)
+    assert "the inputs or settings are not those" in capsys.readouterr().err
+    prepare([texts], tmp_path / "again", **{**SMALL, **other})
+    assert bytes_of(out) == bytes_of(tmp_path / "again")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "in", "out"]
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("damage", ["journal", "half a journal", "shard", "no shard"])
+def test_a_damaged_partial_folder_is_not_believed(
+    inputs: Path, whole: dict[str, bytes], tmp_path: Path, damage: str
+) -> None:
+    partial = stop_after(25, [inputs], tmp_path / "out")
+    journal, shard = partial / JOURNAL, partial / "train-000001.tar"
+    if damage == "journal":
+        data = bytearray(journal.read_bytes())
+        data[len(data) // 2] ^= 1
+        journal.write_bytes(data)
+    elif damage == "half a journal":
+        journal.write_bytes(journal.read_bytes()[: journal.stat().st_size // 2])
+    elif damage == "shard":
+        shard.write_bytes(shard.read_bytes()[:-1])
+    else:
+        shard.unlink()
+    (partial / "journal.npz.partial").write_bytes(b"cut")
+    prepare([inputs], tmp_path / "out", **SMALL)
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def test_a_corpus_that_lacks_only_its_name_gets_it_at_once(
+    inputs: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_: object) -> None:
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "publish", cut)
+        with pytest.raises(Cut):
+            prepare([inputs], tmp_path / "out", **SMALL)
+    monkeypatch.setattr(prepare_module, "_build", cut)
+    prepare([inputs], tmp_path / "out", **SMALL)
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def test_two_at_once_do_not_collide_and_a_dead_one_holds_nothing(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code = (
+        "import os, signal; from pathlib import Path; from data_pipeline.prepare.workplace import locked\n"
+        f"with locked(Path({str(out)!r})): print('held', flush=True); signal.pause()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with pytest.raises(CorpusError, match=rf"out is being prepared by process {holder.pid} on .*choose another folder"):
+        prepare([inputs], out, **SMALL)
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    prepare([inputs], out, **SMALL)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_of_many_that_wait_for_the_lock_one_at_a_time_has_it(tmp_path: Path) -> None:
+    held, most = [0], [0]
+
+    def hold() -> None:
+        for _ in range(60):
+            with suppress(CorpusError), locked(tmp_path / "out"):
+                held[0] += 1
+                most[0] = max(most[0], held[0])
+                time.sleep(0.0005)
+                held[0] -= 1
+
+    threads = [threading.Thread(target=hold) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_full_disk_is_told_as_such_and_the_work_goes_on_when_there_is_room(
+    inputs: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # no file beyond it: the error of a quota, for one process
+    largest_bytes = max(map(len, whole.values()))
+    for share in (0.1, 0.4, 0.6, 0.8, 0.99):
+        limit_bytes = int(share * largest_bytes)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limits[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                prepare([inputs], tmp_path / "out", **SMALL)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    prepare([inputs], tmp_path / "out", **SMALL)
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def test_a_tokenizer_that_finds_no_room_is_an_os_error_with_a_number(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        save_tokenizer(train_tokenizer(iter(["abc"]), 260), tmp_path / "tokenizer.json")
+    assert not (tmp_path / "tokenizer.json").exists()
+
+
+def test_ctrl_c_ends_the_training_of_a_tokenizer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "PATIENCE_S", 0.0)
+    draw = random.Random(0)
+    texts = [" ".join("".join(draw.choices("abcdefgh", k=9)) for _ in range(1000)) for _ in range(50)]
+    start_s = time.monotonic()
+    train_tokenizer(iter(texts), 2000)
+    whole_s = time.monotonic() - start_s
+    timer = threading.Timer(whole_s / 4, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    start_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer(iter(texts), 2000)
+    assert time.monotonic() - start_s < whole_s * 3 / 4
+
+
+def test_a_journal_holds_what_was_put_in_it(inputs: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus_writer, "JOURNAL_EVERY_S", 0.0)
+        point = read_journal(stop_after(20, [inputs], tmp_path / "out"))
+    assert point is not None
+    assert point.num_documents == 20
+    state = point.writers["train"]
+    assert state.open_shard is not None
+    num_tokens = sum(shard.num_tokens for shard in [*state.shards, state.open_shard]) + len(state.block_tokens)
+    assert num_tokens == point.train_counts.sum()
+    assert state.block_lens.sum() == len(state.block_tokens)
+    assert read_journal(tmp_path) is None
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,83 @@
+"""A token stream in memory: documents of any lengths, cut into shards anywhere. No pytest: processes import it."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from data_pipeline.corpus.shards import TokenStream
+from data_pipeline.corpus.store import FolderStore, Store
+from data_pipeline.errors import UnreadableError
+from data_pipeline.stream.batch import IntArray
+from data_pipeline.stream.packing import samples_of
+
+EOT = 0
+
+
+@dataclass
+class MemoryStream:
+    """Every token but the EOTs is its position in the stream + 1, so that a token says where it comes from."""
+
+    folder: Path
+    doc_lens: Sequence[int]
+    cuts: Sequence[int] = ()
+    """Where shards begin, apart from the first: ascending, inside the stream."""
+    fingerprint: str = "f" * 64
+    log: Path | None = None
+    """Gets a line for each reading of a shard's documents."""
+    killed_at_shard: int | None = None
+    """The process dies when it reads the documents of this shard."""
+    seconds_per_shard: float = 0.0
+    """That reading its documents takes."""
+    unreadable_from: int | None = None
+    """Tokens from here on cannot be read."""
+    split: str = "train"
+    eot_id: int = EOT
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.uint32))
+
+    def __post_init__(self) -> None:
+        self.ends: IntArray = np.cumsum(self.doc_lens, dtype=np.int64)
+        self.starts: IntArray = self.ends - np.asarray(self.doc_lens)
+        self.num_tokens = int(self.ends[-1])
+        self.tokens = np.arange(1, self.num_tokens + 1, dtype=self.dtype)
+        self.tokens[self.ends - 1] = EOT
+        self.shard_starts: IntArray = np.array([0, *self.cuts, self.num_tokens], dtype=np.int64)
+        self.shard_names = [f"{self.split}-{shard:06d}.tar" for shard in range(len(self.cuts) + 1)]
+        self.store: Store = FolderStore(self.folder)
+
+    def as_stream(self) -> TokenStream:
+        """Return itself, as what it stands in for."""
+        return cast(TokenStream, self)
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Return a copy of tokens [start, start + count)."""
+        assert 0 <= start <= start + count <= self.num_tokens
+        if self.unreadable_from is not None and start + count > self.unreadable_from:
+            raise UnreadableError("gone", self.shard_names[0], 0)
+        return self.tokens[start : start + count].copy()
+
+    def read_rows(self, starts: IntArray, out_NC: IntArray) -> None:
+        """Fill row n with the tokens from starts[n] on."""
+        for row, start in zip(out_NC, starts.tolist(), strict=True):
+            row[:] = self.read(start, len(row))
+
+    def document_starts(self, shard: int) -> IntArray:
+        """Return where the documents begin that begin in a shard."""
+        if self.log is not None:
+            with self.log.open("a") as file:
+                file.write(f"{os.getpid()} {shard}\n")
+        time.sleep(self.seconds_per_shard)
+        if shard == self.killed_at_shard:
+            os.kill(os.getpid(), signal.SIGKILL)
+        first, end = self.shard_starts[shard : shard + 2]
+        return self.starts[(self.starts >= first) & (self.starts < end)]
+
+
+def pack_and_count(stream: MemoryStream, seq_len: int) -> int:
+    """Open a best-fit packing, as the work of a process, and return its number of samples."""
+    return samples_of(stream.as_stream(), seq_len, "best_fit").num_samples

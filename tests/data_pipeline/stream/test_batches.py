@@ -1,0 +1,120 @@
+"""Batches: how samples are dealt to ranks, and nothing lost to reading ahead."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_pipeline.stream.batch import Batch
+from data_pipeline.stream.batches import Batches, Prefetcher
+from data_pipeline.stream.samples import SampleStream
+from tests.data_pipeline.stream.memory_stream import MemoryStream
+from tests.data_pipeline.stream.test_samples import make_case
+
+
+@pytest.fixture(scope="module")
+def stream() -> SampleStream:
+    """Samples of 32 tokens."""
+    return make_case([MemoryStream(Path("/nowhere"), [70] * 100)], [1.0], seq_len=32).stream
+
+
+def test_a_batch_is_dealt_in_contiguous_shares_rank_0_first(stream: SampleStream) -> None:
+    shares = [Batches(stream, 8, rank, 4).batch(100).tokens_BL for rank in range(4)]
+    assert all(share.shape == (2, 32) and share.dtype == np.int64 for share in shares)
+    assert np.array_equal(np.concatenate(shares), stream.read(np.arange(100, 108)).tokens_BL)
+
+
+def test_an_uneven_deal_is_refused(stream: SampleStream) -> None:
+    with pytest.raises(ValueError, match="global_batch_size = 10 is not a multiple of dp = 4"):
+        Batches(stream, 10, 0, 4)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_prefetching_hands_out_the_same_batches_and_counts_only_those(stream: SampleStream, depth: int) -> None:
+    batches = Batches(stream, 4, 0, 1)
+    with Prefetcher(batches, start=8, num_batches=5, depth=depth) as prefetcher:
+        assert prefetcher.samples_consumed == 8
+        for step, batch in enumerate(prefetcher):
+            expected = batches.batch(8 + 4 * step)
+            assert np.array_equal(batch.tokens_BL, expected.tokens_BL)
+            assert np.array_equal(batch.targets_BL, expected.targets_BL)
+            assert prefetcher.samples_consumed == 8 + 4 * (step + 1)
+        assert prefetcher.samples_consumed == 28
+        with pytest.raises(StopIteration):
+            next(prefetcher)
+
+
+class Watched(Batches):
+    """Batches that record which were read, and that fail at one."""
+
+    def __init__(self, *arguments: Any, fail_at: int | None = None) -> None:
+        super().__init__(*arguments)
+        self.read: list[int] = []
+        self.fail_at = fail_at
+
+    def batch(self, samples_consumed: int) -> Batch:
+        if samples_consumed == self.fail_at:
+            raise OSError("the disk is gone")
+        self.read.append(samples_consumed)
+        return super().batch(samples_consumed)
+
+
+def wait_until(condition: Any) -> None:
+    deadline_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited 10 s in vain"
+        time.sleep(0.001)
+
+
+def test_the_thread_reads_depth_batches_ahead_and_no_more(stream: SampleStream) -> None:
+    batches = Watched(stream, 4, 0, 1)
+    with Prefetcher(batches, start=0, num_batches=100, depth=3) as prefetcher:
+        wait_until(lambda: len(batches.read) == 3)
+        next(prefetcher)
+        wait_until(lambda: len(batches.read) == 4)
+        time.sleep(0.05)
+        assert batches.read == [0, 4, 8, 12]
+        assert prefetcher.samples_consumed == 4
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_an_error_of_the_reader_is_raised_in_place_of_its_batch(stream: SampleStream, depth: int) -> None:
+    batches = Watched(stream, 4, 0, 1, fail_at=8)
+    with Prefetcher(batches, start=0, num_batches=100, depth=depth) as prefetcher:
+        next(prefetcher)
+        next(prefetcher)
+        with pytest.raises(OSError, match="the disk is gone"):
+            next(prefetcher)
+        assert prefetcher.samples_consumed == 8
+
+
+def test_close_ends_the_thread_wherever_it_is(stream: SampleStream) -> None:
+    def num_threads() -> int:
+        return sum(thread.name == "prefetch" for thread in threading.enumerate())
+
+    for taken in (0, 1, 5):
+        prefetcher = Prefetcher(Batches(stream, 4, 0, 1), start=0, num_batches=5, depth=2)
+        assert len([next(prefetcher) for _ in range(taken)]) == taken
+        prefetcher.close()
+        prefetcher.close()
+        assert num_threads() == 0
+        assert list(prefetcher) == []
+
+
+def test_the_time_that_a_batch_was_waited_for_is_told(stream: SampleStream) -> None:
+    class Slow(Batches):
+        def batch(self, samples_consumed: int) -> Batch:
+            time.sleep(0.1)
+            return super().batch(samples_consumed)
+
+    for depth in (0, 1):
+        with Prefetcher(Slow(stream, 4, 0, 1), start=0, num_batches=2, depth=depth) as prefetcher:
+            next(prefetcher)
+            assert prefetcher.wait_s > 0.05
+    with Prefetcher(Slow(stream, 4, 0, 1), start=0, num_batches=1, depth=1) as prefetcher:
+        time.sleep(0.5)
+        next(prefetcher)
+        assert prefetcher.wait_s < 0.1
