@@ -113,9 +113,13 @@ def _write_nothing(source: SourceTokens, folder: Path, settings: Settings) -> No
     """The flat file is there: it is what all others were written from."""
 
 
-def _open_memmap(folder: Path, settings: Settings, state: Any) -> Loader:
-    """The windows in an order that numpy shuffles anew for each epoch, each read and made int64 in one copy."""
-    tokens = np.asarray(np.memmap(folder.parent / FLAT, dtype=np.uint16, mode="r"))
+def _open_memmap(folder: Path, settings: Settings, state: Any, *, as_array: bool = False) -> Loader:
+    """The windows in an order that numpy shuffles anew for each epoch, each read and made int64 in one copy.
+
+    `as_array`: through a plain array over the map, whose slices take half the time of those of np.memmap itself.
+    """
+    mapped = np.memmap(folder.parent / FLAT, dtype=np.uint16, mode="r")
+    tokens = np.asarray(mapped) if as_array else mapped
     num_windows = (len(tokens) - 1) // settings.seq_len
     per_epoch = num_windows // settings.batch_size
     num_given = state or 0
@@ -167,7 +171,13 @@ def _ours(name: str, write: Any, config: Callable[[Path], DataConfig], note: str
 OURS = "ours, windows"
 
 CONTESTANTS = [
-    Contestant(LIMIT, _write_nothing, _open_memmap, note="one flat file, shuffled windows: the limit"),
+    Contestant(LIMIT, _write_nothing, _open_memmap, note="one flat file through np.memmap, shuffled windows"),
+    Contestant(
+        "memmap, as array",
+        _write_nothing,
+        partial(_open_memmap, as_array=True),
+        note="the same through a plain array: nothing in Python is faster",
+    ),
     _ours(OURS, _write, one_corpus),
     _ours("ours, documents", _write, partial(one_corpus, packing="documents"), "with positions for attention masks"),
     _ours("ours, best_fit", _write_packed, partial(one_corpus, packing="best_fit"), "the plan was made before"),
