@@ -14,6 +14,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import random
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from typing import BinaryIO
 from data_pipeline.errors import CorpusError
 
 PART = re.compile(r"\.(\d+)\.part$")
+WAIT_FOR_TURN_S = 0.02
 WAIT_FOR_ROOM_S = 0.05
 
 
@@ -118,7 +120,10 @@ class Cache:
                 with part:
                     if is_ahead:
                         return None
-                    fcntl.flock(part, fcntl.LOCK_EX)  # until the other one has it, or has given up, or is gone
+                    # Until the other one has it, or has given up, or is gone. Shared, as is the lock that the other one
+                    # keeps on the whole file for as long as it reads it.
+                    fcntl.flock(part, fcntl.LOCK_SH)
+                time.sleep(WAIT_FOR_TURN_S * random.random())  # of several that wait, one must find it free
 
     def _reserve(self, wanted: Wanted, is_ahead: bool) -> tuple[BinaryIO | None, bool]:
         """Return the part of a file, and whether it is this call's to fill; None where there is no room now."""

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import threading
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from configs.schema import Config, DataConfig, ParallelConfig, SourceConfig, StageConfig
+from configs.schema import CacheConfig, Config, DataConfig, ParallelConfig, SourceConfig, StageConfig
 from data_pipeline.prepare.build import prepare
 from tests.conftest import RunOnRanks
 from tests.trainer.test_resume import NUM_STEPS, config, curve
@@ -105,6 +108,35 @@ def test_a_corpus_may_move_between_a_checkpoint_and_its_resume(
     shutil.copytree(corpus, tmp_path / "elsewhere")
     moved = replace(mixed, sources={**mixed.sources, "sums": SourceConfig(str(tmp_path / "elsewhere"), 0.75)})
     assert prepare_run(replace(settings, data=moved)).start_step == 1
+
+
+def test_a_corpus_on_a_server_gives_the_curve_that_it_gives_in_a_folder(
+    tmp_path: Path, corpus: Path, mixed: DataConfig, ranks: RunOnRanks
+) -> None:
+    layout = ParallelConfig(dp=2)
+    local = replace(config(tmp_path / "local", corpus, layout), data=DataConfig(str(corpus), packing="documents"))
+    train(ranks, local)
+    handler = partial(QuietHandler, directory=str(corpus))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        cache = CacheConfig(dir=str(tmp_path / "cache"), timeout_s=20, retries=2)
+        data = DataConfig(url, packing="documents", cache=cache)
+        train(ranks, replace(local, run_dir=str(tmp_path / "remote"), data=data))
+        server.shutdown()
+    found = curve(tmp_path / "remote")
+    opened = [(record.pop("cache_hits"), record.pop("cache_misses")) for record in found if record["kind"] == "train"]
+    for record in found:
+        record.pop("padding", None)
+    assert found == curve(tmp_path / "local")
+    assert sum(hits + misses for hits, misses in opened) >= 2, "no shard was opened through the cache"
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files, and says nothing of it."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
 
 
 def cut_after_opening(ranks: RunOnRanks, settings: Config, corpus: Path) -> list[dict[str, Any]]:

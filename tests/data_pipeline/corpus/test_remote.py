@@ -7,7 +7,7 @@ import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 
@@ -304,6 +304,22 @@ def test_processes_that_open_one_shard_at_once_fetch_it_once(
     assert {sha256 for sha256, _ in results} == {hashlib.sha256(whole(folder)).hexdigest()}
     assert sorted(counts.misses for _, counts in results) == [0, 0, 0, 1]
     assert sum(counts.hits for _, counts in results) == 3
+
+
+def test_who_waits_for_a_shard_gets_it_while_the_one_that_fetched_it_still_reads(
+    make: MakeStore, server: FaultyServer, folder: Path
+) -> None:
+    server.gate.clear()
+    stores = [make() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        opened = [pool.submit(store.open, SHARD) for store in stores]
+        wait_for(lambda: server.requested(SHARD) == [0])
+        server.gate.set()
+        files = [each.result(timeout=20) for each in opened]  # all are open at once
+    for file in files:
+        assert os.pread(file, SHARD_BYTES * 2, 0) == whole(folder)
+        os.close(file)
+    assert server.requested(SHARD) == [0]
 
 
 def test_the_limit_holds_with_several_processes_at_once(
