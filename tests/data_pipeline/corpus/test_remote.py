@@ -5,9 +5,10 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 
@@ -311,11 +312,12 @@ def test_who_waits_for_a_shard_gets_it_while_the_one_that_fetched_it_still_reads
 ) -> None:
     server.gate.clear()
     stores = [make() for _ in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        opened = [pool.submit(store.open, SHARD) for store in stores]
-        wait_for(lambda: server.requested(SHARD) == [0])
-        server.gate.set()
-        files = [each.result(timeout=20) for each in opened]  # all are open at once
+    files: list[int] = []
+    for store in stores:  # daemons: one that waits for ever is a failure here, and does not hold up the end
+        threading.Thread(target=lambda store=store: files.append(store.open(SHARD)), daemon=True).start()
+    wait_for(lambda: server.requested(SHARD) == [0])
+    server.gate.set()
+    wait_for(lambda: len(files) == len(stores))  # all are open at once
     for file in files:
         assert os.pread(file, SHARD_BYTES * 2, 0) == whole(folder)
         os.close(file)
