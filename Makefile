@@ -15,7 +15,7 @@ help: ## Show the targets
 
 train: .venv/installed ## Train a small model on this machine: eight ranks, dp=2 tp=2 pp=2, no GPU needed
 	@$(BIN)/foretrain prepare --stdlib --out data/stdlib --reuse
-	@$(BIN)/foretrain train configs/runs/dry_run.yaml
+	@$(BIN)/foretrain launch configs/runs/dry_run.yaml
 
 test: lint ## Check style and types, then run all tests
 	@$(BIN)/python -m pytest

@@ -8,17 +8,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-if TYPE_CHECKING:
-    from trainer.setup import Run
+from trainer.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_DONE, EXIT_FAILED
 
 EXIT_DIFFERS = 1
-EXIT_BAD_INPUT = 2
 
 app = typer.Typer(
     help="Pretrain language models with data, tensor and pipeline parallelism: the same curve on every layout.",
@@ -49,7 +47,16 @@ def bad_input() -> Iterator[None]:
         if message is None or os.environ.get("FORETRAIN_TRACEBACK") == "1":
             raise
         Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
-        raise typer.Exit(EXIT_BAD_INPUT) from None
+        raise typer.Exit(_status(error)) from None
+
+
+def _status(error: ValueError | OSError) -> int:
+    """By hand, always the same; to a launcher it says whether another start, perhaps elsewhere, could end otherwise."""
+    if "RANK" not in os.environ:
+        return EXIT_BAD_INPUT
+    from trainer.lock import InUseError
+
+    return EXIT_FAILED if isinstance(error, OSError | InUseError) else EXIT_CONFIG
 
 
 def _message(error: ValueError | OSError) -> str | None:
@@ -207,63 +214,61 @@ def train(
     Example: `foretrain train runs/dry_run train.num_tokens=2e5`
     """
     from configs import load as configs
-    from launcher.local import check_fits
-    from trainer.lock import locked
-    from trainer.setup import prepare_run
+    from launcher import training
 
     with ExitStack() as until_done:
         with bad_input():
-            rank, world_size = _place()
+            place = training.my_place()
             settings = configs.load(config, overrides or [])
-            run = prepare_run(settings, world_size, allow_data_change=allow_data_change, progress=rank == 0)
-            if world_size is None:
-                check_fits(run.layout.world_size)
-            if rank == 0:
-                until_done.enter_context(locked(run.run_dir))
-        raise typer.Exit(_train(run, rank, starts_ranks=world_size is None))
+            run = until_done.enter_context(training.opened(settings, place, allow_data_change=allow_data_change))
+            if place.rank == 0:
+                training.begin(run)
+        raise typer.Exit(EXIT_DONE if training.is_complete(run) else training.start(run, place))
 
 
-def _place() -> tuple[int, int | None]:
-    """This process's rank, and the number of ranks where they are started from outside; else 0 and None."""
-    if "RANK" not in os.environ:
-        return 0, None
-    missing = [name for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise ValueError(
-            f"RANK is set in the environment, but not {', '.join(missing)}: set them as torchrun does to be one rank, "
-            "or unset RANK to start all ranks here"
-        )
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+@app.command(rich_help_panel="Training")
+def launch(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    on: Annotated[Literal["local", "slurm", "ray"], typer.Option("--on", help="Where to start the ranks.")] = "local",
+    nodes: Annotated[int | None, typer.Option(help="Nodes; the same as cluster.num_nodes=N.")] = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(help="GPUs of a node, and so its ranks; the same as cluster.gpus_per_node=G.")
+    ] = None,
+    allow_data_change: Annotated[
+        bool, typer.Option("--allow-data-change", help="Go on from a checkpoint with other data, or another mixture.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would be submitted, and check the run.")
+    ] = False,
+) -> None:
+    """Start a run on this machine, on Slurm or on Ray; the same command goes on where the run ended.
 
+    Checks the run, and makes its folder: the whole config, a copy of the code, and the script that is submitted.
 
-def _train(run: "Run", rank: int, *, starts_ranks: bool) -> int:
-    """Train as one rank, or as the launcher of all, and return the exit status."""
-    if run.start_step >= run.total_steps:
-        if rank == 0:
-            from trainer.finish import finish
+    Example: `foretrain launch runs/llama_7b_a100 --on slurm --nodes 8 launch.slurm.partition=gpu --dry-run`
+    """
+    from configs import load as configs
+    from launcher import launch as launching
+    from trainer.setup import prepare_run
 
-            typer.echo(f"{run.run_dir} is complete: delete it, or set another run_dir, to train again")
-            with bad_input():
-                finish(run)
-        return 0
-    if rank == 0:
-        from configs import load as configs
-        from trainer.environment import describe
-        from trainer.setup import CONFIG_FILE
-
-        with bad_input():
-            configs.save(run.config, run.run_dir / CONFIG_FILE)
-            (run.run_dir / "environment.json").write_text(json.dumps(describe(), indent=1))
-        goes_on = f"from step {run.start_step:,}" if run.start_step else "from the start"
-        typer.echo(f"{run.run_dir}: {run.layout}, {run.total_steps:,} steps, {goes_on}")
-    if not starts_ranks:
-        from trainer.loop import train_rank
-
-        train_rank(run)
-        return 0
-    from launcher.local import run_local
-
-    return run_local("trainer.loop:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / "logs")
+    with bad_input():
+        sizes = {"cluster.num_nodes": nodes, "cluster.gpus_per_node": gpus_per_node}
+        options = [f"{key}={value}" for key, value in sizes.items() if value is not None]
+        settings = configs.load(config, [*(overrides or []), *options])
+        plan = launching.make_plan(settings, on, allow_data_change=allow_data_change)
+        if dry_run:
+            typer.echo(plan.text, nl=False)
+        run = prepare_run(settings, plan.job.num_ranks, allow_data_change=allow_data_change, progress=True)
+        launching.check(plan, dry_run=dry_run)
+        if dry_run:
+            return
+        launching.write(plan, run.config)
+        if plan.in_foreground:
+            raise typer.Exit(launching.run_here(plan))
+        submitted = launching.submit(plan)
+    for line in submitted.lines():
+        typer.echo(line)
 
 
 @app.command(rich_help_panel="Training")

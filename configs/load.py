@@ -7,6 +7,7 @@ settings win: what is extended, in order, then the file itself, then the overrid
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -41,9 +42,15 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def save(config: Config, path: str | Path) -> None:
-    """Write every setting as YAML, from which `load` makes an equal config."""
+    """Write every setting as YAML, from which `load` makes an equal config. Others may read the file meanwhile."""
     text = yaml.safe_dump(_escape(asdict(config)), sort_keys=False)
-    Path(path).write_text(text, encoding="utf-8")
+    path = Path(path)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def config_hash(config: Config) -> str:

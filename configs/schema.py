@@ -8,16 +8,8 @@ that are impossible on their own. What is impossible only together (a layout aga
 from dataclasses import dataclass, field
 from typing import Literal
 
-
-def require(condition: bool, message: str) -> None:
-    """Raise ValueError(message) unless condition holds: for what a user can get wrong."""
-    if not condition:
-        raise ValueError(message)
-
-
-def _require_positive(**values: float | None) -> None:
-    for name, value in values.items():
-        require(value is None or value > 0, f"{name} = {value} must be greater than 0")
+from configs.checks import require, require_positive
+from configs.launching import LaunchConfig
 
 
 @dataclass
@@ -62,7 +54,7 @@ class ModelConfig:
     """Standard deviation of initial matrices; those that write into the residual stream get init_std / sqrt(2 L)."""
 
     def __post_init__(self) -> None:
-        _require_positive(
+        require_positive(
             num_layers=self.num_layers,
             d_model=self.d_model,
             num_heads=self.num_heads,
@@ -105,7 +97,7 @@ class SourceConfig:
     def __post_init__(self) -> None:
         require(bool(self.path), "every source needs a path: a folder that `foretrain prepare` wrote")
         require(self.weight >= 0, f"weight = {self.weight} must not be negative")
-        _require_positive(max_epochs=self.max_epochs)
+        require_positive(max_epochs=self.max_epochs)
 
 
 @dataclass
@@ -118,7 +110,7 @@ class StageConfig:
     """By the name of the source; a source that is not named gives nothing."""
 
     def __post_init__(self) -> None:
-        _require_positive(from_tokens=self.from_tokens)
+        require_positive(from_tokens=self.from_tokens)
         require(
             any(weight > 0 for weight in self.weights.values()) and min(self.weights.values()) >= 0,
             f"weights = {self.weights}: a stage needs a source of positive weight, and none of a negative one",
@@ -141,7 +133,7 @@ class CacheConfig:
     """Tries after the first, ever longer apart, before the run ends."""
 
     def __post_init__(self) -> None:
-        _require_positive(max_gb=self.max_gb, timeout_s=self.timeout_s)
+        require_positive(max_gb=self.max_gb, timeout_s=self.timeout_s)
         for name in ("prefetch_gb", "retries"):
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
 
@@ -178,7 +170,7 @@ class DataConfig:
     """Shards that are not on this machine's disks."""
 
     def __post_init__(self) -> None:
-        _require_positive(mixture_block=self.mixture_block, shuffle_window=self.shuffle_window)
+        require_positive(mixture_block=self.mixture_block, shuffle_window=self.shuffle_window)
         for name in ("prefetch_batches", "max_bad_samples"):
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
         require(
@@ -230,7 +222,7 @@ class ParallelConfig:
     """A collective that waits longer than this ends the run with an error."""
 
     def __post_init__(self) -> None:
-        _require_positive(dp=self.dp, tp=self.tp, cp=self.cp, pp=self.pp, vpp=self.vpp, timeout_s=self.timeout_s)
+        require_positive(dp=self.dp, tp=self.tp, cp=self.cp, pp=self.pp, vpp=self.vpp, timeout_s=self.timeout_s)
         require(
             self.stage_layers is None or min(self.stage_layers, default=0) > 0,
             f"stage_layers = {self.stage_layers}: every stage needs a block",
@@ -265,7 +257,7 @@ class OptimizerConfig:
     """Gradients are scaled down to this global L2 norm; 0: never."""
 
     def __post_init__(self) -> None:
-        _require_positive(lr=self.lr, eps=self.eps)
+        require_positive(lr=self.lr, eps=self.eps)
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)} must lie in [0, 1)")
         for name in ("weight_decay", "clip_norm"):
@@ -327,7 +319,7 @@ class TrainConfig:
     """Save and stop after this step, leaving the schedule as it is: to split a run over jobs, and for tests."""
 
     def __post_init__(self) -> None:
-        _require_positive(
+        require_positive(
             num_tokens=self.num_tokens,
             global_batch_size=self.global_batch_size,
             micro_batch_size=self.micro_batch_size,
@@ -355,19 +347,19 @@ class SampleConfig:
     """Seed of sampling."""
 
     def __post_init__(self) -> None:
-        _require_positive(num_tokens=self.num_tokens)
+        require_positive(num_tokens=self.num_tokens)
         for name in ("temperature", "top_k"):
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
 
 
 @dataclass
 class ClusterConfig:
-    """The machines that a run is meant for; a dry run on one node ignores it."""
+    """The machines that a run is meant for; a run on this machine alone ignores it."""
 
     num_nodes: int = 1
     """Nodes of the job."""
     gpus_per_node: int = 8
-    """Accelerators of one node: ranks are laid out so that tp stays inside a node."""
+    """Accelerators of one node, and so its ranks: one for each, on CPUs too."""
     gpu_memory_gib: float = 80.0
     """Memory of one accelerator, GiB."""
     gpu_peak_tflops: float = 312.0
@@ -378,7 +370,7 @@ class ClusterConfig:
     """Bandwidth of an accelerator to the network, GB/s (200 Gbit/s HDR: 25)."""
 
     def __post_init__(self) -> None:
-        _require_positive(**vars(self))
+        require_positive(**vars(self))
 
 
 @dataclass
@@ -403,3 +395,5 @@ class Config:
     """Text at the end."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     """The machines."""
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    """How a cluster starts the run."""

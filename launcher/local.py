@@ -38,8 +38,10 @@ def run_local(
 ) -> int:
     """Run target(*args) on world_size ranks, wait for them, and return the exit status for a shell.
 
-    target is "package.module:function", imported by name in each rank. Rank 0 prints where this process prints; the
-    others into log_dir/rank-NNN.log, or here too without log_dir. `env` is added to the ranks' environment.
+    target is "package.module:function", imported by name in each rank. Where the function has an attribute `on_start`,
+    that is called first, to install handlers before the signals below can reach the rank. Rank 0 prints where this
+    process prints; the others into log_dir/rank-NNN.log, or here too without log_dir. `env` is added to the ranks'
+    environment.
 
     The status is 0, or that of the rank that failed first: 1 for an exception, n for sys.exit(n), 128 + n for signal n.
     That failure is told on stderr, and the other ranks are stopped. SIGINT (as SIGTERM), SIGTERM and SIGUSR2 are

@@ -87,7 +87,6 @@ def _become_rank(setup: Setup) -> None:
     threading.Thread(target=_exit_with_launcher, name="exit-with-launcher", daemon=True).start()
     # Ctrl-C reaches the whole terminal; the launcher alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, preload.HELD_SIGNALS)
     for name in preload.FAILED:
         importlib.import_module(name)
     if "torch" in sys.modules:
@@ -105,7 +104,11 @@ def _exit_with_launcher() -> None:
 
 def _run(setup: Setup) -> bytes | None:
     args = pickle.loads(setup.args)
-    value = resolve(setup.target)(*args)
+    target = resolve(setup.target)
+    # Signals that came while this rank started are delivered now: to its own handlers, if it has any.
+    getattr(target, "on_start", lambda: None)()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, sys.modules["launcher.preload"].HELD_SIGNALS)
+    value = target(*args)
     # Plain pickle: that of multiprocessing would pass tensors as shared memory that dies with this process.
     return pickle.dumps(value) if setup.keep_result else None
 

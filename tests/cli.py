@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from foretrain import EXIT_BAD_INPUT, app
+from foretrain import app
+from trainer.exit_status import EXIT_BAD_INPUT
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 240.0
@@ -88,9 +89,9 @@ def called(*arguments: str, cwd: Path, **variables: str) -> Ended:
     return Ended(result.exit_code, _plain(result.stdout), _plain(result.stderr))
 
 
-def assert_told(ended: Ended, *words: str, num_lines: int = 1) -> None:
+def assert_told(ended: Ended, *words: str, num_lines: int = 1, status: int = EXIT_BAD_INPUT) -> None:
     """That a command said what to change, and no more."""
-    assert ended.status == EXIT_BAD_INPUT
+    assert ended.status == status
     assert ended.out == ""
     assert ended.err.startswith("error: ")
     assert len(ended.err.splitlines()) <= num_lines, ended.err

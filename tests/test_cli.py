@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,8 +13,11 @@ import pytest
 from typer.main import get_command
 
 from configs import load as configs
-from foretrain import EXIT_BAD_INPUT, app
-from tests.cli import CONFIG, DEADLINE_S, assert_told, called, environment, foretrain
+from foretrain import app
+from launcher import training
+from tests.cli import CONFIG, DEADLINE_S, ROOT, assert_told, called, environment, foretrain
+from trainer import stopping
+from trainer.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED
 
 BAD_INPUT = {
     "prepare nowhere": ("nowhere does not exist", "give files or folders"),
@@ -84,7 +88,40 @@ def test_all_that_is_wrong_with_a_layout_is_told_at_once(folder: Path) -> None:
 
 def test_half_a_launchers_environment_is_refused(folder: Path) -> None:
     told = called("train", "tiny.yaml", cwd=folder, RANK="0", WORLD_SIZE="2")
-    assert_told(told, "RANK is set", "not LOCAL_RANK, MASTER_ADDR, MASTER_PORT", "unset RANK")
+    words = ("RANK is set", "not LOCAL_RANK, MASTER_ADDR, MASTER_PORT", "unset RANK")
+    assert_told(told, *words, status=EXIT_CONFIG)
+
+
+@pytest.fixture
+def as_a_rank(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """What a launcher sets; the handlers that a rank installs in this process are taken back."""
+    before = {signum: signal.getsignal(signum) for signum in stopping.SIGNALS}
+    monkeypatch.setattr(stopping, "_request", None)
+    yield AS_A_RANK
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+AS_A_RANK = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+def test_a_launcher_is_told_never_to_start_a_bad_config_again(folder: Path, as_a_rank: dict[str, str]) -> None:
+    told = called("train", "tiny.yaml", "model.num_heads=3", cwd=folder, **as_a_rank)
+    assert_told(told, "num_heads", status=EXIT_CONFIG)
+
+
+def test_a_launcher_may_start_again_what_another_process_was_in_the_way_of(
+    folder: Path, as_a_rank: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "LOCK_WAIT_S", 0.0)
+    hold = "import sys; from pathlib import Path; from trainer.lock import locked\n"
+    hold += "with locked(Path(sys.argv[1])): print('held', flush=True); input()"
+    command = [sys.executable, "-c", hold, str(folder / "runs/whole")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        told = called("train", "tiny.yaml", cwd=folder, **as_a_rank)
+        holder.kill()
+    assert_told(told, f"in use by process {holder.pid}", status=EXIT_FAILED)
 
 
 def test_a_traceback_is_there_for_who_asks_for_it(folder: Path) -> None:

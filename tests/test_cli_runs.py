@@ -12,11 +12,10 @@ import psutil
 import pytest
 
 from configs import load as configs
-from foretrain import EXIT_BAD_INPUT
 from tests.cli import CONFIG, DEADLINE_S, NUM_STEPS, Ended, assert_told, called, end, foretrain, start
+from trainer.exit_status import EXIT_BAD_INPUT, EXIT_RESUME
 from trainer.metrics import METRICS_FILE, read_metrics
-from trainer.setup import CHECKPOINTS
-from trainer.stopping import EXIT_RESUME
+from trainer.run_folder import CHECKPOINTS
 
 
 @pytest.fixture(scope="module")

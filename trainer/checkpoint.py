@@ -24,7 +24,7 @@ from configs.schema import Config
 from parallel.groups import Groups
 from parallel.zero import MOMENTS, Zero
 from trainer.model.gpt import LocalParam
-from trainer.setup import CONFIG_FILE, RECORD
+from trainer.run_folder import CONFIG_FILE, RECORD
 
 STATES = ("weight", *MOMENTS)
 _PARTIAL = "partial-"

@@ -6,6 +6,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+VERSION_FILE = "VERSION"
+"""In a copy of the code: which version it is a copy of."""
 PACKAGES = ("foretrain", "torch", "deepspeed", "megatron-core", "webdataset", "omegaconf", "numpy", "tokenizers")
 
 
@@ -16,7 +18,7 @@ def describe() -> dict[str, object]:
         "platform": platform.platform(),
         "command": sys.argv,
         "packages": {name: _version(name) for name in PACKAGES},
-        "git": _git("describe", "--always", "--dirty", "--abbrev=40"),
+        "git": code_version(),
     }
 
 
@@ -27,13 +29,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git(*arguments: str) -> str | None:
-    """Output of git in the code's folder; None where that is not the top of a checkout, or there is no git."""
-    folder = Path(__file__).resolve().parents[1]
-    if not (folder / ".git").exists():
+def code_version() -> str | None:
+    """What git calls the code: a commit, and whether it was changed since; None where nothing tells."""
+    root = Path(__file__).resolve().parents[1]
+    if (root / VERSION_FILE).is_file():
+        return (root / VERSION_FILE).read_text(encoding="utf-8").strip()
+    if not (root / ".git").exists():
         return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=30, check=True)
+        answer = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()

@@ -19,7 +19,7 @@ from parallel.tensor import TensorParallel
 from trainer.checkpoint import load_weights
 from trainer.generate import generate
 from trainer.model.gpt import Stage, build_stages
-from trainer.setup import CONFIG_FILE, RECORD, newest_checkpoint
+from trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from trainer.consistency import Consistency
 from trainer.evaluation import Evaluation, tensors
 from trainer.finish import finish
 from trainer.reporter import Reporter
-from trainer.setup import CHECKPOINTS, Run
+from trainer.run_folder import CHECKPOINTS
+from trainer.setup import Run
 from trainer.telemetry import StepNews, Telemetry
 
 
@@ -57,7 +58,7 @@ class Trainer:
         Raises SystemExit(EXIT_RESUME) once a signal's checkpoint is written, and DivergedError.
         """
         run, train = self.run, self.run.config.train
-        stop = stopping.StopRequest()
+        stop = stopping.catch_signals()
         start = run.start_step * train.global_batch_size
         steps = range(run.start_step + 1, run.total_steps + 1)
         with closing(Prefetcher(self.batches, start, len(steps), run.config.data.prefetch_batches)) as batches:
@@ -147,6 +148,9 @@ def train_rank(run: Run) -> None:
     parallel_groups.stop()
     if groups.rank == 0 and trainer.checkpoints.has(run.total_steps):
         finish(run)
+
+
+train_rank.on_start = stopping.catch_signals  # type: ignore[attr-defined]
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -16,14 +16,11 @@ from data_pipeline.stream.data import Data, open_data
 from parallel import layout as layouts
 from parallel.layout import Layout
 from trainer import schedule
+from trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
 from trainer.stage_cost import balanced, counted
 
-CONFIG_FILE = "config.yaml"
-CHECKPOINTS = "checkpoints"
-RECORD = "run.json"
-
 MAY_CHANGE = re.compile(
-    r"run_dir|model\.name|sample\.|cluster\.|parallel\."
+    r"run_dir|model\.name|sample\.|cluster\.|launch\.|parallel\."
     r"|data\.(path|sources\.[\w-]+\.path)"  # the tokens may move; their fingerprint may not change
     r"|data\.(prefetch_batches|max_bad_samples|cache\.)"
     r"|train\.(micro_batch_size|device|recompute|check_every|eval_every|eval_samples)"
@@ -101,11 +98,6 @@ def prepare_run(
     run = Run(config, layout, data, resume)
     data.check_budget(run.total_steps * config.train.global_batch_size)
     return run
-
-
-def newest_checkpoint(run_dir: Path) -> Path | None:
-    """The newest complete checkpoint of a run: partial ones have another name."""
-    return max((run_dir / CHECKPOINTS).glob("step-*"), default=None)
 
 
 def check_resume(checkpoint: Path, config: Config, data: Data, allow_data_change: bool = False) -> Resume:

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from data_pipeline.corpus.manifest import is_part_of_corpus
 from data_pipeline.errors import CorpusError
@@ -28,8 +29,8 @@ def locked(out: Path) -> Iterator[None]:
     out.parent.mkdir(parents=True, exist_ok=True)
     path = out.with_name(f".{out.name}.lock")
     while True:
-        with path.open("a+") as file:
-            _lock(file.fileno(), out, path)
+        with path.open("a+", encoding="utf-8", errors="replace") as file:
+            _lock(file, out, path)
             if not _is_still(path, file.fileno()):  # the one who had it has removed it meanwhile
                 continue
             file.truncate(0)
@@ -42,14 +43,15 @@ def locked(out: Path) -> Iterator[None]:
             return
 
 
-def _lock(fd: int, out: Path, path: Path) -> None:
+def _lock(file: TextIO, out: Path, path: Path) -> None:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
-            holder = path.read_text(errors="replace").strip() if path.exists() else ""
+            file.seek(0)  # of this very file: the path may be gone by now
+            holder = file.read().strip() or "another process"
             raise CorpusError(
-                f"{out} is being prepared by {holder or 'another process'}: wait for it, stop it, or choose another "
+                f"{out} is being prepared by {holder}: wait for it, stop it, or choose another "
                 f"folder (delete {path} if its machine is gone)"
             ) from None
         if error.errno not in NO_LOCKS:

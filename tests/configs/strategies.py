@@ -17,6 +17,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(1, 10**15),
     float: st.floats(min_value=1e-30, max_value=1e30),
 }
+WORDS = st.none() | st.from_regex(r"[\w.:,+@-]+", fullmatch=True)
 NAMES = st.sampled_from(["web", "code", "books_2"])
 BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "beta1": st.floats(0, 0.999),
@@ -25,6 +26,14 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "num_kv_heads": st.none(),
     "max_epochs": st.none() | st.floats(1e-3, 1e3),
     "path": TEXT.filter(bool),
+    "partition": WORDS,
+    "account": WORDS,
+    "qos": WORDS,
+    "time": WORDS,
+    "options": st.lists(TEXT.filter(lambda text: "\n" not in text).map(lambda text: f"-{text}"), max_size=3),
+    "env": st.lists(st.sampled_from(["HOME", "NCCL_*", "A=", "B=${x} = 'y'"]), max_size=3),
+    "setup": st.lists(TEXT.filter(lambda text: "\0" not in text), max_size=3),
+    "address": st.sampled_from([None, "http://head:8265"]),
     "stage_layers": st.none() | st.lists(st.integers(1, 100), min_size=1, max_size=3),
 }
 

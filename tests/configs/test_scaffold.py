@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-NOT_INSTALLED = {"benchmarks", "docs", "slurm", "tests"}
+NOT_INSTALLED = {"benchmarks", "docs", "tests"}
 
 
 def test_every_room_is_installed_and_tests_are_not() -> None:

@@ -17,7 +17,8 @@ from tests.conftest import RunOnRanks
 from tests.trainer.test_resume import NUM_STEPS, config, curve
 from trainer import loop
 from trainer.metrics import METRICS_FILE, read_metrics
-from trainer.setup import CHECKPOINTS, RECORD, newest_checkpoint, prepare_run
+from trainer.run_folder import CHECKPOINTS, RECORD, newest_checkpoint
+from trainer.setup import prepare_run
 
 TOKENS_PER_STEP = 8 * 32
 

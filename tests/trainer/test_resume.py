@@ -13,9 +13,10 @@ from launcher.local import RankError
 from parallel.engine import Engine
 from tests.conftest import RunOnRanks
 from trainer import loop
+from trainer.exit_status import EXIT_RESUME
 from trainer.metrics import METRICS_FILE, read_metrics
-from trainer.setup import CHECKPOINTS, prepare_run
-from trainer.stopping import EXIT_RESUME
+from trainer.run_folder import CHECKPOINTS
+from trainer.setup import prepare_run
 
 NUM_STEPS = 7
 LAYOUTS = {

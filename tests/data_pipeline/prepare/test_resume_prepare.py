@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -137,32 +138,35 @@ def test_killed_again_and_again_it_goes_on_to_the_same_bytes(
         "from data_pipeline.prepare import build as prepare\n"
         "corpus_writer.JOURNAL_EVERY_S, encode.BATCH_CHARS = 0.0, 2000\n"
         "add = corpus_writer.CorpusWriter.add\n"
-        "corpus_writer.CorpusWriter.add = lambda *given: (time.sleep(0.004), add(*given))\n"
+        "corpus_writer.CorpusWriter.add = lambda *given: (time.sleep(0.02), add(*given))\n"
         "print('ready', flush=True)\n"
         f"prepare.prepare([{str(inputs)!r}], {str(tmp_path / 'out')!r}, **{SMALL!r})"
     )
     draw = random.Random(0)
-    points = []
+    points: list[int] = []
     for kind in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        wait_for_journal(tmp_path)
-        time.sleep(draw.uniform(0.01, 0.1))
+        wait_for_journal(tmp_path, points[-1] if points else 0)
+        time.sleep(draw.uniform(0, 0.05))
         process.send_signal(kind)
         process.wait()
         process.stdout.close()
         (partial,) = partials(tmp_path)
         point = read_journal(partial)
         points.append(0 if point is None else point.num_documents)
-    assert points == sorted(points) and points[-1] > points[0] > 0
+    assert 0 < points[0] < points[1] < points[2] < 38
     prepare([inputs], tmp_path / "out", **SMALL)
     assert bytes_of(tmp_path / "out") == whole
 
 
-def wait_for_journal(folder: Path) -> None:
+def wait_for_journal(folder: Path, beyond: int = 0) -> None:
+    """Wait until more than so many documents are noted."""
     for _ in range(3000):
-        if any((partial / JOURNAL).exists() for partial in partials(folder)):
-            return
+        for partial in partials(folder):
+            point = read_journal(partial) if (partial / JOURNAL).exists() else None
+            if point is not None and point.num_documents > beyond:
+                return
         time.sleep(0.01)
     raise AssertionError("no journal was written")
 
@@ -362,11 +366,9 @@ def test_of_many_that_wait_for_the_lock_one_at_a_time_has_it(tmp_path: Path) -> 
                 time.sleep(0.0005)
                 held[0] -= 1
 
-    threads = [threading.Thread(target=hold) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(hold) for _ in range(4)]:
+            done.result()
     assert most == [1]
 
 
@@ -406,8 +408,8 @@ def test_ctrl_c_ends_the_training_of_a_tokenizer_at_once(monkeypatch: pytest.Mon
     timer.start()
     start_s = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        train_tokenizer(iter(texts), 2000)
-    assert time.monotonic() - start_s < whole_s * 3 / 4
+        train_tokenizer(iter(texts * 8), 2000)  # so much that it cannot be done before the signal comes
+    assert time.monotonic() - start_s < whole_s * 3
 
 
 def test_a_journal_holds_what_was_put_in_it(inputs: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.trainer.model.workers import train_and_save
 from trainer.checkpoint import load_weights
 from trainer.model.gpt import Stage, build_stages
 from trainer.model.spec import num_params
-from trainer.setup import CONFIG_FILE
+from trainer.run_folder import CONFIG_FILE
 
 TOLERANCE = 1e-5
 """On logits of about 1 to 5 in fp32."""

@@ -1,0 +1,13 @@
+"""Refusing values that a user can get wrong."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError(message) unless condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def require_positive(**values: float | None) -> None:
+    """Raise ValueError, which names the value, unless each is None or greater than 0."""
+    for name, value in values.items():
+        require(value is None or value > 0, f"{name} = {value} must be greater than 0")

@@ -1,0 +1,136 @@
+"""What is to be started, as plain data: the same for every launcher."""
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from configs.schema import Config
+from parallel.layout import Layout, LayoutError
+from trainer.run_folder import CODE, CONFIG_FILE, LOGS
+
+
+@dataclass(frozen=True)
+class Job:
+    """Ranks that run one command, on nodes that see the same files at the same paths."""
+
+    name: str
+    """A label, of letters, digits, `.`, `_` and `-`."""
+    run_dir: str
+    """The run's folder, absolute."""
+    workdir: str
+    """Where the ranks start: relative paths of the config begin here. Absolute."""
+    python: str
+    """The interpreter, absolute."""
+    num_nodes: int
+    ranks_per_node: int
+    cpus_per_rank: int
+    gpus_per_node: int
+    """0: none are asked for."""
+    env: tuple[tuple[str, str], ...]
+    """The ranks' whole environment, but for what tells them their places; by name."""
+    carried: tuple[str, ...]
+    """Those of `env` that come from the shell that launches; the others are set by the config."""
+    max_starts: int
+    """Starts in a row without a newer checkpoint."""
+    train_options: tuple[str, ...] = ()
+    """Further options of `foretrain train`."""
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks in all."""
+        return self.num_nodes * self.ranks_per_node
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.run_dir)
+
+    @property
+    def code(self) -> Path:
+        """The snapshot of the code that the job runs."""
+        return self.folder / CODE
+
+    @property
+    def logs(self) -> Path:
+        """Where each rank's log is written."""
+        return self.folder / LOGS
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What each rank runs, with RANK and its kin in its environment."""
+        # -P: else a foretrain.py in the working directory would hide the snapshot's.
+        train = (self.python, "-P", "-m", "foretrain", "train", str(self.folder / CONFIG_FILE))
+        return (*train, *self.train_options)
+
+    def to_json(self) -> str:
+        """As text, for `from_json`."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Job":
+        """The job of `to_json`."""
+        values = json.loads(text)
+        values["env"] = tuple((name, value) for name, value in values["env"])
+        for name in ("carried", "train_options"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+
+def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train_options: Sequence[str] = ()) -> Job:
+    """The job of a config on the nodes that its `cluster` names, launched from `workdir` in the environment `environ`.
+
+    Raises ValueError where the layout does not fit the nodes.
+    """
+    check_nodes(config)
+    run_dir = (workdir / config.run_dir).absolute()
+    cluster, launch = config.cluster, config.launch
+    carried, settings = environment(launch.env, environ)
+    env = {**carried, **settings, "PYTHONPATH": str(run_dir / CODE), "OMP_NUM_THREADS": str(launch.cpus_per_rank)}
+    env["PYTHONUNBUFFERED"] = "1"  # a log that is read while it is written
+    env |= settings  # what the user sets wins
+    return Job(
+        name=re.sub(r"[^\w.-]+", "-", run_dir.name) or "foretrain",
+        run_dir=str(run_dir),
+        workdir=str(workdir.absolute()),
+        python=sys.executable,
+        num_nodes=cluster.num_nodes,
+        ranks_per_node=cluster.gpus_per_node,
+        cpus_per_rank=launch.cpus_per_rank,
+        gpus_per_node=0 if config.train.device == "cpu" else cluster.gpus_per_node,
+        env=tuple(sorted(env.items())),
+        carried=tuple(sorted(set(carried) - set(settings) - {"PYTHONPATH", "OMP_NUM_THREADS", "PYTHONUNBUFFERED"})),
+        max_starts=launch.max_starts,
+        train_options=tuple(train_options),
+    )
+
+
+def environment(wanted: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """What `launch.env` takes from `environ`, and what it sets itself."""
+    settings = dict(entry.split("=", 1) for entry in wanted if "=" in entry)
+    patterns = [entry for entry in wanted if "=" not in entry]
+    carried = {
+        name: value for name, value in environ.items() if any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    return carried, settings
+
+
+def check_nodes(config: Config) -> None:
+    """Raise LayoutError unless the layout has a rank for every GPU of the nodes, and tp lies well on them."""
+    cluster = config.cluster
+    num_ranks = cluster.num_nodes * cluster.gpus_per_node
+    try:
+        layout = Layout.from_config(config.parallel, num_ranks)
+    except LayoutError as error:
+        raise LayoutError(
+            f"{cluster.num_nodes} nodes of {cluster.gpus_per_node} GPUs are {num_ranks} ranks, one for each GPU "
+            f"(--nodes and --gpus-per-node, or cluster.num_nodes and cluster.gpus_per_node, say how many): {error}"
+        ) from None
+    if cluster.gpus_per_node % layout.tp and layout.tp % cluster.gpus_per_node:
+        raise LayoutError(
+            f"parallel.tp = {layout.tp} straddles nodes of {cluster.gpus_per_node} GPUs unevenly: choose a tp that "
+            f"divides {cluster.gpus_per_node}, or another --gpus-per-node"
+        )

@@ -1,0 +1,145 @@
+"""From a config to a run that is started: the plan, the run's folder, and the submission."""
+
+import json
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from configs import load as configs
+from configs.launching import LaunchConfig
+from configs.schema import Config
+from launcher import here, slurm
+from launcher.job import Job, make_job
+from launcher.ray import submission as ray
+from launcher.snapshot import snapshot
+from launcher.submitted import Launch, Submitted, launches, note
+from parallel.layout import Layout
+from trainer.environment import describe
+from trainer.lock import locked
+from trainer.run_folder import CONFIG_FILE, ENVIRONMENT_FILE
+
+On = Literal["local", "slurm", "ray"]
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASSW|CREDENTIAL|PROXY", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a launch would do, known before it does anything."""
+
+    on: On
+    launch: LaunchConfig
+    job: Job
+    script: str
+    """The name of the file in the run's folder that is submitted."""
+    text: str
+    """And what it holds."""
+
+    @property
+    def in_foreground(self) -> bool:
+        """Whether the run lives no longer than the command that launches it."""
+        return self.on == "local" or (self.on == "ray" and self.launch.ray.address is None)
+
+
+def make_plan(config: Config, on: On, *, allow_data_change: bool = False) -> Plan:
+    """Plan to start `config` from the working directory, in this process's environment. Changes nothing.
+
+    Raises ValueError where the layout does not fit the nodes.
+    """
+    options = ["--allow-data-change"] if allow_data_change else []
+    launch = config.launch
+    if on == "local":
+        num_ranks = Layout.from_config(config.parallel).world_size
+        config = replace(config, cluster=replace(config.cluster, num_nodes=1, gpus_per_node=num_ranks))
+    job = make_job(config, workdir=Path.cwd(), environ=os.environ, train_options=options)
+    if on == "local":
+        return Plan(on, launch, job, here.SCRIPT, here.render(job, launch))
+    if on == "slurm":
+        return Plan(on, launch, job, slurm.SCRIPT, slurm.render(job, launch))
+    if launch.ray.address is None and job.num_nodes > 1:
+        raise ValueError(
+            f"a Ray cluster that is started here has one node, and the run needs {job.num_nodes}: name a cluster by "
+            "launch.ray.address, or set --nodes 1 and --gpus-per-node to the number of ranks"
+        )
+    return Plan(on, launch, job, ray.SCRIPT, ray.render(job, _ray_id(job), launch.ray.wait_s))
+
+
+def _ray_id(job: Job) -> str:
+    """A new name each time that the run is launched: Ray takes no name twice."""
+    return f"{job.name}-{sum(launch.on == 'ray' for launch in launches(job.folder)) + 1}"
+
+
+def check(plan: Plan, *, dry_run: bool = False) -> None:
+    """Raise ValueError where the run's folder cannot be written, or the plan's cluster not be reached from here, or
+    where the run waits or runs already. A dry run asks no cluster."""
+    _check_writable(plan.job.folder)
+    if dry_run:
+        return
+    if plan.on == "slurm":
+        slurm.check()
+    if plan.on == "ray":
+        ray.check()
+    for launched in launches(plan.job.folder)[-1:]:
+        if _is_active(launched):
+            raise ValueError(
+                f"{plan.job.run_dir} was launched as {launched.on} job {launched.id} at {launched.at}, which still "
+                "waits or runs: wait for it, stop it, or set another run_dir"
+            )
+
+
+def _is_active(launched: Launch) -> bool:
+    if launched.on == "slurm":
+        return slurm.is_active(launched.id)
+    return launched.on == "ray" and launched.address is not None and ray.is_active(launched.address, launched.id)
+
+
+def _check_writable(folder: Path) -> None:
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{folder} cannot be written: set another run_dir, or mend its permissions")
+
+
+def write(plan: Plan, config: Config) -> None:
+    """Make the run's folder: `config` in full, the code, what it was launched from, and the script.
+
+    Raises ValueError where another process uses the folder.
+    """
+    job = plan.job
+    with locked(job.folder):
+        job.logs.mkdir(exist_ok=True)
+        configs.save(config, job.folder / CONFIG_FILE)
+        launched = {**describe(), "code_sha256": snapshot(job.code), "env": _shown(job)}
+        (job.folder / ENVIRONMENT_FILE).write_text(json.dumps(launched, indent=1), encoding="utf-8")
+        (job.folder / plan.script).write_text(plan.text, encoding="utf-8")
+
+
+def _shown(job: Job) -> dict[str, str]:
+    """The ranks' environment, but for what should stay secret."""
+    return {name: "(not recorded)" if _SECRET.search(name) else value for name, value in job.env}
+
+
+def submit(plan: Plan) -> Submitted:
+    """Give the script in the run's folder to the cluster, and note that."""
+    launch = plan.launch
+    if plan.on == "slurm":
+        submitted = slurm.submit(plan.job, launch)
+        note(plan.job.folder, "slurm", submitted.id)
+        return submitted
+    address = launch.ray.address
+    assert plan.on == "ray" and address is not None
+    job_id = ray.submit(plan.job, plan.text, address)
+    note(plan.job.folder, "ray", job_id, address)
+    watch = tuple(ray.watch_commands(job_id, address))
+    return Submitted(f"Ray job {job_id}", job_id, watch, ray.stop_command(job_id, address))
+
+
+def run_here(plan: Plan) -> int:
+    """Run the script of a local plan, or of a Ray plan on a cluster of its own, and return its exit status."""
+    if plan.on == "local":
+        note(plan.job.folder, "local", str(os.getpid()))
+        here.become(plan.job)
+    from launcher.ray.foreground import run_on_own_cluster
+
+    return run_on_own_cluster(plan.job, plan.text)

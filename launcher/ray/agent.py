@@ -1,0 +1,100 @@
+"""A Ray actor that starts one rank as a process of its own, passes signals on to it, and tells how it ended."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import ray.util
+
+from launcher import rendezvous
+from launcher.ranks import LOG_START
+from launcher.ray.places import Place
+from launcher.restart import EXIT_SIGNAL
+
+NOT_STARTED = 127
+"""The status of a rank whose program could not be started, as in a shell."""
+CONCURRENCY = 4
+"""Calls at once: `run` takes as long as the rank lives."""
+
+
+@dataclass(frozen=True)
+class RankProcess:
+    """The process of a rank."""
+
+    rank: int
+    python: str
+    command: tuple[str, ...]
+    env: dict[str, str]
+    """All of it."""
+    workdir: str
+    log: Path
+
+
+class Agent:
+    """One for each rank, and for each of its starts."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []
+        self._lock = threading.Lock()
+
+    def place(self) -> Place:
+        """Where Ray has put this actor."""
+        context = ray.get_runtime_context()
+        devices = tuple(str(device) for device in context.get_accelerator_ids().get("GPU", []))
+        return Place(ray.util.get_node_ip_address(), context.get_node_id(), devices, os.getpid())
+
+    def free_port(self, seed: int) -> int:
+        """A port of this node."""
+        return rendezvous.free_port(seed)
+
+    def run(self, what: RankProcess) -> int:
+        """Start the rank, wait for its end, and return its status: 128 + n for signal n."""
+        # The rank dies with the thread that starts it, so it is this one that waits for it.
+        what.log.parent.mkdir(parents=True, exist_ok=True)
+        with what.log.open("ab", buffering=0) as log:
+            log.write(f"{LOG_START}{what.rank} starts, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+            try:
+                process = _start(what, log.fileno())
+            except OSError as error:
+                log.write(f"cannot be started: {error}\n".encode())
+                return NOT_STARTED
+        with self._lock:
+            self._process = process
+        for signum in self._early:
+            self.signal(signum)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            # Until it is reaped no other process can have its number.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            status = process.wait()
+            self._process = None
+        return status if status >= 0 else EXIT_SIGNAL - status
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to the rank; SIGKILL to the processes that it started, too."""
+        with self._lock:
+            if self._process is None:
+                self._early.append(signum)
+                return
+            with suppress(ProcessLookupError):
+                (os.killpg if signum == signal.SIGKILL else os.kill)(self._process.pid, signum)
+
+
+def _start(what: RankProcess, log_fd: int) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [what.python, "-P", "-m", "launcher.ray.child", str(os.getpid()), *what.command],
+        cwd=what.workdir,
+        env=what.env,
+        stdin=subprocess.DEVNULL,
+        stdout=log_fd,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )

@@ -1,0 +1,109 @@
+"""The entrypoint of a Ray job: starts the ranks on the cluster's nodes, and starts them again while that helps.
+
+Usage: python -m launcher.ray.driver RUN_DIR/job.ray.json, by Ray's Jobs API. Exits with 0 when the run is done, 85 when
+it was stopped, 93 where it can never start as it is, and else with 1.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from zlib import crc32
+
+import ray
+
+from launcher.job import Job
+from launcher.ranks import log_path
+from launcher.ray.agent import RankProcess
+from launcher.ray.asks import Asks
+from launcher.ray.echo import echoed
+from launcher.ray.ending import exit_status
+from launcher.ray.group import Group, NotPlacedError
+from launcher.ray.places import Assigned, rank_env
+from launcher.ray.say import say
+from launcher.ray.submission import Request, read
+from launcher.ray.supervise import Ranks, look_after
+from launcher.restart import begin, newest_step, read_starts, verdict
+from trainer.exit_status import EXIT_CONFIG
+
+LAST_WORDS = "the driver exits with status"
+"""How the last line begins: Ray keeps no status of a job that was stopped."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job that the file describes."""
+    (path,) = sys.argv[1:] if arguments is None else arguments
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # ray.init would make a cluster of its own.
+        say("RAY_ADDRESS is not set: submit this through Ray's Jobs API, and do not start it by hand")
+        return EXIT_CONFIG
+    request = read(Path(path).read_text(encoding="utf-8"))
+    ray.init(address=address, log_to_driver=False)
+    asks = Asks()
+    with Group(request.job, request.wait_s) as group:
+        status = run(request, group, asks)
+    say(f"{LAST_WORDS} {status}")
+    return status
+
+
+def run(request: Request, group: Group, asks: Asks) -> int:
+    """Start the ranks until the run is done, is stopped, or comes no further; return the driver's exit status."""
+    job, job_id = request.job, request.submission_id
+    while True:
+        try:
+            assigned = group.gather(asks)
+        except NotPlacedError as error:
+            say(str(error))
+            return error.status
+        _say_places(assigned)
+        refusal = begin(job.folder, job_id, job.max_starts)
+        if refusal is not None:
+            say(refusal)
+            return 1
+        number = sum(start.job == job_id for start in read_starts(job.folder))
+        step = newest_step(job.folder)
+        say(f"start {number}, {f'from step {step:,}' if step else 'from the start'}; logs in {job.logs}")
+        status = _start(request, group, assigned, number, asks)
+        if asks.asked:
+            return exit_status(status, asked=True)
+        again, words = verdict(job.folder, job_id, job.max_starts, status)
+        say(words)
+        if not again:
+            return exit_status(status, asked=False)
+
+
+def _start(request: Request, group: Group, assigned: Sequence[Assigned], number: int, asks: Asks) -> int:
+    """Run all ranks once, and return how that ended."""
+    job = request.job
+    agents = [group.agents[place.actor] for place in assigned]
+    port = ray.get(agents[0].free_port.remote(crc32(f"{request.submission_id} {number}".encode())))
+    master = (assigned[0].place.node_ip, port)
+    processes = [_process(job, place, master) for place in assigned]
+    with echoed(processes[0].log):
+        return look_after(Ranks(agents, processes), asks, request.stop_grace_s)
+
+
+def _process(job: Job, assigned: Assigned, master: tuple[str, int]) -> RankProcess:
+    return RankProcess(
+        rank=assigned.rank,
+        python=job.python,
+        command=job.command,
+        env=rank_env(job.env, assigned, job.num_ranks, job.ranks_per_node, master),
+        workdir=job.workdir,
+        log=log_path(job.logs, assigned.rank),
+    )
+
+
+def _say_places(assigned: Sequence[Assigned]) -> None:
+    lines = [f"{len(assigned)} ranks are placed:"]
+    for first in assigned:
+        if first.local_rank == 0:
+            peers = [place.rank for place in assigned if place.place.node_id == first.place.node_id]
+            gpus = f", GPUs {','.join(first.node_devices)}" if first.node_devices else ""
+            lines.append(f"  {first.place.node_ip} ({first.place.node_id[:8]}): ranks {peers[0]}-{peers[-1]}{gpus}")
+    say("\n".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

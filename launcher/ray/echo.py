@@ -1,0 +1,42 @@
+"""Shows what a log grows by, as it grows."""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_EVERY_S = 0.5
+
+
+@contextmanager
+def echoed(log: Path) -> Iterator[None]:
+    """Print what is added to `log` while the block runs."""
+    start = log.stat().st_size if log.exists() else 0
+    done = threading.Event()
+    thread = threading.Thread(target=_echo, args=(log, start, done), name="echo", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _echo(log: Path, offset: int, done: threading.Event) -> None:
+    is_last = False
+    while not is_last:
+        is_last = done.wait(_EVERY_S)
+        if log.exists():
+            with log.open("rb") as file:
+                file.seek(offset)
+                new = file.read()
+            offset += len(new)
+            sys.stdout.flush()
+            _write(sys.stdout.fileno(), new)
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]

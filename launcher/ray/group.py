@@ -1,0 +1,134 @@
+"""The actors of a job on the nodes of a cluster: asks for the nodes, waits for them, and says what it waits for."""
+
+import math
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+from ray._private.state import available_resources_per_node
+from ray.exceptions import RayError
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from launcher.job import Job
+from launcher.ray import resources
+from launcher.ray.agent import CONCURRENCY, Agent
+from launcher.ray.asks import Asks
+from launcher.ray.places import Assigned, assign
+from launcher.ray.resources import Node
+from launcher.ray.say import say
+from trainer.exit_status import EXIT_CONFIG, EXIT_RESUME
+
+_POLL_S = 1.0
+_REPORT_EVERY_S = 10.0
+_RETRY_S = 5.0
+_START_S = 300.0
+"""So long the actors may take to start on nodes that are theirs."""
+
+
+class NotPlacedError(Exception):
+    """There are no actors; `status` is what the driver exits with."""
+
+    def __init__(self, words: str, status: int) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+class Group:
+    """Nodes that are kept from start to start, and on each of them an actor for every rank."""
+
+    def __init__(self, job: Job, wait_s: float) -> None:
+        self._job, self._wait_s = job, wait_s
+        # Ray itself replaces a node that is lost by another one.
+        self._nodes = placement_group([resources.bundle(job)] * job.num_nodes, strategy="STRICT_SPREAD")
+        self.agents: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.drop()
+        remove_placement_group(self._nodes)
+
+    def drop(self) -> None:
+        """End the actors, and with them whatever is left of their ranks."""
+        for agent in self.agents:
+            ray.kill(agent)
+        self.agents = []
+
+    def gather(self, asks: Asks) -> list[Assigned]:
+        """Start new actors, and number them once they are all there. Raises NotPlacedError."""
+        say(f"asks for {resources.asked(self._job)}")
+        deadline_s = time.monotonic() + self._wait_s
+        while True:
+            self.drop()
+            self.agents = self._start()
+            places = [agent.place.remote() for agent in self.agents]
+            self._wait(places, deadline_s, asks)
+            try:
+                return assign(ray.get(places), self._job.ranks_per_node)
+            except RayError as error:
+                # A node may die before Ray knows.
+                if time.monotonic() > deadline_s + _START_S:
+                    raise NotPlacedError(f"the actors do not start: {error}", 1) from None
+                say(f"an actor did not start, tries again: {error}")
+                time.sleep(_RETRY_S)
+
+    def _start(self) -> list[Any]:
+        job = self._job
+        options: dict[str, Any] = {
+            "num_cpus": job.cpus_per_rank,
+            "num_gpus": 1 if job.gpus_per_node else 0,
+            "max_concurrency": CONCURRENCY,
+            "max_restarts": 0,
+            "runtime_env": {"env_vars": {"RAY_worker_niceness": "0"}},  # else Ray starts actors, and so ranks, at 15
+        }
+        actor = ray.remote(Agent)
+        return [
+            actor.options(
+                **options,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._nodes, placement_group_bundle_index=node),
+            ).remote()
+            for node in range(job.num_nodes)
+            for _ in range(job.ranks_per_node)
+        ]
+
+    def _wait(self, places: Sequence[Any], deadline_s: float, asks: Asks) -> None:
+        """Wait until all actors have told their places, or one of them failed. Raises NotPlacedError."""
+        told_s = -math.inf
+        missing = [*places]
+        while missing:
+            _, missing = ray.wait(missing, num_returns=len(missing), timeout=_POLL_S)
+            if asks.asked:
+                raise NotPlacedError("stopped before there were ranks", EXIT_RESUME)
+            now_s = time.monotonic()
+            granted = bool(missing) and self._granted()
+            if missing and not granted and now_s > deadline_s:
+                raise self._refusal()
+            if missing and now_s > deadline_s + _START_S:
+                raise NotPlacedError(f"{len(missing)} actors did not start in {_START_S:g} s: see Ray's own logs", 1)
+            if missing and not granted and now_s > told_s + _REPORT_EVERY_S:
+                told_s = now_s
+                say("\n".join(["waits; the nodes:", *resources.overview(self._job, alive_nodes())]))
+
+    def _granted(self) -> bool:
+        return placement_group_table(self._nodes)["state"] == "CREATED"
+
+    def _refusal(self) -> NotPlacedError:
+        nodes = alive_nodes()
+        status = 1 if resources.can_ever_fit(self._job, nodes) else EXIT_CONFIG
+        return NotPlacedError(resources.shortage(self._job, nodes, self._wait_s), status)
+
+
+def alive_nodes() -> list[Node]:
+    """The cluster's nodes."""
+    available = available_resources_per_node()
+    return [
+        Node(node["NodeManagerAddress"], node["Resources"], available.get(node["NodeID"], {}))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]

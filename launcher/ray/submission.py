@@ -1,0 +1,214 @@
+"""What a Ray cluster is given, and what it is asked, through its Jobs API. Needs Ray only to reach a cluster."""
+
+import importlib.util
+import json
+import os
+import shlex
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from launcher.job import Job
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+SCRIPT = "job.ray.json"
+"""In the run's folder: what is submitted, and what the driver reads."""
+DRIVER = "launcher.ray.driver"
+STOP_GRACE_S = 300
+"""So long a job that is stopped has to write its checkpoint."""
+_REAP_S = 30
+"""So long the driver then has to end its ranks, before Ray kills the driver."""
+_DRIVER_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONPATH")
+"""Of the ranks' environment, what the driver and its actors need. Ray's dashboard shows these to everyone, and the rest
+may hold secrets: the ranks get that from the file."""
+_CONNECT_S = 5.0
+# Either would be taken in place of the address that a client is given.
+_OTHER_CLUSTER = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+_ACTIVE = ("PENDING", "RUNNING")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the driver is asked to do."""
+
+    submission_id: str
+    job: Job
+    wait_s: float
+    """So long it waits for nodes."""
+    stop_grace_s: float
+    """So long ranks that are told to stop may take."""
+
+
+def render(job: Job, submission_id: str, wait_s: float, stop_grace_s: int = STOP_GRACE_S) -> str:
+    """The text of SCRIPT: the arguments of JobSubmissionClient.submit_job under `submit`, the job, and its times."""
+    script = str(job.folder / SCRIPT)
+    env = {name: value for name, value in job.env if name in _DRIVER_VARIABLES}
+    # Of the supervisor, which kills a driver that goes on so long after it was asked to stop; else after 3 s.
+    env["RAY_JOB_STOP_WAIT_TIME_S"] = str(stop_grace_s + _REAP_S)
+    submit = {
+        "entrypoint": shlex.join([job.python, "-P", "-m", DRIVER, script]),
+        "submission_id": submission_id,
+        "runtime_env": {"env_vars": dict(sorted(env.items()))},
+        "metadata": {"run_dir": job.run_dir, "name": job.name},
+        "entrypoint_num_cpus": 0,
+        "entrypoint_num_gpus": 0,
+    }
+    values = {"submit": submit, "wait_s": wait_s, "stop_grace_s": stop_grace_s, "job": json.loads(job.to_json())}
+    return json.dumps(values, indent=1) + "\n"
+
+
+def read(text: str) -> Request:
+    """What `render` wrote."""
+    values = json.loads(text)
+    job = Job.from_json(json.dumps(values["job"]))
+    return Request(values["submit"]["submission_id"], job, values["wait_s"], values["stop_grace_s"])
+
+
+def check() -> None:
+    """Raise ValueError where Ray is not installed."""
+    missing = [name for name in ("ray", "aiohttp", "requests") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"a launch on Ray needs {', '.join(missing)}: pip install 'foretrain[ray]'")
+
+
+def submit(job: Job, text: str, address: str) -> str:
+    """Give a rendered job to the cluster at `address`, and return the submission's id.
+
+    Raises ValueError where the cluster cannot be reached, or refuses the job. Ray takes no id twice, not even that of a
+    job that ended.
+    """
+    arguments = json.loads(text)["submit"]
+    with connected(address) as client:
+        try:
+            return client.submit_job(**arguments)
+        except RuntimeError as error:
+            told = str(error)
+    if "already exists" in told:
+        raise ValueError(
+            f"{job.run_dir}: the Ray cluster at {address} has a job {arguments['submission_id']} already: stop it, or "
+            "delete it (ray job delete), or set another run_dir"
+        )
+    raise ValueError(f"the Ray cluster at {address} refuses the job: {_last_line(told)}")
+
+
+def status(address: str, submission_id: str) -> str | None:
+    """What Ray calls the state of a job, as in RUNNING; None where it knows of no such job.
+
+    Raises ValueError where the cluster cannot be reached.
+    """
+    with connected(address) as client:
+        return _status(client, submission_id)
+
+
+def _status(client: "JobSubmissionClient", submission_id: str) -> str | None:
+    try:
+        return client.get_job_status(submission_id).value
+    except RuntimeError as error:
+        if "404" in str(error) or "does not exist" in str(error):
+            return None
+        raise ValueError(f"Ray does not tell the state of job {submission_id}: {_last_line(str(error))}") from None
+
+
+def is_active(address: str, submission_id: str) -> bool:
+    """Whether a job waits or runs. Raises ValueError where the cluster cannot be reached."""
+    return status(address, submission_id) in _ACTIVE
+
+
+def watch_commands(submission_id: str, address: str) -> list[str]:
+    """Commands that show how a job is doing."""
+    return [
+        _command(address, f"logs --follow {shlex.quote(submission_id)}"),
+        _command(address, f"status {shlex.quote(submission_id)}"),
+    ]
+
+
+def stop_command(submission_id: str, address: str) -> str:
+    """The command that has a job write a checkpoint and end."""
+    return _command(address, f"stop {shlex.quote(submission_id)}")
+
+
+def _command(address: str, words: str) -> str:
+    # Not by --address: where RAY_ADDRESS is set, ray takes that.
+    return f"RAY_ADDRESS={shlex.quote(address)} ray job {words}"
+
+
+@contextmanager
+def connected(address: str) -> Iterator["JobSubmissionClient"]:
+    """Yield a client of the cluster at `address`, whatever the environment says of clusters.
+
+    Raises ValueError where Ray is not installed, or there is no such cluster.
+    """
+    check()
+    host = urlsplit(address).hostname or ""
+    changes: dict[str, str | None] = dict.fromkeys(_OTHER_CLUSTER)
+    if _is_loopback(host):
+        # By that name a proxy would reach itself.
+        changes |= {name: f"{os.environ.get(name, '')},{host}".lstrip(",") for name in ("no_proxy", "NO_PROXY")}
+    with _environment(changes):
+        _check_reachable(address)
+        from ray.job_submission import JobSubmissionClient
+
+        try:
+            client = JobSubmissionClient(address)
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            raise ValueError(_unreachable(address, _last_line(str(error)))) from None
+        yield client
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ValueError where nothing listens at `address`: Ray's client itself has no time limit."""
+    try:
+        url = urlsplit(address)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        behind_proxy = bool(os.environ.get(f"{url.scheme}_proxy")) and not _is_loopback(url.hostname or "")
+        if not behind_proxy:
+            socket.create_connection((url.hostname or "", port), timeout=_CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(_unreachable(address, str(error))) from None
+
+
+def _unreachable(address: str, why: str) -> str:
+    return (
+        f"no Ray cluster answers at {address} ({why}): start it, or set launch.ray.address to the address of its "
+        "dashboard"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host == "::1" or host.startswith("127.")
+
+
+@contextmanager
+def _environment(changes: dict[str, str | None]) -> Iterator[None]:
+    """Change this process's environment for the block; None: not set."""
+    before = {name: os.environ.get(name) for name in changes}
+    _set(changes)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _last_line(text: str) -> str:
+    """Of a traceback, what it says."""
+    lines = [line.strip() for line in text.splitlines() if line.strip(" .'\"")]
+    return lines[-1] if lines else text
+
+
+def script_of(job: Job) -> Path:
+    """Where the text of `render` is to be written."""
+    return job.folder / SCRIPT

@@ -1,0 +1,128 @@
+"""Looks after the ranks of one start until none is left, and says how the start ended."""
+
+import math
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+
+from launcher.ray.agent import RankProcess
+from launcher.ray.asks import FORWARDED, Asks
+from launcher.ray.ending import LOST, End, decisive
+from launcher.ray.say import say
+from trainer.exit_status import EXIT_DONE, EXIT_RESUME
+
+_POLL_S = 0.5
+SETTLE_S = 2.0
+"""So long after the first failure the others count: the machine's may be noticed after those of its victims."""
+TERM_GRACE_S = 5.0
+RESUME_GRACE_S = 60.0
+"""Ranks that checkpoint end together."""
+KILL_GRACE_S = 45.0
+"""A rank that SIGKILL does not end is gone with its node, and Ray takes half a minute to notice."""
+
+
+class Ranks:
+    """The ranks that run, each in its actor, and the ends of those that do not."""
+
+    def __init__(self, agents: Sequence[Any], processes: Sequence[RankProcess]) -> None:
+        """agents: that of each process."""
+        self._agents = agents
+        self._running = {
+            agent.run.remote(process): rank for rank, (agent, process) in enumerate(zip(agents, processes, strict=True))
+        }
+        self.ends: list[End] = []
+
+    @property
+    def running(self) -> list[int]:
+        """Ranks that have not been seen to end."""
+        return [*self._running.values()]
+
+    def poll(self, timeout_s: float) -> list[End]:
+        """Wait until a rank ends, at most timeout_s, and return the new ends."""
+        if not ray.wait([*self._running], num_returns=1, timeout=timeout_s)[0]:
+            return []
+        ended, _ = ray.wait([*self._running], num_returns=len(self._running), timeout=0)
+        new = [_end(self._running.pop(reference), reference) for reference in ended]
+        self.ends += new
+        return new
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until all have ended, at most timeout_s; return whether they have."""
+        deadline_s = time.monotonic() + timeout_s
+        while self._running and (left_s := deadline_s - time.monotonic()) > 0:
+            self.poll(min(left_s, _POLL_S))
+        return not self._running
+
+    def send(self, signum: int) -> None:
+        """Send a signal to all that run."""
+        for rank in self.running:
+            self._agents[rank].signal.remote(signum)
+
+    def stop(self, term_grace_s: float) -> list[End]:
+        """End all that run, and return those that were lost with their actor."""
+        num_before = len(self.ends)
+        if self._running and term_grace_s:
+            self.send(signal.SIGTERM)
+            self.wait(term_grace_s)
+        self.send(signal.SIGKILL)
+        if not self.wait(KILL_GRACE_S):
+            self.ends += [End(rank, LOST, "its node does not answer") for rank in self.running]
+        return [end for end in self.ends[num_before:] if end.words and end.status == LOST]
+
+
+def _end(rank: int, reference: Any) -> End:
+    try:
+        return End(rank, ray.get(reference))
+    except (ActorDiedError, ActorUnavailableError) as error:
+        return End(rank, LOST, f"its actor is gone: {_first_line(error)}")
+    except RayError as error:
+        return End(rank, 1, f"its actor failed: {error}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
+
+
+def look_after(ranks: Ranks, asks: Asks, stop_grace_s: float) -> int:
+    """Wait until no rank is left, and return the status of the start; pass on what the driver is asked.
+
+    The first failure ends the others.
+    """
+    failed = _until_a_failure(ranks, asks, stop_grace_s)
+    if failed is not None and ranks.running:
+        say(f"{_told(failed)}: stops the others")
+        ranks.wait(SETTLE_S)
+    counted = [*ranks.ends]
+    cut_short = bool(ranks.running)
+    counted += ranks.stop(TERM_GRACE_S if failed is not None else 0.0)
+    end = decisive(counted)
+    if end is None:
+        return EXIT_RESUME if cut_short else EXIT_DONE
+    if end.is_failure:
+        say(_told(end))
+    return end.status
+
+
+def _until_a_failure(ranks: Ranks, asks: Asks, stop_grace_s: float) -> End | None:
+    """Wait for the first rank that fails, or for all to end, or until they have taken too long to stop."""
+    deadline_s = math.inf
+    while ranks.running and time.monotonic() < deadline_s:
+        new = ranks.poll(_POLL_S)
+        for signum in asks.take():
+            say(f"{signum.name}: waits up to {stop_grace_s:g} s for the ranks to write a checkpoint")
+            ranks.send(FORWARDED[signum])
+            deadline_s = min(deadline_s, time.monotonic() + stop_grace_s)
+        for end in new:
+            if end.is_failure:
+                return end
+        if any(end.status == EXIT_RESUME for end in new):
+            deadline_s = min(deadline_s, time.monotonic() + RESUME_GRACE_S)
+    return None
+
+
+def _told(end: End) -> str:
+    return f"rank {end.rank} ended with status {end.status}" + (f" ({end.words})" if end.words else "")

@@ -1,0 +1,120 @@
+"""Whether a run is started again: from how its last start ended, and whether its starts bring it forward.
+
+Batch scripts ask with `python -m launcher.restart begin|next RUN_DIR ...`, Ray's driver by the functions. Every start
+is a line of RUN_DIR/starts.jsonl.
+"""
+
+import json
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
+from trainer.run_folder import newest_checkpoint, step_of
+
+STARTS_FILE = "starts.jsonl"
+EXIT_SIGNAL = 128
+"""A rank that died of signal n ends with this + n: its machine, or who runs it, ended it, and not its program."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a run."""
+
+    job: str
+    """Which job: a later job of the same run is not blamed for this one."""
+    step: int
+    """Of the newest checkpoint when it began; 0: there was none."""
+    at_s: float = 0.0
+    """Unix time."""
+
+
+def asks_for_restart(status: int) -> bool:
+    """Whether ranks that ended so are to be started again: they said so, or died by no fault of the program."""
+    return status == EXIT_RESUME or status >= EXIT_SIGNAL
+
+
+def stuck(starts: Sequence[Start], job: str, step: int, max_starts: int) -> str | None:
+    """Why another start of `job`, from the checkpoint of `step`, would lead nowhere; None where it may."""
+    in_vain = 0
+    for start in reversed(starts):
+        if start.job != job or start.step != step:
+            break
+        in_vain += 1
+    if in_vain < max_starts:
+        return None
+    where = f"beyond step {step:,}" if step else "to a first checkpoint"
+    return (
+        f"{in_vain} starts in a row did not come {where}, so the job gives up (launch.max_starts = {max_starts}): read "
+        "the ranks' logs; a lead too short to save (launch.stop_lead_s), or a rank that dies each time, are likely"
+    )
+
+
+def read_starts(run_dir: Path) -> list[Start]:
+    """The starts of a run so far."""
+    path = run_dir / STARTS_FILE
+    starts = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):  # a node may die while it writes
+            starts.append(Start(**json.loads(line)))
+    return starts
+
+
+def newest_step(run_dir: Path) -> int:
+    """Steps of the newest complete checkpoint; 0 where there is none."""
+    newest = newest_checkpoint(run_dir)
+    return step_of(newest) if newest else 0
+
+
+def begin(run_dir: Path, job: str, max_starts: int) -> str | None:
+    """Note that a start of `job` begins; or return why it must not."""
+    starts, step = read_starts(run_dir), newest_step(run_dir)
+    refusal = stuck(starts, job, step, max_starts)
+    if refusal is None:
+        with (run_dir / STARTS_FILE).open("a", encoding="utf-8") as file:
+            # The line before may have been cut short.
+            file.write("\n" + json.dumps({"job": job, "step": step, "at_s": round(time.time(), 3)}) + "\n")
+    return refusal
+
+
+def verdict(run_dir: Path, job: str, max_starts: int, status: int) -> tuple[bool, str]:
+    """Whether `job`, whose ranks ended with `status`, is to be started again, and that in words."""
+    step = newest_step(run_dir)
+    if status == EXIT_DONE:
+        return False, "done"
+    if status == EXIT_CONFIG:
+        return False, "refused: what the ranks' logs say has to change before it is started again"
+    if not asks_for_restart(status):
+        return False, f"a rank failed with status {status}: see the ranks' logs"
+    refusal = stuck(read_starts(run_dir), job, step, max_starts)
+    if refusal is not None:
+        return False, refusal
+    how = "stopped when asked to" if status == EXIT_RESUME else f"a rank was killed (status {status})"
+    return True, f"{how}: goes on {f'from step {step:,}' if step else 'from the start'}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """What a batch script asks: exits with 0 where the ranks may be started (again), else with 1, and says why."""
+    parser = ArgumentParser(prog="launcher.restart", description=__doc__)
+    parser.add_argument("question", choices=["begin", "next"])
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--job", required=True)
+    parser.add_argument("--max-starts", type=int, required=True)
+    parser.add_argument("--status", type=int, help="of the ranks that ended; for `next`")
+    asked = parser.parse_args(arguments)
+    if asked.question == "begin":
+        refusal = begin(asked.run_dir, asked.job, asked.max_starts)
+        if refusal is not None:
+            print(refusal)
+        return 0 if refusal is None else 1
+    again, words = verdict(asked.run_dir, asked.job, asked.max_starts, asked.status)
+    print(words)
+    return 0 if again else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

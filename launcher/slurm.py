@@ -1,0 +1,110 @@
+"""Runs as Slurm jobs: renders the batch script, submits it, and says how to watch and stop it."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+
+from configs.launching import LaunchConfig
+from launcher.job import Job
+from launcher.submitted import Submitted
+
+SCRIPT = "job.sbatch"
+_ENDED = frozenset({"CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"})
+
+
+def render(job: Job, launch: LaunchConfig) -> str:
+    """The batch script of a job."""
+    settings = {name: value for name, value in job.env if name not in job.carried}
+    values = {
+        "OPTIONS": "\n".join(f"#SBATCH {option}" for option in _options(job, launch)),
+        "RUN_DIR": shlex.quote(job.run_dir),
+        "PYTHON": shlex.quote(job.python),
+        "EXPORTS": "\n".join(f"export {name}={shlex.quote(value)}" for name, value in settings.items()),
+        "SETUP": "".join(f"{line}\n" for line in launch.setup),
+        "MAX_STARTS": str(job.max_starts),
+        "LEAD": str(launch.stop_lead_s),
+        "CPUS_PER_RANK": str(job.cpus_per_rank),
+        "RANKS_PER_NODE": str(job.ranks_per_node),
+        "RANK_LOG": shlex.quote(f"{_pattern(job.logs)}/rank-%3t.log"),
+        "COMMAND": shlex.join(job.command),
+    }
+    template = files("slurm").joinpath("job.sbatch.in").read_text(encoding="utf-8")
+    return re.sub("@([A-Z_]+)@", lambda match: values[match[1]], template)
+
+
+def _options(job: Job, launch: LaunchConfig) -> list[str]:
+    slurm = launch.slurm
+    chosen = {"partition": slurm.partition, "account": slurm.account, "qos": slurm.qos, "time": slurm.time}
+    return [
+        f"--job-name={job.name}",
+        f"--nodes={job.num_nodes}",
+        f"--ntasks-per-node={job.ranks_per_node}",
+        f"--cpus-per-task={job.cpus_per_rank}",
+        *([f"--gres=gpu:{job.gpus_per_node}"] if job.gpus_per_node else []),
+        *(f"--{name}={value}" for name, value in chosen.items() if value is not None),
+        f"--signal=B:USR2@{launch.stop_lead_s}",
+        "--requeue",
+        "--open-mode=append",
+        f"--output={_quoted(_pattern(job.logs) + '/slurm-%j.log')}",
+        f"--chdir={_quoted(job.workdir)}",
+        f"--export={','.join(job.carried) or 'NIL'}",
+        *slurm.options,
+    ]
+
+
+def _pattern(path: Path) -> str:
+    """A path in which Slurm replaces nothing."""
+    return str(path).replace("%", "%%")
+
+
+def _quoted(text: str) -> str:
+    """As an #SBATCH line takes it: Slurm splits it at blanks, and knows double quotes."""
+    return f'"{text}"' if any(character.isspace() for character in text) else text
+
+
+def check() -> None:
+    """Raise ValueError where there is no Slurm to submit to."""
+    if shutil.which("sbatch") is None:
+        raise ValueError(
+            "sbatch is not found: launch from a login node of the cluster, or see what it would get with --dry-run"
+        )
+
+
+def submit(job: Job, launch: LaunchConfig) -> Submitted:
+    """Submit the script in the run's folder. Raises ValueError with what sbatch says against it."""
+    answer = _ask("sbatch", "--parsable", str(job.folder / SCRIPT))
+    job_id = answer.strip().partition(";")[0]
+    return Submitted(
+        title=f"Slurm job {job_id}",
+        id=job_id,
+        watch=(f"squeue --jobs={job_id}", f"tail -F {shlex.quote(str(job.logs / 'rank-000.log'))}"),
+        stop=f"scancel {job_id}",
+        again=f"sbatch {shlex.quote(str(job.folder / SCRIPT))}",
+    )
+
+
+def is_active(job_id: str) -> bool:
+    """Whether a job of Slurm waits or runs."""
+    try:
+        states = _ask("squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T").split()
+    except ValueError as error:
+        if "Invalid job id" in str(error):  # so long gone that Slurm has forgotten it
+            return False
+        raise
+    return any(state not in _ENDED for state in states)
+
+
+def _ask(*command: str) -> str:
+    # Options hide in them too, which would win over the script's; inside a job, they are that job's.
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("SBATCH_", "SLURM_"))}
+    env |= {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}
+    try:
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    except FileNotFoundError:
+        raise ValueError(f"{command[0]} is not found: is Slurm installed here?") from None
+    except subprocess.CalledProcessError as error:
+        raise ValueError(f"{' '.join(command)}: {error.stderr.strip() or error.stdout.strip()}") from None

@@ -1,0 +1,105 @@
+"""Training as this process was started: as one rank of a run, or as the launcher of all its ranks on this machine."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from configs import load as configs
+from configs.schema import Config
+from launcher.forkserver import PRELOAD
+from launcher.imports import import_all
+from launcher.local import check_fits, run_local
+from trainer.environment import describe
+from trainer.exit_status import EXIT_DONE
+from trainer.lock import locked
+from trainer.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, LOGS
+from trainer.setup import Run, prepare_run
+from trainer.stopping import catch_signals
+
+LOCK_WAIT_S = 60.0
+"""So long a rank 0 that a cluster started waits for one that has lost its node, and has not yet noticed."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What this process is of a run."""
+
+    rank: int = 0
+    world_size: int | None = None
+    """None: it starts all ranks."""
+
+    @property
+    def is_launcher(self) -> bool:
+        """Whether it starts all ranks."""
+        return self.world_size is None
+
+
+def my_place() -> Place:
+    """The place that RANK and its kin give this process; the launcher's where there is no RANK.
+
+    Raises ValueError where some of them are missing, or are not numbers.
+    """
+    if "RANK" not in os.environ:
+        return Place()
+    missing = [name for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f"RANK is set in the environment, but not {', '.join(missing)}: set them as torchrun does to be one rank, "
+            "or unset RANK to start all ranks here"
+        )
+    return Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+
+
+@contextmanager
+def opened(config: Config, place: Place, *, allow_data_change: bool) -> Iterator[Run]:
+    """Yield the run, checked, with its folder locked for it. Raises ValueError with what to change."""
+    if not place.is_launcher:
+        catch_signals()  # not only when torch is there: it takes seconds
+    run = prepare_run(config, place.world_size, allow_data_change=allow_data_change, progress=place.rank == 0)
+    if place.is_launcher:
+        check_fits(run.layout.world_size)
+    if place.rank > 0:
+        yield run
+        return
+    with locked(run.run_dir, wait_s=0.0 if place.is_launcher else LOCK_WAIT_S):
+        yield run
+
+
+def is_complete(run: Run) -> bool:
+    """Whether all its steps are done."""
+    return run.start_step >= run.total_steps
+
+
+def begin(run: Run) -> None:
+    """Say what is going to happen, and write what the run is into its folder; of a complete run show the end again."""
+    if is_complete(run):
+        print(f"{run.run_dir} is complete: delete it, or set another run_dir, to train again", flush=True)
+        from trainer.finish import finish
+
+        finish(run)
+        return
+    _record(run)
+    goes_on = f"from step {run.start_step:,}" if run.start_step else "from the start"
+    print(f"{run.run_dir}: {run.layout}, {run.total_steps:,} steps, {goes_on}", flush=True)
+
+
+def _record(run: Run) -> None:
+    """Write what the run is, and what it runs on."""
+    configs.save(run.config, run.run_dir / CONFIG_FILE)
+    path = run.run_dir / ENVIRONMENT_FILE
+    # What it was launched from stays, where there is no newer word on it.
+    launched = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**launched, **describe()}, indent=1))
+
+
+def start(run: Run, place: Place) -> int:
+    """Train as this rank, or start all ranks and wait for them. Returns the exit status."""
+    if place.is_launcher:
+        return run_local("trainer.loop:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / LOGS)
+    import_all(PRELOAD, will_fork=False)
+    from trainer.loop import train_rank
+
+    train_rank(run)
+    return EXIT_DONE

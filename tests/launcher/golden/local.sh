@@ -1,0 +1,7 @@
+#!/bin/bash
+# A run of foretrain on one machine. Again, to go on from its newest checkpoint: bash '/scratch/my work/runs/it'"'"'s 100% new/job.sh'
+cd '/scratch/my work' || exit
+export LANG=C.UTF-8
+export NOTE='it'"'"'s $5'
+export PYTHONPATH='/scratch/my work/runs/it'"'"'s 100% new/code'
+exec /opt/env/bin/python -P -m foretrain train '/scratch/my work/runs/it'"'"'s 100% new/config.yaml'

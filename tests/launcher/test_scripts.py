@@ -1,0 +1,63 @@
+"""The scripts that are submitted: byte for byte as they were read and agreed to (tests/launcher/golden)."""
+
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from configs import load as configs
+from configs.schema import Config
+from launcher import here, slurm
+from launcher.job import Job, make_job
+
+GOLDEN = Path(__file__).parent / "golden"
+ENVIRON = {"HOME": "/home/ada", "PATH": "/usr/bin:/bin", "NCCL_DEBUG": "INFO", "EDITOR": "vi"}
+
+
+def on_gpus() -> Config:
+    return configs.load("runs/llama_7b_a100", ["launch.slurm.partition=gpu", "launch.slurm.time=24:00:00"])
+
+
+def on_cpus() -> Config:
+    overrides = [
+        "run_dir=runs/it's 100% new",
+        "cluster.num_nodes=2",
+        "cluster.gpus_per_node=4",
+        "launch.cpus_per_rank=1",
+        "launch.stop_lead_s=60",
+        "launch.env=[HOME, LANG=C.UTF-8, NOTE=it's $5]",
+        "launch.setup=[module load python, source ~/env]",
+        "launch.slurm.options=[--exclusive]",
+    ]
+    return configs.load("runs/dry_run", overrides)
+
+
+def job(config: Config) -> Job:
+    made = make_job(config, workdir=Path("/scratch/my work"), environ=ENVIRON)
+    return replace(made, python="/opt/env/bin/python")
+
+
+CASES = {
+    "gpus.sbatch": lambda: slurm.render(job(on_gpus()), on_gpus().launch),
+    "cpus.sbatch": lambda: slurm.render(job(on_cpus()), on_cpus().launch),
+    "local.sh": lambda: here.render(job(on_cpus()), on_cpus().launch),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_script_is_the_golden_one(name: str) -> None:
+    assert CASES[name]() == (GOLDEN / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_script_is_valid_bash(name: str) -> None:
+    subprocess.run(["bash", "-n"], input=CASES[name](), text=True, check=True)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.parametrize("name", CASES)
+def test_a_script_has_no_shell_mistakes(name: str) -> None:
+    command = ["shellcheck", "--severity=warning", "--exclude=SC1090", "-"]
+    subprocess.run(command, input=CASES[name](), text=True, check=True)
