@@ -258,7 +258,7 @@ def launch(
         settings = configs.load(config, [*(overrides or []), *options])
         plan = launching.make_plan(settings, on, allow_data_change=allow_data_change)
         if dry_run:
-            typer.echo(plan.text, nl=False)
+            typer.echo(plan.shown, nl=False)
         run = prepare_run(settings, plan.job.num_ranks, allow_data_change=allow_data_change, progress=True)
         launching.check(plan, dry_run=dry_run)
         if dry_run:

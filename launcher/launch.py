@@ -35,6 +35,8 @@ class Plan:
     """The name of the file in the run's folder that is submitted."""
     text: str
     """And what it holds."""
+    shown: str
+    """The same, without secrets."""
 
     @property
     def in_foreground(self) -> bool:
@@ -54,15 +56,20 @@ def make_plan(config: Config, on: On, *, allow_data_change: bool = False) -> Pla
         config = replace(config, cluster=replace(config.cluster, num_nodes=1, gpus_per_node=num_ranks))
     job = make_job(config, workdir=Path.cwd(), environ=os.environ, train_options=options)
     if on == "local":
-        return Plan(on, launch, job, here.SCRIPT, here.render(job, launch))
+        text = here.render(job, launch)
+        return Plan(on, launch, job, here.SCRIPT, text, text)
     if on == "slurm":
-        return Plan(on, launch, job, slurm.SCRIPT, slurm.render(job, launch))
+        text = slurm.render(job, launch)
+        return Plan(on, launch, job, slurm.SCRIPT, text, text)
     if launch.ray.address is None and job.num_nodes > 1:
         raise ValueError(
             f"a Ray cluster that is started here has one node, and the run needs {job.num_nodes}: name a cluster by "
             "launch.ray.address, or set --nodes 1 and --gpus-per-node to the number of ranks"
         )
-    return Plan(on, launch, job, ray.SCRIPT, ray.render(job, _ray_id(job), launch.ray.wait_s))
+    text, shown = (
+        ray.render(each, _ray_id(job), launch.ray.wait_s, launch.stop_lead_s) for each in (job, _without_secrets(job))
+    )
+    return Plan(on, launch, job, ray.SCRIPT, text, shown)
 
 
 def _ray_id(job: Job) -> str:
@@ -81,17 +88,23 @@ def check(plan: Plan, *, dry_run: bool = False) -> None:
     if plan.on == "ray":
         ray.check()
     for launched in launches(plan.job.folder)[-1:]:
-        if _is_active(launched):
+        if _is_active(launched, plan.on):
             raise ValueError(
                 f"{plan.job.run_dir} was launched as {launched.on} job {launched.id} at {launched.at}, which still "
                 "waits or runs: wait for it, stop it, or set another run_dir"
             )
 
 
-def _is_active(launched: Launch) -> bool:
-    if launched.on == "slurm":
-        return slurm.is_active(launched.id)
-    return launched.on == "ray" and launched.address is not None and ray.is_active(launched.address, launched.id)
+def _is_active(launched: Launch, on: On) -> bool:
+    """Whether a launch still waits or runs. Raises ValueError where the cluster to launch on does not tell."""
+    try:
+        if launched.on == "slurm":
+            return slurm.is_active(launched.id)
+        return launched.on == "ray" and launched.address is not None and ray.is_active(launched.address, launched.id)
+    except ValueError:
+        if launched.on == on:
+            raise
+        return False  # launched from another machine, it may be; the folder's lock is left
 
 
 def _check_writable(folder: Path) -> None:
@@ -110,14 +123,17 @@ def write(plan: Plan, config: Config) -> None:
     with locked(job.folder):
         job.logs.mkdir(exist_ok=True)
         configs.save(config, job.folder / CONFIG_FILE)
-        launched = {**describe(), "code_sha256": snapshot(job.code), "env": _shown(job)}
+        launched = {**describe(), "code_sha256": snapshot(job.code), "env": dict(_without_secrets(job).env)}
         (job.folder / ENVIRONMENT_FILE).write_text(json.dumps(launched, indent=1), encoding="utf-8")
-        (job.folder / plan.script).write_text(plan.text, encoding="utf-8")
+        script = job.folder / plan.script
+        script.touch(mode=0o600 if plan.on == "ray" else 0o666)  # Ray's holds the values of the environment
+        script.write_text(plan.text, encoding="utf-8")
 
 
-def _shown(job: Job) -> dict[str, str]:
-    """The ranks' environment, but for what should stay secret."""
-    return {name: "(not recorded)" if _SECRET.search(name) else value for name, value in job.env}
+def _without_secrets(job: Job) -> Job:
+    """The same job, but for the values in the ranks' environment that should stay secret."""
+    env = ((name, "(not shown)" if _SECRET.search(name) else value) for name, value in job.env)
+    return replace(job, env=tuple(env))
 
 
 def submit(plan: Plan) -> Submitted:

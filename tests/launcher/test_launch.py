@@ -1,0 +1,185 @@
+"""What a launch leaves in the run's folder, and what it refuses."""
+
+import json
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs import load as configs
+from launcher import launch as launching
+from launcher.job import Job
+from launcher.snapshot import PARTS, code_hash, snapshot
+from launcher.submitted import Launch, launches, note
+from tests.cli import CONFIG, assert_told, called, environment, foretrain
+from tests.configs.test_scaffold import PROJECT
+
+ON_TWO_NODES = ("cluster.num_nodes=2", "cluster.gpus_per_node=1", "launch.ray.address=http://127.0.0.1:1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """A user's folder."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    shutil.copytree(corpus, folder / "corpus")
+    return folder
+
+
+def plan(folder: Path, on: launching.On, *overrides: str) -> launching.Plan:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return launching.make_plan(configs.load("tiny.yaml", [*ON_TWO_NODES, *overrides]), on)
+
+
+@pytest.mark.parametrize("on", ["local", "slurm", "ray"])
+def test_a_dry_run_prints_the_same_bytes_each_time_and_changes_nothing(on: str, folder: Path) -> None:
+    command = ("launch", "tiny.yaml", "--on", on, "--dry-run", "run_dir=runs/dry", *ON_TWO_NODES)
+    first, second = (called(*command, cwd=folder, PATH="/nowhere") for _ in range(2))
+    assert (first.status, first.err) == (0, "")
+    assert first.out == second.out != ""
+    assert not (folder / "runs/dry").exists()
+
+
+@pytest.mark.parametrize("on", ["slurm", "ray"])
+def test_a_dry_run_needs_neither_slurm_nor_ray(on: str, folder: Path) -> None:
+    hide = "import sys; sys.modules['ray'] = None; import foretrain; foretrain.main()"
+    command = ["launch", "tiny.yaml", "--on", on, "--dry-run", *ON_TWO_NODES]
+    env = {**environment(), "PATH": "/nowhere"}
+    done = subprocess.run([sys.executable, "-c", hide, *command], cwd=folder, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] in ("#!/bin/bash", "{")
+
+
+def test_what_a_dry_run_prints_is_what_the_folder_gets(folder: Path) -> None:
+    shown = called("launch", "tiny.yaml", "--on", "slurm", "--dry-run", "run_dir=runs/same", *ON_TWO_NODES, cwd=folder)
+    planned = plan(folder, "slurm", "run_dir=runs/same")
+    launching.write(planned, configs.load(folder / "tiny.yaml"))
+    assert (folder / "runs/same/job.sbatch").read_text() == shown.out
+
+
+def test_a_dry_run_of_a_run_that_cannot_be_says_so_after_the_script(folder: Path) -> None:
+    command = ("launch", "tiny.yaml", "--on", "slurm", "--dry-run", "data.path=nowhere", *ON_TWO_NODES)
+    told = called(*command, cwd=folder)
+    assert told.out.startswith("#!/bin/bash\n")
+    assert (told.status, told.err.startswith("error: there is no corpus at nowhere")) == (2, True)
+
+
+def test_secrets_reach_the_ranks_and_neither_the_screen_nor_what_others_may_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hush-hush")
+    planned = plan(folder, "ray", "run_dir=runs/secret")
+    launching.write(planned, configs.load(folder / "tiny.yaml"))
+    assert ("HF_TOKEN", "hush-hush") in planned.job.env
+    assert "hush-hush" not in planned.shown
+    run_dir = folder / "runs/secret"
+    holders = [path for path in run_dir.rglob("*") if path.is_file() and b"hush-hush" in path.read_bytes()]
+    assert holders == [run_dir / "job.ray.json"]
+    assert stat.S_IMODE(holders[0].stat().st_mode) == 0o600
+
+
+def test_the_folder_holds_all_that_a_rerun_needs(folder: Path) -> None:
+    planned = plan(folder, "slurm", "run_dir=runs/made")
+    config = configs.load(folder / "tiny.yaml", ["run_dir=runs/made"])
+    launching.write(planned, config)
+    run_dir = folder / "runs/made"
+    assert configs.load(run_dir / "config.yaml") == config
+    launched = json.loads((run_dir / "environment.json").read_text())
+    assert {"git", "packages", "env", "code_sha256"} <= launched.keys()
+    assert launched["code_sha256"] == code_hash(run_dir / "code")
+    assert (run_dir / "logs").is_dir()
+
+
+def test_the_copy_of_the_code_runs_by_itself_whatever_the_working_directory_holds(tmp_path: Path) -> None:
+    snapshot(tmp_path / "code")
+    (tmp_path / "foretrain.py").write_text("raise SystemExit('the wrong one')")
+    env = {**environment(), "PYTHONPATH": str(tmp_path / "code")}
+    where = "import configs.load, launcher.ray.submission, slurm, scaling, foretrain; print(foretrain.__file__)"
+    for command in (["-P", "-c", where], ["-P", "-m", "foretrain", "--help"]):
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert str(tmp_path / "code/foretrain.py") in done.stdout or "Usage: foretrain" in done.stdout
+
+
+def test_the_copy_holds_all_that_is_installed_and_knows_its_version(tmp_path: Path) -> None:
+    found = PROJECT["tool"]["setuptools"]
+    installed = {f"{name}.py" for name in found["py-modules"]}
+    installed |= {name.removesuffix("*") for name in found["packages"]["find"]["include"]}
+    assert set(PARTS) == installed
+    snapshot(tmp_path / "code")
+    assert (tmp_path / "code/VERSION").read_text().strip() != ""
+
+
+def test_the_copy_is_made_anew_where_it_differs_and_left_alone_where_it_does_not(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    first = snapshot(code)
+    before = code.stat().st_ino
+    assert (snapshot(code), code.stat().st_ino) == (first, before)
+    (code / "foretrain.py").write_text("pass")
+    (code / "configs/extra.py").write_text("pass")
+    assert snapshot(code) == first == code_hash(code)
+    assert not (code / "configs/extra.py").exists()
+
+
+def test_launches_are_noted_in_order(tmp_path: Path) -> None:
+    note(tmp_path, "slurm", "12")
+    note(tmp_path, "ray", "mine-1", "http://head:8265")
+    noted = launches(tmp_path)
+    assert [(each.on, each.id, each.address) for each in noted] == [
+        ("slurm", "12", None),
+        ("ray", "mine-1", "http://head:8265"),
+    ]
+    assert isinstance(noted[0], Launch)
+
+
+def test_each_launch_on_ray_has_a_name_of_its_own(folder: Path) -> None:
+    (folder / "runs/named").mkdir(parents=True)
+    first = plan(folder, "ray", "run_dir=runs/named")
+    note(folder / "runs/named", "ray", "named-1", "http://head:8265")
+    names = [
+        json.loads(each.text)["submit"]["submission_id"] for each in (first, plan(folder, "ray", "run_dir=runs/named"))
+    ]
+    assert names == ["named-1", "named-2"]
+
+
+def test_a_plan_for_this_machine_has_as_many_ranks_as_the_layout_whatever_the_cluster(folder: Path) -> None:
+    job: Job = plan(folder, "local").job
+    assert (job.num_nodes, job.ranks_per_node) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--on", "slurm", "--nodes", "2", "--gpus-per-node", "1"], ["sbatch is not found", "--dry-run"]),
+        (["--on", "slurm", "--nodes", "3"], ["3 nodes of 8 GPUs", "set parallel.dp=24"]),
+        (["--on", "ray", "--nodes", "2", "--gpus-per-node", "1"], ["one node", "launch.ray.address", "--nodes 1"]),
+        (["run_dir=tiny.yaml/x"], ["tiny.yaml cannot be written", "set another run_dir"]),
+        (["launch.env=[A-B]"], ["launch: env: 'A-B' is none of NAME, NAME* and NAME=value"]),
+        (["launch.slurm.options=[exclusive]"], ["'exclusive' must begin with '-'"]),
+        (["launch.slurm.time='1 day'"], ["slurm.time = '1 day' has characters"]),
+        (["launch.ray.address=head:8265"], ["begin with http:// or https://"]),
+    ],
+)
+def test_what_cannot_be_launched_is_told_and_leaves_nothing(
+    arguments: list[str], words: list[str], folder: Path
+) -> None:
+    told = called("launch", "tiny.yaml", "run_dir=runs/refused", *arguments, cwd=folder, PATH="/nowhere")
+    assert_told(told, *words)
+    assert not (folder / "runs/refused").exists()
+
+
+def test_a_launch_here_trains_and_its_script_goes_on(folder: Path) -> None:
+    first = foretrain("launch", "tiny.yaml", "run_dir=runs/here", "train.stop_after=3", cwd=folder)
+    assert (first.status, first.err) == (0, "")
+    assert "runs/here: dp=2 tp=1 pp=1 zero=1, 100 steps, from the start" in first.out
+    script = folder / "runs/here/job.sh"
+    again = subprocess.run(["bash", script], cwd="/", env=environment(), capture_output=True, text=True)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "100 steps, from step 3\n" in again.stdout
+    recorded = json.loads((folder / "runs/here/environment.json").read_text())
+    assert recorded["code_sha256"] == code_hash(folder / "runs/here/code")
+    assert recorded["git"] == (folder / "runs/here/code/VERSION").read_text().strip()
