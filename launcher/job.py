@@ -4,13 +4,15 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from configs.schema import Config
 from parallel.layout import Layout, LayoutError
 from trainer.run_folder import CODE, CONFIG_FILE, LOGS
+
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASSW|CREDENTIAL|PROXY", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,6 @@ class Job:
     """0: none are asked for."""
     env: tuple[tuple[str, str], ...]
     """The ranks' whole environment, but for what tells them their places; by name."""
-    carried: tuple[str, ...]
-    """Those of `env` that come from the shell that launches; the others are set by the config."""
     max_starts: int
     """Starts in a row without a newer checkpoint."""
     train_options: tuple[str, ...] = ()
@@ -66,6 +66,16 @@ class Job:
         train = (self.python, "-P", "-m", "foretrain", "train", str(self.folder / CONFIG_FILE))
         return (*train, *self.train_options)
 
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Those of `env` whose names tell that their values are nobody else's business."""
+        return {name: value for name, value in self.env if _SECRET.search(name)}
+
+    def without_secrets(self) -> "Job":
+        """The same job, to be shown: it does not have the values of `secrets`."""
+        env = {**dict(self.env), **dict.fromkeys(self.secrets, "(not shown)")}
+        return replace(self, env=tuple(env.items()))
+
     def to_json(self) -> str:
         """As text, for `from_json`."""
         return json.dumps(asdict(self), indent=1)
@@ -75,8 +85,7 @@ class Job:
         """The job of `to_json`."""
         values = json.loads(text)
         values["env"] = tuple((name, value) for name, value in values["env"])
-        for name in ("carried", "train_options"):
-            values[name] = tuple(values[name])
+        values["train_options"] = tuple(values["train_options"])
         return cls(**values)
 
 
@@ -89,9 +98,8 @@ def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train
     run_dir = (workdir / config.run_dir).absolute()
     cluster, launch = config.cluster, config.launch
     carried, settings = environment(launch.env, environ)
-    env = {**carried, **settings, "PYTHONPATH": str(run_dir / CODE), "OMP_NUM_THREADS": str(launch.cpus_per_rank)}
-    env["PYTHONUNBUFFERED"] = "1"  # a log that is read while it is written
-    env |= settings  # what the user sets wins
+    ours = {"PYTHONPATH": str(run_dir / CODE), "OMP_NUM_THREADS": str(launch.cpus_per_rank), "PYTHONUNBUFFERED": "1"}
+    env = {**carried, **ours, **settings}
     return Job(
         name=re.sub(r"[^\w.-]+", "-", run_dir.name) or "foretrain",
         run_dir=str(run_dir),
@@ -102,7 +110,6 @@ def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train
         cpus_per_rank=launch.cpus_per_rank,
         gpus_per_node=0 if config.train.device == "cpu" else cluster.gpus_per_node,
         env=tuple(sorted(env.items())),
-        carried=tuple(sorted(set(carried) - set(settings) - {"PYTHONPATH", "OMP_NUM_THREADS", "PYTHONUNBUFFERED"})),
         max_starts=launch.max_starts,
         train_options=tuple(train_options),
     )

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,7 +20,6 @@ from trainer.lock import locked
 from trainer.run_folder import CONFIG_FILE, ENVIRONMENT_FILE
 
 On = Literal["local", "slurm", "ray"]
-_SECRET = re.compile("KEY|TOKEN|SECRET|PASSW|CREDENTIAL|PROXY", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def make_plan(config: Config, on: On, *, allow_data_change: bool = False) -> Pla
             "launch.ray.address, or set --nodes 1 and --gpus-per-node to the number of ranks"
         )
     text, shown = (
-        ray.render(each, _ray_id(job), launch.ray.wait_s, launch.stop_lead_s) for each in (job, _without_secrets(job))
+        ray.render(each, _ray_id(job), launch.ray.wait_s, launch.stop_lead_s) for each in (job, job.without_secrets())
     )
     return Plan(on, launch, job, ray.SCRIPT, text, shown)
 
@@ -123,17 +121,17 @@ def write(plan: Plan, config: Config) -> None:
     with locked(job.folder):
         job.logs.mkdir(exist_ok=True)
         configs.save(config, job.folder / CONFIG_FILE)
-        launched = {**describe(), "code_sha256": snapshot(job.code), "env": dict(_without_secrets(job).env)}
+        launched = {**describe(), "code_sha256": snapshot(job.code), "env": dict(job.without_secrets().env)}
         (job.folder / ENVIRONMENT_FILE).write_text(json.dumps(launched, indent=1), encoding="utf-8")
-        script = job.folder / plan.script
-        script.touch(mode=0o600 if plan.on == "ray" else 0o666)  # Ray's holds the values of the environment
-        script.write_text(plan.text, encoding="utf-8")
+        _write(job.folder / plan.script, plan.text, private=plan.text != plan.shown)
+        if plan.on == "slurm":
+            _write(job.folder / slurm.SECRETS, slurm.secrets(job), private=True)
 
 
-def _without_secrets(job: Job) -> Job:
-    """The same job, but for the values in the ranks' environment that should stay secret."""
-    env = ((name, "(not shown)" if _SECRET.search(name) else value) for name, value in job.env)
-    return replace(job, env=tuple(env))
+def _write(path: Path, text: str, *, private: bool) -> None:
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600 if private else 0o666)
+    path.write_text(text, encoding="utf-8")
 
 
 def submit(plan: Plan) -> Submitted:

@@ -13,17 +13,20 @@ from launcher.job import Job
 from launcher.submitted import Submitted
 
 SCRIPT = "job.sbatch"
+SECRETS = "job.env"
+"""In the run's folder, for its owner alone: what others must not read of the ranks' environment."""
 _ENDED = frozenset({"CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"})
 
 
 def render(job: Job, launch: LaunchConfig) -> str:
     """The batch script of a job."""
-    settings = {name: value for name, value in job.env if name not in job.carried}
+    public = [f"export {name}={shlex.quote(value)}" for name, value in job.env if name not in job.secrets]
+    secret = [f'. "$run_dir/{SECRETS}"'] if job.secrets else []
     values = {
         "OPTIONS": "\n".join(f"#SBATCH {option}" for option in _options(job, launch)),
         "RUN_DIR": shlex.quote(job.run_dir),
         "PYTHON": shlex.quote(job.python),
-        "EXPORTS": "\n".join(f"export {name}={shlex.quote(value)}" for name, value in settings.items()),
+        "EXPORTS": "\n".join([*public, *secret]),
         "SETUP": "".join(f"{line}\n" for line in launch.setup),
         "MAX_STARTS": str(job.max_starts),
         "LEAD": str(launch.stop_lead_s),
@@ -34,6 +37,11 @@ def render(job: Job, launch: LaunchConfig) -> str:
     }
     template = files("slurm").joinpath("job.sbatch.in").read_text(encoding="utf-8")
     return re.sub("@([A-Z_]+)@", lambda match: values[match[1]], template)
+
+
+def secrets(job: Job) -> str:
+    """What SECRETS holds."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in job.secrets.items())
 
 
 def _options(job: Job, launch: LaunchConfig) -> list[str]:
@@ -51,7 +59,7 @@ def _options(job: Job, launch: LaunchConfig) -> list[str]:
         "--open-mode=append",
         f"--output={_quoted(_pattern(job.logs) + '/slurm-%j.log')}",
         f"--chdir={_quoted(job.workdir)}",
-        f"--export={','.join(job.carried) or 'NIL'}",
+        "--export=ALL",
         *slurm.options,
     ]
 
@@ -99,9 +107,8 @@ def is_active(job_id: str) -> bool:
 
 
 def _ask(*command: str) -> str:
-    # Options hide in them too, which would win over the script's; inside a job, they are that job's.
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("SBATCH_", "SLURM_"))}
-    env |= {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}
+    # Not the others: options hide in SBATCH_*, which win over the script's; inside a job, SLURM_* are that job's.
+    env = {name: os.environ[name] for name in ("PATH", "HOME", "USER", "SLURM_CONF") if name in os.environ}
     try:
         return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     except FileNotFoundError:

@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import ray
 import ray.util
@@ -19,6 +20,7 @@ from launcher.restart import EXIT_SIGNAL
 
 NOT_STARTED = 127
 """The status of a rank whose program could not be started, as in a shell."""
+_RAYLET_POLL_S = 0.5
 CONCURRENCY = 4
 """Calls at once: `run` takes as long as the rank lives."""
 
@@ -43,6 +45,7 @@ class Agent:
         self._process: subprocess.Popen[bytes] | None = None
         self._early: list[int] = []
         self._lock = threading.Lock()
+        threading.Thread(target=_end_with_raylet, args=(os.getppid(),), name="end-with-raylet", daemon=True).start()
 
     def place(self) -> Place:
         """Where Ray has put this actor."""
@@ -69,11 +72,14 @@ class Agent:
             self._process = process
         for signum in self._early:
             self.signal(signum)
+        watcher = _kill_group_with_this_process(process.pid)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
             # Until it is reaped no other process can have its number.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            with suppress(BrokenPipeError), watcher:
+                watcher.write(b"\n")
             status = process.wait()
             self._process = None
         return status if status >= 0 else EXIT_SIGNAL - status
@@ -86,6 +92,36 @@ class Agent:
                 return
             with suppress(ProcessLookupError):
                 (os.killpg if signum == signal.SIGKILL else os.kill)(self._process.pid, signum)
+
+
+def _end_with_raylet(raylet: int) -> None:
+    """End this process when that which runs the node has ended: to Ray the node is gone, and its ranks start elsewhere.
+
+    Ray waits for the call that runs here, and so for the rank.
+    """
+    while os.getppid() == raylet:
+        time.sleep(_RAYLET_POLL_S)
+    os._exit(1)
+
+
+def _kill_group_with_this_process(group: int) -> IO[bytes]:
+    """Have what a rank has started killed when this process dies: the kernel kills the rank alone.
+
+    Returns a pipe; that is called off by a line in it.
+    """
+    # A shell reads until the end of the pipe. It is nobody's child, since a Ray worker that exits kills its children.
+    script = 'exec 3<&0; { read -r _ <&3 || kill -s KILL -- "-$0"; } &'
+    watcher = subprocess.Popen(
+        ["/bin/sh", "-c", script, str(group)],
+        env={},  # nothing tells that it belongs to the rank, or to Ray: who ends these is not to end it
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    watcher.wait()
+    assert watcher.stdin is not None
+    return watcher.stdin
 
 
 def _start(what: RankProcess, log_fd: int) -> "subprocess.Popen[bytes]":

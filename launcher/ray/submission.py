@@ -8,7 +8,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -207,8 +206,3 @@ def _last_line(text: str) -> str:
     """Of a traceback, what it says."""
     lines = [line.strip() for line in text.splitlines() if line.strip(" .'\"")]
     return lines[-1] if lines else text
-
-
-def script_of(job: Job) -> Path:
-    """Where the text of `render` is to be written."""
-    return job.folder / SCRIPT

@@ -68,17 +68,18 @@ def test_a_dry_run_of_a_run_that_cannot_be_says_so_after_the_script(folder: Path
     assert (told.status, told.err.startswith("error: there is no corpus at nowhere")) == (2, True)
 
 
+@pytest.mark.parametrize(("on", "holder"), [("slurm", "job.env"), ("ray", "job.ray.json")])
 def test_secrets_reach_the_ranks_and_neither_the_screen_nor_what_others_may_read(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    on: launching.On, holder: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hush-hush")
-    planned = plan(folder, "ray", "run_dir=runs/secret")
+    planned = plan(folder, on, f"run_dir=runs/secret-{on}")
     launching.write(planned, configs.load(folder / "tiny.yaml"))
     assert ("HF_TOKEN", "hush-hush") in planned.job.env
     assert "hush-hush" not in planned.shown
-    run_dir = folder / "runs/secret"
+    run_dir = folder / f"runs/secret-{on}"
     holders = [path for path in run_dir.rglob("*") if path.is_file() and b"hush-hush" in path.read_bytes()]
-    assert holders == [run_dir / "job.ray.json"]
+    assert holders == [run_dir / holder]
     assert stat.S_IMODE(holders[0].stat().st_mode) == 0o600
 
 

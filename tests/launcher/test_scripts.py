@@ -27,7 +27,7 @@ def on_cpus() -> Config:
         "cluster.gpus_per_node=4",
         "launch.cpus_per_rank=1",
         "launch.stop_lead_s=60",
-        "launch.env=[HOME, LANG=C.UTF-8, NOTE=it's $5]",
+        "launch.env=[HOME, LANG=C.UTF-8, NOTE=it's $5, HF_TOKEN=hush]",
         "launch.setup=[module load python, source ~/env]",
         "launch.slurm.options=[--exclusive]",
     ]

@@ -1,0 +1,69 @@
+"""Keeps a Ray cluster of this machine until its stdin is closed, which the end of whoever holds it does.
+
+Usage: python -m launcher.ray.keeper FOLDER ARGUMENTS ..., the arguments being those of `ray start`. Ray's own processes
+would not all end with a `ray start` that is killed.
+"""
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+TERM_S = 20.0
+KILL_S = 10.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the cluster, end it, remove its folder, and return the status of `ray start`."""
+    folder = Path(arguments[0])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    mine = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
+    mine["TMPDIR"] = str(folder)  # for what Ray leaves there; and by it its jobs are known
+    mine["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # else it waits for actors that have nobody
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *arguments[1:]], env=mine, stdin=subprocess.DEVNULL
+    )
+    try:
+        while process.poll() is None and not select.select([sys.stdin], [], [], 0.2)[0]:
+            pass
+        return process.poll() or 0
+    finally:
+        _stop(process, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stop(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """End the cluster, in the order that Ray ends it, and then whatever is left."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(TERM_S)
+    deadline_s = time.monotonic() + KILL_S
+    while (left := _processes(folder)) and time.monotonic() < deadline_s:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.poll()
+        time.sleep(0.05)
+
+
+def _processes(folder: Path) -> list[int]:
+    """Those that run in this process's session, as Ray's own do, or with the folder as their TMPDIR, as its jobs do."""
+    mark = b"TMPDIR=" + os.fsencode(folder)
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            is_job = mark in (entry / "environ").read_bytes().split(b"\0")
+            if state != "Z" and (int(session) == os.getsid(0) or is_job):
+                found.append(int(entry.name))
+    return [pid for pid in found if pid != os.getpid()]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

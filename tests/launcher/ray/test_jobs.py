@@ -1,0 +1,85 @@
+"""Jobs of ranks that only pretend, on a real cluster: placing, restarting, giving up, stopping."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from launcher.ray import submission
+from launcher.restart import read_starts
+from tests.launcher.ray import processes
+from tests.launcher.ray.conftest import RayCluster
+from tests.launcher.ray.jobs import end, make_job, submit, wait_for, written
+from trainer.exit_status import EXIT_CONFIG, EXIT_RESUME
+
+
+def test_ranks_are_started_again_until_one_says_never_again(cluster: RayCluster, tmp_path: Path) -> None:
+    job = make_job(tmp_path, ranks_per_node=2, fake="85,killed,93,0", max_starts=5)
+    ended = end(cluster.client, submit(job, cluster.address))
+    assert ended.status == EXIT_CONFIG, ended.log
+    assert len(read_starts(job.folder)) == 3
+    assert "stopped when asked to: goes on from the start" in ended.log
+    assert "a rank was killed (status 137): goes on from the start" in ended.log
+    assert "refused: what the ranks' logs say has to change" in ended.log
+    assert "rank 0 of 4: 93" in ended.log, "the log of rank 0 is part of the job's"
+    for rank in range(4):
+        lines = (job.logs / f"rank-{rank:03}.log").read_text().splitlines()
+        assert [line for line in lines if line.startswith("rank ")] == [
+            f"rank {rank} of 4: {word}" for word in ("85", "killed", "93")
+        ]
+        assert sum(line.startswith(f"--- rank {rank} starts") for line in lines) == 3
+    processes.assert_none(tmp_path)
+
+
+def test_what_can_never_be_placed_says_what_the_nodes_have(cluster: RayCluster, tmp_path: Path) -> None:
+    job = make_job(tmp_path, num_nodes=4, ranks_per_node=2, fake="0")
+    ended = end(cluster.client, submit(job, cluster.address, wait_s=2))
+    assert ended.status == EXIT_CONFIG, ended.log
+    assert "asked for 4 nodes with 2 CPUs each; in 2 s the cluster could not give that. Its nodes:" in ended.log
+    assert ended.log.count("2 of 2 CPUs free") == 2 * 3, "told while it waits, and at the end"
+    assert "3 of 4 nodes are large enough: add nodes, or ask for less" in ended.log
+    assert read_starts(job.folder) == []
+
+
+def test_a_job_that_is_stopped_saves_and_leaves_nothing(cluster: RayCluster, tmp_path: Path) -> None:
+    job = make_job(tmp_path, num_nodes=3, fake="save")
+    submission_id = submit(job, cluster.address)
+    wait_for(lambda: len([*job.folder.glob("ready-0-*")]) == 3, "ranks")
+    assert submission.is_active(cluster.address, submission_id)
+    (tmp_path / "other").mkdir()
+    other = make_job(tmp_path / "other", num_nodes=3, ranks_per_node=2, fake="0")
+    refused = end(cluster.client, submit(other, cluster.address, wait_s=1))
+    assert refused.status == 1, "nodes that are busy may be free later"
+    assert "3 nodes are large enough, but not free" in refused.log
+
+    cluster.client.stop_job(submission_id)
+    ended = end(cluster.client, submission_id)
+    assert ended.state == "STOPPED"
+    assert f"the driver exits with status {EXIT_RESUME}" in ended.log
+    assert len([*job.folder.glob("saved-*")]) == 3
+    assert len(read_starts(job.folder)) == 1
+    assert not submission.is_active(cluster.address, submission_id)
+    processes.assert_none(tmp_path)
+    with pytest.raises(ValueError, match=r"has a job .* already"):
+        submission.submit(job, written(job, submission_id), cluster.address)
+
+
+def test_a_job_goes_on_without_a_node_that_died_and_gives_up_where_that_does_not_help(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    job = make_job(tmp_path, fake="sleep,killed,0", max_starts=2)
+    submission_id = submit(job, cluster.address)
+    wait_for(lambda: len([*job.folder.glob("ready-0-*")]) == 2, "ranks")
+    raylet = processes.rank(tmp_path, 1).parent().parent()
+    assert "raylet" in raylet.name()
+    raylet.send_signal(signal.SIGKILL)
+    ended = end(cluster.client, submission_id)
+    assert ended.status == 1, ended.log
+    assert "rank 1 ended with status 137 (its actor is gone" in ended.log
+    assert len(read_starts(job.folder)) == 2
+    assert "2 starts in a row did not come to a first checkpoint" in ended.log
+    processes.assert_none(tmp_path)
+
+
+def test_a_cluster_does_not_know_jobs_of_others(cluster: RayCluster) -> None:
+    assert submission.status(cluster.address, "no-such-job") is None

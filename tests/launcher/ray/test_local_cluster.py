@@ -1,0 +1,74 @@
+"""Clusters of this machine alone: a run on one, in the foreground, and what is left of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launcher.ray import submission
+from launcher.ray.local_cluster import local_cluster
+from tests.launcher.ray import processes
+from tests.launcher.ray.jobs import ROOT, make_job, wait_for, written
+from trainer.exit_status import EXIT_RESUME
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where the clusters of a test have their folders; none of their processes and files is left."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray's sockets lie in it
+    yield folder
+    processes.assert_none(folder)
+    assert [*folder.iterdir()] == []
+    folder.rmdir()
+
+
+def start(file: Path, folder: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.launcher.ray.program", "foreground", str(file)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "RAY_ADDRESS": "http://another:1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_ctrl_c_has_the_run_save_and_leaves_no_cluster(ray_installed: None, folder: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path, num_nodes=1, ranks_per_node=2, gpus_per_node=2, fake="save")
+    written(job, "run-1")
+    program = start(job.folder / submission.SCRIPT, folder)
+    wait_for(lambda: len([*job.folder.glob("ready-0-*")]) == 2 or program.poll() is not None, "ranks")
+    os.killpg(program.pid, signal.SIGINT)  # as a terminal does
+    out, err = program.communicate(timeout=60)
+    assert program.returncode == EXIT_RESUME, out + err
+    assert err == "\nSIGINT: stops the job; once more leaves it\n"
+    assert out.startswith("starting a Ray cluster of this machine\n")
+    assert out.count("rank 0 of 2: save") == 1
+    assert len([*job.folder.glob("saved-*")]) == 2
+    assert "GPUs: 0,1\n" in (job.logs / "rank-000.log").read_text()
+    assert "GPUs: 0,1\n" in (job.logs / "rank-001.log").read_text()
+    processes.assert_none(tmp_path)
+
+
+def test_nothing_outlives_a_program_that_is_killed(ray_installed: None, folder: Path, tmp_path: Path) -> None:
+    job = make_job(tmp_path, num_nodes=1, fake="sleep")
+    written(job, "run-1")
+    program = start(job.folder / submission.SCRIPT, folder)
+    wait_for(lambda: (job.folder / "ready-0-0").exists() or program.poll() is not None, "rank")
+    program.kill()
+    program.communicate(timeout=10)
+    processes.assert_none(folder, within_s=20)
+    processes.assert_none(tmp_path)
+
+
+def test_a_cluster_that_does_not_start_says_why_and_leaves_nothing(
+    ray_installed: None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with pytest.raises(RuntimeError, match=r"(?s)ended with status 2.*num-cpus"), local_cluster(num_cpus="no"):  # type: ignore[arg-type]
+        pass

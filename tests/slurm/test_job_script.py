@@ -1,0 +1,140 @@
+"""The batch script on a real Slurm, with ranks that end in every way: what it hands them, and what it makes of it."""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.launching import LaunchConfig
+from launcher import slurm as launcher
+from launcher.job import Job
+from slurm.cluster import Cluster
+
+ROOT = Path(__file__).parents[2]
+FAKE = Path(__file__).parent / "fake"
+Submit = Callable[..., tuple[str, Path]]
+
+
+@pytest.fixture
+def submit(tmp_path: Path, slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Submit:
+    """submit(what the ranks do at each start, ...) -> the id of a job, and its run's folder."""
+    monkeypatch.setenv("SLURM_CONF", slurm.env["SLURM_CONF"])
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "7")  # of the user's shell
+    monkeypatch.setenv("SLURM_NTASKS", "9")
+    monkeypatch.setenv("NOT_ALLOWED", "x")
+
+    def submit(fake: str, num_nodes: int = 1, gpus_per_node: int = 0, **launch: Any) -> tuple[str, Path]:
+        run_dir = tmp_path / "the run"
+        (run_dir / "logs").mkdir(parents=True)
+        env = {"PYTHONPATH": f"{FAKE}:{ROOT}", "FAKE": fake, "PATH": os.environ["PATH"], "MY_TOKEN": "it's $1"}
+        env |= launch.pop("env", {})
+        config = LaunchConfig(**launch)
+        job = Job(
+            name="run",
+            run_dir=str(run_dir),
+            workdir=str(tmp_path),
+            python=sys.executable,
+            num_nodes=num_nodes,
+            ranks_per_node=2,
+            cpus_per_rank=2,
+            gpus_per_node=gpus_per_node,
+            env=tuple(sorted(env.items())),
+            max_starts=config.max_starts,
+        )
+        (run_dir / launcher.SCRIPT).write_text(launcher.render(job, config))
+        (run_dir / launcher.SECRETS).write_text(launcher.secrets(job))
+        return launcher.submit(job, config).id, run_dir
+
+    return submit
+
+
+def said(run_dir: Path, job_id: str) -> str:
+    log = run_dir / f"logs/slurm-{job_id}.log"
+    return log.read_text() if log.exists() else ""
+
+
+def test_ranks_follow_the_nodes_meet_where_slurm_says_and_see_the_allow_list_and_nothing_else(
+    submit: Submit, slurm: Cluster
+) -> None:
+    job_id, run_dir = submit("0", num_nodes=2, gpus_per_node=2)
+    slurm.wait(job_id, "COMPLETED")
+    logs = [(run_dir / f"logs/rank-{rank:03d}.log").read_text().splitlines() for rank in range(4)]
+    seen = [json.loads(lines[1]) for lines in logs]
+    assert [lines[0].rpartition(" ")[2] for lines in logs] == ["n1", "n1", "n2", "n2"]
+    assert [env["RANK"] for env in seen] == ["0", "1", "2", "3"]
+    assert [env["LOCAL_RANK"] for env in seen] == ["0", "1", "0", "1"]
+    assert {(env["WORLD_SIZE"], env["LOCAL_WORLD_SIZE"]) for env in seen} == {("4", "2")}
+    assert {env["MASTER_ADDR"] for env in seen} == {"127.0.0.1"}  # NodeAddr of n1
+    assert len({env["MASTER_PORT"] for env in seen}) == 1
+    assert {env["SLURM_CPUS_PER_TASK"] for env in seen} == {"2"}
+    ours = {"PATH", "PYTHONPATH", "FAKE", "MY_TOKEN", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"}
+    ours |= {"MASTER_ADDR", "MASTER_PORT"}
+    assert {env["MY_TOKEN"] for env in seen} == {"it's $1"}
+    shells = {"PWD", "SHLVL", "_", "OLDPWD"}
+    slurms = {"TMPDIR", "SRUN_DEBUG", "CUDA_VISIBLE_DEVICES"}
+    slurms |= {"GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"}  # of other makes of GPU
+    assert {env["CUDA_VISIBLE_DEVICES"] for env in seen} == {"0,1"}
+    for env in seen:
+        others = {name for name in env if not name.startswith(("SLURM", "PMI"))} - ours - shells - slurms
+        assert others <= {"LC_CTYPE"}  # Python sets it itself in the C locale
+        assert env["SLURM_NTASKS"] == "4"
+
+
+def test_a_killed_rank_is_started_again_and_a_job_that_comes_no_further_gives_up(
+    submit: Submit, slurm: Cluster
+) -> None:
+    job_id, run_dir = submit("137,85,0", max_starts=2)
+    slurm.wait(job_id, "FAILED")
+    log = said(run_dir, job_id)
+    assert "the ranks ended with status 137; a rank was killed (status 137): goes on from the start" in log
+    assert "the ranks ended with status 85; 2 starts in a row did not come to a first checkpoint" in log
+    assert slurm.restarts(job_id) == 1
+    assert slurm.show(job_id)["ExitCode"] == "85:0"
+    assert (run_dir / "logs/rank-001.log").read_text().count("--- rank 1 starts") == 2
+
+
+@pytest.mark.parametrize(("status", "words"), [("93", "refused: what the ranks' logs say"), ("1", "a rank failed")])
+def test_what_would_fail_again_is_not_started_again(status: str, words: str, submit: Submit, slurm: Cluster) -> None:
+    job_id, run_dir = submit(f"{status},0")
+    slurm.wait(job_id, "FAILED")
+    assert f"the ranks ended with status {status}; {words}" in said(run_dir, job_id)
+    assert (slurm.restarts(job_id), slurm.show(job_id)["ExitCode"]) == (0, f"{status}:0")
+
+
+def test_a_warning_that_comes_before_the_ranks_are_there_is_not_lost(submit: Submit, slurm: Cluster) -> None:
+    job_id, run_dir = submit("sleep,0", setup=["echo here", "sleep 1"])
+    slurm.wait(job_id, "RUNNING")
+    while "here" not in said(run_dir, job_id):
+        time.sleep(0.01)
+    slurm.run("scancel", "--batch", "--signal=USR2", job_id)
+    slurm.wait(job_id, "COMPLETED", timeout_s=60)
+    assert slurm.restarts(job_id) == 1
+    assert "the ranks ended with status 85; stopped when asked to: goes on from the start" in said(run_dir, job_id)
+
+
+def test_a_warning_that_comes_while_the_ranks_are_started_is_not_lost(submit: Submit, slurm: Cluster) -> None:
+    job_id, run_dir = submit("sleep,0")
+    while "start 0 of 2 ranks" not in said(run_dir, job_id):
+        time.sleep(0.001)
+    slurm.run("scancel", "--batch", "--signal=USR2", job_id)
+    slurm.wait(job_id, "COMPLETED", timeout_s=60)
+    assert slurm.restarts(job_id) == 1
+    assert re.search(r"the ranks ended with status 14\d; a rank was killed", said(run_dir, job_id))
+
+
+def test_without_the_address_of_the_first_node_there_is_no_run_rather_than_one_for_each_node(
+    submit: Submit, slurm: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/scontrol").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin/scontrol").chmod(0o755)
+    job_id, run_dir = submit("0", num_nodes=2, env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
+    slurm.wait(job_id, "FAILED")
+    assert "scontrol does not tell the address of the first node" in said(run_dir, job_id)
+    assert not list((run_dir / "logs").glob("rank-*"))

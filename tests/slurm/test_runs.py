@@ -1,0 +1,208 @@
+"""Training runs on a real Slurm: stopped at the time limit, preempted, cancelled, and each with the curve of one that
+was not.
+"""
+
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from configs import load as configs
+from launcher.restart import read_starts
+from slurm.cluster import Cluster
+from tests.cli import CONFIG, assert_told, called
+from tests.conftest import RunOnRanks
+from trainer import loop
+from trainer.metrics import METRICS_FILE, read_metrics
+from trainer.setup import prepare_run
+
+NUM_STEPS = 150
+FOUR_RANKS = ["parallel.dp=2", "parallel.pp=2", "cluster.num_nodes=2", "cluster.gpus_per_node=2"]
+TWO_RANKS = ["parallel.dp=2", "cluster.num_nodes=2", "cluster.gpus_per_node=1"]
+DEADLINE_S = 150.0
+"""For what a loaded machine makes slow: a start takes ten seconds of CPU time a rank."""
+
+Curve = list[tuple[int, float, float]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """A user's folder, which all nodes see: `tiny.yaml` and its corpus."""
+    folder = tmp_path_factory.mktemp("slurm user")
+    num_tokens = NUM_STEPS * 8 * 32
+    config = re.sub(r"num_tokens: \d+", f"num_tokens: {num_tokens}", CONFIG, count=1)
+    (folder / "tiny.yaml").write_text(f"{config}launch: {{cpus_per_rank: 1}}\n", encoding="utf-8")
+    shutil.copytree(corpus, folder / "corpus")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, ranks: RunOnRanks) -> dict[int, Curve]:
+    """The curves of runs on this machine that never stopped, by their number of ranks."""
+    curves = {}
+    for layout in (FOUR_RANKS, TWO_RANKS):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            run_dir = folder / f"runs/whole-{len(layout)}"
+            run = prepare_run(configs.load("tiny.yaml", ["sample.prompts=[]", f"run_dir={run_dir}", *layout]))
+            ranks(run.layout.world_size, loop.train_rank, run)
+        curves[run.layout.world_size] = curve(run_dir)
+        assert len(curves[run.layout.world_size]) == NUM_STEPS
+    return curves
+
+
+@pytest.fixture
+def launched(folder: Path, slurm: Cluster) -> Iterator[Callable[..., tuple[str, Path]]]:
+    """launched(name, *overrides) -> the id of a Slurm job, and the run's folder. At the end, nothing of it runs."""
+    run_dirs = []
+
+    def launch(name: str, *overrides: str) -> tuple[str, Path]:
+        run_dir = folder / "runs" / name
+        run_dirs.append(run_dir)
+        arguments = ("launch", "tiny.yaml", "--on", "slurm", f"run_dir=runs/{name}", *overrides)
+        told = called(*arguments, cwd=folder, SLURM_CONF=slurm.env["SLURM_CONF"])
+        assert (told.status, told.err) == (0, "")
+        found = re.match(r"Slurm job (\d+) is submitted\n", told.out)
+        assert found is not None
+        assert f"scancel {found[1]}" in told.out
+        return found[1], run_dir
+
+    yield launch
+    for run_dir in run_dirs:
+        deadline_s = time.monotonic() + 10
+        while (left := processes_of(run_dir)) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        assert left == []
+
+
+def curve(run_dir: Path) -> Curve:
+    """Step, loss and gradient norm of each step."""
+    records = read_metrics(run_dir / METRICS_FILE) if (run_dir / METRICS_FILE).exists() else []
+    return [(record["step"], record["loss"], record["grad_norm"]) for record in records if record["kind"] == "train"]
+
+
+def processes_of(run_dir: Path) -> list[psutil.Process]:
+    """What runs with the run's folder in its command, its environment or as its output: ranks, and batch scripts."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+            if process.pid != os.getpid() and any(str(run_dir) in word for word in words):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def log_of(run_dir: Path, job_id: str) -> str:
+    """What the batch script of a job says."""
+    return (run_dir / f"logs/slurm-{job_id}.log").read_text(encoding="utf-8")
+
+
+def ranks_of(run_dir: Path) -> list[psutil.Process]:
+    """The processes that train, and not the srun that waits for them."""
+    commands = [(process, process.cmdline()) for process in processes_of(run_dir)]
+    return [process for process, words in commands if words[1:5] == ["-P", "-m", "foretrain", "train"]]
+
+
+def pause(run_dir: Path, num_ranks: int) -> list[psutil.Process]:
+    """Wait until the run is well on its way, and stop its ranks where they are, so that what comes finds them there."""
+    wait_until(lambda: len(curve(run_dir)) >= 10)
+    paused = ranks_of(run_dir)
+    assert len(paused) == num_ranks
+    for rank in paused:
+        rank.suspend()
+    assert len(curve(run_dir)) < NUM_STEPS
+    return paused
+
+
+def go_on_when_asked_to_stop(paused: list[psutil.Process], signum: int) -> None:
+    """Let ranks run again once each of them has been sent a signal."""
+    wait_until(lambda: all(is_pending(signum, rank.pid) for rank in paused))
+    for rank in paused:
+        rank.resume()
+
+
+def is_pending(signum: int, pid: int) -> bool:
+    """Whether a process was sent a signal that it has not yet handled."""
+    fields = Path(f"/proc/{pid}/status").read_text().splitlines()
+    pending = [int(field.split()[1], 16) for field in fields if field.startswith(("ShdPnd:", "SigPnd:"))]
+    return any(mask & 1 << (signum - 1) for mask in pending)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def test_stopped_at_its_time_limit_a_job_is_queued_again_until_it_is_done_on_the_same_curve(
+    launched: Callable[..., tuple[str, Path]], whole: dict[int, Curve], slurm: Cluster
+) -> None:
+    job_id, run_dir = launched("limit", *FOUR_RANKS, "launch.slurm.time=1", "launch.stop_lead_s=18")
+    go_on_when_asked_to_stop(pause(run_dir, 4), signal.SIGUSR2)
+    wait_until(lambda: slurm.restarts(job_id) > 0)
+    slurm.wait(job_id, "COMPLETED", timeout_s=DEADLINE_S)
+    assert curve(run_dir) == whole[4]
+
+    steps = [start.step for start in read_starts(run_dir)]
+    assert len(steps) >= 2 and 0 == steps[0] < steps[1] < NUM_STEPS
+    log = log_of(run_dir, job_id)
+    assert f"status 85; stopped when asked to: goes on from step {steps[1]}" in log
+    assert log.rstrip().endswith("status 0; done")
+    assert sorted(path.name for path in (run_dir / "logs").iterdir()) == [
+        *(f"rank-{rank:03d}.log" for rank in range(4)),
+        f"slurm-{job_id}.log",
+    ]
+    for rank, node in enumerate(["n1", "n1", "n2", "n2"]):
+        assert re.match(
+            rf"--- rank {rank} starts, .*, on {node}\n", (run_dir / f"logs/rank-{rank:03d}.log").read_text()
+        )
+
+
+def test_preempted_by_a_higher_partition_a_job_goes_on_later_on_the_same_curve(
+    launched: Callable[..., tuple[str, Path]], whole: dict[int, Curve], slurm: Cluster
+) -> None:
+    job_id, run_dir = launched("preempted", *TWO_RANKS, "launch.slurm.partition=low")
+    paused = pause(run_dir, 2)
+    urgent = slurm.run(
+        "sbatch", "--parsable", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"
+    )
+    go_on_when_asked_to_stop(paused, signal.SIGUSR2)
+    slurm.wait(urgent, "COMPLETED", timeout_s=DEADLINE_S)
+    slurm.wait(job_id, "COMPLETED", timeout_s=DEADLINE_S)
+    assert slurm.restarts(job_id) >= 1
+    assert curve(run_dir) == whole[2]
+    assert "goes on from step" in log_of(run_dir, job_id)
+
+
+def test_cancelled_a_job_is_gone_for_good_and_its_script_goes_on_when_it_is_submitted_again(
+    launched: Callable[..., tuple[str, Path]], whole: dict[int, Curve], slurm: Cluster, folder: Path
+) -> None:
+    job_id, run_dir = launched("cancelled", *TWO_RANKS)
+    pause(run_dir, 2)  # Slurm wakes them up
+    again = ("launch", "tiny.yaml", "--on", "slurm", "run_dir=runs/cancelled", *TWO_RANKS)
+    refused = called(*again, cwd=folder, SLURM_CONF=slurm.env["SLURM_CONF"])
+    assert_told(refused, f"was launched as slurm job {job_id}", "still waits or runs", "stop it")
+
+    slurm.run("scancel", job_id)
+    slurm.wait(job_id, "CANCELLED", timeout_s=DEADLINE_S)
+    wait_until(lambda: processes_of(run_dir) == [])
+    assert (slurm.state(job_id), slurm.restarts(job_id)) == ("CANCELLED", 0)
+    done = len(curve(run_dir))
+    assert curve(run_dir) == whole[2][:done]
+    assert done < NUM_STEPS
+
+    next_id = slurm.run("sbatch", "--parsable", str(run_dir / "job.sbatch"))
+    slurm.wait(next_id, "COMPLETED", timeout_s=DEADLINE_S)
+    assert curve(run_dir) == whole[2]
+    (cancelled, resumed) = read_starts(run_dir)
+    assert (cancelled.job, cancelled.step, resumed.job) == (job_id, 0, next_id)
+    assert resumed.step == done  # they wrote a checkpoint before they were gone
