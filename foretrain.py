@@ -296,7 +296,7 @@ def verify(
     Example: `foretrain verify runs/dry_run --layouts "dp=2,tp=2 sp,pp=2 vpp=2 zbv" --precision both`
     """
     from configs import load as configs
-    from launcher.local import check_fits
+    from launcher.local.run import check_fits
     from scaling.verify import report
     from scaling.verify.layouts import parse_layouts
     from scaling.verify.plan import make_plan

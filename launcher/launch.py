@@ -9,8 +9,9 @@ from typing import Literal
 from configs import load as configs
 from configs.launching import LaunchConfig
 from configs.schema import Config
-from launcher import here, slurm
+from launcher import slurm
 from launcher.job import Job, make_job
+from launcher.local import script as local
 from launcher.ray import submission as ray
 from launcher.snapshot import snapshot
 from launcher.submitted import Launch, Submitted, launches, note
@@ -54,8 +55,8 @@ def make_plan(config: Config, on: On, *, allow_data_change: bool = False) -> Pla
         config = replace(config, cluster=replace(config.cluster, num_nodes=1, gpus_per_node=num_ranks))
     job = make_job(config, workdir=Path.cwd(), environ=os.environ, train_options=options)
     if on == "local":
-        text = here.render(job, launch)
-        return Plan(on, launch, job, here.SCRIPT, text, text)
+        text = local.render(job, launch)
+        return Plan(on, launch, job, local.SCRIPT, text, text)
     if on == "slurm":
         text = slurm.render(job, launch)
         return Plan(on, launch, job, slurm.SCRIPT, text, text)
@@ -86,23 +87,23 @@ def check(plan: Plan, *, dry_run: bool = False) -> None:
     if plan.on == "ray":
         ray.check()
     for launched in launches(plan.job.folder)[-1:]:
-        if _is_active(launched, plan.on):
+        if _is_active(launched, plan):
             raise ValueError(
                 f"{plan.job.run_dir} was launched as {launched.on} job {launched.id} at {launched.at}, which still "
                 "waits or runs: wait for it, stop it, or set another run_dir"
             )
 
 
-def _is_active(launched: Launch, on: On) -> bool:
+def _is_active(launched: Launch, plan: Plan) -> bool:
     """Whether a launch still waits or runs. Raises ValueError where the cluster to launch on does not tell."""
     try:
         if launched.on == "slurm":
             return slurm.is_active(launched.id)
         return launched.on == "ray" and launched.address is not None and ray.is_active(launched.address, launched.id)
     except ValueError:
-        if launched.on == on:
+        if launched.on == plan.on and launched.address in (None, plan.launch.ray.address):
             raise
-        return False  # launched from another machine, it may be; the folder's lock is left
+        return False  # it may be, on a cluster that cannot be asked from here; the folder's lock is left
 
 
 def _check_writable(folder: Path) -> None:
@@ -153,7 +154,8 @@ def run_here(plan: Plan) -> int:
     """Run the script of a local plan, or of a Ray plan on a cluster of its own, and return its exit status."""
     if plan.on == "local":
         note(plan.job.folder, "local", str(os.getpid()))
-        here.become(plan.job)
+        local.become(plan.job)
     from launcher.ray.foreground import run_on_own_cluster
 
+    note(plan.job.folder, "ray", _ray_id(plan.job))
     return run_on_own_cluster(plan.job, plan.text)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from configs import load as configs
 from configs.schema import Config
-from launcher.forkserver import PRELOAD
-from launcher.imports import import_all
-from launcher.local import check_fits, run_local
+from launcher.local.forkserver import PRELOAD
+from launcher.local.imports import import_all
+from launcher.local.run import check_fits, run_local
 from trainer.environment import describe
 from trainer.exit_status import EXIT_DONE
 from trainer.lock import locked

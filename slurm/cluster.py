@@ -36,8 +36,10 @@ MAX_GPUS = 64
 """There are as many /dev/tty devices."""
 START_S = 20.0
 """So long the nodes may take to come up; a fraction of a second is usual."""
-STOP_S = 10.0
-"""So long jobs may take to end, and then the daemons: Slurm kills a job 5 s after it told it to end."""
+JOBS_END_S = 10.0
+"""So long jobs may take to end before they are killed: Slurm does it 5 s after it told them to end."""
+DAEMONS_END_S = 3.0
+"""So long the daemons may take to end before they are killed."""
 POLL_S = 0.05
 
 
@@ -228,10 +230,11 @@ class Cluster:
         if self.daemons and all(daemon.poll() is None for daemon in self.daemons):  # else no one would answer
             with suppress(RuntimeError, subprocess.TimeoutExpired):
                 self.run("scancel", "--me", timeout_s=5)
-                _wait_for(lambda: not of_jobs(self.folder, self.name))
+                # slurmd would go on trying to tell slurmctld of a job's end: so that comes first.
+                _wait_for(lambda: not of_jobs(self.folder, self.name) and not self.run("squeue", "-h"), JOBS_END_S)
         for daemon in self.daemons:
             daemon.terminate()
-        _wait_for(lambda: all(daemon.poll() is not None for daemon in self.daemons))
+        _wait_for(lambda: all(daemon.poll() is not None for daemon in self.daemons), DAEMONS_END_S)
         left = kill_cluster(self.folder, self.name)
         if self._reaper is not None:
             self._reaper.kill()
@@ -243,9 +246,9 @@ class Cluster:
         self.daemons.clear()
 
 
-def _wait_for(condition: Callable[[], bool]) -> None:
-    """Until it holds, or STOP_S are over."""
-    deadline_s = time.monotonic() + STOP_S
+def _wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
+    """Until it holds, or that time is over."""
+    deadline_s = time.monotonic() + timeout_s
     while not condition() and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
 

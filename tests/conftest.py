@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from launcher.local import call_local
+from launcher.local.run import call_local
 from tests.trainer.corpus import write_corpus
 
 # torch asks for the name of each peer: a name server that loses one question would hold a test up for five seconds.

@@ -14,7 +14,7 @@ import ray
 import ray.util
 
 from launcher import rendezvous
-from launcher.ranks import LOG_START
+from launcher.logs import LOG_START
 from launcher.ray.places import Place
 from launcher.restart import EXIT_SIGNAL
 

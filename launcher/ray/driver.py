@@ -13,7 +13,7 @@ from zlib import crc32
 import ray
 
 from launcher.job import Job
-from launcher.ranks import log_path
+from launcher.logs import log_path
 from launcher.ray.agent import RankProcess
 from launcher.ray.asks import Asks
 from launcher.ray.echo import echoed

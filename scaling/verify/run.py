@@ -3,8 +3,8 @@
 import time
 from typing import Protocol
 
-from launcher.forkserver import PRELOAD
-from launcher.local import RankError, call_local
+from launcher.local.forkserver import PRELOAD
+from launcher.local.run import RankError, call_local
 from parallel.layout import Layout
 from scaling.verify.plan import Plan, Precision, Trial
 from scaling.verify.verdict import Expected, Verdict, judge

@@ -9,8 +9,9 @@ import pytest
 
 from configs import load as configs
 from configs.schema import Config
-from launcher import here, slurm
+from launcher import slurm
 from launcher.job import Job, make_job
+from launcher.local import script as local
 
 GOLDEN = Path(__file__).parent / "golden"
 ENVIRON = {"HOME": "/home/ada", "PATH": "/usr/bin:/bin", "NCCL_DEBUG": "INFO", "EDITOR": "vi"}
@@ -42,7 +43,7 @@ def job(config: Config) -> Job:
 CASES = {
     "gpus.sbatch": lambda: slurm.render(job(on_gpus()), on_gpus().launch),
     "cpus.sbatch": lambda: slurm.render(job(on_cpus()), on_cpus().launch),
-    "local.sh": lambda: here.render(job(on_cpus()), on_cpus().launch),
+    "local.sh": lambda: local.render(job(on_cpus()), on_cpus().launch),
 }
 
 

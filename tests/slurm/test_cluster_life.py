@@ -51,6 +51,7 @@ def test_nothing_is_left_of_a_cluster_that_ends_with_a_job_running(
         if daemons_die:
             for daemon in own.daemons:
                 daemon.kill()
+                daemon.wait()
     assert [process for process in running if process in left_behind(before, lambda _: True, within_s=0)] == []
     assert left_behind(before, mentions(tmp_path)) == []
     assert own.processes() == []

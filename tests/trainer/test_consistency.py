@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from configs.schema import Config, DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
 from data_pipeline.stream.batches import Prefetcher
-from launcher.local import RankError
+from launcher.local.run import RankError
 from parallel import groups as parallel_groups
 from parallel.engine import Engine
 from tests.conftest import RunOnRanks

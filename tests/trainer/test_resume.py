@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from configs.schema import Config, DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, ScheduleConfig, TrainConfig
-from launcher.local import RankError
+from launcher.local.run import RankError
 from parallel.engine import Engine
 from tests.conftest import RunOnRanks
 from trainer import loop

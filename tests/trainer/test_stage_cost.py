@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from configs.schema import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
-from launcher.local import run_local
+from launcher.local.run import run_local
 from parallel.layout import Layout, LayoutError
 from tests.conftest import RunOnRanks
 from trainer import loop

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.forkserver import PRELOAD
-from launcher.forwarding import Forwarding, Interrupt, Stop
-from launcher.outcome import Outcome, Raised, Returned
-from launcher.ranks import Ranks, started
-from launcher.report import details, first_failure, headline, is_decision, tell
+from launcher.local.forkserver import PRELOAD
+from launcher.local.forwarding import Forwarding, Interrupt, Stop
+from launcher.local.outcome import Outcome, Raised, Returned
+from launcher.local.ranks import Ranks, started
+from launcher.local.report import details, first_failure, headline, is_decision, tell
 
 _SETTLE_S = 1.0
 """A rank that fails because another died may be heard of first: so long we wait for the cause."""

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.launcher import workers
+from tests.launcher.local import workers
 
-ROOT = Path(__file__).parents[2]
-PROGRAM = "tests.launcher.program"
+ROOT = Path(__file__).parents[3]
+PROGRAM = "tests.launcher.local.program"
 
 Launch = Callable[..., "subprocess.Popen[str]"]
 
@@ -116,7 +116,9 @@ def test_a_scheduler_that_signals_every_process_lets_the_ranks_save(launch: Laun
 
 def test_ctrl_c_before_there_are_ranks_ends_at_once(launch: Launch, tmp_path: Path) -> None:
     preloading = tmp_path / "preloading"
-    program = launch("-m", PROGRAM, str(tmp_path), "hang", "tests.launcher.preloaded", FORETRAIN_TEST=str(preloading))
+    program = launch(
+        "-m", PROGRAM, str(tmp_path), "hang", "tests.launcher.local.preloaded", FORETRAIN_TEST=str(preloading)
+    )
     workers.wait_for_files(tmp_path, "preloading", 1)
     processes = psutil.Process(program.pid).children(recursive=True)
     os.killpg(program.pid, signal.SIGINT)
@@ -126,7 +128,7 @@ def test_ctrl_c_before_there_are_ranks_ends_at_once(launch: Launch, tmp_path: Pa
 
 
 def test_a_fork_server_that_dies_at_its_start_is_an_error(launch: Launch, tmp_path: Path) -> None:
-    program = launch("-m", PROGRAM, str(tmp_path), "hang", "tests.launcher.preloaded", FORETRAIN_TEST="die")
+    program = launch("-m", PROGRAM, str(tmp_path), "hang", "tests.launcher.local.preloaded", FORETRAIN_TEST="die")
     assert "RuntimeError: the fork server ended before it started a rank" in program.communicate(timeout=20)[1]
 
 
@@ -142,7 +144,7 @@ def test_ranks_do_not_run_the_program_again(how: str, launch: Launch, tmp_path: 
     script.write_text(f"import sys\nfrom {PROGRAM} import main\nsys.exit(main())\n")  # and nothing guards it
     ways = {
         "module": ("-m", PROGRAM),
-        "file": (str(ROOT / "tests/launcher/program.py"),),
+        "file": (str(ROOT / "tests/launcher/local/program.py"),),
         "console script": (str(script),),
     }
     program = launch(*ways[how], str(tmp_path), "where_to_file")

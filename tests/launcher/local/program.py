@@ -6,7 +6,7 @@ Usage: program FOLDER FUNCTION [PRELOAD ...]; it notes in FOLDER/imports each ti
 import sys
 from pathlib import Path
 
-from launcher.local import run_local
+from launcher.local.run import run_local
 
 with (Path(sys.argv[1]) / "imports").open("a") as file:
     file.write(f"{__name__}\n")
@@ -14,7 +14,7 @@ with (Path(sys.argv[1]) / "imports").open("a") as file:
 
 def main() -> int:
     folder, function, *preload = sys.argv[1:]
-    return run_local(f"tests.launcher.workers:{function}", (folder,), 2, preload=preload)
+    return run_local(f"tests.launcher.local.workers:{function}", (folder,), 2, preload=preload)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.local import run_local
+from launcher.local.run import run_local
 
-TARGET = "tests.launcher.workers:signalled"
+TARGET = "tests.launcher.local.workers:signalled"
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 

@@ -11,12 +11,12 @@ import psutil
 import pytest
 import torch
 
-from launcher.local import RANKS_PER_CORE, RankError, run_local
-from launcher.ranks import rank_env, started
+from launcher.local.ranks import rank_env, started
+from launcher.local.run import RANKS_PER_CORE, RankError, run_local
 from tests.conftest import RunOnRanks
-from tests.launcher import workers
+from tests.launcher.local import workers
 
-WORKERS = "tests.launcher.workers"
+WORKERS = "tests.launcher.local.workers"
 
 
 @pytest.fixture(autouse=True)
@@ -182,8 +182,8 @@ def test_a_status_that_all_ranks_chose_is_returned_in_silence(capfd: pytest.Capt
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("tests.launcher.workers", "must read package.module:function"),
-        ("tests.launcher.workers:nothing", "tests.launcher.workers has no nothing"),
+        ("tests.launcher.local.workers", "must read package.module:function"),
+        ("tests.launcher.local.workers:nothing", "tests.launcher.local.workers has no nothing"),
         ("tests.launcher.nowhere:main", "ModuleNotFoundError"),
     ],
 )
@@ -209,4 +209,4 @@ def test_a_rank_that_does_not_hear_sigterm_is_killed_after_the_grace(tmp_path: P
 def test_more_ranks_than_the_machine_can_carry_are_refused_before_any_starts() -> None:
     too_many = RANKS_PER_CORE * len(os.sched_getaffinity(0)) + 1
     with pytest.raises(ValueError, match=rf"{too_many} ranks are too many .* lower parallel\.dp"):
-        run_local("tests.launcher.workers:missing", (), too_many)
+        run_local("tests.launcher.local.workers:missing", (), too_many)

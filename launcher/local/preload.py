@@ -8,8 +8,8 @@ import os
 import signal
 
 from launcher.death import die_with_parent
-from launcher.forkserver import PRELOAD_VARIABLE
-from launcher.imports import import_all
+from launcher.local.forkserver import PRELOAD_VARIABLE
+from launcher.local.imports import import_all
 
 HELD_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
 """Blocked here and unblocked by each rank, so that one sent while a rank starts is neither lost nor deadly."""

@@ -12,19 +12,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import BinaryIO
 
-from launcher import forkserver, rank
-from launcher.outcome import Exited, Outcome, Raised, Report
+from launcher.local import forkserver, rank
+from launcher.local.outcome import Exited, Outcome, Raised, Report
+from launcher.logs import LOG_START, log_path
 
 _TERM_GRACE_S = 5.0
 _KILL_GRACE_S = 10.0
-
-LOG_START = "--- rank "
-"""The first line of each life of a rank in its log starts so."""
-
-
-def log_path(log_dir: Path, rank_: int) -> Path:
-    """Where a rank's output is written."""
-    return log_dir / f"rank-{rank_:03d}.log"
 
 
 def _open_log(log_dir: Path, rank_: int) -> BinaryIO:
