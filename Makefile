@@ -18,7 +18,7 @@ train: .venv/installed ## Train a small model on this machine: eight ranks, dp=2
 	@$(BIN)/foretrain launch configs/runs/dry_run.yaml
 
 test: lint ## Check style and types, then run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 verify: .venv/installed ## Check that every layout up to 4 processes has one curve (tens of minutes), and record it
 	@$(BIN)/foretrain verify runs/dry_run --precision both --out benchmarks/results/verify_dry_run.jsonl

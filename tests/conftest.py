@@ -14,6 +14,20 @@ from tests.trainer.corpus import write_corpus
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:5")
 
 
+WAITS_MOST = ("tests/slurm/test_runs.py", "tests/launcher/ray/test_training.py", "tests/slurm/", "tests/launcher/ray/")
+"""Tests that mostly wait for a cluster: begun first, so that other ones fill the time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that wait most at the beginning, and leave the order of the others."""
+
+    def place(item: pytest.Item) -> int:
+        found = [place for place, room in enumerate(WAITS_MOST) if item.nodeid.startswith(room)]
+        return found[0] if found else len(WAITS_MOST)
+
+    items.sort(key=place)
+
+
 class RunOnRanks(Protocol):
     """ranks(world_size, fn, *args) -> what each rank returned."""
 

@@ -1,7 +1,10 @@
 """A real Slurm for the tests of this room: one for all of them."""
 
 import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -20,10 +23,24 @@ def installed() -> None:
 
 
 @pytest.fixture(scope="session")
-def slurm(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def slurm(installed: None) -> Iterator[Cluster]:
     """Four nodes of 8 CPUs and 8 simulated GPUs. When the tests are over, nothing of it runs."""
-    folder = tmp_path_factory.mktemp("slurm")
-    before = snapshot()
-    with Cluster(folder) as cluster:
-        yield cluster
-    assert left_behind(before, mentions(folder)) == []
+    with short_folder() as folder:
+        before = snapshot()
+        with Cluster(folder) as cluster:
+            yield cluster
+        assert left_behind(before, mentions(folder)) == []
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """As tmp_path, but short enough for a cluster of its own."""
+    with short_folder() as folder:
+        yield folder
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder whose path has room for the names of sockets."""
+    with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)

@@ -41,10 +41,10 @@ def name(process: psutil.Process) -> str:
 
 @pytest.mark.parametrize("daemons_die", [False, True])
 def test_nothing_is_left_of_a_cluster_that_ends_with_a_job_running(
-    installed: None, tmp_path: Path, daemons_die: bool
+    installed: None, short_path: Path, daemons_die: bool
 ) -> None:
     before = snapshot()
-    with Cluster(tmp_path, num_nodes=2) as own:
+    with Cluster(short_path, num_nodes=2) as own:
         own.run(*JOB)
         running = wait_for_sleep(own.processes)
         assert {name(process) for process in running} >= {"slurmctld", "slurmd", "slurmstepd", "slurm_script", "srun"}
@@ -53,30 +53,30 @@ def test_nothing_is_left_of_a_cluster_that_ends_with_a_job_running(
                 daemon.kill()
                 daemon.wait()
     assert [process for process in running if process in left_behind(before, lambda _: True, within_s=0)] == []
-    assert left_behind(before, mentions(tmp_path)) == []
+    assert left_behind(before, mentions(short_path)) == []
     assert own.processes() == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_of_a_cluster_started_by_hand_however_it_ends(
-    installed: None, tmp_path: Path, signum: int
+    installed: None, short_path: Path, signum: int
 ) -> None:
     before = snapshot()
-    command = [sys.executable, "-m", "slurm.cluster", str(tmp_path), "--nodes=2"]
+    command = [sys.executable, "-m", "slurm.cluster", str(short_path), "--nodes=2"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as by_hand:
         assert by_hand.stdout is not None
         told = "".join(by_hand.stdout.readline() for _ in range(4))
-        assert "2 nodes are idle" in told and f"export SLURM_CONF={tmp_path}/slurm.conf" in told
-        environ = {**os.environ, "SLURM_CONF": f"{tmp_path}/slurm.conf"}
+        assert "2 nodes are idle" in told and f"export SLURM_CONF={short_path}/slurm.conf" in told
+        environ = {**os.environ, "SLURM_CONF": f"{short_path}/slurm.conf"}
         subprocess.run(JOB, env=environ, check=True, capture_output=True)
-        wait_for_sleep(lambda: [process for process in snapshot() - before if mentions(tmp_path)(process)])
+        wait_for_sleep(lambda: [process for process in snapshot() - before if mentions(short_path)(process)])
         by_hand.send_signal(signum)
         assert by_hand.wait(timeout=20) == (-signum if signum == signal.SIGKILL else 0)
-    assert left_behind(before, mentions(tmp_path)) == []
+    assert left_behind(before, mentions(short_path)) == []
 
 
 def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(
-    installed: None, tmp_path: Path, slurm: Cluster, monkeypatch: pytest.MonkeyPatch
+    installed: None, short_path: Path, slurm: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(RuntimeError, match="a cluster runs there already"), Cluster(slurm.folder):
         pass
@@ -87,21 +87,21 @@ def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(
         ports = [listener.getsockname()[1], *cluster_module.free_ports(4)]
         monkeypatch.setattr(cluster_module, "free_ports", lambda num_ports: ports)
         with pytest.raises(RuntimeError, match=r"(?s)slurmctld.*ended with 1.*Address already in use"):
-            Cluster(tmp_path).__enter__()
-    assert left_behind(before, mentions(tmp_path)) == []
+            Cluster(short_path).__enter__()
+    assert left_behind(before, mentions(short_path)) == []
 
 
-def test_without_its_programs_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cluster_module, "_path", lambda: str(tmp_path))
+def test_without_its_programs_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, short_path: Path) -> None:
+    monkeypatch.setattr(cluster_module, "_path", lambda: str(short_path))
     assert set(missing()) >= {"slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue"}
-    with pytest.raises(RuntimeError, match=r"slurmctld.*not installed.*apt-get install slurm-wlm"), Cluster(tmp_path):
+    with pytest.raises(RuntimeError, match=r"slurmctld.*not installed.*apt-get install slurm-wlm"), Cluster(short_path):
         pass
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []
 
 
-def test_what_slurm_could_not_do_is_refused(tmp_path: Path) -> None:
+def test_what_slurm_could_not_do_is_refused(short_path: Path) -> None:
     with pytest.raises(ValueError, match=f"at most {MAX_FOLDER_LENGTH} characters"):
-        Cluster(tmp_path / ("x" * MAX_FOLDER_LENGTH))
+        Cluster(short_path / ("x" * MAX_FOLDER_LENGTH))
     with pytest.raises(ValueError, match="no spaces"):
         Cluster(Path("/tmp/a cluster"))
     for numbers in ({"num_nodes": 0}, {"cpus_per_node": 0}, {"gpus_per_node": 65}):

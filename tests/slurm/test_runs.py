@@ -148,7 +148,7 @@ def test_stopped_at_its_time_limit_a_job_is_queued_again_until_it_is_done_on_the
 ) -> None:
     job_id, run_dir = launched("limit", *FOUR_RANKS, "launch.slurm.time=1", "launch.stop_lead_s=18")
     go_on_when_asked_to_stop(pause(run_dir, 4), signal.SIGUSR2)
-    wait_until(lambda: slurm.restarts(job_id) > 0)
+    slurm.wait_for_requeue(job_id)
     slurm.wait(job_id, "COMPLETED", timeout_s=DEADLINE_S)
     assert curve(run_dir) == whole[4]
 

@@ -148,6 +148,26 @@ def test_a_signal_on_one_rank_saves_on_all_and_exits_with_the_code_that_asks_for
     assert train(ranks, config(tmp_path, corpus, layout)) == uninterrupted["tp=2 pp=2 sp"]
 
 
+def warned_at_its_start(run: Any) -> None:
+    """Train, having got a signal on rank 1 before the ranks have met."""
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    loop.train_rank(run)
+
+
+warned_at_its_start.on_start = loop.train_rank.on_start  # type: ignore[attr-defined]
+
+
+def test_a_signal_before_the_first_step_saves_after_it(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: dict[str, list[dict[str, Any]]]
+) -> None:
+    layout = LAYOUTS["dp=2 zero 2"]
+    with pytest.raises(RankError, match=f"exited with status {EXIT_RESUME}"):
+        ranks(2, warned_at_its_start, prepare_run(config(tmp_path, corpus, layout)))
+    assert prepare_run(config(tmp_path, corpus, layout)).start_step == 1
+    assert train(ranks, config(tmp_path, corpus, layout)) == uninterrupted["dp=2 zero 2"]
+
+
 @pytest.mark.parametrize(("first", "then"), [("tp=2 pp=2 sp", "dp=2 zero 3"), ("dp=2 zero 2", "tp=2 pp=2 sp")])
 def test_a_checkpoint_goes_on_in_another_layout(
     first: str,

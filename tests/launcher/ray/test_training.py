@@ -8,13 +8,13 @@ from typing import Any
 from configs import load as configs
 from configs.schema import Config, ParallelConfig
 from launcher.restart import read_starts
+from tests.cli import called
 from tests.conftest import RunOnRanks
 from tests.launcher.ray import processes
 from tests.launcher.ray.conftest import RayCluster
-from tests.launcher.ray.jobs import end, make_job, submit, wait_for
+from tests.launcher.ray.jobs import end, wait_for
 from tests.trainer.test_resume import config, train
 from trainer.metrics import METRICS_FILE
-from trainer.run_folder import CONFIG_FILE
 
 NUM_STEPS, EVERY, KILL_AFTER = 60, 20, 23
 
@@ -33,23 +33,36 @@ def curve(run_dir: Path) -> list[tuple[int, Any, Any]]:
     return [(record["step"], record["loss"], record["grad_norm"]) for record in records]
 
 
+def launch(cluster: RayCluster, folder: Path, corpus: Path) -> tuple[str, Path]:
+    """Launch the run as a user does, and return the job's id and the run's folder."""
+    configs.save(settings(Path("run"), corpus), folder / "my.yaml")
+    on_nodes = ("--nodes", "2", "--gpus-per-node", "2", "train.device=cpu", "launch.cpus_per_rank=1")
+    env = f"launch.env=[HOME,PATH,TEST_FOLDER={folder}]"  # so that a process that is left over is found
+    address = f"launch.ray.address={cluster.address}"
+    told = called(
+        "launch", "my.yaml", "--on", "ray", *on_nodes, address, env, cwd=folder, RAY_ADDRESS="http://another:1"
+    )
+    assert (told.status, told.err) == (0, "")
+    assert told.out.startswith("Ray job run-1 is submitted\n")
+    assert f"RAY_ADDRESS={cluster.address} ray job stop run-1\n" in told.out
+    return "run-1", folder / "run"
+
+
 def test_a_rank_whose_actor_is_killed_goes_on_and_the_curve_is_bitwise_the_same(
     cluster: RayCluster, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
-    job = make_job(tmp_path, num_nodes=2, ranks_per_node=2)
-    configs.save(settings(job.folder, corpus), job.folder / CONFIG_FILE)
-    submission_id = submit(job, cluster.address)
-    wait_for(lambda: len(curve(job.folder)) > KILL_AFTER, f"step {KILL_AFTER}")
+    submission_id, run_dir = launch(cluster, tmp_path, corpus)
+    wait_for(lambda: len(curve(run_dir)) > KILL_AFTER, f"step {KILL_AFTER}")
     actor = processes.rank(tmp_path, 2).parent()
     assert actor.name().startswith("ray::Agent")
     actor.send_signal(signal.SIGKILL)
     ended = end(cluster.client, submission_id)
     assert (ended.state, ended.status) == ("SUCCEEDED", 0), ended.log
     assert "rank 2 ended with status 137 (its actor is gone" in ended.log
-    assert [start.step for start in read_starts(job.folder)] == [0, EVERY]
+    assert [start.step for start in read_starts(run_dir)] == [0, EVERY]
     assert f"goes on from step {EVERY}" in ended.log
 
     train(ranks, settings(tmp_path / "whole", corpus))
-    assert len(curve(job.folder)) == NUM_STEPS
-    assert curve(job.folder) == curve(tmp_path / "whole")
-    processes.assert_none(job.folder)
+    assert len(curve(run_dir)) == NUM_STEPS
+    assert curve(run_dir) == curve(tmp_path / "whole")
+    processes.assert_none(run_dir)
