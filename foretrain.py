@@ -223,7 +223,7 @@ def train(
             run = until_done.enter_context(training.opened(settings, place, allow_data_change=allow_data_change))
             if place.rank == 0:
                 training.begin(run)
-        raise typer.Exit(EXIT_DONE if training.is_complete(run) else training.start(run, place))
+        raise typer.Exit(EXIT_DONE if run.is_complete else training.start(run, place))
 
 
 @app.command(rich_help_panel="Training")
@@ -263,9 +263,13 @@ def launch(
         launching.check(plan, dry_run=dry_run)
         if dry_run:
             return
-        launching.write(plan, run.config)
         if plan.in_foreground:
+            launching.write(plan, run.config)
             raise typer.Exit(launching.run_here(plan))
+        typer.echo(run.outlook)
+        if run.is_complete:
+            return
+        launching.write(plan, run.config)
         submitted = launching.submit(plan)
     for line in submitted.lines():
         typer.echo(line)

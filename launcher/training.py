@@ -67,22 +67,15 @@ def opened(config: Config, place: Place, *, allow_data_change: bool) -> Iterator
         yield run
 
 
-def is_complete(run: Run) -> bool:
-    """Whether all its steps are done."""
-    return run.start_step >= run.total_steps
-
-
 def begin(run: Run) -> None:
     """Say what is going to happen, and write what the run is into its folder; of a complete run show the end again."""
-    if is_complete(run):
-        print(f"{run.run_dir} is complete: delete it, or set another run_dir, to train again", flush=True)
-        from trainer.finish import finish
-
-        finish(run)
+    print(run.outlook, flush=True)
+    if not run.is_complete:
+        _record(run)
         return
-    _record(run)
-    goes_on = f"from step {run.start_step:,}" if run.start_step else "from the start"
-    print(f"{run.run_dir}: {run.layout}, {run.total_steps:,} steps, {goes_on}", flush=True)
+    from trainer.finish import finish
+
+    finish(run)
 
 
 def _record(run: Run) -> None:

@@ -55,6 +55,19 @@ class Run:
         return -(-self.config.train.num_tokens // self.tokens_per_step)
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all its steps are done."""
+        return self.start_step >= self.total_steps
+
+    @property
+    def outlook(self) -> str:
+        """What is going to happen, in a line."""
+        if self.is_complete:
+            return f"{self.run_dir} is complete: delete it, or set another run_dir, to train again"
+        goes_on = f"from step {self.start_step:,}" if self.start_step else "from the start"
+        return f"{self.run_dir}: {self.layout}, {self.total_steps:,} steps, {goes_on}"
+
+    @property
     def measures_stages(self) -> bool:
         """Whether its ranks still measure the costs by which the layout's stages share the blocks."""
         parallel = self.config.parallel

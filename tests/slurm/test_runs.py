@@ -68,7 +68,7 @@ def launched(folder: Path, slurm: Cluster) -> Iterator[Callable[..., tuple[str, 
         arguments = ("launch", "tiny.yaml", "--on", "slurm", f"run_dir=runs/{name}", *overrides)
         told = called(*arguments, cwd=folder, SLURM_CONF=slurm.env["SLURM_CONF"])
         assert (told.status, told.err) == (0, "")
-        found = re.match(r"Slurm job (\d+) is submitted\n", told.out)
+        found = re.search(r"^Slurm job (\d+) is submitted$", told.out, re.MULTILINE)
         assert found is not None
         assert f"scancel {found[1]}" in told.out
         return found[1], run_dir
@@ -205,4 +205,6 @@ def test_cancelled_a_job_is_gone_for_good_and_its_script_goes_on_when_it_is_subm
     assert curve(run_dir) == whole[2]
     (cancelled, resumed) = read_starts(run_dir)
     assert (cancelled.job, cancelled.step, resumed.job) == (job_id, 0, next_id)
+    complete = called(*again, cwd=folder, SLURM_CONF=slurm.env["SLURM_CONF"])
+    assert (complete.status, complete.out.startswith("runs/cancelled is complete: ")) == (0, True)
     assert resumed.step == done  # they wrote a checkpoint before they were gone

@@ -43,7 +43,9 @@ def launch(cluster: RayCluster, folder: Path, corpus: Path) -> tuple[str, Path]:
         "launch", "my.yaml", "--on", "ray", *on_nodes, address, env, cwd=folder, RAY_ADDRESS="http://another:1"
     )
     assert (told.status, told.err) == (0, "")
-    assert told.out.startswith("Ray job run-1 is submitted\n")
+    assert told.out.startswith(
+        "run: dp=2 tp=1 pp=2 1f1b zero=1, 60 steps, from the start\nRay job run-1 is submitted\n"
+    )
     assert f"RAY_ADDRESS={cluster.address} ray job stop run-1\n" in told.out
     return "run-1", folder / "run"
 
