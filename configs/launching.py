@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from configs.checks import require, require_positive
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|[A-Za-z_][A-Za-z0-9_]*=[^\n\0]*")
+SECRET = re.compile(r"KEY|TOKEN(?!IZERS)|SECRET|PASS|CREDENTIAL|PROXY|AUTH|COOKIE|_PAT$", re.IGNORECASE)
+"""Names of variables whose values are not written where others can read them."""
 
 
 @dataclass
@@ -34,6 +36,10 @@ class SlurmConfig:
             require(
                 option.startswith("-") and "\n" not in option,
                 f"slurm.options: '{option}' must begin with '-' and stand on one line",
+            )
+            require(
+                not option.startswith(("--array", "-a")),
+                f"slurm.options: '{option}' would make several jobs of one run: leave it out",
             )
 
 
@@ -85,5 +91,11 @@ class LaunchConfig:
         require_positive(cpus_per_rank=self.cpus_per_rank, stop_lead_s=self.stop_lead_s, max_starts=self.max_starts)
         for entry in self.env:
             require(VARIABLE.fullmatch(entry) is not None, f"env: '{entry}' is none of NAME, NAME* and NAME=value")
+            name, is_set, _ = entry.partition("=")
+            require(
+                not (is_set and SECRET.search(name)),
+                f"env: {name} looks like a secret, and a config is no place for one: set it in your shell, and write "
+                f"{name} alone",
+            )
         for line in self.setup:
             require("\0" not in line, "setup: a line cannot hold a zero byte")

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from configs.launching import SECRET
 from configs.schema import Config
 from parallel.layout import Layout, LayoutError
 from trainer.run_folder import CODE, CONFIG_FILE, LOGS
-
-_SECRET = re.compile("KEY|TOKEN|SECRET|PASSW|CREDENTIAL|PROXY", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Job:
     @property
     def secrets(self) -> dict[str, str]:
         """Those of `env` whose names tell that their values are nobody else's business."""
-        return {name: value for name, value in self.env if _SECRET.search(name)}
+        return {name: value for name, value in self.env if SECRET.search(name)}
 
     def without_secrets(self) -> "Job":
         """The same job, to be shown: it does not have the values of `secrets`."""

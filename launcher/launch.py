@@ -1,7 +1,7 @@
 """From a config to a run that is started: the plan, the run's folder, and the submission."""
 
-import json
 import os
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,11 +14,11 @@ from launcher.job import Job, make_job
 from launcher.local import script as local
 from launcher.ray import submission as ray
 from launcher.snapshot import snapshot
-from launcher.submitted import Launch, Submitted, launches, note
+from launcher.submitted import Submitted, launches, note
 from parallel.layout import Layout
-from trainer.environment import describe
+from trainer.environment import record
 from trainer.lock import locked
-from trainer.run_folder import CONFIG_FILE, ENVIRONMENT_FILE
+from trainer.run_folder import CONFIG_FILE
 
 On = Literal["local", "slurm", "ray"]
 
@@ -86,24 +86,27 @@ def check(plan: Plan, *, dry_run: bool = False) -> None:
         slurm.check()
     if plan.on == "ray":
         ray.check()
-    for launched in launches(plan.job.folder)[-1:]:
-        if _is_active(launched, plan):
-            raise ValueError(
-                f"{plan.job.run_dir} was launched as {launched.on} job {launched.id} at {launched.at}, which still "
-                "waits or runs: wait for it, stop it, or set another run_dir"
-            )
+    active = _active_jobs(plan)
+    if active:
+        raise ValueError(
+            f"{plan.job.run_dir} was launched as {' and '.join(active)}, which still waits or runs: wait for it, stop "
+            "it, or set another run_dir"
+        )
 
 
-def _is_active(launched: Launch, plan: Plan) -> bool:
-    """Whether a launch still waits or runs. Raises ValueError where the cluster to launch on does not tell."""
-    try:
-        if launched.on == "slurm":
-            return slurm.is_active(launched.id)
-        return launched.on == "ray" and launched.address is not None and ray.is_active(launched.address, launched.id)
-    except ValueError:
-        if launched.on == plan.on and launched.address in (None, plan.launch.ray.address):
-            raise
-        return False  # it may be, on a cluster that cannot be asked from here; the folder's lock is left
+def _active_jobs(plan: Plan) -> list[str]:
+    """The jobs of this run that wait or run. Raises ValueError where the cluster to launch on does not tell."""
+    earlier = launches(plan.job.folder)
+    active = []
+    if any(launch.on == "slurm" for launch in earlier):
+        with nullcontext() if plan.on == "slurm" else suppress(ValueError):  # it cannot be asked from here: there is
+            active += [f"slurm job {job_id}" for job_id in slurm.active_jobs(plan.job)]  # still the folder's lock
+    for launch in [launch for launch in earlier if launch.on == "ray" and launch.address is not None][-1:]:
+        is_same = plan.on == "ray" and launch.address == plan.launch.ray.address
+        with nullcontext() if is_same else suppress(ValueError):
+            if launch.address is not None and ray.is_active(launch.address, launch.id):
+                active.append(f"ray job {launch.id}")
+    return active
 
 
 def _check_writable(folder: Path) -> None:
@@ -122,8 +125,7 @@ def write(plan: Plan, config: Config) -> None:
     with locked(job.folder):
         job.logs.mkdir(exist_ok=True)
         configs.save(config, job.folder / CONFIG_FILE)
-        launched = {**describe(), "code_sha256": snapshot(job.code), "env": dict(job.without_secrets().env)}
-        (job.folder / ENVIRONMENT_FILE).write_text(json.dumps(launched, indent=1), encoding="utf-8")
+        record({"code_sha256": snapshot(job.code), "env": dict(job.without_secrets().env)}, job.folder)
         _write(job.folder / plan.script, plan.text, private=plan.text != plan.shown)
         if plan.on == "slurm":
             _write(job.folder / slurm.SECRETS, slurm.secrets(job), private=True)

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,19 +16,18 @@ from launcher.submitted import Submitted
 SCRIPT = "job.sbatch"
 SECRETS = "job.env"
 """In the run's folder, for its owner alone: what others must not read of the ranks' environment."""
-_ENDED = frozenset({"CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"})
 
 
 def render(job: Job, launch: LaunchConfig) -> str:
     """The batch script of a job."""
     public = [f"export {name}={shlex.quote(value)}" for name, value in job.env if name not in job.secrets]
-    secret = [f'. "$run_dir/{SECRETS}"'] if job.secrets else []
+    secret = [f". {shlex.quote(str(job.folder / SECRETS))}"] if job.secrets else []
     values = {
         "OPTIONS": "\n".join(f"#SBATCH {option}" for option in _options(job, launch)),
         "RUN_DIR": shlex.quote(job.run_dir),
         "PYTHON": shlex.quote(job.python),
         "EXPORTS": "\n".join([*public, *secret]),
-        "SETUP": "".join(f"{line}\n" for line in launch.setup),
+        "SETUP": _setup(launch.setup),
         "MAX_STARTS": str(job.max_starts),
         "LEAD": str(launch.stop_lead_s),
         "CPUS_PER_RANK": str(job.cpus_per_rank),
@@ -37,6 +37,12 @@ def render(job: Job, launch: LaunchConfig) -> str:
     }
     template = files("slurm").joinpath("job.sbatch.in").read_text(encoding="utf-8")
     return re.sub("@([A-Z_]+)@", lambda match: values[match[1]], template)
+
+
+def _setup(lines: Sequence[str]) -> str:
+    """The user's lines. What they source may use variables that are not set, and what fails ends the job."""
+    checked = [f"{{\n{line}\n}} || fail {shlex.quote(f'launch.setup failed: {line}')}" for line in lines]
+    return "\n".join(["set +u", *checked, "set -u", ""]) if lines else ""
 
 
 def secrets(job: Job) -> str:
@@ -70,8 +76,12 @@ def _pattern(path: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As an #SBATCH line takes it: Slurm splits it at blanks, and knows double quotes."""
-    return f'"{text}"' if any(character.isspace() for character in text) else text
+    """As an #SBATCH line takes it. Raises ValueError for what it cannot take."""
+    if re.search(r'[\\"\n]', text):
+        raise ValueError(
+            f"{text!r}: Slurm takes no paths with a backslash, a double quote or a line break: choose another"
+        )
+    return f'"{text}"'
 
 
 def check() -> None:
@@ -95,15 +105,14 @@ def submit(job: Job, launch: LaunchConfig) -> Submitted:
     )
 
 
-def is_active(job_id: str) -> bool:
-    """Whether a job of Slurm waits or runs."""
-    try:
-        states = _ask("squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T").split()
-    except ValueError as error:
-        if "Invalid job id" in str(error):  # so long gone that Slurm has forgotten it
-            return False
-        raise
-    return any(state not in _ENDED for state in states)
+def active_jobs(job: Job) -> list[str]:
+    """The ids of my jobs that wait or run with the script of this run, whoever submitted them, and how.
+
+    Raises ValueError where Slurm does not tell.
+    """
+    lines = _ask("squeue", "--me", "--noheader", "--format=%i %o").splitlines()
+    script = str(job.folder / SCRIPT)
+    return [job_id for job_id, _, command in (line.strip().partition(" ") for line in lines) if command == script]
 
 
 def _ask(*command: str) -> str:

@@ -2,9 +2,9 @@
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 LAUNCHES_FILE = "launches.jsonl"
 
@@ -47,13 +47,14 @@ def note(run_dir: Path, on: str, job_id: str, address: str | None = None) -> Non
     """Add a launch to the record."""
     launch = Launch(on, job_id, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), address)
     with (run_dir / LAUNCHES_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(launch)) + "\n")
+        file.write("\n" + json.dumps(asdict(launch)) + "\n")  # the line before may have been cut short
 
 
 def launches(run_dir: Path) -> list[Launch]:
     """The launches of a run so far, oldest first."""
     path = run_dir / LAUNCHES_FILE
-    lines: list[dict[str, Any]] = []
-    if path.exists():
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Launch(**line) for line in lines]
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
+            found.append(Launch(**json.loads(line)))
+    return found

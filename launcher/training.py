@@ -1,6 +1,5 @@
 """Training as this process was started: as one rank of a run, or as the launcher of all its ranks on this machine."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +10,10 @@ from configs.schema import Config
 from launcher.local.forkserver import PRELOAD
 from launcher.local.imports import import_all
 from launcher.local.run import check_fits, run_local
-from trainer.environment import describe
-from trainer.exit_status import EXIT_DONE
+from trainer.environment import record
+from trainer.exit_status import EXIT_DONE, EXIT_RESUME
 from trainer.lock import locked
-from trainer.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, LOGS
+from trainer.run_folder import CONFIG_FILE, LOGS, newest_checkpoint
 from trainer.setup import Run, prepare_run
 from trainer.stopping import catch_signals
 
@@ -64,6 +63,11 @@ def opened(config: Config, place: Place, *, allow_data_change: bool) -> Iterator
         yield run
         return
     with locked(run.run_dir, wait_s=0.0 if place.is_launcher else LOCK_WAIT_S):
+        if newest_checkpoint(run.run_dir) != (run.resume.checkpoint if run.resume else None):
+            # Who had the lock has trained on: what this run goes on from is no longer the newest.
+            if not place.is_launcher:
+                raise SystemExit(EXIT_RESUME)  # every rank has to look again
+            run = prepare_run(config, allow_data_change=allow_data_change)
         yield run
 
 
@@ -71,20 +75,12 @@ def begin(run: Run) -> None:
     """Say what is going to happen, and write what the run is into its folder; of a complete run show the end again."""
     print(run.outlook, flush=True)
     if not run.is_complete:
-        _record(run)
+        configs.save(run.config, run.run_dir / CONFIG_FILE)
+        record({}, run.run_dir)
         return
     from trainer.finish import finish
 
     finish(run)
-
-
-def _record(run: Run) -> None:
-    """Write what the run is, and what it runs on."""
-    configs.save(run.config, run.run_dir / CONFIG_FILE)
-    path = run.run_dir / ENVIRONMENT_FILE
-    # What it was launched from stays, where there is no newer word on it.
-    launched = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**launched, **describe()}, indent=1))
 
 
 def start(run: Run, place: Place) -> int:

@@ -1,11 +1,14 @@
 """The command line: bad input is told in a line that says what to change, and the examples of the help work."""
 
+import json
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ from foretrain import app
 from launcher import training
 from tests.cli import CONFIG, DEADLINE_S, ROOT, assert_told, called, environment, foretrain
 from trainer import stopping
-from trainer.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED
+from trainer.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED, EXIT_RESUME
+from trainer.setup import prepare_run
 
 BAD_INPUT = {
     "prepare nowhere": ("nowhere does not exist", "give files or folders"),
@@ -108,6 +112,35 @@ AS_A_RANK = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "
 def test_a_launcher_is_told_never_to_start_a_bad_config_again(folder: Path, as_a_rank: dict[str, str]) -> None:
     told = called("train", "tiny.yaml", "model.num_heads=3", cwd=folder, **as_a_rank)
     assert_told(told, "num_heads", status=EXIT_CONFIG)
+
+
+@pytest.mark.parametrize("place", [training.Place(), training.Place(rank=0, world_size=2)])
+def test_who_waited_for_the_folder_goes_on_from_where_the_other_one_ended(
+    place: training.Place, folder: Path, tmp_path: Path, as_a_rank: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    settings = configs.load("tiny.yaml", [f"run_dir={tmp_path}"])
+
+    @contextmanager
+    def locked_after_a_while(run_dir: Path, wait_s: float) -> Iterator[None]:
+        checkpoint = run_dir / "checkpoints/step-00000100"  # of who had the lock
+        checkpoint.mkdir(parents=True)
+        run = prepare_run(replace(settings, run_dir=str(tmp_path / "other")))
+        configs.save(run.config, checkpoint / "config.yaml")
+        record = {"step": 100, **run.data.state(800), "sources": run.data.fingerprints}
+        (checkpoint / "run.json").write_text(json.dumps(record))
+        yield
+
+    monkeypatch.setattr(training, "locked", locked_after_a_while)
+    if place.is_launcher:
+        with training.opened(settings, place, allow_data_change=False) as run:
+            assert run.is_complete
+    else:  # all ranks have to look again
+        with (
+            pytest.raises(SystemExit, match=str(EXIT_RESUME)),
+            training.opened(settings, place, allow_data_change=False),
+        ):
+            pass
 
 
 def test_a_launcher_may_start_again_what_another_process_was_in_the_way_of(

@@ -1,10 +1,16 @@
 """What a run ran on: versions of the code and its libraries, written into the run's folder."""
 
+import json
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from trainer.run_folder import ENVIRONMENT_FILE
 
 VERSION_FILE = "VERSION"
 """In a copy of the code: which version it is a copy of."""
@@ -20,6 +26,17 @@ def describe() -> dict[str, object]:
         "packages": {name: _version(name) for name in PACKAGES},
         "git": code_version(),
     }
+
+
+def record(more: Mapping[str, object], run_dir: Path) -> None:
+    """Write `describe()` and `more` into the run's folder, over what an earlier record has of the same."""
+    path = run_dir / ENVIRONMENT_FILE
+    before: dict[str, object] = {}
+    with suppress(OSError, ValueError):  # a node may have died while it wrote
+        before = json.loads(path.read_text(encoding="utf-8"))
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.write_text(json.dumps({**before, **describe(), **more}, indent=1), encoding="utf-8")
+    new.replace(path)
 
 
 def _version(package: str) -> str | None:

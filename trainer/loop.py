@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 
 import torch
+import torch.distributed as dist
 
 from data_pipeline.corpus.manifest import TOKENIZER
 from data_pipeline.stream.batches import Batches, Prefetcher
@@ -134,6 +135,7 @@ def train_rank(run: Run) -> None:
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     groups = parallel_groups.start(run.layout, run.config.train.device, run.config.parallel.timeout_s)
+    _check_same_start(run, groups)
     if run.measures_stages:
         groups.layout = stage_timing.settle(run.config.model, run.config.train, groups, run.run_dir)
         run = replace(run, layout=groups.layout)
@@ -148,6 +150,17 @@ def train_rank(run: Run) -> None:
     parallel_groups.stop()
     if groups.rank == 0 and trainer.checkpoints.has(run.total_steps):
         finish(run)
+
+
+def _check_same_start(run: Run, groups: Groups) -> None:
+    """End, to be started again, where ranks have found different checkpoints: one was written while they looked."""
+    steps = torch.tensor([run.start_step, -run.start_step], device=groups.device)
+    dist.all_reduce(steps, dist.ReduceOp.MAX)
+    last, first = int(steps[0]), -int(steps[1])
+    if first != last:
+        if groups.rank == 0:
+            print(f"some ranks would go on from step {first}, others from step {last}: all look again", flush=True)
+        stopping.leave()
 
 
 train_rank.on_start = stopping.catch_signals  # type: ignore[attr-defined]

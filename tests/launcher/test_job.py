@@ -61,12 +61,13 @@ def test_a_shell_s_own_number_of_threads_does_not_reach_ranks_that_have_their_ow
 
 def test_values_that_are_secret_are_told_by_their_names_and_not_shown() -> None:
     settings = config()
-    settings.launch.env = ["HOME", "HF_TOKEN=t", "AWS_SECRET_ACCESS_KEY=k", "https_proxy=http://me:pw@proxy"]
-    made = job(settings)
-    assert set(made.secrets) == {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "https_proxy"}
+    settings.launch.env = ["HOME", "HF_*", "AWS_*", "https_proxy", "TOKENIZERS_PARALLELISM=false"]
+    secrets = {"HF_TOKEN": "t", "AWS_SECRET_ACCESS_KEY": "k", "https_proxy": "http://me:pw@proxy"}
+    made = make_job(settings, workdir=Path("/w"), environ={"HOME": "/home/ada", **secrets})
+    assert made.secrets == secrets
     shown = dict(made.without_secrets().env)
-    assert shown["HOME"] == "/home/ada"
-    assert {shown[name] for name in made.secrets} == {"(not shown)"}
+    assert (shown["HOME"], shown["TOKENIZERS_PARALLELISM"]) == ("/home/ada", "false")
+    assert {shown[name] for name in secrets} == {"(not shown)"}
 
 
 def test_names_match_whole_and_case_matters() -> None:

@@ -16,6 +16,7 @@ from launcher.snapshot import PARTS, code_hash, snapshot
 from launcher.submitted import Launch, launches, note
 from tests.cli import CONFIG, assert_told, called, environment, foretrain
 from tests.configs.test_scaffold import PROJECT
+from trainer.environment import record
 
 ON_TWO_NODES = ("cluster.num_nodes=2", "cluster.gpus_per_node=1", "launch.ray.address=http://127.0.0.1:1")
 
@@ -137,6 +138,22 @@ def test_launches_are_noted_in_order(tmp_path: Path) -> None:
     assert isinstance(noted[0], Launch)
 
 
+def test_a_record_of_launches_that_was_cut_short_loses_that_line_alone(tmp_path: Path) -> None:
+    note(tmp_path, "slurm", "12")
+    with (tmp_path / "launches.jsonl").open("a") as file:
+        file.write('{"on": "slurm", "i')
+    note(tmp_path, "slurm", "13")
+    assert [launch.id for launch in launches(tmp_path)] == ["12", "13"]
+
+
+def test_an_environment_that_was_cut_short_is_written_anew(tmp_path: Path) -> None:
+    (tmp_path / "environment.json").touch()
+    record({"code_sha256": "abc"}, tmp_path)
+    record({}, tmp_path)
+    recorded = json.loads((tmp_path / "environment.json").read_text())
+    assert recorded["code_sha256"] == "abc" and "packages" in recorded
+
+
 def test_each_launch_on_ray_has_a_name_of_its_own(folder: Path) -> None:
     (folder / "runs/named").mkdir(parents=True)
     first = plan(folder, "ray", "run_dir=runs/named")
@@ -160,6 +177,9 @@ def test_a_plan_for_this_machine_has_as_many_ranks_as_the_layout_whatever_the_cl
         (["--on", "ray", "--nodes", "2", "--gpus-per-node", "1"], ["one node", "launch.ray.address", "--nodes 1"]),
         (["run_dir=tiny.yaml/x"], ["tiny.yaml cannot be written", "set another run_dir"]),
         (["launch.env=[A-B]"], ["launch: env: 'A-B' is none of NAME, NAME* and NAME=value"]),
+        (["launch.env=[MY_TOKEN=x]"], ["MY_TOKEN looks like a secret", "write MY_TOKEN alone"]),
+        (["launch.slurm.options=[--array=0-3]"], ["'--array=0-3' would make several jobs of one run"]),
+        (["--on", "slurm", "--nodes", "2", "--gpus-per-node", "1", 'run_dir=a"b'], ["double quote", "choose another"]),
         (["launch.slurm.options=[exclusive]"], ["'exclusive' must begin with '-'"]),
         (["launch.slurm.time='1 day'"], ["slurm.time = '1 day' has characters"]),
         (["launch.ray.address=head:8265"], ["begin with http:// or https://"]),

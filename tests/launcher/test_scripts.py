@@ -14,11 +14,12 @@ from launcher.job import Job, make_job
 from launcher.local import script as local
 
 GOLDEN = Path(__file__).parent / "golden"
-ENVIRON = {"HOME": "/home/ada", "PATH": "/usr/bin:/bin", "NCCL_DEBUG": "INFO", "EDITOR": "vi"}
+ENVIRON = {"HOME": "/home/ada", "PATH": "/usr/bin:/bin", "NCCL_DEBUG": "INFO", "HF_TOKEN": "hush", "EDITOR": "vi"}
 
 
 def on_gpus() -> Config:
-    return configs.load("runs/llama_7b_a100", ["launch.slurm.partition=gpu", "launch.slurm.time=24:00:00"])
+    overrides = ["launch.slurm.partition=gpu", "launch.slurm.time=24:00:00", "launch.env=[HOME, PATH, NCCL_*]"]
+    return configs.load("runs/llama_7b_a100", overrides)
 
 
 def on_cpus() -> Config:
@@ -28,7 +29,7 @@ def on_cpus() -> Config:
         "cluster.gpus_per_node=4",
         "launch.cpus_per_rank=1",
         "launch.stop_lead_s=60",
-        "launch.env=[HOME, LANG=C.UTF-8, NOTE=it's $5, HF_TOKEN=hush]",
+        "launch.env=[HOME, LANG=C.UTF-8, NOTE=it's $5, HF_TOKEN]",
         "launch.setup=[module load python, source ~/env]",
         "launch.slurm.options=[--exclusive]",
     ]

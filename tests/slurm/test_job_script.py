@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -59,6 +60,13 @@ def said(run_dir: Path, job_id: str) -> str:
     return log.read_text() if log.exists() else ""
 
 
+def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.002)
+
+
 def test_ranks_follow_the_nodes_meet_where_slurm_says_and_see_the_allow_list_and_nothing_else(
     submit: Submit, slurm: Cluster
 ) -> None:
@@ -99,9 +107,12 @@ def test_a_killed_rank_is_started_again_and_a_job_that_comes_no_further_gives_up
     assert (run_dir / "logs/rank-001.log").read_text().count("--- rank 1 starts") == 2
 
 
+@pytest.mark.parametrize("others", ["", "/sleep", "/deaf"])
 @pytest.mark.parametrize(("status", "words"), [("93", "refused: what the ranks' logs say"), ("1", "a rank failed")])
-def test_what_would_fail_again_is_not_started_again(status: str, words: str, submit: Submit, slurm: Cluster) -> None:
-    job_id, run_dir = submit(f"{status},0")
+def test_what_would_fail_again_is_not_started_again_whatever_the_other_ranks_do(
+    status: str, words: str, others: str, submit: Submit, slurm: Cluster
+) -> None:
+    job_id, run_dir = submit(f"{status}{others},0")
     slurm.wait(job_id, "FAILED")
     assert f"the ranks ended with status {status}; {words}" in said(run_dir, job_id)
     assert (slurm.restarts(job_id), slurm.show(job_id)["ExitCode"]) == (0, f"{status}:0")
@@ -110,8 +121,7 @@ def test_what_would_fail_again_is_not_started_again(status: str, words: str, sub
 def test_a_warning_that_comes_before_the_ranks_are_there_is_not_lost(submit: Submit, slurm: Cluster) -> None:
     job_id, run_dir = submit("sleep,0", setup=["echo here", "sleep 1"])
     slurm.wait(job_id, "RUNNING")
-    while "here" not in said(run_dir, job_id):
-        time.sleep(0.01)
+    wait_for(lambda: "here" in said(run_dir, job_id))
     slurm.run("scancel", "--batch", "--signal=USR2", job_id)
     slurm.wait(job_id, "COMPLETED", timeout_s=60)
     assert slurm.restarts(job_id) == 1
@@ -120,8 +130,7 @@ def test_a_warning_that_comes_before_the_ranks_are_there_is_not_lost(submit: Sub
 
 def test_a_warning_that_comes_while_the_ranks_are_started_is_not_lost(submit: Submit, slurm: Cluster) -> None:
     job_id, run_dir = submit("sleep,0")
-    while "start 0 of 2 ranks" not in said(run_dir, job_id):
-        time.sleep(0.001)
+    wait_for(lambda: "start 0 of 2 ranks" in said(run_dir, job_id))
     slurm.run("scancel", "--batch", "--signal=USR2", job_id)
     slurm.wait(job_id, "COMPLETED", timeout_s=60)
     assert slurm.restarts(job_id) == 1
@@ -129,12 +138,47 @@ def test_a_warning_that_comes_while_the_ranks_are_started_is_not_lost(submit: Su
 
 
 def test_without_the_address_of_the_first_node_there_is_no_run_rather_than_one_for_each_node(
-    submit: Submit, slurm: Cluster, tmp_path: Path
+    submit: Submit, slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/scontrol").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "bin/scontrol").chmod(0o755)
+    script(tmp_path / "bin/scontrol", "exit 1")
+    render = launcher.render
+    monkeypatch.setattr(launcher, "render", lambda *given: render(*given).replace("1 2 4 8 15", "0.1"))  # of patience
     job_id, run_dir = submit("0", num_nodes=2, env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
     slurm.wait(job_id, "FAILED")
     assert "scontrol does not tell the address of the first node" in said(run_dir, job_id)
     assert not list((run_dir / "logs").glob("rank-*"))
+
+
+def test_an_answer_that_slurm_fails_to_give_is_asked_for_again(submit: Submit, slurm: Cluster, tmp_path: Path) -> None:
+    once = f'mkdir {tmp_path}/$1 2>/dev/null && exit 1; exec {shutil.which("scontrol")} "$@"'
+    script(tmp_path / "bin/scontrol", once)
+    job_id, _ = submit("85,0", env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
+    slurm.wait_for_requeue(job_id)
+    slurm.wait(job_id, "COMPLETED")
+    assert {"show", "requeue"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_job_that_is_cancelled_at_the_very_moment_in_which_it_queues_itself_again_stays_cancelled(
+    submit: Submit, slurm: Cluster, tmp_path: Path
+) -> None:
+    real = shutil.which("scontrol")
+    script(tmp_path / "bin/scontrol", f'[ "$1" != requeue ] || scancel "$SLURM_JOB_ID"; exec {real} "$@"')
+    job_id, _ = submit("85,0", env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
+    slurm.wait(job_id, "CANCELLED")
+    time.sleep(8)  # longer than a job that was queued again waits
+    assert (slurm.state(job_id), slurm.restarts(job_id)) == ("CANCELLED", 0)
+
+
+def test_lines_before_the_ranks_may_use_what_is_not_set_and_one_that_fails_ends_the_job(
+    submit: Submit, slurm: Cluster
+) -> None:
+    job_id, run_dir = submit("0", setup=['[ -z "$PS1" ]', "module load cuda", "echo not reached"])
+    slurm.wait(job_id, "FAILED")
+    assert "launch.setup failed: module load cuda" in said(run_dir, job_id)
+    assert "not reached" not in said(run_dir, job_id)
+
+
+def script(path: Path, body: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
