@@ -397,6 +397,15 @@ def test_a_tokenizer_that_finds_no_room_is_an_os_error_with_a_number(tmp_path: P
     assert not (tmp_path / "tokenizer.json").exists()
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C means what it does in a terminal: a shell's background jobs, and so these tests there, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_training_of_a_tokenizer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "PATIENCE_S", 0.0)
     draw = random.Random(0)
