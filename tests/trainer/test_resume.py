@@ -168,6 +168,21 @@ def test_a_signal_before_the_first_step_saves_after_it(
     assert train(ranks, config(tmp_path, corpus, layout)) == uninterrupted["dp=2 zero 2"]
 
 
+def one_looks_too_early(run: Any) -> None:
+    """Train, but rank 1 has not seen the checkpoint."""
+    loop.train_rank(replace(run, resume=None) if os.environ["RANK"] == "1" else run)
+
+
+def test_ranks_that_found_different_checkpoints_ask_to_be_started_again(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    layout = LAYOUTS["dp=2 zero 2"]
+    train(ranks, config(tmp_path, corpus, layout, stop_after=2))
+    with pytest.raises(RankError, match=f"exited with status {EXIT_RESUME}"):
+        ranks(2, one_looks_too_early, prepare_run(config(tmp_path, corpus, layout)))
+    assert prepare_run(config(tmp_path, corpus, layout)).start_step == 2
+
+
 @pytest.mark.parametrize(("first", "then"), [("tp=2 pp=2 sp", "dp=2 zero 3"), ("dp=2 zero 2", "tp=2 pp=2 sp")])
 def test_a_checkpoint_goes_on_in_another_layout(
     first: str,
