@@ -8,7 +8,7 @@ import pytest
 from configs.schema import ClusterConfig, Config, ParallelConfig, TrainConfig
 from launcher.job import Job, environment, make_job
 
-ENVIRON = {"HOME": "/home/ada", "PATH": "/bin", "NCCL_DEBUG": "INFO", "NCCL_IB_HCA": "mlx5", "EDITOR": "vi"}
+ENVIRON = {"HOME": "/my/home", "PATH": "/bin", "NCCL_DEBUG": "INFO", "NCCL_IB_HCA": "mlx5", "EDITOR": "vi"}
 
 
 def config(**parts: object) -> Config:
@@ -16,7 +16,7 @@ def config(**parts: object) -> Config:
 
 
 def job(config: Config) -> Job:
-    return make_job(config, workdir=Path("/scratch/ada"), environ=ENVIRON)
+    return make_job(config, workdir=Path("/my/work"), environ=ENVIRON)
 
 
 def test_there_is_a_rank_for_each_gpu_of_each_node() -> None:
@@ -31,24 +31,24 @@ def test_on_cpus_no_gpu_is_asked_for() -> None:
 
 def test_paths_are_absolute_and_the_name_is_one_that_every_scheduler_takes() -> None:
     made = job(config())
-    assert (made.run_dir, made.workdir, made.name) == ("/scratch/ada/runs/one two", "/scratch/ada", "one-two")
+    assert (made.run_dir, made.workdir, made.name) == ("/my/work/runs/one two", "/my/work", "one-two")
     assert Path(made.python).is_absolute()
-    assert made.command[-1] == "/scratch/ada/runs/one two/config.yaml"
+    assert made.command[-1] == "/my/work/runs/one two/config.yaml"
 
 
 def test_the_environment_is_what_the_config_names_and_what_the_ranks_need_and_nothing_else() -> None:
     settings = config()
     settings.launch.env = ["HOME", "NCCL_*", "MISSING", "TRACE=a=b c"]
     made = job(settings)
-    ours = {"PYTHONPATH": "/scratch/ada/runs/one two/code", "OMP_NUM_THREADS": "8", "PYTHONUNBUFFERED": "1"}
-    carried = {"HOME": "/home/ada", "NCCL_DEBUG": "INFO", "NCCL_IB_HCA": "mlx5"}
+    ours = {"PYTHONPATH": "/my/work/runs/one two/code", "OMP_NUM_THREADS": "8", "PYTHONUNBUFFERED": "1"}
+    carried = {"HOME": "/my/home", "NCCL_DEBUG": "INFO", "NCCL_IB_HCA": "mlx5"}
     assert dict(made.env) == {**carried, **ours, "TRACE": "a=b c"}
 
 
 def test_what_the_user_sets_wins_over_the_shell_and_over_what_is_set_for_them() -> None:
     settings = config()
     settings.launch.env = ["HOME", "HOME=/tmp", "OMP_*", "OMP_NUM_THREADS=3"]
-    made = make_job(settings, workdir=Path("/w"), environ={"HOME": "/home/ada", "OMP_NUM_THREADS": "64"})
+    made = make_job(settings, workdir=Path("/w"), environ={"HOME": "/my/home", "OMP_NUM_THREADS": "64"})
     assert dict(made.env) | {"HOME": "/tmp", "OMP_NUM_THREADS": "3"} == dict(made.env)
 
 
@@ -63,10 +63,10 @@ def test_values_that_are_secret_are_told_by_their_names_and_not_shown() -> None:
     settings = config()
     settings.launch.env = ["HOME", "HF_*", "AWS_*", "https_proxy", "TOKENIZERS_PARALLELISM=false"]
     secrets = {"HF_TOKEN": "t", "AWS_SECRET_ACCESS_KEY": "k", "https_proxy": "http://me:pw@proxy"}
-    made = make_job(settings, workdir=Path("/w"), environ={"HOME": "/home/ada", **secrets})
+    made = make_job(settings, workdir=Path("/w"), environ={"HOME": "/my/home", **secrets})
     assert made.secrets == secrets
     shown = dict(made.without_secrets().env)
-    assert (shown["HOME"], shown["TOKENIZERS_PARALLELISM"]) == ("/home/ada", "false")
+    assert (shown["HOME"], shown["TOKENIZERS_PARALLELISM"]) == ("/my/home", "false")
     assert {shown[name] for name in secrets} == {"(not shown)"}
 
 

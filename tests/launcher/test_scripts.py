@@ -14,7 +14,7 @@ from launcher.job import Job, make_job
 from launcher.local import script as local
 
 GOLDEN = Path(__file__).parent / "golden"
-ENVIRON = {"HOME": "/home/ada", "PATH": "/usr/bin:/bin", "NCCL_DEBUG": "INFO", "HF_TOKEN": "hush", "EDITOR": "vi"}
+ENVIRON = {"HOME": "/my/home", "PATH": "/usr/bin:/bin", "NCCL_DEBUG": "INFO", "HF_TOKEN": "hush", "EDITOR": "vi"}
 
 
 def on_gpus() -> Config:
