@@ -1,7 +1,7 @@
 """From a config to a run that is started: the plan, the run's folder, and the submission."""
 
 import os
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -97,16 +97,21 @@ def check(plan: Plan, *, dry_run: bool = False) -> None:
 def _active_jobs(plan: Plan) -> list[str]:
     """The jobs of this run that wait or run. Raises ValueError where the cluster to launch on does not tell."""
     earlier = launches(plan.job.folder)
+    on_ray = [(launch.id, launch.address) for launch in earlier if launch.on == "ray"][-1:]
     active = []
     if any(launch.on == "slurm" for launch in earlier):
-        with nullcontext() if plan.on == "slurm" else suppress(ValueError):  # it cannot be asked from here: there is
-            active += [f"slurm job {job_id}" for job_id in slurm.active_jobs(plan.job)]  # still the folder's lock
-    for launch in [launch for launch in earlier if launch.on == "ray" and launch.address is not None][-1:]:
-        is_same = plan.on == "ray" and launch.address == plan.launch.ray.address
-        with nullcontext() if is_same else suppress(ValueError):
-            if launch.address is not None and ray.is_active(launch.address, launch.id):
-                active.append(f"ray job {launch.id}")
+        with _may_be_silent(plan.on != "slurm"):
+            active += [f"slurm job {job_id}" for job_id in slurm.active_jobs(plan.job)]
+    for job_id, address in on_ray:
+        with _may_be_silent(plan.on != "ray" or address != plan.launch.ray.address):
+            if address is not None and ray.is_active(address, job_id):
+                active.append(f"ray job {job_id}")
     return active
+
+
+def _may_be_silent(is_other: bool) -> AbstractContextManager[None]:
+    """Forgive a cluster that does not answer if it is another than the one to launch on: the folder's lock is left."""
+    return suppress(ValueError) if is_other else nullcontext()
 
 
 def _check_writable(folder: Path) -> None:
@@ -141,7 +146,7 @@ def submit(plan: Plan) -> Submitted:
     """Give the script in the run's folder to the cluster, and note that."""
     launch = plan.launch
     if plan.on == "slurm":
-        submitted = slurm.submit(plan.job, launch)
+        submitted = slurm.submit(plan.job)
         note(plan.job.folder, "slurm", submitted.id)
         return submitted
     address = launch.ray.address

@@ -4,15 +4,14 @@ Batch scripts ask with `python -m launcher.restart begin|next RUN_DIR ...`, Ray'
 is a line of RUN_DIR/starts.jsonl.
 """
 
-import json
 import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from launcher import records
 from trainer.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
 from trainer.run_folder import newest_checkpoint, step_of
 
@@ -56,12 +55,7 @@ def stuck(starts: Sequence[Start], job: str, step: int, max_starts: int) -> str 
 
 def read_starts(run_dir: Path) -> list[Start]:
     """The starts of a run so far."""
-    path = run_dir / STARTS_FILE
-    starts = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with suppress(json.JSONDecodeError):  # a node may die while it writes
-            starts.append(Start(**json.loads(line)))
-    return starts
+    return [Start(**entry) for entry in records.entries(run_dir / STARTS_FILE)]
 
 
 def newest_step(run_dir: Path) -> int:
@@ -75,9 +69,7 @@ def begin(run_dir: Path, job: str, max_starts: int) -> str | None:
     starts, step = read_starts(run_dir), newest_step(run_dir)
     refusal = stuck(starts, job, step, max_starts)
     if refusal is None:
-        with (run_dir / STARTS_FILE).open("a", encoding="utf-8") as file:
-            # The line before may have been cut short.
-            file.write("\n" + json.dumps({"job": job, "step": step, "at_s": round(time.time(), 3)}) + "\n")
+        records.append(run_dir / STARTS_FILE, asdict(Start(job, step, round(time.time(), 3))))
     return refusal
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from configs.launching import LaunchConfig
 from launcher.job import Job
+from launcher.logs import log_path
 from launcher.submitted import Submitted
 
 SCRIPT = "job.sbatch"
@@ -92,14 +93,14 @@ def check() -> None:
         )
 
 
-def submit(job: Job, launch: LaunchConfig) -> Submitted:
+def submit(job: Job) -> Submitted:
     """Submit the script in the run's folder. Raises ValueError with what sbatch says against it."""
     answer = _ask("sbatch", "--parsable", str(job.folder / SCRIPT))
     job_id = answer.strip().partition(";")[0]
     return Submitted(
         title=f"Slurm job {job_id}",
         id=job_id,
-        watch=(f"squeue --jobs={job_id}", f"tail -F {shlex.quote(str(job.logs / 'rank-000.log'))}"),
+        watch=(f"squeue --jobs={job_id}", f"tail -F {shlex.quote(str(log_path(job.logs, 0)))}"),
         stop=f"scancel {job_id}",
         again=f"sbatch {shlex.quote(str(job.folder / SCRIPT))}",
     )

@@ -1,10 +1,10 @@
 """What a launcher answers, and the record of it in the run's folder."""
 
-import json
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from launcher import records
 
 LAUNCHES_FILE = "launches.jsonl"
 
@@ -46,15 +46,9 @@ class Launch:
 def note(run_dir: Path, on: str, job_id: str, address: str | None = None) -> None:
     """Add a launch to the record."""
     launch = Launch(on, job_id, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), address)
-    with (run_dir / LAUNCHES_FILE).open("a", encoding="utf-8") as file:
-        file.write("\n" + json.dumps(asdict(launch)) + "\n")  # the line before may have been cut short
+    records.append(run_dir / LAUNCHES_FILE, asdict(launch))
 
 
 def launches(run_dir: Path) -> list[Launch]:
     """The launches of a run so far, oldest first."""
-    path = run_dir / LAUNCHES_FILE
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with suppress(json.JSONDecodeError):
-            found.append(Launch(**json.loads(line)))
-    return found
+    return [Launch(**entry) for entry in records.entries(run_dir / LAUNCHES_FILE)]

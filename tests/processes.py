@@ -1,31 +1,39 @@
-"""Counts what a test has left running."""
+"""Finds and counts what a test has left running."""
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs, or could."""
+    try:
+        # An orphan that ended stays a zombie where nobody reaps.
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process, and it is alive."""
+    return psutil.pid_exists(pid) and is_alive(psutil.Process(pid))
+
+
 def snapshot() -> set[psutil.Process]:
-    """All processes that live now, zombies left out."""
-    return {process for process in psutil.process_iter() if is_alive(process)}
+    """All processes that live now, but for this one."""
+    return {process for process in psutil.process_iter() if process.pid != os.getpid() and is_alive(process)}
 
 
-def left_behind(
-    before: set[psutil.Process], belongs: Callable[[psutil.Process], bool], within_s: float = 5.0
-) -> list[psutil.Process]:
-    """The processes that `belongs` says are ours, that were not there `before`, and do not end within that time."""
-    deadline_s = time.monotonic() + within_s
-    while left := [process for process in snapshot() - before if belongs(process)]:
-        if time.monotonic() > deadline_s:
-            break
-        time.sleep(0.1)
-    return left
+def of_folder(folder: Path) -> list[psutil.Process]:
+    """Those that live, and name the folder in their command, their environment, their own folder or their files."""
+    return [process for process in snapshot() if mentions(folder)(process)]
 
 
 def mentions(folder: Path) -> Callable[[psutil.Process], bool]:
-    """Whether a process has a folder's path in its command, its environment, its own folder or its open files."""
+    """Whether a process names the folder."""
 
     def belongs(process: psutil.Process) -> bool:
         try:
@@ -37,21 +45,26 @@ def mentions(folder: Path) -> Callable[[psutil.Process], bool]:
     return belongs
 
 
-def descends_from(ancestor: psutil.Process) -> Callable[[psutil.Process], bool]:
-    """Whether a process was started by another, or by what that started; one that lost its parent does not tell."""
-
-    def belongs(process: psutil.Process) -> bool:
-        try:
-            return ancestor in process.parents()
-        except psutil.Error:
-            return False
-
-    return belongs
+def left_behind(
+    before: set[psutil.Process], belongs: Callable[[psutil.Process], bool], within_s: float = 5.0
+) -> list[psutil.Process]:
+    """The processes that `belongs` says are ours, that were not there `before`, and do not end within that time."""
+    return _left(lambda: [process for process in snapshot() - before if belongs(process)], within_s)
 
 
-def is_alive(process: psutil.Process) -> bool:
-    """Whether a process runs, or could."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+def assert_none(folder: Path, within_s: float = 10.0) -> None:
+    """That no process names the folder, at the latest after that time."""
+    told = [(process.pid, process.ppid(), process.cmdline()) for process in _left(lambda: of_folder(folder), within_s)]
+    assert told == [], f"still there: {told}"
+
+
+def assert_gone(processes: Iterable[psutil.Process], within_s: float = 5.0) -> None:
+    """That none of them lives, at the latest after that time."""
+    assert _left(lambda: [process for process in processes if is_alive(process)], within_s) == []
+
+
+def _left(living: Callable[[], list[psutil.Process]], within_s: float) -> list[psutil.Process]:
+    deadline_s = time.monotonic() + within_s
+    while (left := living()) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    return left

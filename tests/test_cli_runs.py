@@ -13,6 +13,7 @@ import pytest
 
 from configs import load as configs
 from tests.cli import CONFIG, DEADLINE_S, NUM_STEPS, Ended, assert_told, called, end, foretrain, start
+from tests.processes import assert_gone
 from trainer.exit_status import EXIT_BAD_INPUT, EXIT_RESUME
 from trainer.metrics import METRICS_FILE, read_metrics
 from trainer.run_folder import CHECKPOINTS
@@ -113,21 +114,6 @@ def wait_for_a_step(process: "subprocess.Popen[str]", metrics: Path) -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
-
-
-def assert_gone(processes: list[psutil.Process], within_s: float = 5.0) -> None:
-    deadline_s = time.monotonic() + within_s
-    while (left := [process for process in processes if is_alive(process)]) and time.monotonic() < deadline_s:
-        time.sleep(0.02)
-    assert left == []
-
-
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        # An orphan that ended stays a zombie where nobody reaps.
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_generate_prints_the_prompt_and_what_follows_and_a_seed_is_a_text(whole: Ended, folder: Path) -> None:

@@ -12,6 +12,7 @@ from configs.schema import Config
 from launcher import slurm
 from launcher.job import Job, make_job
 from launcher.local import script as local
+from tests.required import not_here
 
 GOLDEN = Path(__file__).parent / "golden"
 ENVIRON = {"HOME": "/my/home", "PATH": "/usr/bin:/bin", "NCCL_DEBUG": "INFO", "HF_TOKEN": "hush", "EDITOR": "vi"}
@@ -58,8 +59,9 @@ def test_a_script_is_valid_bash(name: str) -> None:
     subprocess.run(["bash", "-n"], input=CASES[name](), text=True, check=True)
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 @pytest.mark.parametrize("name", CASES)
 def test_a_script_has_no_shell_mistakes(name: str) -> None:
+    if shutil.which("shellcheck") is None:
+        not_here("shellcheck is not installed: apt-get install shellcheck")
     command = ["shellcheck", "--severity=warning", "--exclude=SC1090", "-"]
     subprocess.run(command, input=CASES[name](), text=True, check=True)

@@ -50,7 +50,7 @@ def submit(tmp_path: Path, slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> S
         )
         (run_dir / launcher.SCRIPT).write_text(launcher.render(job, config))
         (run_dir / launcher.SECRETS).write_text(launcher.secrets(job))
-        return launcher.submit(job, config).id, run_dir
+        return launcher.submit(job).id, run_dir
 
     return submit
 

@@ -2,7 +2,6 @@
 was not.
 """
 
-import os
 import re
 import shutil
 import signal
@@ -18,6 +17,7 @@ from launcher.restart import read_starts
 from slurm.cluster import Cluster
 from tests.cli import CONFIG, assert_told, called
 from tests.conftest import RunOnRanks
+from tests.processes import assert_none, of_folder
 from trainer import loop
 from trainer.metrics import METRICS_FILE, read_metrics
 from trainer.setup import prepare_run
@@ -75,29 +75,13 @@ def launched(folder: Path, slurm: Cluster) -> Iterator[Callable[..., tuple[str, 
 
     yield launch
     for run_dir in run_dirs:
-        deadline_s = time.monotonic() + 10
-        while (left := processes_of(run_dir)) and time.monotonic() < deadline_s:
-            time.sleep(0.1)
-        assert left == []
+        assert_none(run_dir)
 
 
 def curve(run_dir: Path) -> Curve:
     """Step, loss and gradient norm of each step."""
     records = read_metrics(run_dir / METRICS_FILE) if (run_dir / METRICS_FILE).exists() else []
     return [(record["step"], record["loss"], record["grad_norm"]) for record in records if record["kind"] == "train"]
-
-
-def processes_of(run_dir: Path) -> list[psutil.Process]:
-    """What runs with the run's folder in its command, its environment or as its output: ranks, and batch scripts."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            words = [*process.cmdline(), *process.environ().values()]
-            if process.pid != os.getpid() and any(str(run_dir) in word for word in words):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 def log_of(run_dir: Path, job_id: str) -> str:
@@ -107,7 +91,7 @@ def log_of(run_dir: Path, job_id: str) -> str:
 
 def ranks_of(run_dir: Path) -> list[psutil.Process]:
     """The processes that train, and not the srun that waits for them."""
-    commands = [(process, process.cmdline()) for process in processes_of(run_dir)]
+    commands = [(process, process.cmdline()) for process in of_folder(run_dir)]
     return [process for process, words in commands if words[1:5] == ["-P", "-m", "foretrain", "train"]]
 
 
@@ -194,7 +178,7 @@ def test_cancelled_a_job_is_gone_for_good_and_its_script_goes_on_when_it_is_subm
 
     slurm.run("scancel", job_id)
     slurm.wait(job_id, "CANCELLED", timeout_s=DEADLINE_S)
-    wait_until(lambda: processes_of(run_dir) == [])
+    assert_none(run_dir)
     assert (slurm.state(job_id), slurm.restarts(job_id)) == ("CANCELLED", 0)
     done = len(curve(run_dir))
     assert curve(run_dir) == whole[2][:done]

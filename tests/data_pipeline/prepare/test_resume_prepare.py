@@ -7,10 +7,8 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -22,15 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import CorpusError
-from data_pipeline.prepare import background, corpus_writer, encode
 from data_pipeline.prepare import build as prepare_module
+from data_pipeline.prepare import corpus_writer, encode
 from data_pipeline.prepare.build import prepare
 from data_pipeline.prepare.corpus_writer import CorpusWriter
 from data_pipeline.prepare.documents import Documents
 from data_pipeline.prepare.encode import EncodedDocument, split_documents
 from data_pipeline.prepare.journal import JOURNAL, Point, read_journal
-from data_pipeline.prepare.tokenizer import save_tokenizer, train_tokenizer
-from data_pipeline.prepare.workplace import locked
 from tests.data_pipeline.samples import write_texts
 
 SMALL: dict[str, Any] = {"vocab_size": 300, "block_bytes": 500, "shard_tokens": 700, "val_fraction": 0.1}
@@ -48,16 +44,6 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 def partials(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if ".partial-" in path.name]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Text files, and lines, some of which are not valid UTF-8."""
-    folder = write_texts(tmp_path_factory.mktemp("inputs") / "in", 12, seed=1)
-    lines = [json.dumps({"text": f"line {number} \ud800 " * (number % 9)}) for number in range(25)]
-    (folder / "lines.jsonl").write_text("\n".join(lines))
-    (folder / "zz.txt").write_bytes(b"caf\xe9 " * 9)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -338,40 +324,6 @@ def test_a_corpus_that_lacks_only_its_name_gets_it_at_once(
     assert bytes_of(tmp_path / "out") == whole
 
 
-def test_two_at_once_do_not_collide_and_a_dead_one_holds_nothing(inputs: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    code = (
-        "import os, signal; from pathlib import Path; from data_pipeline.prepare.workplace import locked\n"
-        f"with locked(Path({str(out)!r})): print('held', flush=True); signal.pause()"
-    )
-    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-    with pytest.raises(CorpusError, match=rf"out is being prepared by process {holder.pid} on .*choose another folder"):
-        prepare([inputs], out, **SMALL)
-    holder.kill()
-    holder.wait()
-    holder.stdout.close()
-    prepare([inputs], out, **SMALL)
-    assert list(tmp_path.iterdir()) == [out]
-
-
-def test_of_many_that_wait_for_the_lock_one_at_a_time_has_it(tmp_path: Path) -> None:
-    held, most = [0], [0]
-
-    def hold() -> None:
-        for _ in range(60):
-            with suppress(CorpusError), locked(tmp_path / "out"):
-                held[0] += 1
-                most[0] = max(most[0], held[0])
-                time.sleep(0.0005)
-                held[0] -= 1
-
-    with ThreadPoolExecutor(4) as threads:
-        for done in [threads.submit(hold) for _ in range(4)]:
-            done.result()
-    assert most == [1]
-
-
 @pytest.mark.usefixtures("eager")
 def test_a_full_disk_is_told_as_such_and_the_work_goes_on_when_there_is_room(
     inputs: Path, whole: dict[str, bytes], tmp_path: Path
@@ -388,37 +340,6 @@ def test_a_full_disk_is_told_as_such_and_the_work_goes_on_when_there_is_room(
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     prepare([inputs], tmp_path / "out", **SMALL)
     assert bytes_of(tmp_path / "out") == whole
-
-
-def test_a_tokenizer_that_finds_no_room_is_an_os_error_with_a_number(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json.partial").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        save_tokenizer(train_tokenizer(iter(["abc"]), 260), tmp_path / "tokenizer.json")
-    assert not (tmp_path / "tokenizer.json").exists()
-
-
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """Ctrl-C means what it does in a terminal: a shell's background jobs, and so these tests there, ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_ends_the_training_of_a_tokenizer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "PATIENCE_S", 0.0)
-    draw = random.Random(0)
-    texts = [" ".join("".join(draw.choices("abcdefgh", k=9)) for _ in range(1000)) for _ in range(250)]
-    start_s = time.monotonic()
-    train_tokenizer(iter(texts[:50]), 2000)
-    whole_s = time.monotonic() - start_s
-    timer = threading.Timer(whole_s / 4, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    start_s = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        train_tokenizer(iter(texts), 2000)  # so much that it cannot be done before the signal comes
-    assert time.monotonic() - start_s < whole_s * 3
 
 
 def test_a_journal_holds_what_was_put_in_it(inputs: Path, tmp_path: Path) -> None:

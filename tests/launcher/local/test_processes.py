@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.launcher.local import workers
+from tests.processes import assert_gone
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = "tests.launcher.local.program"
@@ -50,21 +51,6 @@ def descendants_when_ready(program: "subprocess.Popen[str]", folder: Path) -> li
     # Two ranks, the fork server, and multiprocessing's resource tracker.
     assert len(found) == 4
     return found
-
-
-def assert_gone(processes: list[psutil.Process], within_s: float = 2.0) -> None:
-    deadline_s = time.monotonic() + within_s
-    while (left := [process for process in processes if is_alive(process)]) and time.monotonic() < deadline_s:
-        time.sleep(0.02)
-    assert left == []
-
-
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        # An orphan that ended stays a zombie where nobody reaps.
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def rank_processes(folder: Path) -> list[psutil.Process]:

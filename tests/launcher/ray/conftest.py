@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from launcher.ray import submission
-from tests.launcher.ray import processes
 from tests.launcher.ray.jobs import ROOT
+from tests.processes import assert_none
+from tests.required import not_here
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -35,9 +36,7 @@ class RayCluster:
 def ray_installed() -> None:
     """Skip where Ray is not installed; fail where it has to be."""
     if importlib.util.find_spec("ray") is None:
-        if os.environ.get("CI") or os.environ.get("FORETRAIN_REQUIRE_CLUSTERS"):
-            pytest.fail("Ray is not installed: pip install 'ray[default]'")
-        pytest.skip("Ray is not installed: pip install 'ray[default]'")
+        not_here("Ray is not installed: pip install 'ray[default]'")
 
 
 @pytest.fixture(scope="package")
@@ -63,5 +62,5 @@ def cluster(ray_installed: None) -> Iterator[RayCluster]:
                 program.wait(30)
             finally:
                 program.kill()
-    processes.assert_none(folder)
+    assert_none(folder)
     shutil.rmtree(folder)

@@ -10,6 +10,7 @@ from launcher.restart import read_starts
 from tests.launcher.ray import processes
 from tests.launcher.ray.conftest import RayCluster
 from tests.launcher.ray.jobs import end, make_job, submit, wait_for, written
+from tests.processes import assert_none
 from trainer.exit_status import EXIT_CONFIG, EXIT_RESUME
 
 
@@ -28,7 +29,7 @@ def test_ranks_are_started_again_until_one_says_never_again(cluster: RayCluster,
             f"rank {rank} of 4: {word}" for word in ("85", "killed", "93")
         ]
         assert sum(line.startswith(f"--- rank {rank} starts") for line in lines) == 3
-    processes.assert_none(tmp_path)
+    assert_none(tmp_path)
 
 
 def test_what_can_never_be_placed_says_what_the_nodes_have(cluster: RayCluster, tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_a_job_that_is_stopped_saves_and_leaves_nothing(cluster: RayCluster, tmp
     assert len([*job.folder.glob("saved-*")]) == 3
     assert len(read_starts(job.folder)) == 1
     assert not submission.is_active(cluster.address, submission_id)
-    processes.assert_none(tmp_path)
+    assert_none(tmp_path)
     with pytest.raises(ValueError, match=r"has a job .* already"):
         submission.submit(job, written(job, submission_id), cluster.address)
 
@@ -78,7 +79,7 @@ def test_a_job_goes_on_without_a_node_that_died_and_gives_up_where_that_does_not
     assert "rank 1 ended with status 137 (its actor is gone" in ended.log
     assert len(read_starts(job.folder)) == 2
     assert "2 starts in a row did not come to a first checkpoint" in ended.log
-    processes.assert_none(tmp_path)
+    assert_none(tmp_path)
 
 
 def test_a_cluster_does_not_know_jobs_of_others(cluster: RayCluster) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from launcher.ray import submission
 from launcher.ray.local_cluster import local_cluster
-from tests.launcher.ray import processes
 from tests.launcher.ray.jobs import ROOT, make_job, wait_for, written
+from tests.processes import assert_none
 from trainer.exit_status import EXIT_RESUME
 
 
@@ -22,7 +22,7 @@ def folder() -> Iterator[Path]:
     """Where the clusters of a test have their folders; none of their processes and files is left."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray's sockets lie in it
     yield folder
-    processes.assert_none(folder)
+    assert_none(folder)
     assert [*folder.iterdir()] == []
     folder.rmdir()
 
@@ -52,7 +52,7 @@ def test_ctrl_c_has_the_run_save_and_leaves_no_cluster(ray_installed: None, fold
     assert len([*job.folder.glob("saved-*")]) == 2
     assert "GPUs: 0,1\n" in (job.logs / "rank-000.log").read_text()
     assert "GPUs: 0,1\n" in (job.logs / "rank-001.log").read_text()
-    processes.assert_none(tmp_path)
+    assert_none(tmp_path)
 
 
 def test_nothing_outlives_a_program_that_is_killed(ray_installed: None, folder: Path, tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_nothing_outlives_a_program_that_is_killed(ray_installed: None, folder: 
     wait_for(lambda: (job.folder / "ready-0-0").exists() or program.poll() is not None, "rank")
     program.kill()
     program.communicate(timeout=10)
-    processes.assert_none(folder, within_s=20)
-    processes.assert_none(tmp_path)
+    assert_none(folder, within_s=20)
+    assert_none(tmp_path)
 
 
 def test_a_cluster_that_does_not_start_says_why_and_leaves_nothing(

@@ -13,6 +13,7 @@ from tests.conftest import RunOnRanks
 from tests.launcher.ray import processes
 from tests.launcher.ray.conftest import RayCluster
 from tests.launcher.ray.jobs import end, wait_for
+from tests.processes import assert_none
 from tests.trainer.test_resume import config, train
 from trainer.metrics import METRICS_FILE
 
@@ -67,4 +68,4 @@ def test_a_rank_whose_actor_is_killed_goes_on_and_the_curve_is_bitwise_the_same(
     train(ranks, settings(tmp_path / "whole", corpus))
     assert len(curve(run_dir)) == NUM_STEPS
     assert curve(run_dir) == curve(tmp_path / "whole")
-    processes.assert_none(run_dir)
+    assert_none(run_dir)

@@ -1,0 +1,22 @@
+"""Records of a run that only grow, a JSON line for each entry; one that was cut short loses that entry alone."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+def append(path: Path, entry: Mapping[str, Any]) -> None:
+    """Add an entry."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"\n{json.dumps(entry)}\n")  # a node may have died while it wrote the line before
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    """All entries that are whole, oldest first; none where there is no record."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found

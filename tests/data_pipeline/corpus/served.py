@@ -1,0 +1,32 @@
+"""What the tests of remote stores have served: files of random bytes, and waiting for what comes of them."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from data_pipeline.corpus.remote import RemoteStore
+
+NUM_SHARDS = 6
+SHARD_BYTES = 100_000
+SHARDS = [f"train-{number:06d}.tar" for number in range(NUM_SHARDS)]
+SHARD = SHARDS[0]
+
+STALL_S = 0.2
+"""The timeout where a test waits for one."""
+
+MakeStore = Callable[..., RemoteStore]
+
+
+def whole(folder: Path, name: str = SHARD) -> bytes:
+    return (folder / name).read_bytes()
+
+
+def shards_in(cache_dir: Path) -> list[str]:
+    return sorted(file.name for file in cache_dir.glob("*.corpus/train-*"))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end_s, "it did not come"
+        time.sleep(0.005)

@@ -1,0 +1,87 @@
+"""Shards that are fetched before they are needed."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import CorpusError, UnreadableError
+from tests.data_pipeline.corpus.http_server import Fault, FaultyServer
+from tests.data_pipeline.corpus.served import SHARD, SHARD_BYTES, SHARDS, MakeStore, shards_in, wait_for, whole
+from tests.data_pipeline.corpus.store_workers import (
+    contents,
+)
+
+
+def test_shards_are_fetched_ahead_in_the_order_of_need_and_never_more_than_allowed(
+    make: MakeStore, server: FaultyServer, folder: Path, tmp_path: Path
+) -> None:
+    store = make(prefetch_gb=3.5 * SHARD_BYTES / 1e9)
+    order = [SHARDS[number] for number in (4, 1, 4, 5, 0, 2, 3)]
+    store.prefetch(order)
+    wait_for(lambda: shards_in(tmp_path / "cache") == sorted({*order[:4]}))
+    time.sleep(0.1)
+    assert [name for name, _ in server.requests[1:]] == [SHARDS[4], SHARDS[1], SHARDS[5]]
+    for name in order[:4]:
+        assert contents(store, name) == whole(folder, name)
+    assert (store.counts.hits, store.counts.misses) == (4, 0)
+    store.prefetch([SHARDS[5], SHARDS[0]])
+    wait_for(lambda: SHARDS[0] in shards_in(tmp_path / "cache"))
+    assert server.requested(SHARDS[5]) == [0]
+
+
+def test_fetching_ahead_returns_at_once_and_is_joined_by_who_needs_the_shard(
+    make: MakeStore, server: FaultyServer, folder: Path
+) -> None:
+    store = make()
+    server.gate.clear()
+    store.prefetch([SHARD])
+    wait_for(lambda: server.requested(SHARD) == [0])
+    server.gate.set()
+    assert contents(store, SHARD) == whole(folder)
+    assert server.requested(SHARD) == [0]
+
+
+def test_what_is_fetched_ahead_does_not_push_out_what_is_needed_soon(
+    make: MakeStore, server: FaultyServer, folder: Path, tmp_path: Path
+) -> None:
+    store = make(max_gb=4.5 * SHARD_BYTES / 1e9)
+    for name in SHARDS[:4]:
+        contents(store, name)
+    store.prefetch([SHARDS[5], SHARDS[0], SHARDS[4]])
+    wait_for(lambda: SHARDS[5] in shards_in(tmp_path / "cache"))
+    time.sleep(0.1)
+    assert contents(store, SHARDS[0]) == whole(folder)
+    assert server.requested(SHARDS[0]) == [0]
+    assert server.requested(SHARDS[4]) == []  # more than half of the cache
+
+
+def test_a_failure_ahead_is_silent_until_the_shard_is_needed(make: MakeStore, server: FaultyServer) -> None:
+    store = make(retries=1)
+    server.always[SHARD] = Fault(status=500)
+    store.prefetch([SHARD, SHARDS[1]])
+    wait_for(lambda: server.requested(SHARDS[1]) == [0])
+    assert len(server.requested(SHARD)) == 2
+    with pytest.raises(UnreadableError, match="answers 500"):
+        store.open(SHARD)
+
+
+def test_nothing_is_fetched_ahead_where_none_is_allowed_or_after_the_end(make: MakeStore, server: FaultyServer) -> None:
+    make(prefetch_gb=0.0).prefetch(SHARDS)
+    closed = make()
+    closed.close()
+    closed.prefetch(SHARDS)
+    time.sleep(0.05)
+    assert {name for name, _ in server.requests} == {"manifest.json"}
+
+
+def test_a_store_that_is_closed_ends_what_is_on_its_way(make: MakeStore, server: FaultyServer) -> None:
+    store = make()
+    server.always[SHARD] = Fault(status=503, headers={"Retry-After": "500"})
+    store.prefetch([SHARD])
+    wait_for(lambda: server.requested(SHARD) == [0])
+    thread = store._thread
+    store.close()
+    assert thread and not thread.is_alive()
+    with pytest.raises(CorpusError, match="was closed"):
+        store.open(SHARD)
