@@ -54,4 +54,5 @@ INSTALL_INPUTS := pyproject.toml $(wildcard */__init__.py)
 .venv/installed-dev: $(INSTALL_INPUTS) | .venv/bin/python
 	@echo "Installing foretrain and its development tools into .venv (minutes the first time) ..."
 	@$(PIP) --editable '.[dev]'
+	@$(PIP) --no-deps 'mup>=1,<2'  # a judge of ours; of its dependencies the tests need none, and torchvision would have to fit torch
 	@touch $@

@@ -10,6 +10,7 @@ from typing import Literal
 
 from configs.checks import require, require_positive
 from configs.launching import LaunchConfig
+from configs.parametrization import MupConfig
 
 
 @dataclass
@@ -52,6 +53,8 @@ class ModelConfig:
     """RMSNorm over head_dim of queries and keys before rotation."""
     init_std: float = 0.02
     """Standard deviation of initial matrices; those that write into the residual stream get init_std / sqrt(2 L)."""
+    head_init_std: float | None = None
+    """Of a head that is not tied; None: init_std. 0, as is advised for muP: at first all tokens are as likely."""
 
     def __post_init__(self) -> None:
         require_positive(
@@ -66,6 +69,14 @@ class ModelConfig:
             norm_eps=self.norm_eps,
             rope_theta=self.rope_theta,
             init_std=self.init_std,
+        )
+        require(
+            self.head_init_std is None or self.head_init_std >= 0,
+            f"head_init_std = {self.head_init_std} must not be negative",
+        )
+        require(
+            self.head_init_std is None or not self.tie_embeddings,
+            "head_init_std is of a head of its own, and tie_embeddings leaves none: leave one of them out",
         )
         require(
             self.head_dim is not None or self.d_model % self.num_heads == 0,
@@ -241,18 +252,20 @@ class ParallelConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW."""
+    """AdamW, or SGD with momentum."""
 
+    kind: Literal["adamw", "sgd"] = "adamw"
+    """The optimizer."""
     lr: float = 1e-3
-    """Peak learning rate."""
+    """Peak learning rate, which `mup` may scale for each parameter."""
     beta1: float = 0.9
-    """Decay of the first moment."""
+    """Decay of the first moment; for sgd its momentum."""
     beta2: float = 0.95
-    """Decay of the second moment."""
+    """Decay of the second moment; sgd has none."""
     eps: float = 1e-8
-    """Added to the root of the second moment."""
+    """Added to the root of the second moment; sgd ignores it."""
     weight_decay: float = 0.1
-    """Decoupled weight decay, on matrices only: no norm gain and no bias decays."""
+    """Weight decay, decoupled in adamw, on matrices only: no norm gain and no bias decays."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global L2 norm; 0: never."""
 
@@ -385,8 +398,10 @@ class Config:
     """The corpus."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     """The layout."""
+    mup: MupConfig = field(default_factory=MupConfig)
+    """What holds at other widths and depths."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """AdamW."""
+    """The optimizer."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """Learning-rate schedule."""
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -49,7 +49,7 @@ class Engine:
         config: Config,
         tied: Sequence[nn.Parameter] = (),
     ) -> None:
-        self.groups = groups
+        self.groups, self.stages = groups, stages
         self._token_losses = token_losses
         self._micro_batch_size = config.train.micro_batch_size
         self._tied = tied if groups.embedding is not None else ()
@@ -62,6 +62,9 @@ class Engine:
             optimizer,
             config,
         )
+        for group in self.zero.optimizer.param_groups:
+            if "peak_lr" not in group:
+                raise ValueError(f"a group of {type(optimizer).__name__} has no peak_lr for the schedule to multiply")
         self._pipeline = None
         if groups.layout.pp > 1:
             num_microbatches = groups.layout.num_microbatches(config.train)

@@ -1,6 +1,7 @@
-"""The global gradient norm where gradients are whole on every data-parallel rank, and clipping by it."""
+"""The global gradient norm where DeepSpeed's is not right, and clipping by it."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,3 +34,29 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float, groups: Groups) ->
         for parameter in owned:
             parameter.grad.mul_(max_norm / (total + 1e-6))  # type: ignore[union-attr]
     return total
+
+
+def join_once(optimizer: Any, groups: Groups) -> None:
+    """Mend DeepSpeed's optimizer for ZeRO 1 and 2 where the ranks of a pipeline have unlike parameter groups.
+
+    It (0.19) sums the norm over tp x pp for one parameter group after the other, and so adds up norms of different
+    groups, or waits for ever, where a stage has a group that another one has not. Here it is summed once, over all of
+    a rank's. Where all ranks have the same groups, nothing changes. Every rank must call it.
+    """
+    names = [group.get("name") for group in optimizer.param_groups]
+    everyones: list[list[str]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(everyones, names)
+    if all(names == others for others in everyones) or not hasattr(optimizer, "scaled_global_norm"):
+        return
+    norm_of_rank, sum_over_ranks = optimizer.scaled_global_norm, optimizer._model_parallel_all_reduce
+
+    def scaled_global_norm(norm_type: int = 2) -> torch.Tensor:
+        optimizer._model_parallel_all_reduce = lambda tensor, op: None
+        try:
+            square = norm_of_rank(norm_type).pow(2)
+        finally:
+            optimizer._model_parallel_all_reduce = sum_over_ranks
+        sum_over_ranks(tensor=square, op=dist.ReduceOp.SUM)
+        return square.sqrt()
+
+    optimizer.scaled_global_norm = scaled_global_norm

@@ -19,12 +19,15 @@ from configs.schema import Config
 from parallel import norm
 from parallel.groups import Groups
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's state: first and second moments, in fp32."""
+MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
+"""What an optimizer keeps of each parameter, in fp32."""
 
 
 class Zero:
-    """A DeepSpeed engine around a module and a torch AdamW, and the whole fp32 state of each of its parameters."""
+    """A DeepSpeed engine around a module and torch's optimizer, and the whole fp32 state of each of its parameters.
+
+    `moments` are the names of what the optimizer keeps.
+    """
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class Zero:
         self._groups = groups
         self._stage = groups.layout.zero_stage
         self._clip_norm = config.optimizer.clip_norm
+        self.moments = MOMENTS[config.optimizer.kind]
         self._bf16 = config.train.precision == "bf16"
         self._offloads = config.parallel.offload_optimizer
         self.optimizer = optimizer
@@ -51,6 +55,8 @@ class Zero:
                 dist_init_required=False,
                 config=self._settings(config),
             )
+        if groups.layout.pp > 1 and self._stage in (1, 2):
+            norm.join_once(self.engine.optimizer, groups)
         self._init_moments()
         self._places = {
             parameter: (group, index)
@@ -146,7 +152,7 @@ class Zero:
     # ---- whole state, for checkpoints; every rank of the dp group must call these together ----
 
     def get(self, parameter: nn.Parameter, key: str) -> Tensor:
-        """The whole fp32 "weight", "exp_avg" or "exp_avg_sq" of a module's parameter (this tp rank's slice of it)."""
+        """The whole fp32 "weight", or one of `moments`, of a module's parameter (this tp rank's slice of it)."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         if self._stage == 0:
@@ -177,13 +183,13 @@ class Zero:
             self.optimizer.state[flat]["step"].fill_(step)
 
     def _init_moments(self) -> None:
-        """Make the state that AdamW makes at its first step.
+        """Make the state that the optimizer makes at its first step.
 
         DeepSpeed (0.19) links each parameter to its part of the state once, after the first step of the first group,
         when the state of the other groups is not there yet, and then never finds theirs.
         """
         for flat in self._flat_params():
-            moments = {key: torch.zeros_like(flat, memory_format=torch.preserve_format) for key in MOMENTS}
+            moments = {key: torch.zeros_like(flat, memory_format=torch.preserve_format) for key in self.moments}
             self.optimizer.state[flat] = {"step": torch.tensor(0.0), **moments}
         link = getattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
         if link is not None:  # stages 1 and 2

@@ -5,6 +5,7 @@ from parallel.engine import Engine
 from parallel.groups import Groups
 from parallel.tensor import TensorParallel
 from trainer.model.gpt import LocalParam, Recompute, build_stages
+from trainer.mup.parametrize import blueprint
 from trainer.optim import build_optimizer
 
 
@@ -15,7 +16,7 @@ def build_engine(config: Config, groups: Groups) -> tuple[Engine, list[LocalPara
     """
     tp = TensorParallel.of(groups)
     recompute = Recompute(config.train.recompute, config.train.recompute_layers)
-    stages = build_stages(config.model, groups.layout, groups.at.pp, tp, config.train.seed, recompute)
+    stages = build_stages(blueprint(config), groups.layout, groups.at.pp, tp, config.train.seed, recompute)
     held = [local for stage in stages for local in stage.local_params()]
     tied = [local.parameter for local in held if config.model.tie_embeddings and local.param.name == "embed.weight"]
     optimizer = build_optimizer(held, config.optimizer)

@@ -1,4 +1,4 @@
-"""Checkpoints without a layout: whole parameters by name, in fp32, with both moments; any layout loads them.
+"""Checkpoints without a layout: whole parameters by name, in fp32, with their moments; any layout loads them.
 
 A checkpoint is a folder `step-00000100` that torch.distributed.checkpoint wrote, with `run.json` and `config.yaml`
 beside its shards. It is written under another name and renamed when every rank is done: it is complete or not there.
@@ -22,11 +22,10 @@ from torch.distributed.tensor import DTensor, Shard
 from configs import load as configs
 from configs.schema import Config
 from parallel.groups import Groups
-from parallel.zero import MOMENTS, Zero
+from parallel.zero import Zero
 from trainer.model.gpt import LocalParam
 from trainer.run_folder import CONFIG_FILE, RECORD
 
-STATES = ("weight", *MOMENTS)
 _PARTIAL = "partial-"
 
 
@@ -69,7 +68,7 @@ class Checkpoints:
             for leftover in self.folder.glob(f"{_PARTIAL}*"):
                 shutil.rmtree(leftover)
         dist.barrier()
-        state = {key: _tensors(local_params, groups, _Reader(zero, key)) for key in STATES}
+        state = {key: _tensors(local_params, groups, _Reader(zero, key)) for key in _states(zero)}
         dcp.save(state, checkpoint_id=partial)
         if groups.rank == 0:
             (partial / RECORD).write_text(json.dumps(record, indent=1))
@@ -88,7 +87,7 @@ class Checkpoints:
     def load(self, path: Path, zero: Zero, local_params: Sequence[LocalParam], groups: Groups, step: int) -> None:
         """Put a checkpoint taken after `step` steps, in whatever layout, into this rank. Every rank calls it."""
         zero.set_step(step)
-        for key in STATES:  # one at a time, to hold one copy and not three
+        for key in _states(zero):  # one at a time, to hold one copy and not three
             tensors = _tensors(local_params, groups, lambda local: torch.empty(local_shape(local)))
             dcp.load({key: tensors}, checkpoint_id=path)
             for parameter, pieces in _by_parameter(local_params).items():
@@ -114,6 +113,10 @@ def local_shape(local: LocalParam) -> tuple[int, ...]:
     shape = list(local.param.shape)
     shape[local.tp_dim or 0] = local.cut.stop - local.cut.start
     return tuple(shape)
+
+
+def _states(zero: Zero) -> tuple[str, ...]:
+    return ("weight", *zero.moments)
 
 
 class _Reader:

@@ -19,6 +19,7 @@ from parallel.tensor import TensorParallel
 from trainer.checkpoint import load_weights
 from trainer.generate import generate
 from trainer.model.gpt import Stage, build_stages
+from trainer.mup.parametrize import blueprint
 from trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
 
 
@@ -65,7 +66,7 @@ def load_model(run_dir: Path, checkpoint: Path | None = None, device: str = "aut
     if checkpoint is None or not (checkpoint / RECORD).is_file():
         raise ValueError(f"{checkpoint or run_dir} holds no finished checkpoint: train first, or name another folder")
     config = configs.load(checkpoint / CONFIG_FILE)
-    (stage,) = build_stages(config.model, Layout(), pp_rank=0, tp=TensorParallel(), seed=config.train.seed)
+    (stage,) = build_stages(blueprint(config), Layout(), pp_rank=0, tp=TensorParallel(), seed=config.train.seed)
     load_weights(checkpoint, stage.local_params())
     stage.eval().to(shim.device_of(device, local_rank=0))
     eot_id = json.loads((checkpoint / RECORD).read_text())["eot_id"]

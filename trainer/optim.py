@@ -1,4 +1,4 @@
-"""AdamW over this rank's parameters: few groups, each with its own peak learning rate and decay."""
+"""The optimizer of this rank's parameters: one group for each set of factors, which the schedule then multiplies."""
 
 from collections.abc import Sequence
 
@@ -7,25 +7,49 @@ from torch import nn
 
 from configs.schema import OptimizerConfig
 from trainer.model.gpt import LocalParam
+from trainer.model.spec import Param, Scale
 
 
-def build_optimizer(local_params: Sequence[LocalParam], config: OptimizerConfig) -> torch.optim.AdamW:
-    """torch AdamW with a group that decays (matrices and embeddings) and one that does not (gains and biases).
+def build_optimizer(local_params: Sequence[LocalParam], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """torch's AdamW, or its SGD with momentum, with few groups: parameters of equal factors that decay, or do not.
 
-    A group's `peak_lr` is what the schedule multiplies. Pieces that share a tensor must agree on their group.
+    Matrices and embeddings decay, gains and biases do not. A group's `peak_lr` is what the schedule multiplies. Pieces
+    that share a tensor must agree on their group.
     """
-    decays: dict[bool, dict[nn.Parameter, None]] = {True: {}, False: {}}  # dicts keep the order, and each tensor once
+    members: dict[tuple[Scale, bool], dict[nn.Parameter, None]] = {}  # dicts keep the order, and each tensor once
     for local in local_params:
-        decays[local.param.is_matrix][local.parameter] = None
-    assert not decays[True].keys() & decays[False].keys(), "pieces of one tensor want different groups"
+        members.setdefault((local.param.scale, local.param.is_matrix), {})[local.parameter] = None
+    distinct = {parameter for parameters in members.values() for parameter in parameters}
+    assert len(distinct) == sum(map(len, members.values())), "pieces of one tensor want different groups"
     groups = [
         {
             "params": list(parameters),
-            "peak_lr": config.lr,
-            "weight_decay": config.weight_decay if decay else 0.0,
-            "name": "decay" if decay else "no_decay",
+            "peak_lr": config.lr * scale.lr,
+            "lr": config.lr * scale.lr,
+            "eps": config.eps * scale.eps,
+            "weight_decay": config.weight_decay * scale.weight_decay if decays else 0.0,
+            "name": _name(scale, decays),
         }
-        for decay, parameters in decays.items()
-        if parameters
+        # In an order of their own: which parameters come first depends on the pipeline stage.
+        for (scale, decays), parameters in sorted(members.items(), key=_place)
     ]
+    if config.kind == "sgd":
+        for group in groups:
+            del group["eps"]
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.beta1)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
+
+
+def _place(member: tuple[tuple[Scale, bool], object]) -> tuple[float, ...]:
+    scale, decays = member[0]
+    return not decays, -scale.lr, -scale.eps, scale.weight_decay
+
+
+def factors(param: Param) -> str:
+    """The factors of a parameter's optimizer, in words."""
+    return _name(param.scale, param.is_matrix)
+
+
+def _name(scale: Scale, decays: bool) -> str:
+    decay = f"decay x{scale.weight_decay:g}" if decays else "no decay"
+    return f"lr x{scale.lr:g}, eps x{scale.eps:g}, {decay}"

@@ -16,21 +16,26 @@ from parallel.layout import Layout
 from parallel.tensor import IGNORE, TensorParallel
 from trainer.curve import Curve
 from trainer.model.gpt import Stage, build_stages
+from trainer.mup.parametrize import blueprint
+from trainer.mup.table import Parametrization
 from trainer.probe import hash_tensor, is_packed, make_batch, make_positions
 
 
-def reference(config: Config, dtype_name: str, num_steps: int) -> Curve:
+def reference(config: Config, dtype_name: str, num_steps: int, table: Parametrization | None = None) -> Curve:
     """The curve of `num_steps` steps at the peak learning rate, computed in float32 or float64 on one thread.
+
+    `table` takes the place of the parametrization that the config names.
 
     Rotary tables are fp32 constants of the model in either; what is computed with them is in that dtype.
     """
     torch.set_num_threads(1)
     train, vocab_size, seq_len = config.train, config.model.vocab_size, config.model.seq_len
     assert vocab_size is not None
-    (model,) = build_stages(config.model, Layout(), 0, TensorParallel(), train.seed)
+    plan = blueprint(config, table)
+    (model,) = build_stages(plan, Layout(), 0, TensorParallel(), train.seed)
     weights = {local.param.name: hash_tensor(local.parameter[local.rows]) for local in model.local_params()}
     model.to(getattr(torch, dtype_name))
-    optimizer = _adamw(model, config.optimizer)
+    optimizer = _optimizer(model, config.optimizer)
     losses, grad_norms = [], []
     for step in range(num_steps):
         batch = make_batch(step, vocab_size, train.global_batch_size, seq_len)
@@ -67,8 +72,18 @@ def _loss_of_documents(model: Stage, tokens_BL: Tensor, targets_BL: Tensor, posi
     return total / (targets_BL != IGNORE).sum()
 
 
-def _adamw(model: Stage, config: OptimizerConfig) -> torch.optim.AdamW:
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() == 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
+def _optimizer(model: Stage, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """A group for each piece's tensor; rows of one tensor that want other factors are no case here."""
+    groups = {
+        local.parameter: {
+            "params": [local.parameter],
+            "lr": config.lr * local.param.scale.lr,
+            "eps": config.eps * local.param.scale.eps,
+            "weight_decay": config.weight_decay * local.param.scale.weight_decay * (local.parameter.dim() == 2),
+        }
+        for local in model.local_params()
+    }
+    if config.kind == "sgd":
+        without_eps = [{key: value for key, value in group.items() if key != "eps"} for group in groups.values()]
+        return torch.optim.SGD(without_eps, lr=config.lr, momentum=config.beta1)
+    return torch.optim.AdamW(list(groups.values()), lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)

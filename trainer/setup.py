@@ -16,11 +16,12 @@ from data_pipeline.stream.data import Data, open_data
 from parallel import layout as layouts
 from parallel.layout import Layout
 from trainer import schedule
+from trainer.mup.parametrize import blueprint
 from trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
 from trainer.stage_cost import balanced, counted
 
 MAY_CHANGE = re.compile(
-    r"run_dir|model\.name|sample\.|cluster\.|launch\.|parallel\."
+    r"run_dir|model\.name|mup\.evidence|sample\.|cluster\.|launch\.|parallel\."
     r"|data\.(path|sources\.[\w-]+\.path)"  # the tokens may move; their fingerprint may not change
     r"|data\.(prefetch_batches|max_bad_samples|cache\.)"
     r"|train\.(micro_batch_size|device|recompute|check_every|eval_every|eval_samples)"
@@ -105,6 +106,7 @@ def prepare_run(
     layouts.check(layout, config.model, config.train)
     if config.parallel.balance == "flops" and layout.stage_layers is None:
         layout = balanced(layout, config.model.num_layers, counted(config.model, config.train))
+    blueprint(config)
     schedule.check(config.schedule, config.train.num_tokens)
     checkpoint = newest_checkpoint(Path(config.run_dir))
     resume = check_resume(checkpoint, config, data, allow_data_change) if checkpoint else None

@@ -14,6 +14,7 @@ from configs.schema import ModelConfig, TrainConfig
 from parallel.groups import Groups
 from parallel.layout import Layout
 from parallel.tensor import TensorParallel
+from trainer.model.blueprint import Blueprint
 from trainer.model.gpt import Recompute, Stage
 from trainer.model.spec import Shape
 from trainer.stage_cost import Costs, balanced
@@ -45,7 +46,7 @@ def measured(model: ModelConfig, layout: Layout, train: TrainConfig, device: tor
     grad_LBD = torch.ones_like(x_LBD)
 
     def part(layers: range, is_first: bool = False, is_last: bool = False) -> Stage:
-        stage = Stage(local, layers, tp, is_first=is_first, is_last=is_last, recompute=recompute)
+        stage = Stage(Blueprint.of(local), layers, tp, is_first=is_first, is_last=is_last, recompute=recompute)
         stage.to(device, dtype)
         for parameter in stage.parameters():
             torch.nn.init.normal_(parameter, std=0.02, generator=generator)

@@ -30,7 +30,7 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "account": WORDS,
     "qos": WORDS,
     "time": WORDS,
-    "options": st.lists(TEXT.filter(lambda text: "\n" not in text).map(lambda text: f"-{text}"), max_size=3),
+    "options": st.lists(TEXT.filter(lambda text: "\n" not in text).map(lambda text: f"--x{text}"), max_size=3),
     "env": st.lists(st.sampled_from(["HOME", "NCCL_*", "A=", "B=${x} = 'y'"]), max_size=3),
     "setup": st.lists(TEXT.filter(lambda text: "\0" not in text), max_size=3),
     "address": st.sampled_from([None, "http://head:8265"]),
@@ -63,6 +63,11 @@ def _agreeing(chosen: dict[str, Any]) -> dict[str, Any]:
             chosen[name] = chosen[name] and chosen["zero_stage"] >= least
     if "overlap_comm" in chosen:
         chosen["overlap_comm"] = chosen["overlap_comm"] and chosen["pp"] == 1
+    if chosen.get("tie_embeddings"):
+        chosen["head_init_std"] = None
+    if "parametrization" in chosen:
+        chosen["base"].d_model = chosen["base"].d_model or 64
+        chosen["base"].num_layers = chosen["base"].num_layers or 2
     if "weights" in chosen and not any(chosen["weights"].values()):
         chosen["weights"] = {"web": 1.0}
     if "stages" in chosen:

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.schema import ModelConfig
 from parallel.layout import Layout
 from parallel.tensor import Embedding, TensorParallel
 from trainer.model import init
-from trainer.model.layers import Block, Documents, Norm, Piece
-from trainer.model.spec import Param, Shape, param_table
+from trainer.model.blueprint import Blueprint
+from trainer.model.layers import Block, Documents, Norm, Piece, scaled
+from trainer.model.spec import Param, Shape
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Stage(nn.Module):
 
     def __init__(
         self,
-        model: ModelConfig,
+        blueprint: Blueprint,
         layers: range,
         tp: TensorParallel,
         *,
@@ -66,8 +66,8 @@ class Stage(nn.Module):
     ) -> None:
         """`tied_to`: the first stage, where it is on this rank too: a tied head then uses that stage's embedding."""
         super().__init__()
-        shape = Shape.of(model)
-        self._model, self._tp = model, tp
+        model, shape = blueprint.model, Shape.of(blueprint.model)
+        self._blueprint, self._tp = blueprint, tp
         self.is_first, self.is_last = is_first, is_last
         self._num_padded_rows = -(-shape.vocab_size // tp.size) * tp.size
         self.embed: Embedding | None = None
@@ -76,13 +76,13 @@ class Stage(nn.Module):
         self.position: nn.Parameter | None = None
         if is_first and model.position == "learned":
             self.position = nn.Parameter(torch.empty(shape.seq_len, shape.d_model))
-        self.blocks = nn.ModuleDict({str(layer): Block(model, tp, recompute.of(layer)) for layer in layers})
+        self.blocks = nn.ModuleDict({str(layer): Block(blueprint, tp, recompute.of(layer)) for layer in layers})
         self.final_norm = Norm(model, shape.d_model, tp) if is_last else None
         # An embedding module, since its rows are cut over ranks just as the head's are.
         self.head = tp.embedding(self._num_padded_rows, shape.d_model) if is_last and not model.tie_embeddings else None
         # Rows of this rank's slice of the vocabulary that are not padding.
         rows = self._num_padded_rows // tp.size
-        self._valid_rows = max(0, min(rows, shape.vocab_size - tp.rank * rows))
+        self.num_valid_rows = max(0, min(rows, shape.vocab_size - tp.rank * rows))
 
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         """First stage: tokens (B, L) in; last stage: this rank's logits (L, B, V / tp) out; else (L, B, D).
@@ -90,7 +90,9 @@ class Stage(nn.Module):
         `positions`, (B, L) on the CPU and never cut over ranks, are those of the tokens in their documents: attention
         stays inside a document. None: a sample is one document.
         """
-        documents = None if positions is None else Documents.of(positions, self._model, self._tp.context, x.device)
+        documents = (
+            None if positions is None else Documents.of(positions, self._blueprint.model, self._tp.context, x.device)
+        )
         if self.is_first:
             x = self._embed(x, positions)
         for block in self.blocks.values():
@@ -99,10 +101,11 @@ class Stage(nn.Module):
 
     def _embed(self, tokens_BL: Tensor, positions_BL: Tensor | None) -> Tensor:
         assert self.embed is not None
-        x_LBD = self.embed(tokens_BL)
+        multipliers = self._blueprint.multipliers
+        x_LBD = scaled(self.embed(tokens_BL), multipliers.embed)
         if self.position is not None:
             mine = self._tp.sequence_slice(tokens_BL.shape[1])
-            weight = self._tp.replicated(self.position)
+            weight = scaled(self._tp.replicated(self.position), multipliers.position)
             if positions_BL is None:
                 return x_LBD + weight[mine, None]
             mine_LB = positions_BL[:, mine].T.to(tokens_BL.device, non_blocking=True)
@@ -113,13 +116,14 @@ class Stage(nn.Module):
         embedding = self.head or self.embed
         assert embedding is not None and self.final_norm is not None
         weight_VD = embedding.weight
-        padding = len(weight_VD) - self._valid_rows
-        logits_LBV = self._tp.head(self.final_norm(x_LBD), weight_VD[: self._valid_rows] if padding else weight_VD)
+        padding = len(weight_VD) - self.num_valid_rows
+        x_LBD = scaled(self.final_norm(x_LBD), self._blueprint.multipliers.head)
+        logits_LBV = self._tp.head(x_LBD, weight_VD[: self.num_valid_rows] if padding else weight_VD)
         return F.pad(logits_LBV, (0, padding), value=-torch.inf) if padding else logits_LBV
 
     def _pieces(self) -> Iterator[Piece]:
         if self.embed is not None:
-            yield Piece("embed.weight", self.embed.weight, slice(0, self._valid_rows))
+            yield Piece("embed.weight", self.embed.weight, slice(0, self.num_valid_rows))
         if self.position is not None:
             yield Piece("position.weight", self.position, slice(0, len(self.position)))
         for layer, block in self.blocks.items():
@@ -128,11 +132,11 @@ class Stage(nn.Module):
         if self.final_norm is not None:
             yield from self.final_norm.pieces("final_norm")
         if self.head is not None:
-            yield Piece("head.weight", self.head.weight, slice(0, self._valid_rows))
+            yield Piece("head.weight", self.head.weight, slice(0, self.num_valid_rows))
 
     def local_params(self) -> list[LocalParam]:
         """What this stage holds of the parameter table, on this tensor-parallel rank."""
-        table = {param.name: param for param in param_table(self._model)}
+        table = {param.name: param for param in self._blueprint.table}
         return [self._local(table[piece.name], piece) for piece in self._pieces()]
 
     def _local(self, param: Param, piece: Piece) -> LocalParam:
@@ -157,7 +161,7 @@ class Stage(nn.Module):
 
 
 def build_stages(
-    model: ModelConfig,
+    blueprint: Blueprint,
     layout: Layout,
     pp_rank: int,
     tp: TensorParallel,
@@ -165,13 +169,14 @@ def build_stages(
     recompute: Recompute = KEEP_ALL,
 ) -> list[Stage]:
     """This rank's stages, initialised, on the CPU in fp32."""
+    model = blueprint.model
     stages: list[Stage] = []
     for index in layout.stages_of(pp_rank):
         is_last = index == layout.num_stages - 1
         tied_to = stages[0] if is_last and stages and stages[0].is_first and model.tie_embeddings else None
         layers = layout.layers_of(index, model.num_layers)
         stages.append(
-            Stage(model, layers, tp, is_first=index == 0, is_last=is_last, tied_to=tied_to, recompute=recompute)
+            Stage(blueprint, layers, tp, is_first=index == 0, is_last=is_last, tied_to=tied_to, recompute=recompute)
         )
         stages[-1].initialize(seed)
     return stages

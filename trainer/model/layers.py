@@ -10,7 +10,6 @@ are one tensor here (one matrix product, one gather of the sequence) and separat
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,8 @@ from configs.schema import ModelConfig
 from parallel.context import ContextParallel
 from parallel.segments import Segments
 from parallel.tensor import TensorParallel
+from trainer.model.blueprint import Blueprint, Multipliers
+from trainer.model.rope import rope_tables, rotate
 from trainer.model.spec import Shape
 
 
@@ -87,7 +88,7 @@ class FusedColumn(nn.Module):
 
     def __init__(self, tp: TensorParallel, width: int, names: list[str], sizes: list[int], bias: bool) -> None:
         super().__init__()
-        self._names, self._sizes = names, [size // tp.size for size in sizes]
+        self.names, self._sizes = names, [size // tp.size for size in sizes]
         self.linear = tp.column(width, sum(sizes), bias)
 
     def forward(self, x_LBD: Tensor) -> tuple[Tensor, ...]:
@@ -95,7 +96,7 @@ class FusedColumn(nn.Module):
 
     def pieces(self, prefix: str) -> Iterator[Piece]:
         start = 0
-        for name, size in zip(self._names, self._sizes, strict=True):
+        for name, size in zip(self.names, self._sizes, strict=True):
             rows = slice(start, start + size)
             yield Piece(f"{prefix}.{name}.weight", self.linear.weight, rows)
             if self.linear.bias is not None:
@@ -157,11 +158,12 @@ class SharedKeyValue(nn.Module):
 class Attention(nn.Module):
     """Causal self-attention over the whole sequence, or inside its documents, for this rank's heads."""
 
-    def __init__(self, model: ModelConfig, tp: TensorParallel, recompute: bool = False) -> None:
+    def __init__(self, model: ModelConfig, tp: TensorParallel, multipliers: Multipliers, recompute: bool) -> None:
         """`recompute`: keep queries, keys and values for the backward pass, and nothing between them and the output."""
         super().__init__()
         shape = Shape.of(model)
         self._head_dim = shape.head_dim
+        self._multipliers = multipliers
         self._context = tp.context
         self._recompute = recompute
         self._rope_theta = model.rope_theta if model.position == "rope" else None
@@ -175,10 +177,10 @@ class Attention(nn.Module):
         self.out = Row(tp, sizes[0], shape.d_model, model.bias)
 
     def forward(self, x_LBD: Tensor, documents: Documents | None = None) -> Tensor:
+        x_LBD = scaled(x_LBD, self._multipliers.qkv)
         q, k, v = self.qkv(x_LBD) if self.kv is None else (*self.qkv(x_LBD), *self.kv(x_LBD))
-        if self._recompute:
-            return self.out(checkpointed(self._attend, q, k, v, documents))
-        return self.out(self._attend(q, k, v, documents))
+        y = checkpointed(self._attend, q, k, v, documents) if self._recompute else self._attend(q, k, v, documents)
+        return self.out(scaled(y, self._multipliers.out))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
         """Attention of queries (L, B, N * H) to keys and values (L, B, K * H): (L, B, N * H)."""
@@ -189,7 +191,7 @@ class Attention(nn.Module):
         if rope is not None:
             q_LBNH, k_LBKH = rotate(q_LBNH, *rope), rotate(k_LBKH, *rope)
         y_BNLH = self._context.attention(
-            q_LBNH.permute(1, 2, 0, 3),
+            scaled(q_LBNH, self._multipliers.attention).permute(1, 2, 0, 3),
             k_LBKH.permute(1, 2, 0, 3),
             v_LBKH.permute(1, 2, 0, 3),
             segments=None if documents is None else documents.segments,
@@ -218,19 +220,21 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """swiglu: down(silu(gate x) * up x); gelu: down(gelu(up x))."""
 
-    def __init__(self, model: ModelConfig, tp: TensorParallel, recompute: bool = False) -> None:
+    def __init__(self, model: ModelConfig, tp: TensorParallel, multipliers: Multipliers, recompute: bool) -> None:
         """`recompute`: keep the activation's inputs for the backward pass, and nothing inside it."""
         super().__init__()
         shape = Shape.of(model)
         self._recompute = recompute
+        self._multipliers = multipliers
         self._activation = model.activation
         names = ["gate", "up"] if model.activation == "swiglu" else ["up"]
         self.up = FusedColumn(tp, shape.d_model, names, [shape.d_ff] * len(names), model.bias)
         self.down = Row(tp, shape.d_ff, shape.d_model, model.bias)
 
     def forward(self, x_LBD: Tensor) -> Tensor:
-        up = self.up(x_LBD)
-        return self.down(checkpointed(self._activate, *up) if self._recompute else self._activate(*up))
+        up = self.up(scaled(x_LBD, self._multipliers.up))
+        y_LBF = checkpointed(self._activate, *up) if self._recompute else self._activate(*up)
+        return self.down(scaled(y_LBF, self._multipliers.down))
 
     def _activate(self, *up_LBF: Tensor) -> Tensor:
         if self._activation == "swiglu":
@@ -246,21 +250,23 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention and feed-forward, each added to the residual stream."""
 
-    def __init__(self, model: ModelConfig, tp: TensorParallel, recompute: str = "none") -> None:
+    def __init__(self, blueprint: Blueprint, tp: TensorParallel, recompute: str = "none") -> None:
         """`recompute`: "none", "selective" or "full", as in TrainConfig."""
         super().__init__()
+        model, multipliers = blueprint.model, blueprint.multipliers
+        self._residual = multipliers.residual
         self._recompute = recompute == "full"
         self.attn_norm = Norm(model, model.d_model, tp)
-        self.attn = Attention(model, tp, recompute == "selective")
+        self.attn = Attention(model, tp, multipliers, recompute == "selective")
         self.mlp_norm = Norm(model, model.d_model, tp)
-        self.mlp = FeedForward(model, tp, recompute == "selective")
+        self.mlp = FeedForward(model, tp, multipliers, recompute == "selective")
 
     def forward(self, x_LBD: Tensor, documents: Documents | None = None) -> Tensor:
         return checkpointed(self._layers, x_LBD, documents) if self._recompute else self._layers(x_LBD, documents)
 
     def _layers(self, x_LBD: Tensor, documents: Documents | None) -> Tensor:
-        x_LBD = x_LBD + self.attn(self.attn_norm(x_LBD), documents=documents)
-        return x_LBD + self.mlp(self.mlp_norm(x_LBD))
+        x_LBD = x_LBD + scaled(self.attn(self.attn_norm(x_LBD), documents=documents), self._residual)
+        return x_LBD + scaled(self.mlp(self.mlp_norm(x_LBD)), self._residual)
 
     def pieces(self, prefix: str) -> Iterator[Piece]:
         yield from self.attn_norm.pieces(f"{prefix}.attn_norm")
@@ -269,27 +275,11 @@ class Block(nn.Module):
         yield from self.mlp.pieces(f"{prefix}.mlp")
 
 
+def scaled(x: Tensor, factor: float) -> Tensor:
+    """x * factor; a factor of 1 costs nothing."""
+    return x if factor == 1.0 else x * factor
+
+
 def checkpointed(function: Callable[..., Tensor], *inputs: Tensor | Documents | None) -> Tensor:
     """function(*inputs), keeping only the inputs: the backward pass computes the rest again. Nothing here is random."""
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
-
-
-@lru_cache(maxsize=8)
-def rope_tables(seq_len: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin (L, H) of rotary angles in fp32 (arXiv 2104.09864); dimension i turns with i + H / 2.
-
-    Kept out of the module, so that a cast of its buffers to bf16 does not touch them.
-    """
-    frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angle = torch.outer(torch.arange(seq_len, dtype=torch.float64), frequency).repeat(1, 2)
-    return angle.cos().float().to(device), angle.sin().float().to(device)
-
-
-def rotate(x_LBNH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of queries or keys, computed in fp32 and returned in the input's dtype.
-
-    `cos` and `sin` are (L, B, 1, H), or (L, 1, 1, H) where all samples have the same positions.
-    """
-    low, high = x_LBNH.chunk(2, dim=-1)
-    turned = torch.cat((-high, low), dim=-1)
-    return (x_LBNH * cos + turned * sin).to(x_LBNH.dtype)

@@ -6,11 +6,26 @@ checkpoint holds. Matrices are (out, in). Axes: vocab, embed, heads, kv, ffn, he
 
 from dataclasses import dataclass
 from math import prod, sqrt
+from typing import Literal
 
 from configs.schema import ModelConfig
 
 SHARDED_AXES = frozenset({"vocab", "heads", "kv", "ffn"})
 """Axes that tensor parallelism cuts; a parameter has at most one of them."""
+
+
+Role = Literal["embedding", "hidden", "residual", "output", "gain", "bias"]
+"""What a parameter does: looks a vector up; is a matrix inside a block, or one that writes into the residual stream;
+makes logits; scales what a norm gives; is added."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What multiplies a parameter's learning rate, epsilon and weight decay."""
+
+    lr: float = 1.0
+    eps: float = 1.0
+    weight_decay: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,10 +66,31 @@ class Param:
     axes: tuple[str, ...]
     shape: tuple[int, ...]
     """Global shape."""
+    role: Role
     std: float = 0.0
     """Standard deviation of the initial normal law; 0: constant."""
     fill: float = 0.0
     """Initial constant where std is 0."""
+    scale: Scale = Scale()
+
+    @property
+    def in_block(self) -> bool:
+        """Whether it belongs to a block, and so repeats with depth."""
+        return self.name.startswith("blocks.")
+
+    @property
+    def fan_in(self) -> int:
+        """Entries that one output sums over; 1 of vectors."""
+        return self.shape[1 - self._out] if self.is_matrix else 1
+
+    @property
+    def fan_out(self) -> int:
+        """Outputs: of an embedding, which is stored the other way round, its width."""
+        return self.shape[self._out]
+
+    @property
+    def _out(self) -> int:
+        return 1 if self.role == "embedding" else 0
 
     @property
     def num_elements(self) -> int:
@@ -77,14 +113,18 @@ class Param:
 def param_table(model: ModelConfig) -> list[Param]:
     """All parameters of `model`, in the order in which data meets them; a tied head is not listed again."""
     shape = Shape.of(model)
-    table = [Param("embed.weight", ("vocab", "embed"), (shape.vocab_size, shape.d_model), model.init_std)]
+    size = (shape.vocab_size, shape.d_model)
+    table = [Param("embed.weight", ("vocab", "embed"), size, "embedding", model.init_std)]
     if model.position == "learned":
-        table.append(Param("position.weight", ("position", "embed"), (shape.seq_len, shape.d_model), model.init_std))
+        size = (shape.seq_len, shape.d_model)
+        table.append(Param("position.weight", ("position", "embed"), size, "embedding", model.init_std))
     for layer in range(shape.num_layers):
         table += block_table(model, layer)
     table += _norm("final_norm", model, shape.d_model)
     if not model.tie_embeddings:
-        table.append(Param("head.weight", ("vocab", "embed"), (shape.vocab_size, shape.d_model), model.init_std))
+        size = (shape.vocab_size, shape.d_model)
+        std = model.init_std if model.head_init_std is None else model.head_init_std
+        table.append(Param("head.weight", ("vocab", "embed"), size, "output", std))
     return table
 
 
@@ -92,7 +132,8 @@ def block_table(model: ModelConfig, layer: int) -> list[Param]:
     """The parameters of one block."""
     shape = Shape.of(model)
     heads, kv = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    into, back = model.init_std, model.init_std / sqrt(2 * shape.num_layers)
+    into: _Law = ("hidden", model.init_std)
+    back: _Law = ("residual", model.init_std / sqrt(2 * shape.num_layers))
     up = ("gate", "up") if model.activation == "swiglu" else ("up",)
     prefix = f"blocks.{layer}"
 
@@ -101,7 +142,7 @@ def block_table(model: ModelConfig, layer: int) -> list[Param]:
         table += _linear(f"{prefix}.attn.{name}", (axis, "embed"), (size, shape.d_model), into, model.bias)
     if model.qk_norm:
         for name in ("q_norm", "k_norm"):
-            table.append(Param(f"{prefix}.attn.{name}.weight", ("head_dim",), (shape.head_dim,), fill=1.0))
+            table.append(Param(f"{prefix}.attn.{name}.weight", ("head_dim",), (shape.head_dim,), "gain", fill=1.0))
     table += _linear(f"{prefix}.attn.out", ("embed", "heads"), (shape.d_model, heads), back, model.bias)
     table += _norm(f"{prefix}.mlp_norm", model, shape.d_model)
     for name in up:
@@ -110,15 +151,19 @@ def block_table(model: ModelConfig, layer: int) -> list[Param]:
     return table
 
 
-def _linear(name: str, axes: tuple[str, str], shape: tuple[int, int], std: float, bias: bool) -> list[Param]:
-    weight = Param(f"{name}.weight", axes, shape, std)
-    return [weight, Param(f"{name}.bias", axes[:1], shape[:1])] if bias else [weight]
+_Law = tuple[Role, float]
+"""Role and initial standard deviation."""
+
+
+def _linear(name: str, axes: tuple[str, str], shape: tuple[int, int], law: _Law, bias: bool) -> list[Param]:
+    weight = Param(f"{name}.weight", axes, shape, *law)
+    return [weight, Param(f"{name}.bias", axes[:1], shape[:1], "bias")] if bias else [weight]
 
 
 def _norm(name: str, model: ModelConfig, width: int) -> list[Param]:
-    gain = Param(f"{name}.weight", ("embed",), (width,), fill=1.0)
+    gain = Param(f"{name}.weight", ("embed",), (width,), "gain", fill=1.0)
     if model.norm == "layernorm" and model.bias:
-        return [gain, Param(f"{name}.bias", ("embed",), (width,))]
+        return [gain, Param(f"{name}.bias", ("embed",), (width,), "bias")]
     return [gain]
 
 

@@ -14,8 +14,10 @@ from parallel.segments import Segments
 from parallel.tensor import IGNORE, TensorParallel
 from tests.trainer.model.huggingface import Family
 from tests.trainer.model.test_transformers import MODELS, build, every_model, tokens_of, weights
+from trainer.model.blueprint import Blueprint
 from trainer.model.gpt import Recompute, Stage, build_stages
-from trainer.model.layers import Documents, rope_tables
+from trainer.model.layers import Documents
+from trainer.model.rope import rope_tables
 
 TOLERANCE = 1e-5
 LENGTHS = [[24], [5, 1, 11, 7], [1, 1, 1, 21], [8, 8, 8]]
@@ -159,7 +161,7 @@ def test_recomputed_gradients_are_bitwise_those_of_kept_activations(kind: str, n
     model = MODELS[name][1]
 
     def gradients(recompute: Recompute) -> list[Tensor | None]:
-        (stage,) = build_stages(model, Layout(), 0, TensorParallel(), 0, recompute)
+        (stage,) = build_stages(Blueprint.of(model), Layout(), 0, TensorParallel(), 0, recompute)
         stage(tokens_of(model), positions=POSITIONS).logsumexp(-1).sum().backward()
         return [parameter.grad for parameter in stage.parameters()]
 

@@ -27,7 +27,7 @@ def drawn(param: Param, seed: int = 0, rows: slice | None = None, columns: slice
 
 
 def matrix(num_rows: int, width: int, name: str = "w", std: float = 0.5) -> Param:
-    return Param(name, ("ffn", "embed"), (num_rows, width), std)
+    return Param(name, ("ffn", "embed"), (num_rows, width), "hidden", std)
 
 
 @contextmanager
@@ -76,8 +76,8 @@ def test_the_comparison_sees_a_slice_that_is_one_row_off_and_a_draw_made_for_the
 
 
 def test_constants_are_exact() -> None:
-    assert torch.equal(drawn(Param("gain", ("embed",), (7,), fill=1.0)), torch.ones(7))
-    assert torch.equal(drawn(Param("bias", ("ffn",), (7,)), rows=slice(2, 5)), torch.zeros(3))
+    assert torch.equal(drawn(Param("gain", ("embed",), (7,), "gain", fill=1.0)), torch.ones(7))
+    assert torch.equal(drawn(Param("bias", ("ffn",), (7,), "bias"), rows=slice(2, 5)), torch.zeros(3))
 
 
 def test_draws_are_normal_with_the_std_of_the_table() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from parallel.layout import Layout
 from parallel.tensor import TensorParallel
 from tests.parallel import workers
+from trainer.model.blueprint import Blueprint
 from trainer.model.gpt import Recompute, Stage, build_stages
 
 MODEL = workers.small_model()
@@ -16,7 +17,7 @@ TOKENS = torch.randint(61, (4, MODEL.seq_len), generator=torch.Generator().manua
 
 
 def build(recompute: Recompute) -> Stage:
-    (stage,) = build_stages(MODEL, Layout(), 0, TensorParallel(), 0, recompute)
+    (stage,) = build_stages(Blueprint.of(MODEL), Layout(), 0, TensorParallel(), 0, recompute)
     return stage
 
 

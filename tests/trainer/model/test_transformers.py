@@ -18,6 +18,7 @@ from tests.parallel.workers import batch, small_model
 from tests.trainer.model.huggingface import GPT2, LLAMA, QWEN3, Family
 from tests.trainer.model.workers import train_and_save
 from trainer.checkpoint import load_weights
+from trainer.model.blueprint import Blueprint
 from trainer.model.gpt import Stage, build_stages
 from trainer.model.spec import num_params
 from trainer.run_folder import CONFIG_FILE
@@ -41,7 +42,7 @@ every_model = pytest.mark.parametrize(("family", "model"), MODELS.values(), ids=
 
 def build(model: ModelConfig) -> Stage:
     """The whole model with gains and biases that matter."""
-    (stage,) = build_stages(model, Layout(), 0, TensorParallel(), seed=0)
+    (stage,) = build_stages(Blueprint.of(model), Layout(), 0, TensorParallel(), seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for local in stage.local_params():

@@ -1,0 +1,79 @@
+"""What ranks run in the tests of parametrizations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from configs.schema import Config
+from parallel import groups as parallel_groups
+from parallel.engine import Engine
+from parallel.groups import Groups
+from parallel.layout import Layout
+from trainer import build, optim
+from trainer.model.gpt import LocalParam
+from trainer.mup.coordinates import Coordinates, measure_in
+from trainer.probe import make_batch
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one rank sees of a config's training."""
+
+    coordinates: Coordinates
+    losses: list[float]
+    factors: dict[str, tuple[float, ...]]
+    """Peak learning rate, epsilon and decay, in the optimizer, of every parameter that this rank holds."""
+
+
+def train(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Seen]:
+    """Be one rank of `layout`, and train each config at its peak learning rate."""
+    torch.set_num_threads(1)
+    groups = parallel_groups.start(layout, "cpu", 60.0)
+    seen = []
+    for config in configs:
+        engine, factors = _built(config, groups)
+        seen.append(Seen(measure_in(config, groups, 4), _losses(config, engine, num_steps), factors))
+    parallel_groups.stop()
+    return seen
+
+
+def _built(config: Config, groups: Groups) -> tuple[Engine, dict[str, tuple[float, ...]]]:
+    members: list[list[torch.nn.Parameter]] = []
+
+    def remember(*args: Any) -> torch.optim.Optimizer:
+        optimizer = optim.build_optimizer(*args)
+        members.extend(list(group["params"]) for group in optimizer.param_groups)
+        return optimizer
+
+    # DeepSpeed puts flat tensors in the place of each group's parameters.
+    build.build_optimizer = remember  # type: ignore[assignment]
+    engine, held = build.build_engine(config, groups)
+    build.build_optimizer = optim.build_optimizer
+    return engine, _factors(engine, held, members)
+
+
+def _factors(
+    engine: Engine, held: Sequence[LocalParam], members: Sequence[Sequence[torch.nn.Parameter]]
+) -> dict[str, tuple[float, ...]]:
+    settings = {
+        parameter: group
+        for group, parameters in zip(engine.zero.optimizer.param_groups, members, strict=True)
+        for parameter in parameters
+    }
+    groups = {local.param.name: settings[local.parameter] for local in held}
+    return {name: (group["peak_lr"], group["eps"], group["weight_decay"]) for name, group in groups.items()}
+
+
+def _losses(config: Config, engine: Engine, num_steps: int) -> list[float]:
+    engine.set_lr(1.0)
+    model, size = config.model, config.train.global_batch_size
+    share = size // engine.groups.layout.dp
+    mine = slice(engine.groups.at.dp * share, (engine.groups.at.dp + 1) * share)
+    found = []
+    for step in range(num_steps):
+        assert model.vocab_size is not None
+        tokens_BL, targets_BL = make_batch(step, model.vocab_size, size, model.seq_len)
+        found.append(engine.train_step(tokens_BL[mine], targets_BL[mine]).loss)
+    return found

@@ -1,0 +1,180 @@
+"""How large a model's activations are and how far they have moved, step by step: what a coordinate check looks at.
+
+The same made-up batch at every step, so that what moves is the model. Every rank adds up what it sees of each module's
+output; sums over all ranks then give the means over the global batch, under any layout: an output that several ranks
+hold whole is counted by each of them, equally often.
+
+Legend: B batch, L sequence.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from configs.schema import Config
+from parallel import groups as parallel_groups
+from parallel.groups import Groups
+from parallel.layout import Layout
+from trainer.build import build_engine
+from trainer.model.gpt import Stage
+from trainer.model.layers import Block
+
+TIMEOUT_S = 120.0
+"""A collective that waits longer than this is a deadlock: a step takes a fraction of a second."""
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Statistics of each module's output by step t = 0 .. num_steps: t updates have been made."""
+
+    size: dict[str, list[float]]
+    """Mean |x_t|."""
+    change: dict[str, list[float]]
+    """Root mean square of x_t - x_0."""
+    losses: list[float]
+    grad_norms: list[float]
+
+
+def measure(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
+    """Be one rank of `layout`, and train each config for num_steps + 1 (two or more) steps at its peak learning rate.
+
+    Modules are "embed", "blocks.0.attn.q", .k, .v and .out, "blocks.0.mlp.gate", .up and .down, "blocks.0" (the
+    residual stream after it), "final_norm" and "logits". Needs the launcher's environment; every rank returns the same.
+    """
+    torch.set_num_threads(1)
+    groups = parallel_groups.start(layout, configs[0].train.device, TIMEOUT_S)
+    found = [measure_in(config, groups, num_steps) for config in configs]
+    parallel_groups.stop()
+    return found
+
+
+def measure_in(config: Config, groups: Groups, num_steps: int) -> Coordinates:
+    """As `measure`, of one config in groups that have started."""
+    engine, _ = build_engine(config, groups)
+    engine.set_lr(1.0)
+    share = config.train.global_batch_size // groups.layout.dp
+    mine = slice(groups.at.dp * share, (groups.at.dp + 1) * share)
+    tokens_BL, targets_BL = (part[mine] for part in _batch(config))
+    stages = [stage for stage in engine.stages if isinstance(stage, Stage)]
+    sums = _Sums(groups.layout.num_microbatches(config.train))
+    results = []
+    for step in range(num_steps + 1):
+        with _watched(stages, sums.of_step(step)):
+            results.append(engine.train_step(tokens_BL, targets_BL))
+    size, change = sums.means(num_steps + 1, groups)
+    return Coordinates(size, change, [result.loss for result in results], [result.grad_norm for result in results])
+
+
+def _batch(config: Config) -> tuple[Tensor, Tensor]:
+    """Tokens and targets (B, L) of a language with something to learn for the head, attention and the layers between.
+
+    Some tokens are frequent, and half of them follow from the one before.
+    """
+    model = config.model
+    assert model.vocab_size is not None
+    generator = torch.Generator().manual_seed(1000 + config.data.seed)
+    size = config.train.global_batch_size, model.seq_len + 1
+    drawn_BL = (model.vocab_size * torch.rand(size, generator=generator) ** 3).long()
+    follows_BL = torch.rand(size, generator=generator) < 0.5
+    stream = [drawn_BL[:, 0]]
+    for place in range(1, size[1]):
+        next_B = (stream[-1] * 7 + 3) % model.vocab_size
+        stream.append(torch.where(follows_BL[:, place], next_B, drawn_BL[:, place]))
+    stream_BL = torch.stack(stream, dim=1)
+    return stream_BL[:, :-1].contiguous(), stream_BL[:, 1:].contiguous()
+
+
+class _Sums:
+    """Sums over this rank's part of each output, in float64: of |x|, of (x - x_0)^2, and their number."""
+
+    def __init__(self, num_microbatches: int) -> None:
+        self._num_microbatches = num_microbatches
+        self._at_start: dict[str, list[Tensor]] = {}
+        self._sums: dict[tuple[str, int], Tensor] = {}
+
+    def of_step(self, step: int) -> Callable[[str, Tensor], None]:
+        """What takes the outputs of one step, microbatch after microbatch, by module."""
+        if step == 0:
+            return lambda name, x: self._at_start.setdefault(name, []).append(x.detach().float().clone())
+        if step == 1:
+            self._take_start()
+        seen: Counter[str] = Counter()
+
+        def take(name: str, x: Tensor) -> None:
+            x_0 = self._at_start[name][seen[name]]
+            seen[name] += 1
+            self._add(name, step, x.detach().float(), x_0)
+
+        return take
+
+    def _take_start(self) -> None:
+        for name, outputs in self._at_start.items():
+            # Before its first microbatch a pipeline sends made-up tensors through, to learn their shapes.
+            self._at_start[name] = outputs[-self._num_microbatches :]
+            for x_0 in self._at_start[name]:
+                self._add(name, 0, x_0, x_0)
+
+    def _add(self, name: str, step: int, x: Tensor, x_0: Tensor) -> None:
+        terms = [x.abs().sum(dtype=torch.float64), (x - x_0).square().sum(dtype=torch.float64)]
+        sums = torch.stack([*terms, torch.full_like(terms[0], x.numel())]).cpu()
+        self._sums[name, step] = self._sums[name, step] + sums if (name, step) in self._sums else sums
+
+    def means(self, num_steps: int, groups: Groups) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        """Mean |x| and RMS(x - x_0) by module over all ranks; the same on each of them."""
+        names = sorted({name for name, _ in self._sums})
+        everyones: list[list[str]] = [[]] * groups.layout.world_size
+        dist.all_gather_object(everyones, names)
+        names = sorted(set().union(*everyones))
+        nothing = torch.zeros(3, dtype=torch.float64)
+        sums = torch.stack([self._sums.get((name, step), nothing) for name in names for step in range(num_steps)])
+        sums = sums.to(groups.device)
+        dist.all_reduce(sums)
+        size, squares, count = sums.unflatten(0, (len(names), num_steps)).cpu().unbind(-1)
+        sizes, changes = (size / count).tolist(), (squares / count).sqrt().tolist()
+        return dict(zip(names, sizes, strict=True)), dict(zip(names, changes, strict=True))
+
+
+@contextmanager
+def _watched(stages: Sequence[Stage], take: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """While it lasts, `take` gets what each module of the stages returns."""
+    hooks = [module.register_forward_hook(_hook(names, take)) for stage in stages for module, names in _modules(stage)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _hook(names: Sequence[str], take: Callable[[str, Tensor], None]) -> Callable[..., None]:
+    def hook(module: nn.Module, inputs: object, outputs: Tensor | tuple[Tensor, ...]) -> None:
+        parts = (outputs,) if isinstance(outputs, Tensor) else outputs
+        for name, part in zip(names, parts, strict=True):
+            take(name, part[..., : module.num_valid_rows] if isinstance(module, Stage) else part)
+
+    return hook
+
+
+def _modules(stage: Stage) -> Iterator[tuple[nn.Module, list[str]]]:
+    """Each module that is watched, with the names of what it returns."""
+    if stage.is_first:
+        assert stage.embed is not None
+        yield stage.embed, ["embed"]
+    for layer, block in stage.blocks.items():
+        assert isinstance(block, Block)
+        name = f"blocks.{layer}"
+        yield block.attn.qkv, [f"{name}.attn.{part}" for part in block.attn.qkv.names]
+        if block.attn.kv is not None:
+            yield block.attn.kv, [f"{name}.attn.k", f"{name}.attn.v"]
+        yield block.attn.out, [f"{name}.attn.out"]
+        yield block.mlp.up, [f"{name}.mlp.{part}" for part in block.mlp.up.names]
+        yield block.mlp.down, [f"{name}.mlp.down"]
+        yield block, [name]
+    if stage.is_last:
+        assert stage.final_norm is not None
+        yield stage.final_norm, ["final_norm"]
+        yield stage, ["logits"]
