@@ -5,7 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,26 +21,36 @@ SECRETS = "job.env"
 
 def render(job: Job, launch: LaunchConfig) -> str:
     """The batch script of a job."""
-    public = [f"export {name}={shlex.quote(value)}" for name, value in job.env if name not in job.secrets]
-    secret = [f". {shlex.quote(str(job.folder / SECRETS))}"] if job.secrets else []
     values = {
         "OPTIONS": "\n".join(f"#SBATCH {option}" for option in _options(job, launch)),
         "RUN_DIR": shlex.quote(job.run_dir),
         "PYTHON": shlex.quote(job.python),
-        "EXPORTS": "\n".join([*public, *secret]),
-        "SETUP": _setup(launch.setup),
+        "EXPORTS": exports(job),
+        "SETUP": setup_lines(launch.setup),
         "MAX_STARTS": str(job.max_starts),
         "LEAD": str(launch.stop_lead_s),
         "CPUS_PER_RANK": str(job.cpus_per_rank),
         "RANKS_PER_NODE": str(job.ranks_per_node),
-        "RANK_LOG": shlex.quote(f"{_pattern(job.logs)}/rank-%3t.log"),
+        "RANK_LOG": shlex.quote(f"{pattern(job.logs)}/rank-%3t.log"),
         "COMMAND": shlex.join(job.command),
     }
-    template = files("slurm").joinpath("job.sbatch.in").read_text(encoding="utf-8")
-    return re.sub("@([A-Z_]+)@", lambda match: values[match[1]], template)
+    return filled("job.sbatch.in", values)
 
 
-def _setup(lines: Sequence[str]) -> str:
+def filled(template: str, values: Mapping[str, str]) -> str:
+    """A template of the folder `slurm`, with what stands for each @NAME@ in it."""
+    text = files("slurm").joinpath(template).read_text(encoding="utf-8")
+    return re.sub("@([A-Z_]+)@", lambda match: values[match[1]], text)
+
+
+def exports(job: Job) -> str:
+    """The shell lines that set the ranks' environment."""
+    public = [f"export {name}={shlex.quote(value)}" for name, value in job.env if name not in job.secrets]
+    secret = [f". {shlex.quote(str(job.folder / SECRETS))}"] if job.secrets else []
+    return "\n".join([*public, *secret])
+
+
+def setup_lines(lines: Sequence[str]) -> str:
     """The user's lines. What they source may use variables that are not set, and what fails ends the job."""
     checked = [f"{{\n{line}\n}} || fail {shlex.quote(f'launch.setup failed: {line}')}" for line in lines]
     return "\n".join(["set +u", *checked, "set -u", ""]) if lines else ""
@@ -52,31 +62,36 @@ def secrets(job: Job) -> str:
 
 
 def _options(job: Job, launch: LaunchConfig) -> list[str]:
-    slurm = launch.slurm
-    chosen = {"partition": slurm.partition, "account": slurm.account, "qos": slurm.qos, "time": slurm.time}
     return [
         f"--job-name={job.name}",
         f"--nodes={job.num_nodes}",
         f"--ntasks-per-node={job.ranks_per_node}",
         f"--cpus-per-task={job.cpus_per_rank}",
         *([f"--gres=gpu:{job.gpus_per_node}"] if job.gpus_per_node else []),
-        *(f"--{name}={value}" for name, value in chosen.items() if value is not None),
+        *chosen(launch),
         f"--signal=B:USR2@{launch.stop_lead_s}",
         "--requeue",
         "--open-mode=append",
-        f"--output={_quoted(_pattern(job.logs) + '/slurm-%j.log')}",
-        f"--chdir={_quoted(job.workdir)}",
+        f"--output={quoted(pattern(job.logs) + '/slurm-%j.log')}",
+        f"--chdir={quoted(job.workdir)}",
         "--export=ALL",
-        *slurm.options,
+        *launch.slurm.options,
     ]
 
 
-def _pattern(path: Path) -> str:
+def chosen(launch: LaunchConfig) -> list[str]:
+    """The options of sbatch that `launch.slurm` names."""
+    slurm = launch.slurm
+    named = {"partition": slurm.partition, "account": slurm.account, "qos": slurm.qos, "time": slurm.time}
+    return [f"--{name}={value}" for name, value in named.items() if value is not None]
+
+
+def pattern(path: Path) -> str:
     """A path in which Slurm replaces nothing."""
     return str(path).replace("%", "%%")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """As an #SBATCH line takes it. Raises ValueError for what it cannot take."""
     if re.search(r'[\\"\n]', text):
         raise ValueError(
@@ -95,7 +110,7 @@ def check() -> None:
 
 def submit(job: Job) -> Submitted:
     """Submit the script in the run's folder. Raises ValueError with what sbatch says against it."""
-    answer = _ask("sbatch", "--parsable", str(job.folder / SCRIPT))
+    answer = ask("sbatch", "--parsable", str(job.folder / SCRIPT))
     job_id = answer.strip().partition(";")[0]
     return Submitted(
         title=f"Slurm job {job_id}",
@@ -111,12 +126,13 @@ def active_jobs(job: Job) -> list[str]:
 
     Raises ValueError where Slurm does not tell.
     """
-    lines = _ask("squeue", "--me", "--noheader", "--format=%i %o").splitlines()
+    lines = ask("squeue", "--me", "--noheader", "--format=%i %o").splitlines()
     script = str(job.folder / SCRIPT)
     return [job_id for job_id, _, command in (line.strip().partition(" ") for line in lines) if command == script]
 
 
-def _ask(*command: str) -> str:
+def ask(*command: str) -> str:
+    """What a command of Slurm prints. Raises ValueError with what it says where it fails."""
     # Not the others: options hide in SBATCH_*, which win over the script's; inside a job, SLURM_* are that job's.
     env = {name: os.environ[name] for name in ("PATH", "HOME", "USER", "SLURM_CONF") if name in os.environ}
     try:

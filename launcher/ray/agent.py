@@ -37,6 +37,11 @@ class RankProcess:
     workdir: str
     log: Path
 
+    @property
+    def log_start(self) -> str:
+        """How the first line of its log begins."""
+        return f"{LOG_START}{self.rank}"
+
 
 class Agent:
     """One for each rank, and for each of its starts."""
@@ -62,7 +67,7 @@ class Agent:
         # The rank dies with the thread that starts it, so it is this one that waits for it.
         what.log.parent.mkdir(parents=True, exist_ok=True)
         with what.log.open("ab", buffering=0) as log:
-            log.write(f"{LOG_START}{what.rank} starts, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+            log.write(f"{what.log_start} starts, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
             try:
                 process = _start(what, log.fileno())
             except OSError as error:

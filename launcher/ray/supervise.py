@@ -46,7 +46,7 @@ class Ranks:
         if not ray.wait([*self._running], num_returns=1, timeout=timeout_s)[0]:
             return []
         ended, _ = ray.wait([*self._running], num_returns=len(self._running), timeout=0)
-        new = [_end(self._running.pop(reference), reference) for reference in ended]
+        new = [end_of(self._running.pop(reference), reference) for reference in ended]
         self.ends += new
         return new
 
@@ -74,7 +74,8 @@ class Ranks:
         return [end for end in self.ends[num_before:] if end.words and end.status == LOST]
 
 
-def _end(rank: int, reference: Any) -> End:
+def end_of(rank: int, reference: Any) -> End:
+    """How a rank ended whose agent's `run` has this reference, and has returned or is lost."""
     try:
         return End(rank, ray.get(reference))
     except (ActorDiedError, ActorUnavailableError) as error:

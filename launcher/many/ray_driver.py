@@ -1,0 +1,125 @@
+"""The entrypoint of a Ray job that runs the tasks of a batch: each in an actor, and again while that helps.
+
+Usage: python -m launcher.many.ray_driver FOLDER/job.ray.json, by Ray's Jobs API. Exits with 0 when all tasks have
+ended, however they did, 85 when it was stopped, 93 where no node is large enough for a task, and 1 where none became
+free.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+
+from launcher.many.ending import note_end
+from launcher.many.ray_starts import NOT_STARTED, Starts
+from launcher.many.task import Task, read
+from launcher.ray import resources
+from launcher.ray.asks import FORWARDED, Asks
+from launcher.ray.group import alive_nodes
+from launcher.ray.say import say
+from launcher.ray.submission import Request
+from launcher.ray.submission import read as read_request
+from launcher.restart import asks_for_restart
+from trainer.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
+
+_POLL_S = 0.5
+_RETRY_S = 2.0
+"""A node that has died takes new tasks until Ray knows."""
+_KILL_S = 10.0
+MAX_PLACING = 8
+"""Tasks that wait for room: more of them would only make Ray's work longer."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tasks of the file's folder."""
+    (path,) = sys.argv[1:] if arguments is None else arguments
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # ray.init would make a cluster of its own.
+        say("RAY_ADDRESS is not set: submit this through Ray's Jobs API, and do not start it by hand")
+        return EXIT_CONFIG
+    text = Path(path).read_text(encoding="utf-8")
+    ray.init(address=address, log_to_driver=False)
+    asks = Asks()
+    driver = Driver(read_request(text), json.loads(text)["at_once"])
+    try:
+        return driver.run(asks)
+    finally:
+        driver.starts.drop()
+
+
+class Driver:
+    """Looks after the tasks until none is left."""
+
+    def __init__(self, request: Request, at_once: int | None) -> None:
+        self._request = request
+        self._job = request.job
+        self._tasks = read(self._job.folder)
+        self._waiting: deque[Task] = deque(self._tasks)
+        self._at_once = at_once or len(self._tasks)
+        self.starts = Starts(self._job)
+
+    def run(self, asks: Asks) -> int:
+        """Run all tasks, and return the driver's exit status."""
+        say(f"{len(self._tasks)} tasks, {self._at_once} at once where there is room; one asks for {self._asked()}")
+        idle_since_s = time.monotonic()
+        while (self._waiting or self.starts) and not asks.asked:
+            self._fill()
+            for task, status in self.starts.poll(_POLL_S):
+                self._note(task, status)
+            if self.starts.num_running:
+                idle_since_s = time.monotonic()
+            elif self.starts and time.monotonic() > idle_since_s + self._request.wait_s:
+                nodes = alive_nodes()
+                say(resources.shortage(self._job, nodes, self._request.wait_s))
+                return 1 if resources.can_ever_fit(self._job, nodes) else EXIT_CONFIG
+        return self._stop(asks) if asks.asked else EXIT_DONE
+
+    def _asked(self) -> str:
+        return resources.asked(self._job).removesuffix(" each")
+
+    def _fill(self) -> None:
+        while self._waiting and len(self.starts) < self._at_once and self.starts.num_placing < MAX_PLACING:
+            self.starts.start(self._waiting.popleft())
+
+    def _note(self, task: Task, status: int) -> None:
+        if status == NOT_STARTED:
+            self._waiting.appendleft(task)
+            time.sleep(_RETRY_S)
+            return
+        again, words = note_end(self._job.folder, task.name, self._request.submission_id, status, self._job.max_starts)
+        say(f"{task.name}: {words}")
+        if again:
+            self._waiting.appendleft(task)
+
+    def _stop(self, asks: Asks) -> int:
+        """Have the tasks end, and kill those that take too long."""
+        grace_s = self._request.stop_grace_s
+        deadline_s = time.monotonic() + grace_s
+        self.starts.drop_placing()
+        while self.starts and time.monotonic() < deadline_s:
+            for signum in asks.take():
+                say(f"{signum.name}: waits up to {grace_s:g} s for {len(self.starts)} tasks to end")
+                self.starts.send(FORWARDED[signum])
+            self._note_stopped()
+        self.starts.send(signal.SIGKILL)
+        deadline_s = time.monotonic() + _KILL_S
+        while self.starts and time.monotonic() < deadline_s:
+            self._note_stopped()
+        say("stopped")
+        return EXIT_RESUME
+
+    def _note_stopped(self) -> None:
+        for task, status in self.starts.poll(_POLL_S):
+            if not asks_for_restart(status):
+                self._note(task, status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

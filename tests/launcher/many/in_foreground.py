@@ -1,0 +1,25 @@
+"""A program for the tests to interrupt: starts two tasks that sleep, on a Ray cluster of its own, and waits for them.
+
+Usage: python -m tests.launcher.many.in_foreground FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+from launcher.many import ray
+from tests.launcher.many.programs import batch
+
+SLEEPS = (
+    "import subprocess; signal.signal(signal.SIGTERM, lambda *_: (note('saved'), os._exit(85))); "
+    "child = subprocess.Popen(['sleep', '1000']); note('start'); child.wait()"
+)
+
+
+def main() -> None:
+    """Run the tasks."""
+    with ray.running(batch(Path(sys.argv[1]), {"a": SLEEPS, "b": SLEEPS}, at_once=2)) as ends:
+        print(next(ends))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Many commands on real Ray clusters: each runs, again where it was killed, and nothing is left of them."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from launcher.many import ray
+from launcher.many.ending import status_of
+from launcher.submitted import launches
+from tests.launcher.many.programs import batch, most_at_once, words
+from tests.launcher.ray.conftest import RayCluster
+from tests.launcher.ray.jobs import ROOT, wait_for
+from tests.processes import assert_none, of_folder
+
+BRIEF = "note('begin'); time.sleep(0.3); note('end')"
+
+
+def test_each_command_runs_once_or_again_where_it_was_killed_and_no_more_at_once_than_asked(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    first = f"again = os.path.exists({str(tmp_path)!r} + '/notes-%s'); note('start'); again and sys.exit(0); "
+    programs = {
+        "lost": first % "lost" + "time.sleep(1000)",
+        "killed": first % "killed" + "os.kill(os.getpid(), signal.SIGKILL)",
+        "bug": "print('a bug'); sys.exit(3)",
+        **dict.fromkeys("ab", BRIEF),
+    }
+    made = batch(tmp_path, programs, at_once=2, env=["PATH", "NOT_CARRIED", f"TEST_FOLDER={tmp_path}"])
+    made.launch.ray.address = cluster.address
+    with ray.running(made, every_s=0.1) as ends:
+        with pytest.raises(ValueError, match="which still waits or runs"), ray.running(made):
+            pass
+        wait_for(lambda: words(tmp_path, "lost") == ["start"], "task")
+        (actor,) = [process.parent() for process in of_folder(tmp_path) if "notes-lost" in " ".join(process.cmdline())]
+        assert actor.name().startswith("ray::Agent")
+        actor.send_signal(signal.SIGKILL)  # as its node's death does
+        told = {ended.name: (ended.status, ended.log) for ended in ends}
+    statuses = {**dict.fromkeys(programs, 0), "bug": 3}
+    assert told == {name: (status, made.folder / f"logs/{name}.log") for name, status in statuses.items()}
+    assert [len(words(tmp_path, name)) for name in ("lost", "killed", "a", "b")] == [2] * 4
+    assert most_at_once(tmp_path, [*"ab"]) <= 2
+    log = told["bug"][1].read_text().splitlines()
+    assert log[0].startswith("--- task bug starts, ") and log[1:] == ["a bug"]
+    (launch,) = launches(made.folder)
+    assert (
+        "killed: was killed (status 137): is started again" in (made.folder / f"logs/ray-{launch.id}.log").read_text()
+    )
+    assert_none(tmp_path)
+
+
+def test_ctrl_c_has_the_tasks_save_and_leaves_neither_them_nor_a_cluster(ray_installed: None, tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray's sockets lie in it
+    program = subprocess.Popen(
+        [sys.executable, "-m", "tests.launcher.many.in_foreground", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "RAY_ADDRESS": "http://another:1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: both_noted("start", tmp_path) or program.poll() is not None, "tasks")
+    os.killpg(program.pid, signal.SIGINT)  # as a terminal does
+    out, err = program.communicate(timeout=60)
+    assert program.returncode != 0 and out == "" and err.rstrip().endswith("KeyboardInterrupt"), err
+    assert both_noted("saved", tmp_path)
+    assert status_of(tmp_path / "the batch", "a") is None
+    assert_none(tmp_path)
+    assert_none(folder)
+    assert [*folder.iterdir()] == []
+    folder.rmdir()
+
+
+def both_noted(word: str, folder: Path) -> bool:
+    return all(word in words(folder, name) for name in "ab")
