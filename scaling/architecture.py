@@ -1,0 +1,34 @@
+"""What of a config must stay for evidence from small models to hold for a large one: all but the sizes."""
+
+from typing import Any
+
+from configs.schema import Config
+
+
+def architecture(config: Config) -> dict[str, Any]:
+    """The traits of a model and its parametrization by name, those that widths and depths leave as they are.
+
+    The same for two configs exactly where a coordinate check or a sweep of one speaks for the other. Needs no
+    vocabulary size.
+    """
+    model = config.model
+    num_kv_heads, d_ff = model.num_kv_heads or model.num_heads, model.d_ff or 4 * model.d_model
+    return {
+        "parametrization": config.mup.parametrization,
+        "optimizer": config.optimizer.kind,
+        "norm": model.norm,
+        "position": model.position,
+        "activation": model.activation,
+        "bias": model.bias,
+        "tie_embeddings": model.tie_embeddings,
+        "qk_norm": model.qk_norm,
+        "heads for each key-value head": model.num_heads // num_kv_heads,
+        "head_dim": model.head_dim or model.d_model // model.num_heads,
+        "d_ff / d_model": round(d_ff / model.d_model, 6),
+        "init_std": model.init_std,
+    }
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """What differs between two architectures, one line for each trait."""
+    return [f"{name}: {a.get(name)} there, {b.get(name)} here" for name in a | b if a.get(name) != b.get(name)]

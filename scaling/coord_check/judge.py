@@ -1,0 +1,167 @@
+"""What keeps its size over a ladder and what does not: slopes of log2(statistic) over log2(width or depth). Pure."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from scaling.coord_check.plan import Axis, Ladder, Rung
+
+Kind = Literal["size", "change"]
+KINDS: tuple[Kind, ...] = ("size", "change")
+
+TOLERANCES: dict[Axis, float] = {"width": 0.2, "depth": 0.4}
+"""A statistic passes that goes as the size of the model to this power at most, up or down. A wrong rule is wrong by a
+power of 1/2 or more. Over widths, sound models of 64 to 512 were measured to stay below 0.15. Over depths the share of
+the residual stream that its blocks hold at the start falls as depth^-1/2, and they hold more of it the larger the
+initial weights: sound models of 2 to 16 blocks came to 0.39, planted bugs to 0.44 and more.
+"""
+LAST, LOGITS = "blocks.last", "logits"
+AT_AN_EDGE = frozenset({"blocks.0.mlp.gate", "blocks.0.mlp.up", *(f"{LAST}.attn.{part}" for part in "qkv")})
+"""Modules that read a share of the 2 L updates of the residual stream which depends on L: 1 of them, or 2 L - 2. Their
+change levels off only in deep models: from 2 to 16 blocks it was measured to go as depth^-0.3 and depth^0.3.
+"""
+
+
+class Measured(Protocol):
+    """What a model showed, as `trainer.mup.coordinates.Coordinates`: by module, after each step, step 0 first."""
+
+    @property
+    def size(self) -> Mapping[str, Sequence[float]]: ...
+
+    @property
+    def change(self) -> Mapping[str, Sequence[float]]: ...
+
+    @property
+    def losses(self) -> Sequence[float]: ...
+
+
+@dataclass(frozen=True)
+class Slope:
+    """How one statistic of one module at one step goes with the size of the model."""
+
+    axis: Axis
+    module: str
+    kind: Kind
+    step: int
+    value: float | None
+    """The exponent; None where no line goes through the values, since one is zero or not finite."""
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the slope says anything; see `_is_remnant` and AT_AN_EDGE for what goes with size in sound models."""
+        if self.axis == "depth":
+            return not (self.kind == "change" and self.module in AT_AN_EDGE)
+        return not self._is_remnant
+
+    @property
+    def _is_remnant(self) -> bool:
+        """Whether this may be what a random head makes of its input, which falls as width^-1/2.
+
+        It hides what is learnt in the logits themselves, and in the first step in their change.
+        """
+        may_fall = self.module == LOGITS and (self.kind == "size" or self.step == 1)
+        return may_fall and self.value is not None and self.value < 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether it neither grows nor shrinks with the model."""
+        return not self.is_judged or (self.value is not None and abs(self.value) <= TOLERANCES[self.axis])
+
+    @property
+    def magnitude(self) -> float:
+        """How far from level, by which slopes are ranked."""
+        return math.inf if self.value is None else abs(self.value)
+
+
+def fit(sizes: Sequence[float], values: Sequence[float]) -> float | None:
+    """The exponent p of values ~ sizes ** p, by least squares in logarithms; None where a value is not positive."""
+    if not all(math.isfinite(value) and value > 0 for value in values):
+        return None
+    x, y = [math.log2(size) for size in sizes], [math.log2(value) for value in values]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    spread = sum((each - mean_x) ** 2 for each in x)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
+
+
+def values_of(
+    ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]], module: str, kind: Kind, step: int
+) -> list[float]:
+    """A statistic on each rung of the ladder: the mean over the seeds."""
+    return [_mean(each, _name_in(module, rung), kind, step) for rung in ladder.rungs for each in [measured[rung]]]
+
+
+def modules_of(ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]]) -> list[str]:
+    """The modules that every rung has, in the order in which data meets them.
+
+    Over widths those are all. Over depths they are what stands outside the blocks, the layers of the first block and
+    of the last, which is named `blocks.last`, and the residual stream after the last: after the first it holds one
+    block of many, whose share falls with depth.
+    """
+    names = [_shared_names(rung, ladder.axis, measured[rung][0]) for rung in ladder.rungs]
+    shared = [name for name in names[0] if all(name in others for others in names)]
+    return sorted(shared, key=_place)
+
+
+def slopes_of(ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]], steps: Sequence[int]) -> list[Slope]:
+    """The slope of every module and statistic at each of `steps`."""
+    return [
+        Slope(ladder.axis, module, kind, step, fit(ladder.sizes, values_of(ladder, measured, module, kind, step)))
+        for module in modules_of(ladder, measured)
+        for kind in KINDS
+        for step in steps
+    ]
+
+
+def failures(measured: Mapping[Rung, Sequence[Measured]]) -> Iterator[str]:
+    """A line for each model and seed that did not train, and for each statistic that is no positive number."""
+    for rung in sorted(measured):
+        for seed, each in enumerate(measured[rung]):
+            yield from (f"{rung}, seed {seed}: {problem}" for problem in _failures_of(each))
+
+
+def _failures_of(measured: Measured) -> Iterator[str]:
+    diverged = [step for step, loss in enumerate(measured.losses) if not math.isfinite(loss)]
+    if diverged:
+        yield f"diverged: the loss is {measured.losses[diverged[0]]:g} in step {diverged[0] + 1}: try a smaller --lr"
+        return
+    for kind in KINDS:
+        for module, values in getattr(measured, kind).items():
+            for step, value in enumerate(values):
+                if not math.isfinite(value) or (value <= 0 and step > 0):
+                    yield f"{module} has a {kind} of {value:g} after step {step}"
+                    break
+
+
+def _mean(seeds: Sequence[Measured], name: str, kind: Kind, step: int) -> float:
+    return sum(getattr(each, kind)[name][step] for each in seeds) / len(seeds)
+
+
+_ORDER = ("embed", "blocks", "final_norm", LOGITS)
+_ORDER_IN_BLOCK = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.gate", "mlp.up", "mlp.down", "")
+
+
+def _place(module: str) -> tuple[int, float, int]:
+    """Where a module stands on the way of the data."""
+    room, _, rest = module.partition(".")
+    number, _, part = rest.partition(".")
+    block = math.inf if number == "last" else int(number or 0)
+    return _ORDER.index(room), block, _ORDER_IN_BLOCK.index(part)
+
+
+def _name_in(module: str, rung: Rung) -> str:
+    return module.replace(LAST, f"blocks.{rung.depth - 1}")
+
+
+def _shared_names(rung: Rung, axis: Axis, measured: Measured) -> list[str]:
+    if axis == "width":
+        return list(measured.size)
+    last = f"blocks.{rung.depth - 1}"
+    shared = []
+    for name in measured.size:
+        block = ".".join(name.split(".")[:2])
+        if not name.startswith("blocks.") or (block == "blocks.0" and name != block):
+            shared.append(name)
+        if block == last:
+            shared.append(LAST + name.removeprefix(last))
+    return shared

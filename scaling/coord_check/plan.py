@@ -1,0 +1,236 @@
+"""Which small models a coordinate check trains for a few steps: known before a process starts. Pure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from configs.schema import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
+from parallel.layout import Layout, check
+from scaling.verify.layouts import parse_layouts
+from scaling.verify.shrink import alike
+from trainer.model.resize import resized
+
+Axis = Literal["width", "depth"]
+Device = Literal["cpu", "cuda"]
+
+SEQ_LEN, NUM_SAMPLES, MAX_VOCAB_SIZE = 32, 16, 16
+"""Of the batch. Few distinct tokens: what they teach is alike at every width, and soon larger than what random vectors
+have in common, which falls as width^-1/2. With 256 tokens sound models of widths up to 256 have slopes of -0.5."""
+LR_SHARE = 1 / 32
+"""Of `model.init_std`, the default learning rate of adamw, whose first steps are as large as its rate: updates are seen
+from the first one on, and eight of them do not yet learn all there is. At 1/5 they do, and slopes become random."""
+MAX_WIDTH: dict[Device, int] = {"cpu": 512, "cuda": 2048}
+MAX_DEPTH: dict[Device, int] = {"cpu": 16, "cuda": 64}
+"""Of ladders that nobody asked for by number. The narrower, the farther from the limit that muP speaks of: from 64 up
+sound models stay below 0.13, from 32 up below 0.21."""
+NUM_RUNGS, MIN_RUNGS = 4, 3
+DEPTH_OF_WIDTHS = 2
+"""Blocks of the models of a ladder of widths where there is no ladder of depths: a first one and a last one."""
+
+
+@dataclass(frozen=True, order=True)
+class Rung:
+    """One model of a ladder."""
+
+    width: int
+    depth: int
+
+    def __str__(self) -> str:
+        return f"width {self.width}, {self.depth} {'block' if self.depth == 1 else 'blocks'}"
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Models that differ in one size, by which their statistics are compared."""
+
+    axis: Axis
+    rungs: tuple[Rung, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The size along the axis, of each rung."""
+        return tuple(getattr(rung, self.axis) for rung in self.rungs)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a coordinate check does."""
+
+    config: Config
+    """As the user has it; `configs_of` makes it small."""
+    ladders: tuple[Ladder, ...]
+    layout: Layout
+    lr: float
+    num_seeds: int
+    num_steps: int
+    device: Device
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """Every model once, the largest first, so that the last to end is a short one."""
+        return tuple(sorted({rung for ladder in self.ladders for rung in ladder.rungs}, key=work, reverse=True))
+
+    @property
+    def judged_steps(self) -> tuple[int, ...]:
+        """Steps after which statistics are judged; at step 0 nothing has been learnt yet."""
+        return (*(step for step in (1, 3) if step < self.num_steps), self.num_steps)
+
+    def configs_of(self, rung: Rung) -> list[Config]:
+        """What the ranks train for a rung: one config for each seed."""
+        model = small_model(self.config.model, rung, self.layout)
+        train = _train(self.layout, self.device)
+        return [
+            Config(
+                model=model,
+                data=DataConfig(),
+                parallel=ParallelConfig(zero_stage=self.layout.zero_stage, pp=self.layout.pp),  # type: ignore[arg-type]
+                mup=self.config.mup,
+                optimizer=replace(self.config.optimizer, lr=self.lr),
+                train=replace(train, seed=self.config.train.seed + seed),
+            )
+            for seed in range(self.num_seeds)
+        ]
+
+
+def make_plan(
+    config: Config,
+    *,
+    widths: Sequence[int] = (),
+    depths: Sequence[int] | None = None,
+    num_seeds: int = 2,
+    num_steps: int = 8,
+    lr: float | None = None,
+    layout: Layout | None = None,
+    device: Device = "cpu",
+) -> Plan:
+    """Plan the check of `config`; what is left out is chosen for it.
+
+    `widths` () and `depths` None mean a ladder of doublings around the base shape of `mup`, or around the model's own;
+    depths only where the parametrization holds over them (`depths` () never).
+    Raises ValueError with every reason why that cannot be done.
+    """
+    for name, value in (("--seeds", num_seeds), ("--steps", num_steps)):
+        if value < 1:
+            raise ValueError(f"{name} {value}: use 1 or more")
+    if lr is not None and not lr > 0:
+        raise ValueError(f"--lr {lr:g}: a learning rate must be positive")
+    layout = layout or Layout()
+    chosen_widths = _ascending("--widths", widths) if widths else _default_widths(config, MAX_WIDTH[device])
+    if depths is None:
+        depths = _default_depths(config, MAX_DEPTH[device]) if config.mup.parametrization == "completep" else ()
+    chosen_depths = _ascending("--depths", depths) if depths else ()
+    plan = Plan(
+        config=config,
+        ladders=_ladders(chosen_widths, chosen_depths, _depth_of_widths(config, chosen_depths, layout)),
+        layout=layout,
+        lr=default_lr(config) if lr is None else lr,
+        num_seeds=num_seeds,
+        num_steps=num_steps,
+        device=device,
+    )
+    for rung in plan.rungs:
+        small = plan.configs_of(rung)[0]
+        check(layout, small.model, small.train)
+    return plan
+
+
+def default_lr(config: Config) -> float:
+    """The learning rate of a check that is given none; sgd's own, whose steps are as large as its gradients."""
+    return config.model.init_std * LR_SHARE if config.optimizer.kind == "adamw" else config.optimizer.lr
+
+
+def small_model(model: ModelConfig, rung: Rung, layout: Layout) -> ModelConfig:
+    """`model` at the size of a rung, with short samples of few tokens; its heads stay as wide as they are."""
+    return replace(
+        resized(model, rung.width, rung.depth),
+        vocab_size=min(model.vocab_size or MAX_VOCAB_SIZE, MAX_VOCAB_SIZE),
+        seq_len=alike(model.seq_len, layout.tp * layout.cp, at_least=SEQ_LEN),
+    )
+
+
+def work(rung: Rung) -> int:
+    """A rung's share of the time, roughly: a constant for its start, and its matrices."""
+    return 2**20 + 12 * rung.depth * rung.width**2
+
+
+def parse_sizes(option: str, text: str) -> list[int]:
+    """Sizes separated by commas, as in "32,64,128"; none of "". Raises ValueError that names option and word."""
+    if not text.strip():
+        return []
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if not word.isdecimal() or int(word) < 1:
+            raise ValueError(f"{option} {text}: {word!r} is no size: use whole numbers, as in 32,64,128")
+    return [int(word) for word in words]
+
+
+def parse_layout(text: str) -> Layout:
+    """One layout in words, as in "tp=2 sp". Raises ValueError that says which word is not understood."""
+    try:
+        layouts = parse_layouts(text)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--layouts:", "--layout:")) from None
+    if len(layouts) != 1:
+        raise ValueError(f"--layout: '{text}' names {len(layouts)} layouts: a check runs under one")
+    return layouts[0]
+
+
+def _ascending(option: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    found = tuple(sorted(set(sizes)))
+    if len(found) < MIN_RUNGS:
+        raise ValueError(
+            f"{option} {','.join(map(str, sizes))}: a slope through fewer than {MIN_RUNGS} sizes is mostly noise: name "
+            f"{MIN_RUNGS}, or better {NUM_RUNGS}"
+        )
+    return found
+
+
+def _ladders(widths: tuple[int, ...], depths: tuple[int, ...], depth: int) -> tuple[Ladder, ...]:
+    """The ladder of depths stands on the second width: a factor that forgets one of two ratios shows there."""
+    over_widths = Ladder("width", tuple(Rung(width, depth) for width in widths))
+    over_depths = Ladder("depth", tuple(Rung(widths[1], each) for each in depths))
+    return (over_widths, over_depths) if depths else (over_widths,)
+
+
+def _default_widths(config: Config, limit: int) -> tuple[int, ...]:
+    base = config.mup.base.d_model or config.model.d_model
+    return _doublings(base, limit, lambda width: _is_possible(config.model, width))
+
+
+def _default_depths(config: Config, limit: int) -> tuple[int, ...]:
+    return _doublings(config.mup.base.num_layers or config.model.num_layers, limit, lambda depth: True)
+
+
+def _doublings(base: int, limit: int, is_possible: Callable[[int], bool]) -> tuple[int, ...]:
+    """Sizes that double up to `limit`, all `base` times a power of two; larger where `base` cannot be halved."""
+    start = next((base << shift for shift in range(32) if is_possible(base << shift)), base)
+    while start << NUM_RUNGS <= limit:
+        start *= 2
+    while start << (NUM_RUNGS - 1) > limit and start % 2 == 0 and is_possible(start // 2):
+        start //= 2
+    wanted = (start << doublings for doublings in range(NUM_RUNGS))
+    return tuple(size for number, size in enumerate(wanted) if size <= limit or number < MIN_RUNGS)
+
+
+def _is_possible(model: ModelConfig, width: int) -> bool:
+    try:
+        resized(model, width)
+    except ValueError:
+        return False
+    return True
+
+
+def _train(layout: Layout, device: Device) -> TrainConfig:
+    """One forward pass for each step, or with a pipeline as many as its schedules need."""
+    num_microbatches = 2 * layout.pp if layout.pp > 1 else 1
+    micro_batch_size = max(1, -(-NUM_SAMPLES // (layout.dp * num_microbatches)))
+    return TrainConfig(
+        global_batch_size=micro_batch_size * layout.dp * num_microbatches,
+        micro_batch_size=micro_batch_size,
+        device=device,
+    )
+
+
+def _depth_of_widths(config: Config, depths: Sequence[int], layout: Layout) -> int:
+    own = config.mup.base.num_layers or config.model.num_layers
+    return depths[0] if depths else max(min(own, DEPTH_OF_WIDTHS), layout.num_stages)

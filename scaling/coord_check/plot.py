@@ -1,0 +1,70 @@
+"""The picture of a coordinate check: statistics against width or depth, where level lines are what is wanted."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from scaling.coord_check.judge import KINDS, Measured, Slope, values_of
+from scaling.coord_check.plan import Ladder, Plan, Rung
+from scaling.coord_check.verdict import Verdict
+
+COLORS = ("#94a3b8", "#60a5fa", "#2563eb", "#1e3a8a")
+"""Of the steps, from the first on: one hue that darkens."""
+GOOD_COLOR, BAD_COLOR = "#111827", "#dc2626"
+
+
+def plot(plan: Plan, measured: Mapping[Rung, Sequence[Measured]], verdict: Verdict, png_path: Path) -> None:
+    """Draw each statistic as PNG, a panel for each kind of module, that of the block which is farthest from level."""
+    ladders = [ladder for ladder in plan.ladders if any(slope.axis == ladder.axis for slope in verdict.slopes)]
+    rows = [(ladder, kind) for ladder in ladders for kind in KINDS]
+    roles = list(dict.fromkeys(_role(slope.module) for slope in verdict.slopes))
+    if not rows:
+        return
+    figure = Figure(figsize=(1 + 1.9 * len(roles), 0.8 + 2.1 * len(rows)), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(rows), len(roles), squeeze=False)
+    for (ladder, kind), panels in zip(rows, grid, strict=True):
+        for role, axes in zip(roles, panels, strict=True):
+            slopes = [s for s in verdict.slopes if (s.axis, s.kind, _role(s.module)) == (ladder.axis, kind, role)]
+            worst = max(slopes, key=lambda slope: (slope.is_judged, slope.magnitude))
+            steps = (0, *plan.judged_steps) if kind == "size" else plan.judged_steps
+            _panel(axes, ladder, measured, worst, steps)
+        panels[0].set_ylabel("mean |x|" if kind == "size" else r"RMS($x_t - x_0$)")
+    handles = {line.get_label(): line for line in grid[0][0].get_lines()}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
+    name = plan.config.mup.parametrization
+    title = f"{name}: {'passed' if verdict.passed else 'FAILED'} (learning rate {plan.lr:g}, level lines are wanted)"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.savefig(png_path, format="png")
+
+
+def _panel(
+    axes: Axes, ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]], worst: Slope, steps: Iterable[int]
+) -> None:
+    seen = []
+    for number, step in enumerate(steps, start=0 if worst.kind == "size" else 1):
+        values = values_of(ladder, measured, worst.module, worst.kind, step)
+        seen += [value for value in values if 0 < value < float("inf")]
+        color = COLORS[min(number, len(COLORS) - 1)]
+        axes.plot(ladder.sizes, values, "o-", color=color, markersize=2.5, linewidth=1.2, label=f"step {step}")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(ladder.sizes, labels=[str(size) for size in ladder.sizes], fontsize=6)
+    axes.minorticks_off()
+    if seen:  # room of four octaves at least, so that noise does not look like a slope
+        axes.set_ylim(min(min(seen) / 1.3, max(seen) / 16), max(max(seen) * 1.3, min(seen) * 4))
+    axes.tick_params(axis="y", labelsize=6)
+    axes.set_xlabel(ladder.axis, fontsize=7)
+    value = "no slope" if worst.value is None else f"{worst.value:+.2f}"
+    color = GOOD_COLOR if worst.passed else BAD_COLOR
+    axes.set_title(f"{worst.module}\n{value} at step {worst.step}", fontsize=7, color=color)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+
+
+def _role(module: str) -> str:
+    return re.sub(r"^blocks\.\w+", "block", module)

@@ -1,0 +1,165 @@
+"""What a coordinate check shows and writes: progress, tables of slopes, a file that `foretrain transfer` reads."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from scaling.architecture import architecture
+from scaling.coord_check.judge import KINDS, TOLERANCES, Measured, Slope
+from scaling.coord_check.plan import Axis, Plan, Rung, work
+from scaling.coord_check.verdict import Verdict
+from trainer.environment import code_version
+
+RECORD_FILE = "coord_check.json"
+PLOT_FILE = "coord_check.png"
+
+
+class Display:
+    """Shows how far the models have come: a bar on a terminal, elsewhere a line for each; a context manager."""
+
+    def __init__(self, plan: Plan, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._num_rungs, self._num_done = len(plan.rungs), 0
+        self._total_work, self._done_work = sum(map(work, plan.rungs)), 0
+        self._running: list[Rung] = []
+        self._started_s = time.monotonic()
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
+            self._bar = Progress(*columns, TextColumn("{task.description}"), console=self._console, transient=True)
+            self._task = self._bar.add_task("", total=self._total_work)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def start(self, rung: Rung) -> None:
+        """A model begins."""
+        self._running.append(rung)
+        self._describe()
+
+    def done(self, rung: Rung, wall_s: float, problem: str | None) -> None:
+        """A model has ended, with a problem or without."""
+        self._running.remove(rung)
+        self._num_done += 1
+        self._done_work += work(rung)
+        if self._bar is not None:
+            self._bar.advance(self._task, work(rung))
+            self._describe()
+            return
+        left_s = (time.monotonic() - self._started_s) * (self._total_work / self._done_work - 1)
+        end = f"about {left_s:.0f} s left" if self._num_done < self._num_rungs else "the last"
+        text = f"{self._num_done}/{self._num_rungs}  {rung}: {problem or 'measured'}, {wall_s:.1f} s, {end}"
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _describe(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description="; ".join(map(str, self._running)))
+
+
+def print_verdict(plan: Plan, verdict: Verdict, console: Console | None = None) -> None:
+    """A table of slopes for each ladder, what is wrong, and the verdict."""
+    console = console or _console_for_tables()
+    for ladder in plan.ladders:
+        slopes = [slope for slope in verdict.slopes if slope.axis == ladder.axis]
+        if slopes:
+            console.print(_table(ladder.axis, ladder.sizes, slopes, plan.judged_steps))
+    for problem in verdict.problems:
+        console.print(problem, style="red", highlight=False, markup=False, soft_wrap=True)
+    if any(not slope.is_judged for slope in verdict.slopes):
+        console.print(
+            "In brackets, and not judged: what goes with size (a random head; both ends of a stack) in sound models.",
+            style="dim",
+        )
+    style = "green" if verdict.passed else "bold red"
+    console.print(summary(plan, verdict), style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def summary(plan: Plan, verdict: Verdict) -> str:
+    """The verdict in one line."""
+    worst, name = verdict.worst, plan.config.mup.parametrization
+    axes = " and ".join(f"{ladder.axis}s" for ladder in plan.ladders)
+    found = "nothing was measured"
+    if worst is not None:
+        value = "no slope" if worst.value is None else f"{worst.axis}^{worst.value:.2f}"
+        found = f"the steepest is {value}, of the {worst.kind} of {worst.module} at step {worst.step}"
+    allowed = " and ".join(f"{ladder.axis}^{TOLERANCES[ladder.axis]}" for ladder in plan.ladders)
+    if verdict.passed:
+        return f"PASSED: in {name} every activation keeps its size over {axes} ({found}; {allowed} is allowed)"
+    return f"FAILED: in {name} not every activation keeps its size over {axes} ({found}; {allowed} is allowed)"
+
+
+def write(folder: Path, plan: Plan, measured: Mapping[Rung, Sequence[Measured]], verdict: Verdict) -> None:
+    """Write the record of the check, and its picture."""
+    from scaling.coord_check.plot import plot  # not at the top: matplotlib takes a second
+
+    new = folder / f".{RECORD_FILE}.new"
+    new.write_text(json.dumps(record(plan, verdict), indent=1) + "\n", encoding="utf-8")
+    new.replace(folder / RECORD_FILE)
+    plot(plan, measured, verdict, folder / PLOT_FILE)
+
+
+def record(plan: Plan, verdict: Verdict) -> dict[str, Any]:
+    """All that was checked and found, as JSON has it; a slope that is none is null."""
+    sizes = {ladder.axis: list(ladder.sizes) for ladder in plan.ladders}
+    worst = verdict.worst
+    slopes: dict[str, Any] = {}
+    for slope in verdict.slopes:
+        steps = slopes.setdefault(slope.axis, {}).setdefault(slope.module, {}).setdefault(slope.kind, {})
+        steps[str(slope.step)] = slope.value
+    return {
+        "passed": verdict.passed,
+        "architecture": architecture(plan.config),
+        "code": code_version(),
+        "max_slope": None if worst is None or worst.value is None else abs(worst.value),
+        "tolerances": {ladder.axis: TOLERANCES[ladder.axis] for ladder in plan.ladders},
+        "widths": sizes["width"],
+        "depths": sizes.get("depth", []),
+        "seeds": [plan.config.train.seed + seed for seed in range(plan.num_seeds)],
+        "lr": plan.lr,
+        "steps": plan.num_steps,
+        "layout": str(plan.layout),
+        "problems": list(verdict.problems),
+        "slopes": slopes,
+    }
+
+
+def _table(axis: Axis, sizes: Sequence[int], slopes: Sequence[Slope], steps: Sequence[int]) -> Table:
+    table = Table(box=None, title=f"slopes over {axis}s {', '.join(map(str, sizes))}", title_justify="left")
+    table.add_column("module", no_wrap=True)
+    for kind in KINDS:
+        for step in steps:
+            table.add_column(f"{kind} t={step}", justify="right")
+    cells = {(slope.module, slope.kind, slope.step): _cell(slope) for slope in slopes}
+    for module in dict.fromkeys(slope.module for slope in slopes):
+        table.add_row(module, *(cells[module, kind, step] for kind in KINDS for step in steps))
+    return table
+
+
+def _cell(slope: Slope) -> str:
+    text = "none" if slope.value is None else f"{slope.value:+.2f}"
+    if not slope.is_judged:
+        return f"[dim]({text})[/]"
+    if not slope.passed:
+        return f"[bold red]{text}[/]"
+    return f"[yellow]{text}[/]" if slope.magnitude > TOLERANCES[slope.axis] / 2 else f"[green]{text}[/]"
+
+
+def _console_for_tables() -> Console:
+    """Standard output; wide enough for a module's name where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)

@@ -1,0 +1,223 @@
+"""The trials of a sweep, each a whole config with a key: known before a process starts. Pure, but for reading YAML."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+from configs import load as configs
+from configs.schema import Config
+from parallel.layout import Layout
+from scaling.sweep.proxy import proxy
+from scaling.verify.layouts import parse_layouts
+from trainer.model.spec import num_params
+from trainer.mup.parametrize import blueprint
+from trainer.setup import MAY_CHANGE
+
+Search = Literal["grid", "random", "halving"]
+Value = float | int | str | bool | None
+Point = tuple[tuple[int, int], tuple[tuple[str, Value], ...]]
+"""A shape, width and depth, and the values of the axes."""
+Resolve = Callable[[Sequence[str]], Config]
+"""The user's config with further overrides."""
+
+SET_BY = {
+    "model.d_model": "--widths",
+    "model.num_layers": "--depths",
+    "train.seed": "--seeds",
+    "data.seed": "--seeds",
+}
+"""Settings that are no axes, and the option that sets them."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a user asks for."""
+
+    over: tuple[str, ...]
+    """KEY=SPEC of each axis."""
+    widths: tuple[int, ...] = ()
+    """Empty: the config's own."""
+    depths: tuple[int, ...] = ()
+    """Empty: the config's own."""
+    seeds: tuple[int, ...] = (0,)
+    search: Search = "grid"
+    num_trials: int | None = None
+    """Settings that a random search draws."""
+    search_seed: int = 0
+    """Of what is drawn."""
+    layout: str = "dp=1"
+
+    def __post_init__(self) -> None:
+        for name in ("over", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name} is missing: without it there is nothing to try")
+        if self.search not in get_args(Search):
+            raise ValueError(f"--search {self.search}: use one of {', '.join(get_args(Search))}")
+        if self.num_trials is not None and self.num_trials < 1:
+            raise ValueError(f"--num-trials {self.num_trials}: use 1 or more")
+        if self.num_trials is not None and self.search == "grid":
+            raise ValueError("--num-trials is for --search random and halving: a grid takes every point")
+        if self.num_trials is None and self.search == "random":
+            raise ValueError("--search random needs --num-trials: how many settings to draw")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What the data decide of a trial."""
+
+    vocab_size: int
+    fingerprints: dict[str, str]
+    """By the source's name; that of `data.path` is ""."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A point of the axes."""
+
+    config: Config
+    """The user's config at that point."""
+    values: dict[str, Value]
+    """By the axis' key, as the schema reads them."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model to train once."""
+
+    config: Config
+    """Whole: a run of its own, but for the folder it lies in."""
+    values: dict[str, Value]
+    fingerprints: dict[str, str]
+    num_tokens: int
+    """The budget of a final result; that of a rung is less."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Width and depth."""
+        return self.config.model.d_model, self.config.model.num_layers
+
+    @property
+    def point(self) -> Point:
+        """What it has in common with the same at other seeds."""
+        return self.shape, tuple(self.values.items())
+
+    @property
+    def seed(self) -> int:
+        """Of the weights and of the order of samples."""
+        return self.config.train.seed
+
+    @property
+    def is_rung(self) -> bool:
+        """Whether it only helps to choose the trials that get the whole budget."""
+        return self.config.train.num_tokens < self.num_tokens
+
+    @cached_property
+    def key(self) -> str:
+        """Sha256 of all that its curve depends on; where the tokens lie, and on what it runs, is no part of that."""
+        sources = {
+            name: replace(source, path=self.fingerprints[name]) for name, source in self.config.data.sources.items()
+        }
+        data = replace(self.config.data, path=self.fingerprints.get("", ""), sources=sources)
+        return configs.config_hash(_neutral(replace(self.config, data=data), Config()))
+
+    @cached_property
+    def num_params(self) -> int:
+        """Parameters of the model."""
+        return num_params(self.config.model)
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.key[:16]
+
+    def __str__(self) -> str:
+        width, depth = self.shape
+        values = "".join(f", {key}={shown(value)}" for key, value in self.values.items())
+        budget = f", {self.config.train.num_tokens:,} tokens" if self.is_rung else ""
+        return f"width {width}, depth {depth}, seed {self.seed}{values}{budget}"
+
+
+def shown(value: Value) -> str:
+    """A value as a person reads it: small powers of two as 2^-7."""
+    if not isinstance(value, float):
+        return str(value)
+    mantissa, exponent = math.frexp(value)
+    return f"2^{exponent - 1}" if mantissa == 0.5 and exponent < 0 else f"{value:.4g}"
+
+
+def setting_of(resolve: Resolve, overrides: Sequence[str]) -> Setting:
+    """The setting of KEY=VALUE for each axis. Raises ValueError for what the schema refuses."""
+    config = resolve(overrides)
+    return Setting(config, {key: _value(config, key) for key in (text.partition("=")[0] for text in overrides)})
+
+
+def check_axes(keys: Sequence[str]) -> None:
+    """Raise ValueError for settings that cannot be compared, or that another option sets."""
+    for number, key in enumerate(keys):
+        if key in keys[:number]:
+            raise ValueError(f"--over names {key} twice: write all its values in one")
+        if key in SET_BY:
+            raise ValueError(f"--over {key}: use {SET_BY[key]}, which sets it for each trial")
+        if key.startswith("parallel."):
+            raise ValueError(f"--over {key}: every layout has the same curve; --layout sets that of all trials")
+        if MAY_CHANGE.match(key):
+            raise ValueError(f"--over {key}: it leaves the curve as it is, so there is nothing to compare")
+
+
+def layout_of(text: str) -> Layout:
+    """The layout of every trial. Raises ValueError unless it is one."""
+    layouts = parse_layouts(text)
+    if len(layouts) != 1:
+        raise ValueError(f"--layout '{text}' names {len(layouts)} layouts: all trials have one")
+    return layouts[0]
+
+
+def trials_of(
+    settings: Sequence[Setting], ask: Ask, corpus_of: Callable[[Config], Corpus], share: Fraction = Fraction(1)
+) -> list[Trial]:
+    """Every setting at every width and depth and with every seed, trained on that share of its tokens; in that order.
+
+    Raises ValueError for a trial that cannot be.
+    """
+    layout = layout_of(ask.layout)
+    trials = []
+    for width in ask.widths or (None,):
+        for depth in ask.depths or (None,):
+            for setting in settings:
+                for seed in ask.seeds:
+                    config = proxy(setting.config, width, depth, seed, layout, share)
+                    corpus = corpus_of(config)
+                    config = replace(config, model=replace(config.model, vocab_size=corpus.vocab_size))
+                    blueprint(config)  # refuses a base shape that does not go with the model's
+                    num_tokens = setting.config.train.num_tokens
+                    trials.append(Trial(config, setting.values, corpus.fingerprints, num_tokens))
+    return trials
+
+
+def _value(config: Config, key: str) -> Value:
+    found: Any = config
+    for name in key.split("."):
+        found = found[name] if isinstance(found, dict) else getattr(found, name)
+    return found
+
+
+_KEPT = ("data.path", "train.eval_samples")
+"""They leave the curve too, but the first stands for the tokens, by their fingerprint, and the other decides over the
+held-out loss."""
+
+
+def _neutral(value: Any, default: Any, prefix: str = "") -> Any:
+    """`value`, a config or a section of one, with each setting that leaves the result as it is at its default."""
+    changes: dict[str, Any] = {}
+    for field in fields(value):
+        key, mine = prefix + field.name, getattr(value, field.name)
+        if key in _KEPT:
+            continue
+        if MAY_CHANGE.match(key) or MAY_CHANGE.match(f"{key}."):
+            changes[field.name] = getattr(default, field.name)
+        elif is_dataclass(mine):
+            changes[field.name] = _neutral(mine, getattr(default, field.name), f"{key}.")
+    return replace(value, **changes)

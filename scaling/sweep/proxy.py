@@ -1,0 +1,76 @@
+"""From a user's config to that of one trial. Pure."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+from configs.schema import Config, ParallelConfig, SampleConfig
+from parallel.layout import Layout, LayoutError, check
+from trainer import schedule as lr_schedule
+from trainer.model.resize import resized
+
+
+def proxy(
+    config: Config, width: int | None, depth: int | None, seed: int, layout: Layout, share: Fraction = Fraction(1)
+) -> Config:
+    """`config` at another width and depth (None: its own), with another seed, under a layout, on a share of its tokens.
+
+    Raises ValueError where that cannot be.
+    """
+    sized = replace(config, model=resized(config.model, width, depth))
+    return _fitted(_shortened(_seeded(sized, seed), share), layout)
+
+
+def _seeded(config: Config, seed: int) -> Config:
+    """Whole to its end, with nothing after it: a trial is there for its loss."""
+    train = replace(config.train, seed=seed, stop_after=None)
+    return replace(config, data=replace(config.data, seed=seed), train=train, sample=SampleConfig())
+
+
+def _shortened(config: Config, share: Fraction) -> Config:
+    """The same run on a share of its tokens: warm-up, decay and changes of the mixture keep their places in it."""
+    if share == 1:
+        return config
+
+    def part(num_tokens: int) -> int:
+        return round(num_tokens * share)
+
+    old = config.schedule
+    stages = {
+        name: replace(stage, from_tokens=max(1, part(stage.from_tokens))) for name, stage in config.data.stages.items()
+    }
+    return replace(
+        config,
+        schedule=replace(old, warmup_tokens=part(old.warmup_tokens), decay_tokens=part(old.decay_tokens)),
+        train=replace(config.train, num_tokens=max(1, part(config.train.num_tokens))),
+        data=replace(config.data, stages=stages),
+    )
+
+
+def _fitted(config: Config, layout: Layout) -> Config:
+    """Under that layout, with the largest micro batch up to the config's own that it allows."""
+    old = config.parallel
+    parallel = ParallelConfig(
+        dp=layout.dp,
+        tp=layout.tp,
+        cp=layout.cp,
+        pp=layout.pp,
+        vpp=layout.vpp,
+        sp=layout.sp,
+        schedule=layout.schedule,  # type: ignore[arg-type]
+        zero_stage=layout.zero_stage,  # type: ignore[arg-type]
+        offload_optimizer=old.offload_optimizer and layout.zero_stage >= 1,
+        offload_params=old.offload_params and layout.zero_stage == 3,
+        overlap_comm=old.overlap_comm and layout.zero_stage >= 1 and layout.pp == 1,
+        timeout_s=old.timeout_s,
+    )
+    lr_schedule.check(config.schedule, config.train.num_tokens)
+    refused: LayoutError | None = None
+    for micro_batch_size in range(config.train.micro_batch_size, 0, -1):
+        train = replace(config.train, micro_batch_size=micro_batch_size)
+        try:
+            check(layout, config.model, train)
+            return replace(config, parallel=parallel, train=train)
+        except LayoutError as error:
+            refused = refused or error
+    assert refused is not None
+    raise LayoutError(f"--layout '{layout}' at {config.model.d_model} x {config.model.num_layers}: {refused}")

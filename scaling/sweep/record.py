@@ -1,0 +1,125 @@
+"""The files of a sweep: what was asked, and what each trial came to. The same trials leave the same bytes.
+
+OUT/sweep.json      what was asked
+OUT/config.yaml     the config that every trial is made from
+OUT/results.jsonl   a line for each trial that has ended, in the order of the plan
+OUT/trials/NAME/    the folder of a run; trial.yaml is its config, result.json what it came to
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from configs import load as configs
+from configs.schema import Config
+from scaling.sweep.curve import Steps, diverged_at
+from scaling.sweep.plan import Trial
+from trainer.metrics import METRICS_FILE, final_loss, read_metrics
+from trainer.run_folder import newest_checkpoint, step_of
+
+SWEEP_FILE = "sweep.json"
+RESULTS_FILE = "results.jsonl"
+TRIALS = "trials"
+TRIAL_CONFIG = "trial.yaml"
+OUTCOME_FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial came to."""
+
+    status: Literal["finished", "diverged"]
+    loss: float | None = None
+    """Mean over the last steps, nats per token; None where it diverged."""
+    val_loss: float | None = None
+    """On held-out samples, at the end; None where it diverged, or held-out samples are not looked at."""
+    diverged_at: int | None = None
+    """Step."""
+
+
+def trial_config(folder: Path) -> Config:
+    """The config of the trial in a folder, wherever that lies now."""
+    return replace(configs.load(folder / TRIAL_CONFIG), run_dir=str(folder))
+
+
+def steps_of(config: Config) -> Steps:
+    """How many steps a run takes, and how many of them to warm up."""
+    tokens_per_step = config.train.global_batch_size * config.model.seq_len
+    return Steps(-(-config.train.num_tokens // tokens_per_step), -(-config.schedule.warmup_tokens // tokens_per_step))
+
+
+def recorded(folder: Path) -> Outcome | None:
+    """The outcome that was written; None where there is none yet."""
+    try:
+        return Outcome(**json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+
+
+def conclude(folder: Path, config: Config) -> Outcome | None:
+    """Find the outcome of a trial in its record, write it down and return it; None while it has none."""
+    outcome = outcome_of(folder, config)
+    if outcome is not None:
+        write(folder / OUTCOME_FILE, json.dumps(asdict(outcome)) + "\n")
+    return outcome
+
+
+def outcome_of(folder: Path, config: Config) -> Outcome | None:
+    """What the metrics and the checkpoints of a run say it came to, so far."""
+    if not (folder / METRICS_FILE).exists():
+        return None
+    records = read_metrics(folder / METRICS_FILE)
+    curve = [record for record in records if record["kind"] == "train"]
+    steps = steps_of(config)
+    at = diverged_at([step["loss"] for step in curve], [step["grad_norm"] for step in curve], steps)
+    if at is not None:
+        return Outcome("diverged", diverged_at=at)
+    checkpoint = newest_checkpoint(folder)
+    if len(curve) < steps.total or checkpoint is None or step_of(checkpoint) < steps.total:
+        return None
+    held_out = [record["val_loss"] for record in records if record["kind"] == "eval" and record["step"] == steps.total]
+    return Outcome(
+        "finished",
+        loss=final_loss(records),
+        val_loss=held_out[-1] if held_out and math.isfinite(held_out[-1]) else None,
+    )
+
+
+def result(trial: Trial, outcome: Outcome) -> dict[str, Any]:
+    """The line of a trial in results.jsonl. No line says when or how fast."""
+    config = trial.config
+    rung = {"budget_tokens": config.train.num_tokens} if trial.is_rung else {}
+    return {
+        "trial": trial.key,
+        "d_model": config.model.d_model,
+        "num_layers": config.model.num_layers,
+        "seed": trial.seed,
+        "values": trial.values,
+        "parametrization": config.mup.parametrization,
+        "num_params": trial.num_params,
+        "num_tokens": trial.num_tokens,
+        **rung,
+        "global_batch_size": config.train.global_batch_size,
+        "seq_len": config.model.seq_len,
+        **asdict(outcome),
+    }
+
+
+def write_results(out: Path, trials: Sequence[Trial], outcomes: Mapping[str, Outcome]) -> None:
+    """Write the line of every trial that has an outcome, which are by the trial's key."""
+    lines = [json.dumps(result(trial, outcomes[trial.key])) for trial in trials if trial.key in outcomes]
+    write(out / RESULTS_FILE, "".join(f"{line}\n" for line in lines))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that others may read meanwhile: they see it as it was, or whole."""
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)

@@ -1,0 +1,215 @@
+"""A sweep from its beginning to its end: which trials are done, running the others, and what is left to say."""
+
+import hashlib
+import json
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from configs import load as configs
+from configs.schema import Config
+from launcher.local.forwarding import Interrupt
+from scaling.sweep import devices, record, search
+from scaling.sweep import plan as planning
+from scaling.sweep.local import Local
+from scaling.sweep.plan import Ask, Corpus, Resolve, Setting, Trial
+from scaling.sweep.record import Outcome
+from scaling.sweep.runner import Runner
+from scaling.sweep.space import parse_axis
+from trainer.environment import code_version
+from trainer.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
+from trainer.lock import locked
+from trainer.run_folder import CONFIG_FILE
+from trainer.setup import prepare_run
+
+On = Literal["local", "slurm", "ray"]
+
+
+class Display(Protocol):
+    """Is told how far the sweep has come."""
+
+    def wave(self, trials: Sequence[Trial], outcomes: dict[str, Outcome]) -> None:
+        """These trials are all that are planned so far; those with an outcome are done."""
+
+    def done(self, trial: Trial, outcome: Outcome) -> None:
+        """A trial has an outcome."""
+
+    def failed(self, trial: Trial, why: str) -> None:
+        """A trial has none, and will have none."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a sweep does; what later rungs take up, earlier ones decide."""
+
+    ask: Ask
+    base: Config
+    """The user's config, with the vocabulary of its data."""
+    settings: tuple[Setting, ...]
+    first: tuple[Trial, ...]
+    """Of the first rung."""
+    corpus_of: Callable[[Config], Corpus]
+
+    @property
+    def num_trials(self) -> int:
+        """All that will be run, of all rungs."""
+        per_setting = len(self.first) // len(self.settings)
+        num_settings, total = len(self.settings), 0
+        for _ in search.shares(len(self.settings), self.ask):
+            total += num_settings * per_setting
+            num_settings = -(-num_settings // search.KEPT_OF)
+        return total
+
+
+def make_plan(ask: Ask, resolve: Resolve, out: Path) -> Plan:
+    """Plan what `ask` asks of a config. Reads the data's manifests, and changes nothing.
+
+    Raises ValueError for what cannot be, before a trial starts.
+    """
+    axes = [parse_axis(text) for text in ask.over]
+    planning.check_axes([axis.key for axis in axes])
+    corpus_of = _corpora(out)
+    base = resolve(())
+    settings = [planning.setting_of(resolve, point) for point in search.points(axes, ask)]
+    search.check_distinct(settings)
+    shares = search.shares(len(settings), ask)
+    first, *_ = (planning.trials_of(settings, ask, corpus_of, share) for share in shares)
+    model = replace(base.model, vocab_size=first[0].config.model.vocab_size)
+    return Plan(ask, replace(base, model=model), tuple(settings), tuple(first), corpus_of)
+
+
+@contextmanager
+def opened(plan: Plan, out: Path) -> "Iterator[Sweep]":
+    """Yield the sweep of a plan, with its folder made and locked. Raises ValueError where another one runs there."""
+    with locked(out):
+        _write_plan(plan, out)
+        yield Sweep(plan, out)
+
+
+def _write_plan(plan: Plan, out: Path) -> None:
+    (out / record.TRIALS).mkdir(parents=True, exist_ok=True)
+    configs.save(plan.base, out / CONFIG_FILE)
+    record.write(out / record.SWEEP_FILE, json.dumps(_asked(plan), indent=1) + "\n")
+
+
+def runner_of(plan: Plan, out: Path, on: On, jobs: int | None) -> Runner:
+    """What runs the trials there, `jobs` at a time. Raises ValueError where it cannot."""
+    ranks = planning.layout_of(plan.ask.layout).world_size
+    if on != "local":
+        from scaling.sweep import cluster  # what it needs of Ray and Slurm, a sweep on this machine does not
+
+        kind = cluster.OnSlurm if on == "slurm" else cluster.OnRay
+        return kind(out, plan.base, ranks=ranks, at_once=jobs)
+    at_once, env = devices.places(plan.base, ranks, jobs)
+    return Local(at_once, env)
+
+
+class Sweep:
+    """The trials of a plan and their outcomes, in a folder."""
+
+    def __init__(self, plan: Plan, out: Path) -> None:
+        self.trials: list[Trial] = []
+        """All that are planned so far."""
+        self.outcomes: dict[str, Outcome] = {}
+        """By the trial's key."""
+        self.failures: list[Trial] = []
+        self.goes_on = False
+        """Whether trials may still run when `run` has returned."""
+        self.plan, self.out = plan, out
+
+    def run(self, runner: Runner, display: Display) -> int:
+        """Run all trials that have no outcome. Returns the exit status."""
+        self.goes_on = runner.goes_on
+        trials = list(self.plan.first)
+        shares = search.shares(len(self.plan.settings), self.plan.ask)
+        try:
+            for rung, _ in enumerate(shares):
+                self._take_up(trials)
+                display.wave(self.trials, self.outcomes)
+                self._run(trials, runner, display)
+                if runner.stopped_by is not None:
+                    return EXIT_RESUME
+                if rung + 1 < len(shares):
+                    trials = self._promoted(trials, shares[rung + 1])
+        except Interrupt as interrupt:
+            return 128 + interrupt.signum
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        return EXIT_FAILED if self.failures else EXIT_DONE
+
+    def folder(self, trial: Trial) -> Path:
+        """Where a trial lies."""
+        return self.out / record.TRIALS / trial.name
+
+    @property
+    def num_others(self) -> int:
+        """Trials in the folder that are no part of the plan."""
+        return len({path.name for path in (self.out / record.TRIALS).iterdir()} - {trial.name for trial in self.trials})
+
+    def _take_up(self, trials: Sequence[Trial]) -> None:
+        """Note the outcomes that are there already."""
+        self.trials += trials
+        for trial in trials:
+            outcome = record.recorded(self.folder(trial))
+            if outcome is not None:
+                self.outcomes[trial.key] = outcome
+        self._write()
+
+    def _run(self, trials: Sequence[Trial], runner: Runner, display: Display) -> None:
+        pending = {self.folder(trial): trial for trial in trials if trial.key not in self.outcomes}
+        for folder, trial in pending.items():
+            folder.mkdir(exist_ok=True)
+            configs.save(replace(trial.config, run_dir=str(folder)), folder / record.TRIAL_CONFIG)
+        for ended in runner.run(list(pending)):
+            trial = pending[ended.folder]
+            outcome = record.recorded(ended.folder)
+            if ended.why is not None or outcome is None:
+                self.failures.append(trial)
+                display.failed(trial, ended.why or f"{ended.folder} holds no outcome")
+            else:
+                self.outcomes[trial.key] = outcome
+                self._write()
+                display.done(trial, outcome)
+
+    def _promoted(self, trials: Sequence[Trial], share: Fraction) -> list[Trial]:
+        losses = {trial.key: self.outcomes[trial.key].loss for trial in trials if trial.key in self.outcomes}
+        kept = search.kept(trials, losses)
+        longer = planning.trials_of(self.plan.settings, self.plan.ask, self.plan.corpus_of, share)
+        return [trial for trial in longer if trial.point in kept]
+
+    def _write(self) -> None:
+        record.write_results(self.out, self.trials, self.outcomes)
+
+
+def _corpora(out: Path) -> Callable[[Config], Corpus]:
+    """What the data decide of a config, found out once for trials that have the same."""
+    known: dict[str, Corpus] = {}
+
+    def corpus_of(config: Config) -> Corpus:
+        train = replace(config.train, seed=0)
+        of = repr((replace(config.data, seed=0), config.model.seq_len, config.model.vocab_size, train))
+        if of not in known:
+            # In a folder where no run is, so that none is resumed.
+            run = prepare_run(replace(config, run_dir=str(out / record.TRIALS / "none")), progress=True)
+            assert run.config.model.vocab_size is not None
+            known[of] = Corpus(run.config.model.vocab_size, run.data.fingerprints)
+        return known[of]
+
+    return corpus_of
+
+
+def _asked(plan: Plan) -> dict[str, Any]:
+    """The contents of sweep.json."""
+    asked = asdict(plan.ask)
+    keys = [trial.key for trial in plan.first]
+    digest = hashlib.sha256(json.dumps([asked, keys], sort_keys=True).encode()).hexdigest()
+    axes = {
+        key: list(dict.fromkeys(setting.values[key] for setting in plan.settings)) for key in plan.settings[0].values
+    }
+    widths = list(dict.fromkeys(trial.shape[0] for trial in plan.first))
+    depths = list(dict.fromkeys(trial.shape[1] for trial in plan.first))
+    return {"hash": digest, "code": code_version(), **asked, "axes": axes, "widths": widths, "depths": depths}

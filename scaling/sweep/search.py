@@ -1,0 +1,79 @@
+"""Which settings are tried: all of a grid, some at random, or fewer and fewer with more and more tokens. Pure."""
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from itertools import product
+
+from configs.load import TYPES
+from scaling.sweep.plan import Ask, Point, Setting, Trial
+from scaling.sweep.space import Axis
+
+KEPT_OF = 3
+"""A rung of successive halving keeps one in so many."""
+MIN_KEPT = 3
+"""Of a width and depth: an optimum is the vertex of a parabola through three points."""
+TRIES_PER_DRAW = 100
+
+
+def points(axes: Sequence[Axis], ask: Ask) -> list[list[str]]:
+    """KEY=VALUE of each axis, for every setting to begin with. Raises ValueError."""
+    if ask.num_trials is not None:
+        return _drawn(axes, ask.num_trials, random.Random(ask.search_seed))
+    for axis in axes:
+        if not axis.values:
+            raise ValueError(f"--over {axis.key}: a range needs its step, as in 0..0.2:0.05, or --search random")
+    return [[f"{axis.key}={value}" for axis, value in zip(axes, row, strict=True)] for row in _grid(axes)]
+
+
+def check_distinct(settings: Sequence[Setting]) -> None:
+    """Raise ValueError where two settings are one, differently written."""
+    for number, setting in enumerate(settings):
+        if any(other.values == setting.values for other in settings[:number]):
+            told = ", ".join(f"{key}={value}" for key, value in setting.values.items())
+            raise ValueError(f"--over names {told} twice, differently written: leave one out")
+
+
+def shares(num_settings: int, ask: Ask) -> list[Fraction]:
+    """The share of its tokens that each rung trains on, the last one on all; one rung unless --search halving."""
+    num_rungs = 1
+    while ask.search == "halving" and math.ceil(num_settings / KEPT_OF) >= MIN_KEPT:
+        num_settings = math.ceil(num_settings / KEPT_OF)
+        num_rungs += 1
+    return [Fraction(1, KEPT_OF ** (num_rungs - 1 - rung)) for rung in range(num_rungs)]
+
+
+def kept(trials: Sequence[Trial], losses: Mapping[str, float | None]) -> set[Point]:
+    """The points that go on: of each shape the best third by their mean over seeds.
+
+    `losses` are by the trial's key: None, for one that diverged, is worse than every number, and so is a trial that
+    has no loss. Of equally good ones the first goes on.
+    """
+    found: dict[Point, list[float]] = defaultdict(list)
+    for trial in trials:
+        loss = losses.get(trial.key)
+        found[trial.point].append(math.inf if loss is None else loss)
+    chosen: set[Point] = set()
+    for shape in {shape for shape, _ in found}:
+        means = {point: sum(losses) / len(losses) for point, losses in found.items() if point[0] == shape}
+        chosen |= set(sorted(means, key=means.__getitem__)[: math.ceil(len(means) / KEPT_OF)])
+    return chosen
+
+
+def _grid(axes: Sequence[Axis]) -> list[tuple[str, ...]]:
+    return list(product(*(axis.values for axis in axes)))
+
+
+def _drawn(axes: Sequence[Axis], num_trials: int, rng: random.Random) -> list[list[str]]:
+    """So many different ones, or fewer where the axes have no more."""
+    found: dict[tuple[str, ...], None] = {}
+    for _ in range(num_trials * TRIES_PER_DRAW):
+        if len(found) < num_trials:
+            found[tuple(f"{axis.key}={axis.draw(rng, whole=_is_whole(axis.key))}" for axis in axes)] = None
+    return [list(row) for row in found]
+
+
+def _is_whole(key: str) -> bool:
+    return TYPES.get(key) in (int, int | None)

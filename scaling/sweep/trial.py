@@ -1,0 +1,60 @@
+"""One trial, from its folder: what its ranks run, and a command that runs it to its end.
+
+    python -m scaling.sweep.trial OUT/trials/NAME
+
+starts the trial, or goes on from its newest checkpoint, or finds that it has ended. Exits with 0 once the trial has an
+outcome, and to diverge is one; with 85 where a signal stopped it, and the same command goes on; with 1 where it failed.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from launcher import training
+from launcher.logs import LOG_START, log_path
+from scaling.sweep import local
+from scaling.sweep.record import trial_config
+from trainer.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
+from trainer.run_folder import LOGS
+from trainer.stopping import catch_signals
+
+
+def rank(folder: str) -> None:
+    """Be one rank of the trial in a folder; the launcher calls it in each process. Rank 0 prints into a log too."""
+    place = training.my_place()
+    if place.rank == 0:
+        _print_into(log_path(Path(folder) / LOGS, 0))
+    with training.opened(trial_config(Path(folder)), place, allow_data_change=False) as run:
+        if run.is_complete:
+            return
+        if place.rank == 0:
+            training.begin(run)
+        training.start(run, place)
+
+
+rank.on_start = catch_signals  # type: ignore[attr-defined]
+
+
+def _print_into(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        file.write(f"{LOG_START}0 starts, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+        file.flush()
+        for fd in (1, 2):
+            os.dup2(file.fileno(), fd)
+
+
+def main(folder: Path) -> int:
+    """Run a trial on this machine. Returns the exit status."""
+    runner = local.Local(jobs=1)
+    for ended in runner.run([folder]):
+        if ended.why is not None:
+            print(ended.why, file=sys.stderr)
+            return EXIT_FAILED
+        return EXIT_DONE
+    return EXIT_RESUME
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

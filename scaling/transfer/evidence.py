@@ -1,0 +1,172 @@
+"""What would have to hold for a sweep's best values to be those of the target, and does not. Pure."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+from configs.load import diff
+from configs.schema import Config
+from scaling.architecture import architecture, differences
+from scaling.transfer.study import Drift, Study, are_numbers, speaking_sizes
+from trainer.model.spec import num_params
+
+MAX_SLOPE = 0.15
+"""Octaves of the best rate for each doubling of width. Measured: muP +0.04, the standard parametrization -1.04."""
+MAX_RANGE = 0.5
+"""Octaves between the best rates of the proxies. Measured: muP 0.27 over widths, CompleteP 0.13 over depths. Half an
+octave off the best costs about 0.02 nats, where 1.2 octaves were measured to cost 0.094."""
+MAX_SLOPE_UNCERTAINTY = 0.3
+"""Octaves per doubling. The standard parametrization drifts by one: three times this, so that it would be seen."""
+MAX_FACTOR = 2.0
+"""Between tokens per parameter, and between batches. The best rate falls as tokens^-0.32: by 20 % for this factor."""
+MAX_SHARE_CHANGE = 0.05
+"""Of a share of the budget, relative to itself: what rounding to whole tokens and steps may do."""
+HORIZON_EXPONENT = -0.32
+"""Of the best rate over training tokens, for one model (arXiv 2409.19913). No rule of muP covers it."""
+
+
+def objections(study: Study, base: Config, target: Config) -> Iterator[str]:
+    """Every reason why the study does not speak for the target, each with what to do.
+
+    `base` is the sweep's config and `target` the target's, both with the values that are carried over.
+    """
+    yield from _parametrization(base, target)
+    for fit in study.fits:
+        if fit.size in speaking_sizes(study.sweep, target) and fit.optimum is None:
+            yield f"{fit.size}: {fit.problem}"
+    yield from _drifts(study, target)
+    yield from _reach(study, target)
+    yield from _other_axes(study, target)
+    yield from _budget(study, base, target)
+    yield from _settings(base, target)
+
+
+def horizon(study: Study, target: Config) -> str | None:
+    """What the length of training may ask for beyond, in words; None where the target's is about the proxies'."""
+    factor = target.train.num_tokens / study.largest_trial.num_tokens
+    if 1 / MAX_FACTOR <= factor <= MAX_FACTOR:
+        return None
+    return (
+        f"not applied: the target trains on {factor:.3g} times the tokens of the largest proxy, for which a model of "
+        f"one size would want {factor**HORIZON_EXPONENT:.2g} times the learning rate (tokens^-0.32, arXiv 2409.19913)"
+    )
+
+
+def _parametrization(base: Config, target: Config) -> Iterator[str]:
+    for whose, config in (("the sweep", base), ("the target", target)):
+        if config.mup.parametrization == "standard":
+            yield (
+                f"{whose} has mup.parametrization = standard, in which every size needs its own learning rate: sweep "
+                "and train with mup.parametrization=mup (over widths) or completep (over depths too)"
+            )
+    for line in differences(architecture(base), architecture(target)):
+        yield f"the target is not of the sweep's architecture ({line}): change the target, or sweep its own"
+    for line in diff(base, target):
+        if line.startswith("mup.base."):
+            yield f"the target scales from another base than the sweep ({line}): set the sweep's in the target"
+
+
+def _drifts(study: Study, target: Config) -> Iterator[str]:
+    sizes = speaking_sizes(study.sweep, target)
+    for drift in study.drifts:
+        if drift.fits[0].size not in sizes or (drift.along == "num_layers" and not _leaves_depths(study, target)):
+            continue
+        name = f"the best learning rate does not hold over {drift}"
+        if abs(drift.slope) > MAX_SLOPE:
+            found = f"it drifts by {drift.slope:+.2f} octaves per doubling, and {MAX_SLOPE} is allowed"
+            yield f"{name}: {found}; {_mend(drift)}"
+        if drift.range > MAX_RANGE:
+            yield f"{name}: it varies over {drift.range:.2f} octaves, and {MAX_RANGE} is allowed; {_mend(drift)}"
+        if drift.uncertainty > MAX_SLOPE_UNCERTAINTY:
+            yield (
+                f"whether the best learning rate holds over {drift} is not known: its drift is uncertain by "
+                f"{drift.uncertainty:.2f} octaves per doubling, {MAX_SLOPE_UNCERTAINTY} is allowed; sweep more seeds "
+                "(--seeds 0,1,2), finer rates or more sizes"
+            )
+
+
+def _mend(drift: Drift) -> str:
+    size = "width" if drift.along == "d_model" else "depth"
+    return f"sweep more seeds if that is noise, leave out the smallest {size}, or check the parametrization"
+
+
+def _leaves_depths(study: Study, target: Config) -> bool:
+    """Whether the rate has to hold over depths."""
+    return target.model.num_layers not in {size.num_layers for size in study.sweep.sizes}
+
+
+def _reach(study: Study, target: Config) -> Iterator[str]:
+    """Sizes that nothing was compared over."""
+    model = target.model
+    widths = {size.d_model for size in speaking_sizes(study.sweep, target)}
+    depths = {size.num_layers for size in study.sweep.sizes}
+    if model.d_model not in widths and len(widths) < 2:
+        yield f"only d_model = {min(widths)} was swept, and the target has {model.d_model}: sweep two --widths or more"
+    if not _leaves_depths(study, target):
+        return
+    shown = ", ".join(map(str, sorted(depths)))
+    if target.mup.parametrization != "completep":
+        yield (
+            f"the target has num_layers = {model.num_layers}, the proxies {shown}, and only "
+            f"mup.parametrization = completep carries over depths: sweep --depths {model.num_layers}, or use completep"
+        )
+    elif len(depths) < 2:
+        yield f"only num_layers = {shown} was swept, and the target has {model.num_layers}: sweep two --depths or more"
+
+
+def _other_axes(study: Study, target: Config) -> Iterator[str]:
+    sizes = speaking_sizes(study.sweep, target)
+    speaking = [fit for fit in study.fits if fit.size in sizes and fit.best_others]
+    for key, best in study.largest.best_others.items():
+        for smaller, larger in list(pairwise(speaking))[-1:]:
+            if smaller.best_others[key] != best:
+                yield (
+                    f"the largest proxies do not agree on {key}: {best} is best at {larger.size}, "
+                    f"{smaller.best_others[key]} at {smaller.size}; sweep more seeds, or set it and do not sweep it"
+                )
+        values = study.axis(key)
+        if are_numbers(values) and len(values) > 1:
+            if best == max(values):
+                yield f"the best {key}, {best} at {study.largest.size}, is the largest swept: sweep larger ones too"
+            elif best == min(values) and best != 0:  # less than 0 is no setting
+                yield f"the best {key}, {best} at {study.largest.size}, is the smallest swept: sweep smaller ones too"
+
+
+def _budget(study: Study, base: Config, target: Config) -> Iterator[str]:
+    largest, tokens = study.largest, study.largest_trial.num_tokens
+    vocab_size = target.model.vocab_size or base.model.vocab_size
+    here = target.train.num_tokens / num_params(replace(target.model, vocab_size=vocab_size))
+    there = tokens / largest.num_params
+    if not 1 / MAX_FACTOR <= here / there <= MAX_FACTOR:
+        yield (
+            f"the target trains on {here:.3g} tokens per parameter, the largest proxy ({largest.size}) on {there:.3g}: "
+            f"a factor of {MAX_FACTOR:g} is allowed, as the best rate falls about as tokens^-0.32 (arXiv 2409.19913); "
+            f"sweep with train.num_tokens={round(here * largest.num_params):.3g}, or change the target's"
+        )
+    batch, proxy_batch = target.train.global_batch_size * target.model.seq_len, study.largest_trial.tokens_per_step
+    if not 1 / MAX_FACTOR <= batch / proxy_batch <= MAX_FACTOR:
+        yield (
+            f"a step of the target is {batch:,} tokens, one of the largest proxy {proxy_batch:,}: a factor of "
+            f"{MAX_FACTOR:g} is allowed, as no rule carries the rate over batches; sweep with the target's "
+            "train.global_batch_size"
+        )
+    for name in ("warmup_tokens", "decay_tokens"):
+        share = getattr(target.schedule, name) / target.train.num_tokens
+        proxy_share = getattr(base.schedule, name) / tokens
+        if abs(share - proxy_share) > MAX_SHARE_CHANGE * proxy_share and _counts(name, base, target):
+            yield (
+                f"schedule.{name} is {share:.2%} of the target's budget and {proxy_share:.2%} of the proxies': set it "
+                f"to {round(proxy_share * target.train.num_tokens):.4g} in the target, or sweep with the target's share"
+            )
+
+
+def _counts(name: str, base: Config, target: Config) -> bool:
+    return name == "warmup_tokens" or "constant" in (base.schedule.kind, target.schedule.kind)
+
+
+def _settings(base: Config, target: Config) -> Iterator[str]:
+    """What else of the optimizer and the schedule is not as it was swept; shares of the budget are judged apart."""
+    for line in diff(base, target):
+        if re.match(r"(optimizer\.(?!kind\b)|schedule\.(?!(warmup|decay)_tokens\b))", line):
+            yield f"the sweep had another setting ({line}): set the sweep's in the target, or sweep with the target's"

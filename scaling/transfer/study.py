@@ -1,0 +1,224 @@
+"""What a sweep found: the best learning rate of each proxy, and how it drifts with width and depth. Pure."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from configs.schema import Config
+from scaling.transfer.optimum import NoOptimumError, Optimum, find_optimum, mean_losses
+from scaling.transfer.sweep_folder import RATE, Size, Sweep, Trial
+from trainer.model.resize import resized
+from trainer.model.spec import num_params
+
+Axis = Literal["d_model", "num_layers"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What is known about the learning rate of one proxy."""
+
+    size: Size
+    num_params: int
+    log2_lrs: tuple[float, ...]
+    """Swept rates, ascending."""
+    losses_RS: np.ndarray
+    """By rate and seed: infinite where diverged, NaN where there is no result."""
+    optimum: Optimum | None
+    problem: str
+    """Why there is no optimum, and what to sweep."""
+    best_others: Mapping[str, Any]
+    """Values of the other axes at this proxy's own best point of the grid."""
+
+    @property
+    def means(self) -> np.ndarray:
+        """Loss of each rate over the seeds."""
+        return mean_losses(self.losses_RS) if self.log2_lrs else np.empty(0)
+
+    @property
+    def best_log2_lr(self) -> float:
+        """The optimum, or else the best rate of the grid; NaN where no trial finished."""
+        if self.optimum is not None:
+            return self.optimum.log2_lr
+        means = np.nan_to_num(self.means, nan=np.inf)
+        return self.log2_lrs[int(np.argmin(means))] if np.isfinite(means).any() else float("nan")
+
+    def loss_at(self, log2_lr: float) -> float:
+        """The loss there: on the parabola where it was fitted, else on lines between rates; NaN beyond them."""
+        if self.optimum is not None and self.optimum.low <= log2_lr <= self.optimum.high:
+            return self.optimum.loss_at(log2_lr)
+        known = ~np.isnan(self.means)
+        x, y = np.asarray(self.log2_lrs)[known], self.means[known]
+        if not len(x) or not x[0] <= log2_lr <= x[-1]:
+            return float("nan")
+        right = max(1, int(np.searchsorted(x, log2_lr)))
+        return float(np.interp(log2_lr, x, y)) if np.isfinite(y[right - 1 : right + 1]).all() else float("inf")
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How the best learning rate changes along one size, the other one fixed."""
+
+    along: Axis
+    at: str
+    """The size that is fixed, in words."""
+    fits: tuple[Fit, ...]
+    """Those with an optimum, small to large: two at least."""
+
+    def __str__(self) -> str:
+        first, last = (getattr(fit.size, self.along) for fit in (self.fits[0], self.fits[-1]))
+        return f"{self.along} {first} to {last} at {self.at}"
+
+    @property
+    def slope(self) -> float:
+        """Octaves of the best rate for each doubling of the size, by least squares."""
+        return float(self._weights @ self._optima)
+
+    @property
+    def uncertainty(self) -> float:
+        """Of the slope, from those of the optima."""
+        each = [fit.optimum.uncertainty for fit in self.fits if fit.optimum is not None]
+        return float(np.linalg.norm(self._weights * each))
+
+    @property
+    def range(self) -> float:
+        """Octaves between the smallest of the best rates and the largest."""
+        return float(np.ptp(self._optima))
+
+    @property
+    def regret(self) -> float:
+        """At the largest proxy: the loss at the rate that is best for the smallest, less its own best; nats.
+
+        NaN where that rate is not among the rates swept.
+        """
+        smallest, largest = self.fits[0].optimum, self.fits[-1]
+        assert smallest is not None and largest.optimum is not None
+        return largest.loss_at(smallest.log2_lr) - largest.optimum.loss
+
+    @property
+    def _optima(self) -> np.ndarray:
+        return np.array([fit.optimum.log2_lr for fit in self.fits if fit.optimum is not None])
+
+    @property
+    def _weights(self) -> np.ndarray:
+        """The slope is their sum with the optima."""
+        doublings = np.log2([getattr(fit.size, self.along) for fit in self.fits])
+        centred = doublings - doublings.mean()
+        return centred / (centred @ centred)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A sweep, fitted."""
+
+    sweep: Sweep
+    fits: tuple[Fit, ...]
+    """Of each proxy, small to large."""
+    drifts: tuple[Drift, ...]
+    largest: Fit
+    """The proxy whose best values are carried over."""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What is carried over, by key; an optimum to four digits, more than its uncertainty leaves."""
+        lr = 2**self.largest.best_log2_lr
+        return {RATE: lr if self.largest.optimum is None else float(f"{lr:.4g}"), **self.largest.best_others}
+
+    @property
+    def largest_trial(self) -> Trial:
+        """One of the largest proxy's trials: all have the same budget and batch."""
+        of_size = (trial for trial in self.sweep.trials if trial.size == self.largest.size)
+        return next(trial for trial in of_size if trial.others == self.largest.best_others)
+
+    def axis(self, key: str) -> list[Any]:
+        """The values of one of the other axes that the largest proxy was trained with; numbers in their order."""
+        trials = [trial for trial in self.sweep.trials if trial.size == self.largest.size and key in trial.others]
+        values = list({_key(trial.others[key]): trial.others[key] for trial in trials}.values())
+        return sorted(values) if are_numbers(values) else values
+
+
+def are_numbers(values: Sequence[Any]) -> bool:
+    """Whether all are, so that they have an order; truth values have none."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def speaking_sizes(sweep: Sweep, target: Config) -> tuple[Size, ...]:
+    """Proxies that speak for the target: where rates do not hold over depths, those as deep as it is, if there are."""
+    as_deep = tuple(size for size in sweep.sizes if size.num_layers == target.model.num_layers)
+    return sweep.sizes if target.mup.parametrization == "completep" or not as_deep else as_deep
+
+
+def study(sweep: Sweep, target: Config) -> Study:
+    """Fit every proxy of a sweep: all at those values of the other axes that are best for the largest proxy.
+
+    Raises ValueError where no proxy that speaks for the target finished a trial.
+    """
+    sizes = sorted(sweep.sizes, key=lambda size: (_num_params(sweep, size), size))
+    trials = {size: [trial for trial in sweep.trials if trial.size == size] for size in sizes}
+    finished = [size for size in sizes if any(np.isfinite(trial.loss) for trial in trials[size])]
+    speaking = [size for size in finished if size in speaking_sizes(sweep, target)]
+    if not speaking:
+        raise ValueError(
+            f"{sweep.folder} has no finished trial with num_layers = {target.model.num_layers}, as deep as the target: "
+            "run `foretrain sweep` to its end"
+        )
+    own_best = {size: _best_others(trials[size]) for size in finished}
+    others = own_best[speaking[-1]]
+    fits = tuple(
+        _fit(sweep, size, [trial for trial in trials[size] if trial.others == others], own_best.get(size, {}))
+        for size in sizes
+    )
+    largest = next(fit for fit in fits if fit.size == speaking[-1])
+    return Study(sweep, fits, (*_drifts(fits, "d_model"), *_drifts(fits, "num_layers")), largest)
+
+
+def _num_params(sweep: Sweep, size: Size) -> int:
+    return num_params(resized(sweep.config.model, size.d_model, size.num_layers))
+
+
+def _fit(sweep: Sweep, size: Size, trials: Sequence[Trial], best_others: Mapping[str, Any]) -> Fit:
+    optimum, problem = None, "no trial has a result: run `foretrain sweep` to its end"
+    log2_lrs, losses_RS = _table(trials, sweep.grid) if trials else ((), np.empty((0, 0)))
+    if trials:
+        try:
+            optimum, problem = find_optimum(log2_lrs, losses_RS), ""
+        except NoOptimumError as error:
+            problem = str(error)
+    return Fit(size, _num_params(sweep, size), log2_lrs, losses_RS, optimum, problem, best_others)
+
+
+def _table(trials: Sequence[Trial], grid: Sequence[tuple[float, int]]) -> tuple[tuple[float, ...], np.ndarray]:
+    """Rates in ascending order, and losses by rate and seed; NaN for those of the grid that have no result."""
+    points = {*grid, *((trial.log2_lr, trial.seed) for trial in trials)}
+    log2_lrs, seeds = (tuple(sorted(set(of))) for of in zip(*points, strict=True))
+    losses_RS = np.full((len(log2_lrs), len(seeds)), np.nan)
+    for trial in trials:
+        losses_RS[log2_lrs.index(trial.log2_lr), seeds.index(trial.seed)] = trial.loss
+    return log2_lrs, losses_RS
+
+
+def _best_others(trials: Sequence[Trial]) -> Mapping[str, Any]:
+    """The other axes' values at the best point of the grid, among points that have a result with most of the seeds."""
+    by_point: dict[tuple[str, float], list[Trial]] = defaultdict(list)
+    for trial in trials:
+        by_point[_key(trial.others), trial.log2_lr].append(trial)
+    most = max(map(len, by_point.values()))
+    whole = {point: np.mean([trial.loss for trial in of]) for point, of in by_point.items() if len(of) == most}
+    best = min(whole, key=lambda point: (whole[point], point))
+    return by_point[best][0].others
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _drifts(fits: Sequence[Fit], along: Axis) -> Iterator[Drift]:
+    """One for each size of the other kind at which two proxies or more have an optimum."""
+    fixed: Axis = "num_layers" if along == "d_model" else "d_model"
+    for at in sorted({getattr(fit.size, fixed) for fit in fits}):
+        on_line = [fit for fit in fits if getattr(fit.size, fixed) == at and fit.optimum is not None]
+        if len(on_line) > 1:
+            yield Drift(along, f"{fixed} = {at}", tuple(sorted(on_line, key=lambda fit: fit.size)))

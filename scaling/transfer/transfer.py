@@ -1,0 +1,105 @@
+"""From a sweep's folder and a target's config to the target with the tuned values, and what speaks for them."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+from configs import load as configs
+from configs.schema import Config
+from scaling.transfer import coordinates, evidence
+from scaling.transfer.coordinates import CHECK_FILE, read_check
+from scaling.transfer.study import Study, study
+from scaling.transfer.sweep_folder import RATE, read_sweep
+
+NOT_SUPPORTED = "not supported: "
+"""Begins each line of evidence that is a reason against."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What is to be carried over, and whether the evidence bears it."""
+
+    study: Study
+    config: Config
+    """The target with the tuned values and the evidence for them."""
+    objections: tuple[str, ...]
+    """Why the values are not known to hold for the target, each with what to do; none: they are."""
+
+
+def make_transfer(folder: Path, to: str, overrides: Sequence[str] = (), coord_check: Path | None = None) -> Transfer:
+    """Carry what a sweep found over to the config `to`. Raises ValueError for what is no sweep, config or check."""
+    sweep = read_sweep(folder)
+    check = read_check(coord_check or folder / CHECK_FILE)
+    found = study(sweep, configs.load(to, overrides))
+    settings = [f"{key}={dumps(value)}" for key, value in found.values.items()]
+    target = configs.load(to, [*overrides, *settings])
+    base = configs.load(sweep.config_file.resolve(), settings)
+    objections = (*evidence.objections(found, base, target), *coordinates.objections(check, sweep, target))
+    lines = [*_found(found), coordinates.summary(check)]
+    if horizon := evidence.horizon(found, target):
+        lines.append(horizon)
+    lines += [NOT_SUPPORTED + objection for objection in objections]
+    return Transfer(found, replace(target, mup=replace(target.mup, evidence=lines)), objections)
+
+
+def default_out(to: str) -> Path:
+    """Where the target goes if nobody says: beside where the command runs."""
+    return Path(f"{Path(to).name.removesuffix('.yaml')}.transferred.yaml")
+
+
+def write(transfer: Transfer, path: Path, overwrite: bool = False) -> None:
+    """Write the target's config, with the evidence at its head. Raises ValueError if there is such a file already."""
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists: choose another --out, or replace it with --overwrite")
+    new = path.with_name(f".{path.name}.{os.getpid()}.yaml")
+    try:
+        configs.save(transfer.config, new)
+        head = "".join(f"# {' '.join(line.split())}\n" for line in _head(transfer))
+        new.write_text(head + new.read_text(encoding="utf-8"), encoding="utf-8")
+        assert configs.load(new.resolve()) == transfer.config, "what was written is not what was meant"
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _head(transfer: Transfer) -> Iterator[str]:
+    yield "Written by `foretrain transfer`: a whole config, with values that were tuned on small proxies."
+    if transfer.objections:
+        yield "NOT SUPPORTED by the evidence, and written because of --force: see below."
+    yield from transfer.config.mup.evidence
+
+
+def _found(study: Study) -> Iterator[str]:
+    """A line of evidence for each value."""
+    largest, optimum = study.largest, study.largest.optimum
+    where = f"at the largest proxy ({largest.size}; {largest.num_params:,} parameters)"
+    if optimum is None:
+        how = f"the best rate of the grid {where}, which could not be fitted"
+    else:
+        how = (
+            f"the optimum {where}, log2 = {optimum.log2_lr:.3f} +- {optimum.uncertainty:.3f} "
+            f"({SOURCES[optimum.source]}), loss {optimum.loss:.4f}"
+        )
+    drifts = "; ".join(
+        f"over {drift}: drift {drift.slope:+.3f} +- {drift.uncertainty:.3f} octaves per doubling, range "
+        f"{drift.range:.3f}, regret {drift.regret:.4f} nats"
+        for drift in study.drifts
+        if largest in drift.fits
+    )
+    for key, value in study.values.items():
+        if key == RATE:
+            yield f"{key} = {value}: {how}; {drifts or 'one size alone, so no drift is known'}; {study.sweep.name}"
+        else:
+            tried = ", ".join(map(str, study.axis(key)))
+            yield f"{key} = {value}: the best of {tried} {where}; {study.sweep.name}"
+
+
+SOURCES: Mapping[Any, str] = {
+    "seeds": "from the spread of the seeds",
+    "misfit": "one seed: from the misfit of the parabola",
+    "grid": "one seed and three rates: not known, the grid's spacing",
+}
+"""Where an uncertainty comes from, in words."""

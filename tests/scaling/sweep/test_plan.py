@@ -1,0 +1,187 @@
+"""Which trials there are, and which of them are the same."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs import load as configs
+from configs.schema import Config
+from scaling.sweep.plan import Ask, Corpus, Setting, Trial, check_axes, layout_of, setting_of, shown, trials_of
+from trainer.schedule import factor
+
+OVER = ("optimizer.lr=1e-3",)
+
+
+@cache
+def load(*overrides: str) -> Config:
+    return configs.load("runs/dry_run", overrides)
+
+
+def corpus_of(config: Config) -> Corpus:
+    return Corpus(300, dict.fromkeys(config.data.sources or [""], "tokens"))
+
+
+def trials(*overrides: str, share: Fraction = Fraction(1), values: Sequence[str] = OVER, **asked: Any) -> list[Trial]:
+    setting = setting_of(lambda more: load(*overrides, *more), values)
+    return trials_of([setting], Ask(OVER, **asked), corpus_of, share)
+
+
+def key(*overrides: str, **asked: Any) -> str:
+    (trial,) = trials(*overrides, **asked)
+    return trial.key
+
+
+def test_a_trial_is_the_whole_config_in_its_shape_and_with_its_seed() -> None:
+    found = trials(widths=(64, 128), depths=(1, 2), seeds=(0, 5))
+    assert [(trial.shape, trial.seed) for trial in found] == [
+        ((width, depth), seed) for width in (64, 128) for depth in (1, 2) for seed in (0, 5)
+    ]
+    for trial in found:
+        model = trial.config.model
+        assert (model.d_ff, model.num_heads, model.vocab_size) == (model.d_model * 3, model.d_model // 32, 300)
+        assert trial.config.data.seed == trial.config.train.seed == trial.seed
+        assert trial.config.parallel.dp == 1 and trial.config.parallel.tp == 1
+        assert trial.config.optimizer.lr == trial.values["optimizer.lr"] == 1e-3
+        assert not trial.config.sample.prompts
+    assert len({trial.key for trial in found}) == len(found)
+
+
+def test_the_base_shape_stays_that_of_the_config() -> None:
+    found = trials("mup.parametrization=mup", "mup.base.d_model=64", widths=(64, 256))
+    assert [trial.config.mup.base.d_model for trial in found] == [64, 64]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "run_dir=elsewhere",
+        "model.name=other",
+        "mup.evidence=[said so]",
+        "sample.prompts=[a]",
+        "cluster.num_nodes=7",
+        "launch.cpus_per_rank=3",
+        "parallel.tp=1",
+        "train.log_every=1",
+        "train.checkpoint_every=5",
+        "train.stop_after=3",
+        "data.path=moved",
+        "data.cache.dir=x",
+    ],
+)
+def test_what_leaves_the_result_as_it_is_leaves_the_key(override: str) -> None:
+    assert key(override) == key()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.beta1=0.8",
+        "train.num_tokens=2e6",
+        "train.global_batch_size=32",
+        "train.eval_samples=32",
+        "train.precision=bf16",
+        "model.seq_len=128",
+        "data.packing=documents",
+        "schedule.kind=linear",
+        "mup.base.num_layers=2",
+    ],
+)
+def test_what_changes_the_result_changes_the_key(override: str) -> None:
+    assert key(override) != key()
+
+
+def test_other_tokens_are_another_trial() -> None:
+    (trial,) = trials()
+    assert replace(trial, fingerprints={"": "others"}).key != trial.key
+    (mixed,) = trials("data.sources.a.path=x", "data.sources.b.path=y")
+    assert replace(mixed, fingerprints={"a": "tokens", "b": "others"}).key != mixed.key
+    assert key("data.sources.a.path=z", "data.sources.b.path=y") == mixed.key
+
+
+def test_another_layout_is_the_same_trial_with_a_micro_batch_that_fits() -> None:
+    (trial,) = trials("train.global_batch_size=4", "train.micro_batch_size=4", layout="dp=2 tp=2")
+    assert (trial.config.parallel.dp, trial.config.parallel.tp, trial.config.train.micro_batch_size) == (2, 2, 2)
+    assert trial.key == key("train.global_batch_size=4", "train.micro_batch_size=4")
+
+
+@given(st.integers(1, 50), st.integers(0, 40), st.sampled_from([Fraction(1, 3), Fraction(1, 9)]))
+def test_a_rung_is_the_same_schedule_on_fewer_tokens(num_steps: int, warmup: int, share: Fraction) -> None:
+    tokens, config = 9 * num_steps * 1000, load()
+    train = replace(config.train, num_tokens=tokens)
+    setting = Setting(
+        replace(config, train=train, schedule=replace(config.schedule, warmup_tokens=tokens * warmup // 100)), {}
+    )
+    (rung,), (whole,) = (trials_of([setting], Ask(OVER), corpus_of, part) for part in (share, Fraction(1)))
+    assert rung.is_rung and not whole.is_rung and rung.key != whole.key
+    assert (rung.num_tokens, whole.num_tokens) == (tokens, tokens)
+    budget = rung.config.train.num_tokens
+    assert budget == tokens * share
+    for part in range(1, 10):
+        of_rung, of_whole = (
+            factor(0, end * part // 9, end, trial.config.schedule) for trial, end in ((rung, budget), (whole, tokens))
+        )
+        assert of_rung == pytest.approx(of_whole, abs=0.01)
+
+
+def test_a_rung_changes_its_mixture_at_the_same_part_of_it() -> None:
+    names = ("data.sources.a.path=x", "data.sources.b.path=y", "data.stages.end.from_tokens=900000")
+    (rung,) = trials(*names, "data.stages.end.weights.a=1", share=Fraction(1, 9))
+    assert rung.config.data.stages["end"].from_tokens == 100_000
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        (["optimizer.lr", "optimizer.lr"], "names optimizer.lr twice"),
+        (["model.d_model"], "use --widths"),
+        (["model.num_layers"], "use --depths"),
+        (["train.seed"], "use --seeds"),
+        (["parallel.tp"], "--layout sets that"),
+        (["train.log_every"], "leaves the curve as it is"),
+    ],
+)
+def test_what_cannot_be_compared_is_no_axis(keys: list[str], says: str) -> None:
+    with pytest.raises(ValueError, match="--over") as told:
+        check_axes(keys)
+    assert says in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"widths": (100,)}, "take a multiple of"),
+        ({"layout": "tp=3"}, "parallel.tp = 3"),
+        ({"layout": "dp=3"}, "global_batch_size"),
+        ({"layout": "ep=2"}, "'ep=2' in 'ep=2' is not understood"),
+        ({"layout": "dp=1,dp=2"}, "names 2 layouts"),
+        ({"search": "bayes"}, "--search bayes: use one of grid, random, halving"),
+        ({"search": "random"}, "--search random needs --num-trials"),
+        ({"num_trials": 3}, "a grid takes every point"),
+        ({"search": "random", "num_trials": 0}, "use 1 or more"),
+        ({"seeds": ()}, "--seeds is missing"),
+    ],
+)
+def test_what_cannot_be_planned_is_told(asked: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as told:
+        trials(**asked)
+    assert says in str(told.value)
+
+
+def test_values_go_through_the_schema() -> None:
+    (trial,) = trials(values=("optimizer.lr=2^-9.5", "train.global_batch_size=2^4", "schedule.kind=linear"))
+    assert trial.values == {"optimizer.lr": 2**-9.5, "train.global_batch_size": 16, "schedule.kind": "linear"}
+    with pytest.raises(ValueError, match=r"there is no key optimizer.learning"):
+        trials(values=("optimizer.learning=1",))
+    with pytest.raises(ValueError, match=r"lr = -1.0 must be greater than 0"):
+        trials(values=("optimizer.lr=-1",))
+
+
+def test_powers_of_two_are_shown_as_such() -> None:
+    assert [shown(value) for value in (2**-7, 0.001, 0.5, 3, "cosine")] == ["2^-7", "0.001", "0.5", "3", "cosine"]
+    assert str(layout_of("dp=2 tp=2")) == "dp=2 tp=2 pp=1 zero=1"

@@ -1,0 +1,359 @@
+"""Good evidence bears a transfer; each defect that is planted into it is named, alone, with what to do."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scaling.transfer.evidence import MAX_RANGE, MAX_SLOPE
+from scaling.transfer.sweep_folder import RATE
+from scaling.transfer.transfer import NOT_SUPPORTED
+from tests.scaling.transfer.builder import Folder, LossOf, transferred, valley
+
+COMPLETEP = "mup.parametrization=completep", "mup.base.num_layers=4"
+BUDGET_OF_128 = "train.num_tokens=1.057e9", "schedule.warmup_tokens=105.7e6"
+"""As many tokens for each parameter as the proxies of that width have."""
+GOOD = Folder()
+DEEP = Folder(depths=(2, 4, 8), settings=COMPLETEP, check={"depths": [2, 4]})
+
+
+def shifted(by_width: float = 0.0, by_depth: float = 0.0) -> LossOf:
+    """The best rate moves by so many octaves for each doubling."""
+
+    def loss(width: int, depth: int, log2_lr: float, seed: int, others: Mapping[str, Any]) -> float:
+        return valley(
+            width, depth, log2_lr - by_width * math.log2(width / 128) - by_depth * math.log2(depth / 4), seed, {}
+        )
+
+    return loss
+
+
+def at(place: float, only_width: int) -> LossOf:
+    """One width has its best rate elsewhere."""
+
+    def loss(width: int, depth: int, log2_lr: float, seed: int, others: Mapping[str, Any]) -> float:
+        return valley(width, depth, log2_lr - (place + 5.2 if width == only_width else 0), seed, others)
+
+    return loss
+
+
+def other_axis(key: str, best: Mapping[int, float]) -> LossOf:
+    """Another axis, whose best value differs from width to width."""
+
+    def loss(width: int, depth: int, log2_lr: float, seed: int, others: Mapping[str, Any]) -> float:
+        return valley(width, depth, log2_lr, seed, {}) + abs(others[key] - best[width])
+
+    return loss
+
+
+def noisy(width: int, depth: int, log2_lr: float, seed: int, others: Mapping[str, Any]) -> float:
+    return valley(width, depth, log2_lr, 0, {}) + 0.04 * seed * math.sin(99 * log2_lr + width)
+
+
+def diverging(width: int, depth: int, log2_lr: float, seed: int, others: Mapping[str, Any]) -> float:
+    return math.inf if width == 256 else valley(width, depth, log2_lr, seed, others)
+
+
+@dataclass(frozen=True)
+class Defect:
+    """What is wrong, and what must be said of it."""
+
+    says: Sequence[str]
+    folder: Folder = GOOD
+    width: int = 512
+    depth: int = 4
+    settings: Sequence[str] = ()
+    also: Sequence[str] = field(default_factory=tuple)
+    """Words of what else is said, as it follows."""
+
+
+DEFECTS = {
+    "the best rate of a width is at the lower edge": Defect(
+        ["d_model = 256, num_layers = 4", "2^-9, is the smallest", "sweep smaller ones"],
+        replace(GOOD, loss=at(-9.4, 256)),
+    ),
+    "the best rate of a width is at the upper edge": Defect(
+        ["d_model = 64, num_layers = 4", "2^-3, is the largest", "sweep larger ones"], replace(GOOD, loss=at(-2.5, 64))
+    ),
+    "a width diverged": Defect(
+        ["d_model = 256, num_layers = 4", "every rate diverged", "sweep smaller ones"],
+        replace(GOOD, loss=diverging),
+        settings=BUDGET_OF_128,
+    ),
+    "a width has no result": Defect(
+        ["d_model = 256, num_layers = 4", "no trial has a result", "run `foretrain sweep` to its end"],
+        replace(GOOD, edit=lambda record: None if record["d_model"] == 256 else record),
+        settings=BUDGET_OF_128,
+    ),
+    "a rate has no result": Defect(
+        ["d_model = 128, num_layers = 4", "2^-5 lacks the result of a seed", "run `foretrain sweep` to its end"],
+        replace(
+            GOOD, edit=lambda record: None if (record["d_model"], record["values"][RATE]) == (128, 2**-5) else record
+        ),
+    ),
+    "a seed of a rate has no result": Defect(
+        ["d_model = 128, num_layers = 4", "2^-5 lacks the result of a seed"],
+        replace(
+            GOOD,
+            edit=lambda record: (
+                None if (record["d_model"], record["seed"], record["values"][RATE]) == (128, 1, 2**-5) else record
+            ),
+        ),
+    ),
+    "the best rate drifts with width": Defect(
+        [
+            "does not hold over d_model 64 to 256 at num_layers = 4",
+            "drifts by -0.20 octaves per doubling",
+            "0.15 is allowed",
+        ],
+        replace(GOOD, loss=shifted(by_width=-0.2)),
+    ),
+    "the best rates lie far from one another": Defect(
+        ["does not hold over d_model 64 to 256", "varies over 0.61 octaves", "0.5 is allowed"],
+        replace(GOOD, loss=at(-4.6, 128)),
+    ),
+    "nobody knows whether it drifts": Defect(
+        ["whether the best learning rate holds over d_model 64 to 128", "uncertain", "--seeds 0,1,2"],
+        replace(GOOD, widths=(64, 128), seeds=(0,), exponents=(-6, -5, -4)),
+    ),
+    "the best rate drifts with depth": Defect(
+        ["does not hold over num_layers 2 to 8 at d_model = 64", "drifts by -0.20 octaves per doubling"],
+        replace(DEEP, loss=shifted(by_depth=-0.2), widths=(64,)),
+        width=64,
+        depth=16,
+        settings=COMPLETEP,
+    ),
+    "muP is to hold over depths": Defect(
+        ["the target has num_layers = 8, the proxies 4", "only mup.parametrization = completep", "sweep --depths 8"],
+        depth=8,
+    ),
+    "one depth stands for others": Defect(
+        ["only num_layers = 4 was swept, and the target has 16", "two --depths or more"],
+        replace(DEEP, depths=(4,)),
+        depth=16,
+        settings=COMPLETEP,
+    ),
+    "one width stands for others": Defect(
+        ["only d_model = 128 was swept, and the target has 512", "two --widths or more"], replace(GOOD, widths=(128,))
+    ),
+    "there is no coordinate check": Defect(
+        ["there is no coordinate check", "foretrain coord-check CONFIG --out", "--coord-check FILE"],
+        replace(GOOD, check=None),
+    ),
+    "the coordinate check did not pass": Defect(
+        ["the coordinate check did not pass"], replace(GOOD, check={"passed": False, "max_slope": 1.4})
+    ),
+    "the coordinate check is of another architecture": Defect(
+        ["the coordinate check is of another architecture (norm: layernorm there, rmsnorm here)"],
+        replace(GOOD, check={"architecture": {"norm": "layernorm"}}),
+        also=["the coordinate check is of another architecture"],
+    ),
+    "the coordinate check compared no depths": Defect(
+        ["the coordinate check did not compare several depths", "--depths A,B,C"],
+        replace(DEEP, check={"depths": []}),
+        depth=16,
+        settings=COMPLETEP,
+    ),
+    "nothing is parametrized": Defect(
+        ["the sweep has mup.parametrization = standard", "mup.parametrization=mup"],
+        replace(GOOD, settings=["mup.parametrization=standard"]),
+        settings=["mup.parametrization=standard"],
+        also=["the target has mup.parametrization = standard"],
+    ),
+    "the target is parametrized otherwise": Defect(
+        ["not of the sweep's architecture (parametrization: mup there, completep here)"],
+        settings=["mup.parametrization=completep", "mup.base.num_layers=4"],
+        also=["(mup.base.num_layers: None -> 4)", "the coordinate check is of another architecture"],
+    ),
+    "the target has another base": Defect(
+        ["another base", "mup.base.d_model: 64 -> 128", "set the sweep's in the target"],
+        settings=["mup.base.d_model=128"],
+    ),
+    "the target has another architecture": Defect(
+        ["not of the sweep's architecture (norm: rmsnorm there, layernorm here)"],
+        settings=["model.norm=layernorm"],
+        also=["the coordinate check is of another architecture (norm"],
+    ),
+    "the target has other heads": Defect(
+        ["not of the sweep's architecture (head_dim: 32 there, 64 here)"],
+        settings=["model.num_heads=8"],
+        also=["the coordinate check is of another architecture (head_dim"],
+    ),
+    "the target trains for long": Defect(
+        ["the target trains on 60 tokens per parameter, the largest proxy", "on 20", "tokens^-0.32 (arXiv 2409.19913)"],
+        settings=["train.num_tokens=849.6e6", "schedule.warmup_tokens=84.96e6"],
+    ),
+    "the target trains briefly": Defect(
+        ["the target trains on 5 tokens per parameter"],
+        settings=["train.num_tokens=70.8e6", "schedule.warmup_tokens=7.08e6"],
+    ),
+    "the target has larger batches": Defect(
+        ["a step of the target is 16,384 tokens, one of the largest proxy 4,096"],
+        settings=["train.global_batch_size=64"],
+    ),
+    "the target has smaller batches": Defect(
+        ["a step of the target is 1,024 tokens, one of the largest proxy 4,096"],
+        settings=["model.seq_len=64"],
+    ),
+    "the target follows another schedule": Defect(
+        ["the sweep had another setting (schedule.kind: cosine -> linear)"], settings=["schedule.kind=linear"]
+    ),
+    "the target falls to another rate": Defect(
+        ["(schedule.min_factor: 0.1 -> 0.0)"], settings=["schedule.min_factor=0"]
+    ),
+    "the target warms up faster": Defect(
+        ["schedule.warmup_tokens is 0.35% of the target's budget and 10.00% of the proxies'"],
+        settings=["schedule.warmup_tokens=1e6"],
+    ),
+    "the target decays at another time": Defect(
+        ["schedule.decay_tokens is 0.71% of the target's budget and 0.00% of the proxies'"],
+        replace(GOOD, settings=["schedule.kind=constant"]),
+        settings=["schedule.kind=constant", "schedule.decay_tokens=2e6"],
+    ),
+    "the target decays its weights otherwise": Defect(
+        ["(optimizer.weight_decay: 0.1 -> 0.01)", "sweep with the target's"], settings=["optimizer.weight_decay=0.01"]
+    ),
+    "the target has another momentum": Defect(["(optimizer.beta2: 0.95 -> 0.99)"], settings=["optimizer.beta2=0.99"]),
+    "the target clips otherwise": Defect(["(optimizer.clip_norm: 1.0 -> 0.0)"], settings=["optimizer.clip_norm=0"]),
+    "the largest proxies do not agree on another axis": Defect(
+        [
+            "the largest proxies do not agree on optimizer.weight_decay",
+            "0.1 is best at d_model = 256, num_layers = 4, 0.2 at d_model = 128, num_layers = 4",
+        ],
+        replace(
+            GOOD,
+            axes={"optimizer.weight_decay": [0.05, 0.1, 0.2, 0.4]},
+            loss=other_axis("optimizer.weight_decay", {64: 0.1, 128: 0.2, 256: 0.1}),
+        ),
+    ),
+    "the best value of another axis is at the edge": Defect(
+        ["the best optimizer.weight_decay, 0.2", "is the largest swept: sweep larger ones too"],
+        replace(
+            GOOD,
+            axes={"optimizer.weight_decay": [0.05, 0.1, 0.2]},
+            loss=other_axis("optimizer.weight_decay", {64: 0.2, 128: 0.2, 256: 0.2}),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_defect_is_named_alone_with_what_to_do(name: str, tmp_path: Path) -> None:
+    defect = DEFECTS[name]
+    made = transferred(tmp_path, defect.folder, width=defect.width, depth=defect.depth, settings=defect.settings)
+    assert made.objections, "nothing is objected"
+    named = [objection for objection in made.objections if all(words in objection for words in defect.says)]
+    assert len(named) >= 1, made.objections
+    others = [line for line in made.objections if line not in named and not any(words in line for words in defect.also)]
+    assert others == []
+    written = [line for line in made.config.mup.evidence if line.startswith(NOT_SUPPORTED)]
+    assert written == [NOT_SUPPORTED + objection for objection in made.objections]
+
+
+@pytest.mark.parametrize(
+    ("made", "of_target"),
+    [
+        (GOOD, {}),
+        (GOOD, {"width": 256}),
+        (replace(GOOD, widths=(128,)), {"width": 128}),
+        (replace(GOOD, depths=(2, 4), loss=shifted(by_depth=0.5)), {"depth": 4}),
+        (DEEP, {"depth": 16, "settings": COMPLETEP}),
+        (replace(DEEP, widths=(128,)), {"width": 128, "depth": 16, "settings": COMPLETEP}),
+        (replace(GOOD, seeds=(0,)), {}),
+        (replace(GOOD, seeds=(0, 1, 2), exponents=[-8 + 0.25 * step for step in range(20)]), {}),
+        (replace(GOOD, loss=shifted(by_width=0.1)), {}),
+        (replace(GOOD, plan={"search": "random"}, exponents=(-8.3, -7.1, -6.6, -5.3, -4.4, -3.9, -2.8)), {}),
+        (GOOD, {"settings": ["train.precision=bf16", "train.seed=7", "parallel.tp=4", "model.name=large"]}),
+        (GOOD, {"settings": ["optimizer.lr=0.7"]}),
+    ],
+    ids=[
+        "three widths",
+        "a target as wide as the widest",
+        "one width and a target as wide",
+        "muP, with proxies as deep as the target among others",
+        "completep, over widths and depths",
+        "completep, over depths alone",
+        "one seed",
+        "fine rates",
+        "a drift that is allowed",
+        "random rates",
+        "settings that carry over",
+        "a rate that is replaced",
+    ],
+)
+def test_good_evidence_bears_a_transfer(made: Folder, of_target: dict[str, Any], tmp_path: Path) -> None:
+    found = transferred(tmp_path, made, **of_target)
+    assert found.objections == ()
+    assert math.log2(found.config.optimizer.lr) == pytest.approx(-5.2, abs=0.12)
+
+
+def test_all_defects_are_told_at_once(tmp_path: Path) -> None:
+    made = replace(GOOD, loss=shifted(by_width=-1.0), check=None)
+    objections = transferred(tmp_path, made, settings=["optimizer.beta2=0.99", "schedule.kind=linear"]).objections
+    for words in ("drifts by -1.00", "varies over 2.00", "no coordinate check", "beta2", "schedule.kind"):
+        assert any(words in objection for objection in objections), words
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(-0.3, 0.3))
+def test_a_drift_bears_a_transfer_exactly_where_its_slope_and_range_are_small(drift: float) -> None:
+    with TemporaryDirectory() as folder:
+        made = transferred(Path(folder), replace(GOOD, loss=shifted(by_width=drift)))
+    (found,) = made.study.drifts
+    assert found.slope == pytest.approx(drift, abs=0.01)
+    assert found.range == pytest.approx(2 * abs(drift), abs=0.02)
+    is_small = abs(found.slope) <= MAX_SLOPE and found.range <= MAX_RANGE
+    assert (made.objections == ()) == is_small
+
+
+def test_the_regret_is_what_the_largest_loses_at_the_rate_of_the_smallest(tmp_path: Path) -> None:
+    (drift,) = transferred(tmp_path, replace(GOOD, loss=shifted(by_width=-0.2))).study.drifts
+    assert drift.regret == pytest.approx(0.06 * 0.4**2, abs=0.001)
+    (drift,) = transferred(tmp_path, replace(GOOD, loss=shifted(by_width=-1.0))).study.drifts
+    assert drift.regret == pytest.approx(0.06 * 2**2, rel=0.1)  # between the rates of the grid, beyond the parabola
+
+
+def test_another_axis_carries_its_best_value_over_with_the_rate_that_is_best_there(tmp_path: Path) -> None:
+    def loss(width: int, depth: int, log2_lr: float, seed: int, others: Mapping[str, Any]) -> float:
+        octaves = math.log2(others["model.init_std"] / 0.04)  # the best rate is another one at each value
+        return valley(width, depth, log2_lr - 0.5 * octaves, seed, {}) + 0.02 * octaves**2
+
+    made = replace(GOOD, axes={"model.init_std": [0.02, 0.04, 0.08]}, loss=loss, settings=["model.init_std=0.04"])
+    found = transferred(tmp_path, made)
+    assert found.objections == ()
+    assert found.config.model.init_std == 0.04
+    assert math.log2(found.config.optimizer.lr) == pytest.approx(-5.2, abs=0.02)
+    assert any(
+        line.startswith("model.init_std = 0.04: the best of 0.02, 0.04, 0.08") for line in found.config.mup.evidence
+    )
+
+
+def test_no_weight_decay_at_all_is_no_edge(tmp_path: Path) -> None:
+    best = other_axis("optimizer.weight_decay", {64: 0.0, 128: 0.0, 256: 0.0})
+    made = replace(GOOD, axes={"optimizer.weight_decay": [0.0, 0.1]}, loss=best)
+    assert transferred(tmp_path, made).objections == ()
+
+
+def test_trials_of_a_part_of_the_budget_are_not_looked_at(tmp_path: Path) -> None:
+    def rungs(record: dict[str, Any]) -> dict[str, Any]:
+        if record["values"][RATE] < 2**-7:
+            return {**record, "budget_tokens": record["num_tokens"] // 3, "loss": 0.1}
+        return record
+
+    found = transferred(tmp_path, replace(GOOD, edit=rungs, plan={"search": "halving"}))
+    assert found.objections == ()
+    assert found.study.largest.losses_RS.shape == (5, 2)
+
+
+def test_a_longer_training_is_mentioned_and_not_corrected_for(tmp_path: Path) -> None:
+    short, long = transferred(tmp_path, width=256), transferred(tmp_path, width=512)
+    assert not [line for line in short.config.mup.evidence if "tokens^-0.32" in line]
+    (line,) = (line for line in long.config.mup.evidence if "tokens^-0.32" in line)
+    assert line.startswith("not applied: the target trains on 3.86 times the tokens")
+    assert long.config.optimizer.lr == short.config.optimizer.lr
