@@ -332,6 +332,20 @@ def verify(
     raise typer.Exit(0 if all(verdict.passed for verdict in verdicts) else EXIT_DIFFERS)
 
 
+@app.command("mup", rich_help_panel="Scaling")
+def mup_table(config: ConfigArgument, overrides: Overrides = None) -> None:
+    """Show what a config's parametrization gives each parameter: initial law, multiplier, learning rate, eps, decay.
+
+    Example: `foretrain mup runs/llama_7b_a100 mup.parametrization=mup mup.base.d_model=256`
+    """
+    from configs import load as configs
+    from scaling.console import console_for_tables
+    from trainer.mup.view import show
+
+    with bad_input():
+        show(configs.load(config, overrides or []), console_for_tables())
+
+
 @app.command("coord-check", rich_help_panel="Scaling")
 def coord_check(
     config: ConfigArgument,
@@ -420,11 +434,11 @@ def sweep(
     train.num_tokens=1e5`
     """
     from configs import load as configs
+    from scaling.console import console_for_tables
     from scaling.sweep import view
     from scaling.sweep.plan import Ask
     from scaling.sweep.run import make_plan, opened, runner_of
     from scaling.sweep.space import parse_numbers
-    from scaling.verify.report import console_for_tables
 
     with ExitStack() as until_done:
         with bad_input():
@@ -471,10 +485,10 @@ def transfer(
 
     Example: `foretrain transfer sweeps/small --to runs/gpt2_124m_a100 mup.parametrization=mup mup.base.d_model=64`
     """
+    from scaling.console import console_for_tables
     from scaling.transfer import report
     from scaling.transfer.plot import PLOT_FILE, plot
     from scaling.transfer.transfer import default_out, make_transfer, write
-    from scaling.verify.report import console_for_tables
 
     with bad_input():
         made = make_transfer(sweep, to, overrides or [], coord_check)

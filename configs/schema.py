@@ -53,6 +53,8 @@ class ModelConfig:
     """RMSNorm over head_dim of queries and keys before rotation."""
     init_std: float = 0.02
     """Standard deviation of initial matrices; those that write into the residual stream get init_std / sqrt(2 L)."""
+    embed_init_std: float | None = None
+    """Of the embeddings of tokens and positions; None: init_std."""
     head_init_std: float | None = None
     """Of a head that is not tied; None: init_std. 0, as is advised for muP: at first all tokens are as likely."""
 
@@ -70,10 +72,8 @@ class ModelConfig:
             rope_theta=self.rope_theta,
             init_std=self.init_std,
         )
-        require(
-            self.head_init_std is None or self.head_init_std >= 0,
-            f"head_init_std = {self.head_init_std} must not be negative",
-        )
+        for name in ("embed_init_std", "head_init_std"):
+            require((getattr(self, name) or 0) >= 0, f"{name} = {getattr(self, name)} must not be negative")
         require(
             self.head_init_std is None or not self.tie_embeddings,
             "head_init_std is of a head of its own, and tie_embeddings leaves none: leave one of them out",

@@ -140,9 +140,13 @@ def default_lr(config: Config) -> float:
 
 
 def small_model(model: ModelConfig, rung: Rung, layout: Layout) -> ModelConfig:
-    """`model` at the size of a rung, with short samples of few tokens; its heads stay as wide as they are."""
+    """`model` at the size of a rung, with short samples of few tokens; its heads stay as wide as they are.
+
+    A head that begins at zero begins like the other matrices here: else nothing below it moves in the first step.
+    """
     return replace(
         resized(model, rung.width, rung.depth),
+        head_init_std=model.head_init_std or None,
         vocab_size=min(model.vocab_size or MAX_VOCAB_SIZE, MAX_VOCAB_SIZE),
         seq_len=alike(model.seq_len, layout.tp * layout.cp, at_least=SEQ_LEN),
     )

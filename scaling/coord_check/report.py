@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from scaling.architecture import architecture
+from scaling.console import console_for_tables
 from scaling.coord_check.judge import KINDS, TOLERANCES, Measured, Slope
 from scaling.coord_check.plan import Axis, Plan, Rung, work
 from scaling.coord_check.verdict import Verdict
@@ -73,7 +74,7 @@ class Display:
 
 def print_verdict(plan: Plan, verdict: Verdict, console: Console | None = None) -> None:
     """A table of slopes for each ladder, what is wrong, and the verdict."""
-    console = console or _console_for_tables()
+    console = console or console_for_tables()
     for ladder in plan.ladders:
         slopes = [slope for slope in verdict.slopes if slope.axis == ladder.axis]
         if slopes:
@@ -157,9 +158,3 @@ def _cell(slope: Slope) -> str:
     if not slope.passed:
         return f"[bold red]{text}[/]"
     return f"[yellow]{text}[/]" if slope.magnitude > TOLERANCES[slope.axis] / 2 else f"[green]{text}[/]"
-
-
-def _console_for_tables() -> Console:
-    """Standard output; wide enough for a module's name where it is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=120)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from scaling.console import console_for_tables
 from scaling.verify.plan import Plan, Trial
 from scaling.verify.verdict import TOLERANCES, Verdict
 
@@ -100,12 +101,6 @@ def print_refused(plan: Plan, console: Console | None = None) -> None:
     for reason, trials in sorted(refused.items(), key=lambda item: -len(item[1])):
         text = f"{len(trials):5} refused, as {trials[0]}: {reason}"
         console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def console_for_tables() -> Console:
-    """Standard output; wide enough for a layout's name where it is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
 
 
 def write_jsonl(path: Path, plan: Plan, verdicts: Sequence[Verdict]) -> None:

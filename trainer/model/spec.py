@@ -114,10 +114,11 @@ def param_table(model: ModelConfig) -> list[Param]:
     """All parameters of `model`, in the order in which data meets them; a tied head is not listed again."""
     shape = Shape.of(model)
     size = (shape.vocab_size, shape.d_model)
-    table = [Param("embed.weight", ("vocab", "embed"), size, "embedding", model.init_std)]
+    embed_std = model.init_std if model.embed_init_std is None else model.embed_init_std
+    table = [Param("embed.weight", ("vocab", "embed"), size, "embedding", embed_std)]
     if model.position == "learned":
         size = (shape.seq_len, shape.d_model)
-        table.append(Param("position.weight", ("position", "embed"), size, "embedding", model.init_std))
+        table.append(Param("position.weight", ("position", "embed"), size, "embedding", embed_std))
     for layer in range(shape.num_layers):
         table += block_table(model, layer)
     table += _norm("final_norm", model, shape.d_model)

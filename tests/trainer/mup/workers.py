@@ -1,7 +1,7 @@
 """What ranks run in the tests of parametrizations."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from parallel.groups import Groups
 from parallel.layout import Layout
 from trainer import build, optim
 from trainer.model.gpt import LocalParam
-from trainer.mup.coordinates import Coordinates, measure_in
+from trainer.mup import parametrize
+from trainer.mup.coordinates import Coordinates, measure, measure_in
 from trainer.probe import make_batch
 
 
@@ -77,3 +78,15 @@ def _losses(config: Config, engine: Engine, num_steps: int) -> list[float]:
         tokens_BL, targets_BL = make_batch(step, model.vocab_size, size, model.seq_len)
         found.append(engine.train_step(tokens_BL[mine], targets_BL[mine]).loss)
     return found
+
+
+def measure_with_decay_unscaled(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
+    """As `measure`, with a planted bug: weight decay is the same for all, and so lr * weight_decay falls with width."""
+    right = parametrize._scaled
+
+    def wrong(*args: Any) -> parametrize.Scaled:
+        row = right(*args)
+        return replace(row, param=replace(row.param, scale=replace(row.param.scale, weight_decay=1.0)))
+
+    parametrize._scaled = wrong
+    return measure(configs, layout, num_steps)

@@ -1,0 +1,82 @@
+"""The parametrization of a model on one screen: a line for each kind of parameter, with all blocks in one."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
+
+from rich.console import Console
+from rich.table import Table
+
+from configs.schema import Config, ModelConfig
+from trainer.model.spec import Param
+from trainer.mup.parametrize import Scaled, base_model, blueprint, scaled_table
+
+UNKNOWN = 1
+"""Stands for the size of a vocabulary that the config leaves to the data."""
+
+
+def show(config: Config, console: Console) -> None:
+    """Print what every parameter of the config's model gets, whatever its vocabulary, which no factor depends on."""
+    if config.model.vocab_size is None:
+        config = replace(config, model=replace(config.model, vocab_size=UNKNOWN))
+    optimizer, plan = config.optimizer, blueprint(config)
+    base = base_model(config.model, config.mup.base)
+    console.print(
+        f"{config.mup.parametrization}, {_shape(config.model)}, from the base {_shape(base)}", highlight=False
+    )
+    columns = ["parameter", "role", "shape", "fan in", "fan out", "init std", "multiplier", "lr"]
+    columns += ["eps", "decay"] if optimizer.kind == "adamw" else ["decay"]
+    table = Table(*columns, box=None, header_style="bold")
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for name, row in _kinds(scaled_table(config)):
+        param, scale = row.param, row.param.scale
+        cells = [name, param.role, _sizes(param)]
+        cells += [f"x{_number(row.ratios.fan_in)}", f"x{_number(row.ratios.fan_out)}"]
+        cells += [_law(param), _number(row.multiplier), _number(optimizer.lr * scale.lr)]
+        cells += [_number(optimizer.eps * scale.eps)] if optimizer.kind == "adamw" else []
+        cells += [_number(optimizer.weight_decay * scale.weight_decay) if param.is_matrix else "-"]
+        table.add_row(*cells)
+    console.print(table)
+    extra = plan.multipliers
+    depth = config.model.num_layers / base.num_layers
+    tied = f"; tied head x{_number(extra.head)}" if config.model.tie_embeddings else ""
+    console.print(
+        f"depth x{_number(depth)}; attention logits x{_number(extra.attention)} beside 1/sqrt(head_dim); "
+        f"what a layer adds to the residual stream x{_number(extra.residual)}{tied}",
+        highlight=False,
+    )
+
+
+def _kinds(rows: list[Scaled]) -> Iterator[tuple[str, Scaled]]:
+    """Rows by name, those of all blocks as one, in the table's order."""
+    by_name: dict[str, list[Scaled]] = {}
+    for row in rows:
+        name = row.param.name
+        if row.param.in_block:
+            name = f"blocks.*.{name.split('.', 2)[2]}"
+        by_name.setdefault(name, []).append(row)
+    for name, alike in by_name.items():
+        assert len(list(groupby(alike, key=_values))) == 1, f"{name} differs between blocks"
+        yield name, alike[0]
+
+
+def _values(row: Scaled) -> tuple[object, ...]:
+    return row.param.std, row.param.scale, row.param.shape, row.multiplier
+
+
+def _law(param: Param) -> str:
+    return _number(param.std) if param.std else f"= {param.fill:g}"
+
+
+def _sizes(param: Param) -> str:
+    sizes = zip(param.axes, param.shape, strict=True)
+    return " x ".join(axis if (axis, size) == ("vocab", UNKNOWN) else str(size) for axis, size in sizes)
+
+
+def _shape(model: ModelConfig) -> str:
+    return f"d_model={model.d_model} num_layers={model.num_layers}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
