@@ -1,14 +1,15 @@
 """A config made small but of the same kind, so that a few steps of it take a second on a CPU. Pure arithmetic.
 
 What could be wrong under some layout is kept: norms, positions, activation, biases, tying, grouped queries, documents
-that share a sample, recomputation and the optimizer. What only costs time is made small, and divides by what the
-config's own sizes divide by.
+that share a sample, recomputation, the parametrization and the optimizer. What only costs time is made small, and
+divides by what the config's own sizes divide by.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from math import lcm
 
+from configs.parametrization import BaseConfig
 from configs.schema import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
 from parallel.layout import Layout
 
@@ -48,7 +49,8 @@ def shrink(config: Config, layouts: Sequence[Layout]) -> Config:
         recompute_layers=recompute_layers,
     )
     data = DataConfig(packing=config.data.packing)
-    return Config(model=model, parallel=ParallelConfig(), optimizer=optimizer, train=train, data=data)
+    mup = replace(config.mup, base=_base(model))
+    return Config(model=model, parallel=ParallelConfig(), mup=mup, optimizer=optimizer, train=train, data=data)
 
 
 def with_knobs(small: Config, parallel: ParallelConfig, layout: Layout) -> Config:
@@ -79,6 +81,19 @@ def _shrink_model(model: ModelConfig, layouts: Sequence[Layout]) -> ModelConfig:
         vocab_size=VOCAB_SIZE,
         seq_len=alike(model.seq_len, max_parts, at_least=16),
         init_std=INIT_STD,
+    )
+
+
+def _base(model: ModelConfig) -> BaseConfig:
+    """A base shape from which every factor of a parametrization is another one than 1, and others differ."""
+    assert model.head_dim is not None and model.d_ff is not None
+    return BaseConfig(
+        d_model=model.d_model // 2,
+        num_layers=2,
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim // 4,
+        d_ff=model.d_ff // 3,
     )
 
 

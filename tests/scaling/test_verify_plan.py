@@ -16,6 +16,7 @@ from parallel.layout import Layout, check
 from scaling.verify.layouts import SCHEDULES, all_layouts, parse_layouts
 from scaling.verify.plan import make_plan
 from scaling.verify.shrink import alike, shrink
+from trainer.mup.parametrize import blueprint
 
 PRESETS = ["runs/dry_run", "runs/gpt2_124m_a100", "runs/llama_7b_a100", "runs/llama_70b_a100", "runs/gpt3_175b_a100"]
 PURE = ["scaling.verify.layouts", "scaling.verify.plan", "scaling.verify.shrink", "scaling.verify.verdict"]
@@ -123,6 +124,17 @@ def test_packing_is_kept_and_the_corpus_is_not(packing: Any) -> None:
     config = Config(data=DataConfig(path="a/corpus", packing=packing))
     plan = make_plan(config, [Layout()])
     assert plan.config_of(plan.trials[0]).data == DataConfig(packing=packing)
+
+
+def test_the_parametrization_is_kept_and_each_of_its_factors_shows() -> None:
+    overrides = ["mup.parametrization=completep", "mup.base.d_model=256", "mup.base.num_layers=4"]
+    small = shrink(load("runs/llama_7b_a100", overrides), [Layout(tp=2), Layout(pp=2)])
+    plan = blueprint(small)
+    scales = {param.name: param.scale for param in plan.table}
+    down, up, embed = (scales[name] for name in ("blocks.0.mlp.down.weight", "blocks.0.mlp.up.weight", "embed.weight"))
+    assert len({scale.lr for scale in (down, up, embed)}) == 3
+    assert all(scale.eps != 1 for scale in scales.values())
+    assert 1 not in (plan.multipliers.attention, plan.multipliers.residual, plan.multipliers.head)
 
 
 @given(st.integers(1, 10**6), st.integers(1, 12), st.integers(1, 200))
