@@ -8,7 +8,7 @@ from pathlib import Path
 from trainer.environment import VERSION_FILE, code_version
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("foretrain.py", "configs", "data_pipeline", "launcher", "parallel", "scaling", "slurm", "trainer")
+PARTS = ("foretrain.py", "configs", "data_pipeline", "launcher", "parallel", "scaling", "slurm", "trainer", "verbs")
 """All that is installed, in ROOT."""
 _SUFFIXES = frozenset({".py", ".yaml", ".in"})
 

@@ -17,6 +17,7 @@ def architecture(config: Config) -> dict[str, Any]:
         "parametrization": config.mup.parametrization,
         "optimizer": config.optimizer.kind,
         "norm": model.norm,
+        "norm_eps": model.norm_eps,
         "position": model.position,
         "activation": model.activation,
         "bias": model.bias,
@@ -26,6 +27,8 @@ def architecture(config: Config) -> dict[str, Any]:
         "head_dim": model.head_dim or model.d_model // model.num_heads,
         "d_ff / d_model": round(d_ff / model.d_model, 6),
         "init_std": model.init_std,
+        "embed_init_std": model.init_std if model.embed_init_std is None else model.embed_init_std,
+        "head_init_std": model.init_std if model.head_init_std is None else model.head_init_std,
     }
 
 

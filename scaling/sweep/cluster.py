@@ -77,7 +77,8 @@ class OnSlurm(Cluster):
         if (folder / TASKS_FILE).exists() and slurm.unfinished(folder):
             yield from slurm.follow(folder, EVERY_S)  # an earlier sweep was left, and its tasks go on
         if waiting:
-            slurm.submit(self._batch(waiting))
+            for line in slurm.submit(self._batch(waiting)).lines():
+                print(line, file=sys.stderr)
             yield from slurm.follow(folder, EVERY_S)
 
 

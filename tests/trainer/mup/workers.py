@@ -88,5 +88,5 @@ def measure_with_decay_unscaled(configs: Sequence[Config], layout: Layout, num_s
         row = right(*args)
         return replace(row, param=replace(row.param, scale=replace(row.param.scale, weight_decay=1.0)))
 
-    parametrize._scaled = wrong
+    parametrize._scaled = wrong  # type: ignore[assignment]
     return measure(configs, layout, num_steps)

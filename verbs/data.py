@@ -1,0 +1,125 @@
+"""The verbs that make and look after corpora."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from verbs.shared import Overrides, TargetArgument, bad_input, check_writable
+
+
+def prepare(
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Files or folders of .txt, .md, .py, .jsonl and WebDataset shards (.tar), plain or packed (.gz, .zst)."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the corpus; it appears whole or not at all.")] = Path("data"),
+    stdlib: Annotated[bool, typer.Option("--stdlib", help="Take the source of Python's standard library.")] = False,
+    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json to use instead of training one.")] = None,
+    eot_token: Annotated[str | None, typer.Option(help="The token of --tokenizer that ends a document.")] = None,
+    vocab_size: Annotated[int, typer.Option(help="Tokens of the tokenizer that is trained.")] = 4096,
+    text_key: Annotated[str, typer.Option(help="The key of the text in .jsonl files and .json members.")] = "text",
+    member: Annotated[str | None, typer.Option(help="In .tar shards, the extension of the member to take.")] = None,
+    token_dtype: Annotated[str, typer.Option(help="Integers of .bin members: uint16 or uint32.")] = "uint16",
+    skip_textless: Annotated[
+        bool, typer.Option("--skip-textless", help="In .tar shards, leave out samples without text.")
+    ] = False,
+    val_fraction: Annotated[float, typer.Option(help="Share of the documents that is held out.")] = 0.01,
+    shard_tokens: Annotated[int, typer.Option(help="A shard closes past this many tokens.")] = 1 << 27,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a corpus that is there.")] = False,
+    reuse: Annotated[bool, typer.Option("--reuse", help="Do nothing if just this corpus is there already.")] = False,
+) -> None:
+    """Turn text into a corpus: a tokenizer, WebDataset shards of tokens, and their manifest.
+
+    Example: `foretrain prepare my_docs/ notes.jsonl.gz --out data/mine`
+    """
+    from data_pipeline.prepare.build import prepare as prepare_corpus
+    from data_pipeline.prepare.documents import standard_library
+
+    with bad_input():
+        sources = [*(inputs or []), *([standard_library()] if stdlib else [])]
+        if not sources:
+            raise ValueError("nothing to prepare: name files or folders, or give --stdlib")
+        manifest = prepare_corpus(
+            sources,
+            out,
+            overwrite=overwrite,
+            reuse=reuse,
+            progress=True,
+            tokenizer_path=tokenizer,
+            eot_token=eot_token,
+            vocab_size=vocab_size,
+            text_key=text_key,
+            member=member,
+            token_dtype=token_dtype,
+            skip_textless=skip_textless,
+            val_fraction=val_fraction,
+            shard_tokens=shard_tokens,
+        )
+    for name, split in manifest.splits.items():
+        typer.echo(f"{out}: {name:5} {split.num_tokens:>13,} tokens in {split.num_documents:,} documents")
+
+
+def verify(target: TargetArgument, overrides: Overrides = None) -> None:
+    """Check every byte of a corpus, or of all corpora of a config, against its manifest.
+
+    Example: `foretrain data verify data/mine`
+    """
+    from data_pipeline.inspect.target import config_of, verify_sources
+
+    with bad_input():
+        manifests = verify_sources(config_of(target, overrides or []).data, progress=True)
+    for path, manifest in manifests.items():
+        typer.echo(f"{path}: {sum(len(split.shards) for split in manifest.splits.values())} shards are sound")
+
+
+def stats(
+    target: TargetArgument,
+    overrides: Overrides = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the lengths of documents here, as PNG.")] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers here; -: only them, on stdout.")
+    ] = None,
+) -> None:
+    """Show what the data of a run are: sizes, lengths of documents, packing, epochs, and how well they are shuffled.
+
+    Example: `foretrain data stats data/mine model.seq_len=1024 data.packing=best_fit --plot lengths.png`
+    """
+    from data_pipeline.inspect.stats import collect
+    from data_pipeline.inspect.stats_view import print_stats
+    from data_pipeline.inspect.target import config_of
+
+    with bad_input():
+        to_stdout = json_out is not None and str(json_out) == "-"
+        check_writable(plot, None if to_stdout else json_out)  # told now, not after a long count
+        stats = collect(config_of(target, overrides or []), progress=True)
+        if json_out is not None:
+            text = json.dumps(stats.as_dict(), indent=1)
+            typer.echo(text) if to_stdout else json_out.write_text(text + "\n", encoding="utf-8")
+        if plot is not None:
+            from data_pipeline.inspect.stats_plot import plot_lengths
+
+            plot_lengths(stats, plot)
+    if not to_stdout:
+        print_stats(stats, Console())
+
+
+def peek(
+    target: TargetArgument,
+    g: Annotated[int, typer.Argument(metavar="G", help="Number of the global sample, from 0.")],
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option(help="Show so many samples, from G on.")] = 1,
+) -> None:
+    """Show what a run trains on: global sample G as text, document by document, and where each of them lies.
+
+    Example: `foretrain data peek data/mine 0 data.packing=documents --count 2`
+    """
+    from data_pipeline.inspect.peek_view import show
+    from data_pipeline.inspect.target import config_of
+
+    with bad_input():
+        show(config_of(target, overrides or []), g, count, Console())

@@ -1,0 +1,67 @@
+"""What verbs share: arguments that several take, and what is told of bad input."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from trainer.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file, or a packaged preset such as runs/dry_run.")
+]
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="TARGET", help="A corpus (folder or URL), or a config (YAML file or preset).")
+]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that win over the file.")]
+
+EXIT_DIFFERS = 1
+"""Of a check that found what it looks for."""
+
+
+@contextmanager
+def bad_input() -> Iterator[None]:
+    """End with one clear message, and no traceback, where the user's input is at fault."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        message = _message(error)
+        if message is None or os.environ.get("FORETRAIN_TRACEBACK") == "1":
+            raise
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+        raise typer.Exit(_status(error)) from None
+
+
+def _status(error: ValueError | OSError) -> int:
+    """By hand, always the same; to a launcher it says whether another start, perhaps elsewhere, could end otherwise."""
+    if "RANK" not in os.environ:
+        return EXIT_BAD_INPUT
+    from trainer.lock import InUseError
+
+    return EXIT_FAILED if isinstance(error, OSError | InUseError) else EXIT_CONFIG
+
+
+def _message(error: ValueError | OSError) -> str | None:
+    """What to tell the user; None where it is no fault of theirs."""
+    if isinstance(error, ValueError):
+        return str(error)
+    if error.filename is not None:
+        return f"cannot use {error.filename} ({error.strerror}): choose another path, or mend this one"
+    return f"{error.strerror}: make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Raise OSError, which names the path, where a file cannot be written."""
+    for path in paths:
+        if path is not None:
+            blocked = errno.EISDIR if path.is_dir() else 0 if path.parent.is_dir() else errno.ENOENT
+            if not blocked and not os.access(path if path.exists() else path.parent, os.W_OK):
+                blocked = errno.EACCES
+            if blocked:
+                raise OSError(blocked, os.strerror(blocked), str(path))

@@ -1,0 +1,163 @@
+"""The verbs of one run."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from trainer.exit_status import EXIT_DONE
+from verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input
+
+
+def train(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    allow_data_change: Annotated[
+        bool, typer.Option("--allow-data-change", help="Go on from a checkpoint with other data, or another mixture.")
+    ] = False,
+) -> None:
+    """Train, or go on from the run's newest checkpoint.
+
+    Starts all ranks of the layout on this machine; where RANK is set (torchrun, srun) it is that one rank. Ctrl-C saves
+    a checkpoint and ends.
+
+    Example: `foretrain train runs/dry_run train.num_tokens=2e5`
+    """
+    from configs import load as configs
+    from launcher import training
+
+    with ExitStack() as until_done:
+        with bad_input():
+            place = training.my_place()
+            settings = configs.load(config, overrides or [])
+            run = until_done.enter_context(training.opened(settings, place, allow_data_change=allow_data_change))
+            if place.rank == 0:
+                training.begin(run)
+        raise typer.Exit(EXIT_DONE if run.is_complete else training.start(run, place))
+
+
+def launch(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    on: Annotated[Literal["local", "slurm", "ray"], typer.Option("--on", help="Where to start the ranks.")] = "local",
+    nodes: Annotated[int | None, typer.Option(help="Nodes; the same as cluster.num_nodes=N.")] = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(help="GPUs of a node, and so its ranks; the same as cluster.gpus_per_node=G.")
+    ] = None,
+    allow_data_change: Annotated[
+        bool, typer.Option("--allow-data-change", help="Go on from a checkpoint with other data, or another mixture.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would be submitted, and check the run.")
+    ] = False,
+) -> None:
+    """Start a run on this machine, on Slurm or on Ray; the same command goes on where the run ended.
+
+    Checks the run, and makes its folder: the whole config, a copy of the code, and the script that is submitted.
+
+    Example: `foretrain launch runs/llama_7b_a100 --on slurm --nodes 8 launch.slurm.partition=gpu --dry-run`
+    """
+    from configs import load as configs
+    from launcher import launch as launching
+    from trainer.setup import prepare_run
+
+    with bad_input():
+        sizes = {"cluster.num_nodes": nodes, "cluster.gpus_per_node": gpus_per_node}
+        options = [f"{key}={value}" for key, value in sizes.items() if value is not None]
+        settings = configs.load(config, [*(overrides or []), *options])
+        plan = launching.make_plan(settings, on, allow_data_change=allow_data_change)
+        if dry_run:
+            typer.echo(plan.shown, nl=False)
+        run = prepare_run(settings, plan.job.num_ranks, allow_data_change=allow_data_change, progress=True)
+        launching.check(plan, dry_run=dry_run)
+        if dry_run:
+            return
+        if plan.in_foreground:
+            launching.write(plan, run.config)
+            raise typer.Exit(launching.run_here(plan))
+        typer.echo(run.outlook)
+        if run.is_complete:
+            return
+        launching.write(plan, run.config)
+        submitted = launching.submit(plan)
+    for line in submitted.lines():
+        typer.echo(line)
+
+
+def verify(
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    layouts: Annotated[
+        str, typer.Option(help="Only these, as in 'dp=2 tp=2 sp,pp=2 vpp=2 zbv'; empty: every legal one.")
+    ] = "",
+    max_processes: Annotated[int, typer.Option(help="Every legal layout up to this many processes.")] = 4,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of each trial.")] = 10,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or both.")] = "fp32",
+    sample: Annotated[int | None, typer.Option(help="Only so many of them, at random.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Also write the results here, as JSON lines.")] = None,
+    show_refused: Annotated[
+        bool, typer.Option("--show-refused", help="Only list the layouts that the config cannot run, and why.")
+    ] = False,
+) -> None:
+    """Check on this machine that a config has the same curve under every layout.
+
+    Takes a few steps of the config, made small, on CPU processes, and compares them with plain PyTorch in one process
+    and in float64. Exits with 1 where a layout differs.
+
+    Example: `foretrain verify runs/dry_run --layouts "dp=2,tp=2 sp,pp=2 vpp=2 zbv" --precision both`
+    """
+    from configs import load as configs
+    from launcher.local.run import check_fits
+    from scaling.verify import report
+    from scaling.verify.layouts import parse_layouts
+    from scaling.verify.plan import make_plan
+    from scaling.verify.run import verify as run_trials
+
+    with bad_input():
+        named = parse_layouts(layouts) if layouts else []
+        check_fits(max((layout.world_size for layout in named), default=max_processes))
+        plan = make_plan(
+            configs.load(config, overrides or []),
+            named,
+            max_processes=max_processes,
+            num_steps=steps,
+            precision=precision,
+            sample=sample,
+            seed=seed,
+        )
+        if show_refused:
+            report.print_refused(plan)
+            return
+        if out is not None:
+            report.write_jsonl(out, plan, [])  # a path that cannot be written is told now, not after the trials
+    typer.echo(f"{len(plan.trials)} trials; {len(plan.refused)} layouts are refused (--show-refused lists why)")
+    with report.Display(plan) as display:
+        verdicts = run_trials(plan, display)
+    if out is not None:
+        report.write_jsonl(out, plan, verdicts)
+    report.print_verdicts(verdicts)
+    raise typer.Exit(0 if all(verdict.passed for verdict in verdicts) else EXIT_DIFFERS)
+
+
+def generate(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    prompt: Annotated[str, typer.Option(help="Text to continue; empty: begin a document.")] = "",
+    checkpoint: Annotated[Path | None, typer.Option(help="A checkpoint's folder; else the newest.")] = None,
+    num_tokens: Annotated[int, typer.Option(help="At most this many new tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Sample among the likeliest this many; 0: all.")] = 40,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+) -> None:
+    """Continue a prompt with a trained model.
+
+    Example: `foretrain generate runs/dry_run --prompt "def main("`
+    """
+    with bad_input():
+        from configs.schema import SampleConfig
+        from trainer.inference import load_model
+
+        sample = SampleConfig([prompt], num_tokens, temperature, top_k, seed)
+        text = load_model(run_dir, checkpoint).continue_text(prompt, sample)
+    typer.echo(prompt + text)
