@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from configs.parametrization import BaseConfig, MupConfig
 from configs.schema import Config, DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, ScheduleConfig, TrainConfig
 from launcher.local.run import RankError
 from parallel.engine import Engine
@@ -108,6 +109,24 @@ def test_bf16_resumes_bitwise(tmp_path: Path, corpus: Path, ranks: RunOnRanks) -
     whole = train(ranks, config(tmp_path / "whole", corpus, layout, precision="bf16"))
     train(ranks, config(tmp_path / "parts", corpus, layout, precision="bf16", stop_after=3))
     assert train(ranks, config(tmp_path / "parts", corpus, layout, precision="bf16")) == whole
+
+
+def test_sgd_under_completep_resumes_bitwise_and_goes_on_in_another_layout(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    def scaled(run_dir: Path, layout: ParallelConfig, **train: Any) -> Config:
+        mup = MupConfig(parametrization="completep", base=BaseConfig(d_model=16, num_layers=1))
+        sgd = OptimizerConfig(kind="sgd", lr=0.1, weight_decay=0.01)
+        return replace(config(run_dir, corpus, layout, **train), mup=mup, optimizer=sgd)
+
+    zero, pipeline = ParallelConfig(dp=2, zero_stage=1), ParallelConfig(pp=2)
+    whole = train(ranks, scaled(tmp_path / "whole", zero))
+    for name in ("same", "other"):
+        train(ranks, scaled(tmp_path / name, zero, stop_after=3))
+    assert train(ranks, scaled(tmp_path / "same", zero)) == whole
+    other = train(ranks, scaled(tmp_path / "other", pipeline))
+    losses = [[r["loss"] for r in records if r["kind"] == "train"] for records in (other, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def die(run: Any, at_step: int, rank: int, signum: int) -> None:
