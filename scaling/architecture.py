@@ -19,6 +19,7 @@ def architecture(config: Config) -> dict[str, Any]:
         "norm": model.norm,
         "norm_eps": model.norm_eps,
         "position": model.position,
+        "rope_theta": model.rope_theta if model.position == "rope" else None,
         "activation": model.activation,
         "bias": model.bias,
         "tie_embeddings": model.tie_embeddings,

@@ -46,8 +46,9 @@ def coord_check(
     """Check that activations and their updates keep their size over widths and depths, as muP wants them to.
 
     Trains small models of the config's kind for a few steps, and fits the slope of log2(mean |x|) and log2(change)
-    of every module. Exits with 1 where one is steeper than 0.2 over widths or 0.4 over depths. It does not see how
-    weight decay, norm gains or (heads stay as wide as they are) the scale of attention go with width.
+    of every module, and of gains, biases and the head. Exits with 1 where one is steeper than 0.2 over widths or 0.4
+    over depths. It does not see how weight decay or (heads stay as wide as they are) the scale of attention go with
+    width.
 
     Example: `foretrain coord-check runs/dry_run mup.parametrization=mup mup.base.d_model=64`
     """

@@ -137,16 +137,19 @@ def _mean(seeds: Sequence[Measured], name: str, kind: Kind, step: int) -> float:
     return sum(getattr(each, kind)[name][step] for each in seeds) / len(seeds)
 
 
-_ORDER = ("embed", "blocks", "final_norm", LOGITS)
-_ORDER_IN_BLOCK = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.gate", "mlp.up", "mlp.down", "")
+_ORDER = ("embed", "blocks", "final_norm", "head", LOGITS)
+_ORDER_IN_BLOCK = ("attn_norm", "attn.q", "attn.k", "attn.v", "attn", "mlp_norm", "mlp.gate", "mlp.up", "mlp", "")
 
 
-def _place(module: str) -> tuple[int, float, int]:
-    """Where a module stands on the way of the data."""
+def _place(module: str) -> tuple[int, float, int, str]:
+    """Where a module, or a parameter of one, stands on the way of the data."""
     room, _, rest = module.partition(".")
+    if room != "blocks":
+        return _ORDER.index(room), 0, 0, rest
     number, _, part = rest.partition(".")
-    block = math.inf if number == "last" else int(number or 0)
-    return _ORDER.index(room), block, _ORDER_IN_BLOCK.index(part)
+    place = next(place for place, start in enumerate(_ORDER_IN_BLOCK) if part.startswith(start))
+    # The residual stream, "", comes after all parts of its block.
+    return _ORDER.index(room), math.inf if number == "last" else int(number), place, part
 
 
 def _name_in(module: str, rung: Rung) -> str:

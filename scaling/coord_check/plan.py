@@ -23,7 +23,8 @@ MAX_WIDTH: dict[Device, int] = {"cpu": 512, "cuda": 2048}
 MAX_DEPTH: dict[Device, int] = {"cpu": 16, "cuda": 64}
 """Of ladders that nobody asked for by number. The narrower, the farther from the limit that muP speaks of: from 64 up
 sound models stay below 0.13, from 32 up below 0.21."""
-NUM_RUNGS, MIN_RUNGS = 4, 3
+NUM_RUNGS, MIN_RUNGS, MIN_SPAN = 4, 3, 4
+"""Fewer models, or sizes that are nearer to one another, have slopes that are mostly noise."""
 DEPTH_OF_WIDTHS = 2
 """Blocks of the models of a ladder of widths where there is no ladder of depths: a first one and a last one."""
 
@@ -185,6 +186,11 @@ def _ascending(option: str, sizes: Sequence[int]) -> tuple[int, ...]:
         raise ValueError(
             f"{option} {','.join(map(str, sizes))}: a slope through fewer than {MIN_RUNGS} sizes is mostly noise: name "
             f"{MIN_RUNGS}, or better {NUM_RUNGS}"
+        )
+    if found[-1] < MIN_SPAN * found[0]:
+        raise ValueError(
+            f"{option} {','.join(map(str, sizes))}: a slope over sizes that differ by less than {MIN_SPAN} times is "
+            "mostly noise: double from one to the next"
         )
     return found
 

@@ -67,6 +67,8 @@ def explain(slope: Slope) -> str:
 def _hint_of_width(slope: Slope) -> str:
     assert slope.value is not None
     grows, module = slope.value > 0, slope.module
+    if module.endswith((".weight", ".bias")):
+        return "the learning rate of gains, biases and the head must not depend on width, and eps goes as 1/m for them"
     if module == "embed":
         return "the embedding's init and learning rate must not depend on width, and eps goes as 1/m for it too"
     if module == "logits":

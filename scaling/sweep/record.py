@@ -53,10 +53,10 @@ def steps_of(config: Config) -> Steps:
 
 
 def recorded(folder: Path) -> Outcome | None:
-    """The outcome that was written; None where there is none yet."""
+    """The outcome that was written; None where there is none yet, or none that can be read: metrics tell it again."""
     try:
         return Outcome(**json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, TypeError):
         return None
 
 

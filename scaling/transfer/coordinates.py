@@ -32,7 +32,7 @@ def objections(check: dict[str, Any] | None, sweep: Sweep, target: Config) -> It
     if check is None:
         yield f"there is no coordinate check of this architecture: {again}, or give --coord-check FILE"
         return
-    if not check["passed"]:
+    if check["passed"] is not True:
         yield f"the coordinate check did not pass: mend what it names, and {again}"
     for line in differences(check["architecture"], architecture(target)):
         yield f"the coordinate check is of another architecture ({line}): {again} with the target's settings"
@@ -51,5 +51,5 @@ def summary(check: dict[str, Any] | None) -> str:
     if check["depths"]:
         sizes += f", depths {', '.join(map(str, check['depths']))}"
     steepest = "" if slope is None else f", steepest slope {slope:.2f}"
-    passed = "passed" if check["passed"] else "FAILED"
+    passed = "passed" if check["passed"] is True else "FAILED"
     return f"coordinate check: {passed}{steepest}; {sizes}; code {check.get('code') or 'unknown'}"

@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from math import log2
 
 from configs.load import diff
 from configs.schema import Config
 from scaling.architecture import architecture, differences
-from scaling.transfer.study import Drift, Study, are_numbers, speaking_sizes
+from scaling.transfer.study import CARRIED, Drift, Study, are_numbers, speaking_sizes
 from trainer.model.spec import num_params
 
 MAX_SLOPE = 0.15
@@ -78,12 +79,24 @@ def _drifts(study: Study, target: Config) -> Iterator[str]:
             yield f"{name}: {found}; {_mend(drift)}"
         if drift.range > MAX_RANGE:
             yield f"{name}: it varies over {drift.range:.2f} octaves, and {MAX_RANGE} is allowed; {_mend(drift)}"
+        off = abs(drift.slope) * _doublings(drift, target)
+        if abs(drift.slope) <= MAX_SLOPE and off > MAX_RANGE:
+            yield (
+                f"{name} as far as the target: at {drift.slope:+.2f} octaves per doubling it would be off by "
+                f"{off:.2f}, and {MAX_RANGE} is allowed; sweep larger sizes, or more seeds if the drift is noise"
+            )
         if drift.uncertainty > MAX_SLOPE_UNCERTAINTY:
             yield (
                 f"whether the best learning rate holds over {drift} is not known: its drift is uncertain by "
                 f"{drift.uncertainty:.2f} octaves per doubling, {MAX_SLOPE_UNCERTAINTY} is allowed; sweep more seeds "
                 "(--seeds 0,1,2), finer rates or more sizes"
             )
+
+
+def _doublings(drift: Drift, target: Config) -> float:
+    """Of the size, from the largest proxy to the target."""
+    largest = max(getattr(fit.size, drift.along) for fit in drift.fits)
+    return max(0.0, log2(getattr(target.model, drift.along) / largest))
 
 
 def _mend(drift: Drift) -> str:
@@ -119,6 +132,12 @@ def _other_axes(study: Study, target: Config) -> Iterator[str]:
     sizes = speaking_sizes(study.sweep, target)
     speaking = [fit for fit in study.fits if fit.size in sizes and fit.best_others]
     for key, best in study.largest.best_others.items():
+        if not CARRIED.fullmatch(key):
+            yield (
+                f"{key} was swept ({best} is best), and no parametrization carries it over to other sizes: set it in "
+                "the target, and sweep with that alone"
+            )
+            continue
         for smaller, larger in list(pairwise(speaking))[-1:]:
             if smaller.best_others[key] != best:
                 yield (

@@ -1,6 +1,7 @@
 """What a sweep found: the best learning rate of each proxy, and how it drifts with width and depth. Pure."""
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from trainer.model.resize import resized
 from trainer.model.spec import num_params
 
 Axis = Literal["d_model", "num_layers"]
+CARRIED = re.compile(r"optimizer\.(?!kind$)\w+|model\.(embed_|head_)?init_std")
+"""Settings that a parametrization carries over to other sizes; batches, budgets and shapes it does not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +128,8 @@ class Study:
     def values(self) -> dict[str, Any]:
         """What is carried over, by key; an optimum to four digits, more than its uncertainty leaves."""
         lr = 2**self.largest.best_log2_lr
-        return {RATE: lr if self.largest.optimum is None else float(f"{lr:.4g}"), **self.largest.best_others}
+        carried = {key: value for key, value in self.largest.best_others.items() if CARRIED.fullmatch(key)}
+        return {RATE: lr if self.largest.optimum is None else float(f"{lr:.4g}"), **carried}
 
     @property
     def largest_trial(self) -> Trial:

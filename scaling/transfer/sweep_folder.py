@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 from configs.load import load
 from configs.schema import Config
+from trainer.run_folder import ENVIRONMENT_FILE
 
 RATE = "optimizer.lr"
 """The axis that is fitted; of others the best value of the grid is taken."""
-PLAN_FILE, CONFIG_FILE, RESULTS_FILE = "sweep.json", "config.yaml", "results.jsonl"
+PLAN_FILE, CONFIG_FILE, RESULTS_FILE, TRIALS = "sweep.json", "config.yaml", "results.jsonl", "trials"
 
 
 @dataclass(frozen=True, order=True)
@@ -91,7 +93,18 @@ def read_sweep(folder: Path) -> Sweep:
     sizes = {Size(width, depth) for width in asked["widths"] for depth in asked["depths"]}
     sizes |= {trial.size for trial in trials}
     grid = product(map(math.log2, asked["axes"][RATE]), asked["seeds"]) if asked["search"] == "grid" else ()
-    return Sweep(folder, asked["hash"], asked.get("code"), config, tuple(sorted(sizes)), tuple(grid), trials)
+    code = _code_of(folder, trials) or asked.get("code")
+    return Sweep(folder, asked["hash"], code, config, tuple(sorted(sizes)), tuple(grid), trials)
+
+
+def _code_of(folder: Path, trials: Sequence[Trial]) -> str | None:
+    """The versions of the code that trained the trials, by what each left in its folder; None where none did."""
+    versions = set()
+    for trial in trials:
+        with suppress(OSError, ValueError, KeyError):
+            record = json.loads((folder / TRIALS / trial.key[:16] / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+            versions.add(str(record["git"]))
+    return " and ".join(sorted(versions)) or None
 
 
 def _read_plan(path: Path) -> dict[str, Any]:

@@ -34,15 +34,19 @@ def make_transfer(folder: Path, to: str, overrides: Sequence[str] = (), coord_ch
     sweep = read_sweep(folder)
     check = read_check(coord_check or folder / CHECK_FILE)
     found = study(sweep, configs.load(to, overrides))
-    settings = [f"{key}={dumps(value)}" for key, value in found.values.items()]
-    target = configs.load(to, [*overrides, *settings])
-    base = configs.load(sweep.config_file.resolve(), settings)
+    target = configs.load(to, [*overrides, *_settings(found.values)])
+    swept = {**found.largest.best_others, **found.values}
+    base = configs.load(sweep.config_file.resolve(), _settings(swept))
     objections = (*evidence.objections(found, base, target), *coordinates.objections(check, sweep, target))
     lines = [*_found(found), coordinates.summary(check)]
     if horizon := evidence.horizon(found, target):
         lines.append(horizon)
     lines += [NOT_SUPPORTED + objection for objection in objections]
     return Transfer(found, replace(target, mup=replace(target.mup, evidence=lines)), objections)
+
+
+def _settings(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={dumps(value)}" for key, value in values.items()]
 
 
 def default_out(to: str) -> Path:

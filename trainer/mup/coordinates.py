@@ -1,5 +1,8 @@
 """How large a model's activations are and how far they have moved, step by step: what a coordinate check looks at.
 
+So are those parameters whose entries are to move alike at every size: gains, biases and the head. What they do to
+activations is small beside what matrices do, or hidden by a random head.
+
 The same made-up batch at every step, so that what moves is the model. Every rank adds up what it sees of each module's
 output; sums over all ranks then give the means over the global batch, under any layout: an output that several ranks
 hold whole is counted by each of them, equally often.
@@ -21,7 +24,7 @@ from parallel import groups as parallel_groups
 from parallel.groups import Groups
 from parallel.layout import Layout
 from trainer.build import build_engine
-from trainer.model.gpt import Stage
+from trainer.model.gpt import LocalParam, Stage
 from trainer.model.layers import Block
 
 TIMEOUT_S = 120.0
@@ -30,7 +33,7 @@ TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Statistics of each module's output by step t = 0 .. num_steps: t updates have been made."""
+    """Statistics of each module's output, and of some parameters, by step t = 0 .. num_steps: after t updates."""
 
     size: dict[str, list[float]]
     """Mean |x_t|."""
@@ -44,7 +47,8 @@ def measure(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[C
     """Be one rank of `layout`, and train each config for num_steps + 1 (two or more) steps at its peak learning rate.
 
     Modules are "embed", "blocks.0.attn.q", .k, .v and .out, "blocks.0.mlp.gate", .up and .down, "blocks.0" (the
-    residual stream after it), "final_norm" and "logits". Needs the launcher's environment; every rank returns the same.
+    residual stream after it), "final_norm" and "logits"; parameters have the table's names. Needs the launcher's
+    environment; every rank returns the same.
     """
     torch.set_num_threads(1)
     groups = parallel_groups.start(layout, configs[0].train.device, TIMEOUT_S)
@@ -55,7 +59,7 @@ def measure(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[C
 
 def measure_in(config: Config, groups: Groups, num_steps: int) -> Coordinates:
     """As `measure`, of one config in groups that have started."""
-    engine, _ = build_engine(config, groups)
+    engine, held = build_engine(config, groups)
     engine.set_lr(1.0)
     share = config.train.global_batch_size // groups.layout.dp
     mine = slice(groups.at.dp * share, (groups.at.dp + 1) * share)
@@ -64,7 +68,10 @@ def measure_in(config: Config, groups: Groups, num_steps: int) -> Coordinates:
     sums = _Sums(groups.layout.num_microbatches(config.train))
     results = []
     for step in range(num_steps + 1):
-        with _watched(stages, sums.of_step(step)):
+        take = sums.of_step(step)
+        for local in filter(_is_watched, held):
+            take(local.param.name, engine.zero.get(local.parameter, "weight")[local.rows])
+        with _watched(stages, take):
             results.append(engine.train_step(tokens_BL, targets_BL))
     size, change = sums.means(num_steps + 1, groups)
     return Coordinates(size, change, [result.loss for result in results], [result.grad_norm for result in results])
@@ -137,6 +144,11 @@ class _Sums:
         size, squares, count = sums.unflatten(0, (len(names), num_steps)).cpu().unbind(-1)
         sizes, changes = (size / count).tolist(), (squares / count).sqrt().tolist()
         return dict(zip(names, sizes, strict=True)), dict(zip(names, changes, strict=True))
+
+
+def _is_watched(local: LocalParam) -> bool:
+    # What is added to all keys alike turns no attention, and so has no gradient but rounding.
+    return local.param.role in ("gain", "bias", "output") and not local.param.name.endswith("attn.k.bias")
 
 
 @contextmanager

@@ -98,6 +98,10 @@ def attention_by_the_root(configs: Sequence[Config], layout: Layout, num_steps: 
     return _plant(replace(PARAMETRIZATIONS["mup"], attention=0.0), configs, layout, num_steps)
 
 
+def head_lr_by_the_root(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
+    return _plant(_rules("mup", ["output"], adam_lr=Power(fan_in=-0.5)), configs, layout, num_steps)
+
+
 def gain_lr_scaled(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
     return _plant(_rules("mup", ["gain"], adam_lr=Power(fan_out=-1)), configs, layout, num_steps)
 

@@ -52,7 +52,7 @@ def test_depths_are_checked_where_the_parametrization_holds_over_them() -> None:
     assert {rung.depth for rung in widths.rungs} == {2}
     assert len(make_plan(config(*COMPLETEP)).rungs) == 7, "one model stands in both ladders"
     assert len(make_plan(config(*COMPLETEP), depths=()).ladders) == 1
-    assert make_plan(config(*MUP), depths=[4, 2, 6]).ladders[1].sizes == (2, 4, 6)
+    assert make_plan(config(*MUP), depths=[4, 2, 8]).ladders[1].sizes == (2, 4, 8)
 
 
 def test_a_pipeline_gets_a_block_for_each_stage_and_the_microbatches_it_needs() -> None:
@@ -86,7 +86,8 @@ def test_early_steps_and_the_last_one_are_judged(num_steps: int, judged: tuple[i
     ("arguments", "says"),
     [
         ({"widths": [64, 128]}, "--widths 64,128: a slope through fewer than 3 sizes"),
-        ({"widths": [64, 65, 66]}, "take a multiple of"),
+        ({"widths": [64, 65, 256]}, "take a multiple of"),
+        ({"widths": [64, 96, 128]}, "less than 4 times"),
         ({"depths": [2, 2, 4]}, "--depths 2,2,4: a slope through fewer than 3 sizes"),
         ({"num_seeds": 0}, "--seeds 0"),
         ({"num_steps": 0}, "--steps 0"),

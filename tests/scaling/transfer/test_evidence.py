@@ -240,6 +240,20 @@ DEFECTS = {
             loss=other_axis("optimizer.weight_decay", {64: 0.2, 128: 0.2, 256: 0.2}),
         ),
     ),
+    "a batch was tuned, which no rule carries over": Defect(
+        ["train.global_batch_size was swept (16 is best), and no parametrization carries it over"],
+        replace(
+            GOOD,
+            axes={"train.global_batch_size": [8, 16, 32]},
+            loss=other_axis("train.global_batch_size", {64: 16, 128: 16, 256: 16}),
+        ),
+    ),
+    "a small drift leads far on the way to the target": Defect(
+        ["as far as the target: at -0.14 octaves per doubling it would be off by 0.71"],
+        replace(GOOD, loss=shifted(by_width=-0.14)),
+        width=8192,
+        settings=["train.num_tokens=1.27e11", "schedule.warmup_tokens=1.27e10"],
+    ),
 }
 
 

@@ -13,7 +13,6 @@ from trainer.mup.parametrize import blueprint
 
 LAYOUTS = {
     "tp=2": Layout(tp=2),
-    "tp=2 sp": Layout(tp=2, sp=True),
     "pp=2": Layout(pp=2),
     "pp=2 vpp=2 zbv": Layout(pp=2, vpp=2, schedule="zbv"),
     "ZeRO-1": Layout(dp=2, zero_stage=1),
