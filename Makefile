@@ -17,8 +17,9 @@ train: .venv/installed ## Train a small model on this machine: eight ranks, dp=2
 	@$(BIN)/foretrain prepare --stdlib --out data/stdlib --reuse
 	@$(BIN)/foretrain launch configs/runs/dry_run.yaml
 
+# In the order of tests/conftest.py, which begins with those that wait: xdist would begin with the longest lists.
 test: lint ## Check style and types, then run all tests
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 verify: .venv/installed ## Check that every layout up to 4 processes has one curve (tens of minutes), and record it
 	@$(BIN)/foretrain verify runs/dry_run --precision both --out benchmarks/results/verify_dry_run.jsonl

@@ -170,7 +170,10 @@ FAULTS: dict[str, tuple[ParallelConfig, dict[str, Any], list[tuple[Fault, str]]]
             ((1, one_element, QUERY), f"rank 1: {QUERY}"),
             ((0, one_element, "position.weight"), "rank 0: position.weight"),
             ((2, two_swapped, "blocks.3.mlp.down.weight"), "rank 2: blocks.3.mlp.down.weight"),
-            ((2, learning_rate, "no_decay"), "rank 2: learning rate of no_decay = 0.5 (most have 0.001)"),
+            (
+                (2, learning_rate, "lr x1, eps x1, no decay"),
+                "rank 2: learning rate of lr x1, eps x1, no decay = 0.5 (most have 0.001)",
+            ),
             ((0, setting, "data fingerprint"), "rank 0: data fingerprint = other (most have {fingerprint})"),
             ((1, setting, "config hash"), "rank 1: config hash = other (most have {config})"),
         ],

@@ -36,7 +36,7 @@ def slopes(ranks: RunOnRanks, target: Callable[..., list[Coordinates]]) -> dict[
 
 def test_activations_of_decayed_matrices_keep_their_size_over_width(ranks: RunOnRanks) -> None:
     found = slopes(ranks, measure)
-    hidden = {name: slope for name, slope in found.items() if name.count(".") == 3}
+    hidden = {name: slope for name, slope in found.items() if name.count(".") == 3 and "norm" not in name}
     assert len(hidden) == 14
     assert hidden == pytest.approx(dict.fromkeys(hidden, 0.0), abs=0.1)
 
