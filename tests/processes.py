@@ -32,6 +32,14 @@ def of_folder(folder: Path) -> list[psutil.Process]:
     return [process for process in snapshot() if mentions(folder)(process)]
 
 
+def command(process: psutil.Process) -> str:
+    """Its command line; nothing of one that has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 def mentions(folder: Path) -> Callable[[psutil.Process], bool]:
     """Whether a process names the folder."""
 

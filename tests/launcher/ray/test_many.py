@@ -15,7 +15,7 @@ from launcher.submitted import launches
 from tests.launcher.many.programs import batch, most_at_once, words
 from tests.launcher.ray.conftest import RayCluster
 from tests.launcher.ray.jobs import ROOT, wait_for
-from tests.processes import assert_none, of_folder
+from tests.processes import assert_none, command, of_folder
 
 BRIEF = "note('begin'); time.sleep(0.3); note('end')"
 
@@ -36,7 +36,7 @@ def test_each_command_runs_once_or_again_where_it_was_killed_and_no_more_at_once
         with pytest.raises(ValueError, match="which still waits or runs"), ray.running(made):
             pass
         wait_for(lambda: words(tmp_path, "lost") == ["start"], "task")
-        (actor,) = [process.parent() for process in of_folder(tmp_path) if "notes-lost" in " ".join(process.cmdline())]
+        (actor,) = [process.parent() for process in of_folder(tmp_path) if "notes-lost" in command(process)]
         assert actor.name().startswith("ray::Agent")
         actor.send_signal(signal.SIGKILL)  # as its node's death does
         told = {ended.name: (ended.status, ended.log) for ended in ends}
