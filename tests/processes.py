@@ -32,12 +32,20 @@ def of_folder(folder: Path) -> list[psutil.Process]:
     return [process for process in snapshot() if mentions(folder)(process)]
 
 
-def command(process: psutil.Process) -> str:
-    """Its command line; nothing of one that has ended meanwhile."""
+def command(process: psutil.Process) -> list[str]:
+    """The words of its command line; none of one that has ended meanwhile."""
     try:
-        return " ".join(process.cmdline())
+        return process.cmdline()
     except psutil.Error:
-        return ""
+        return []
+
+
+def variable(process: psutil.Process, name: str) -> str | None:
+    """One of its environment; none of one that has ended meanwhile."""
+    try:
+        return process.environ().get(name)
+    except psutil.Error:
+        return None
 
 
 def mentions(folder: Path) -> Callable[[psutil.Process], bool]:
@@ -62,7 +70,7 @@ def left_behind(
 
 def assert_none(folder: Path, within_s: float = 10.0) -> None:
     """That no process names the folder, at the latest after that time."""
-    told = [(process.pid, process.ppid(), process.cmdline()) for process in _left(lambda: of_folder(folder), within_s)]
+    told = [(process.pid, command(process)) for process in _left(lambda: of_folder(folder), within_s)]
     assert told == [], f"still there: {told}"
 
 

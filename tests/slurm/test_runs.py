@@ -17,7 +17,7 @@ from launcher.restart import read_starts
 from slurm.cluster import Cluster
 from tests.cli import CONFIG, assert_told, called
 from tests.conftest import RunOnRanks
-from tests.processes import assert_none, of_folder
+from tests.processes import assert_none, command, of_folder
 from trainer import loop
 from trainer.metrics import METRICS_FILE, read_metrics
 from trainer.setup import prepare_run
@@ -91,8 +91,7 @@ def log_of(run_dir: Path, job_id: str) -> str:
 
 def ranks_of(run_dir: Path) -> list[psutil.Process]:
     """The processes that train, and not the srun that waits for them."""
-    commands = [(process, process.cmdline()) for process in of_folder(run_dir)]
-    return [process for process, words in commands if words[1:5] == ["-P", "-m", "foretrain", "train"]]
+    return [rank for rank in of_folder(run_dir) if command(rank)[1:5] == ["-P", "-m", "foretrain", "train"]]
 
 
 def pause(run_dir: Path, num_ranks: int) -> list[psutil.Process]:

@@ -36,7 +36,7 @@ def test_each_command_runs_once_or_again_where_it_was_killed_and_no_more_at_once
         with pytest.raises(ValueError, match="which still waits or runs"), ray.running(made):
             pass
         wait_for(lambda: words(tmp_path, "lost") == ["start"], "task")
-        (actor,) = [process.parent() for process in of_folder(tmp_path) if "notes-lost" in command(process)]
+        (actor,) = [process.parent() for process in of_folder(tmp_path) if "notes-lost" in " ".join(command(process))]
         assert actor.name().startswith("ray::Agent")
         actor.send_signal(signal.SIGKILL)  # as its node's death does
         told = {ended.name: (ended.status, ended.log) for ended in ends}
