@@ -9,7 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer, models
 
 from benchmarks.data_contest import EOT_ID, FLAT, VOCAB_SIZE, Contestant, Loader, Rows, Settings, SourceTokens
-from configs.schema import DataConfig, SourceConfig
+from configs.data import DataConfig, SourceConfig
 from data_pipeline.corpus.manifest import TOKENIZER, VERSION, Manifest, sha256_of
 from data_pipeline.corpus.shard_writer import SplitWriter
 from data_pipeline.stream.batches import Batches, Prefetcher

@@ -1,4 +1,4 @@
-"""Every knob of a run: its type, its meaning, its only default, and the values it refuses.
+"""Every knob of a run: its type, its meaning, its only default, and the values it refuses; or the file that has it.
 
 A config is a tree of these dataclasses. `configs.load` fills it from YAML and overrides; `__post_init__` refuses values
 that are impossible on their own. What is impossible only together (a layout against a model) is refused in
@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from configs.checks import require, require_positive
+from configs.data import DataConfig
 from configs.launching import LaunchConfig
+from configs.optimization import OptimizerConfig, ScheduleConfig
 from configs.parametrization import MupConfig
 
 
@@ -95,110 +97,6 @@ class ModelConfig:
 
 
 @dataclass
-class SourceConfig:
-    """One corpus of a mixture."""
-
-    path: str = ""
-    """A folder that `foretrain prepare` wrote, or where one can be fetched from, as in `data.path`."""
-    weight: float = 1.0
-    """Share of the samples, relative to the other sources' weights."""
-    max_epochs: float | None = None
-    """The source gives no more samples than this many times its own; None: as many as its weight asks for."""
-
-    def __post_init__(self) -> None:
-        require(bool(self.path), "every source needs a path: a folder that `foretrain prepare` wrote")
-        require(self.weight >= 0, f"weight = {self.weight} must not be negative")
-        require_positive(max_epochs=self.max_epochs)
-
-
-@dataclass
-class StageConfig:
-    """From a number of tokens on, other weights: for annealing."""
-
-    from_tokens: int = 0
-    """Tokens of training after which these weights hold, rounded up to whole samples; more than 0."""
-    weights: dict[str, float] = field(default_factory=dict)
-    """By the name of the source; a source that is not named gives nothing."""
-
-    def __post_init__(self) -> None:
-        require_positive(from_tokens=self.from_tokens)
-        require(
-            any(weight > 0 for weight in self.weights.values()) and min(self.weights.values()) >= 0,
-            f"weights = {self.weights}: a stage needs a source of positive weight, and none of a negative one",
-        )
-
-
-@dataclass
-class CacheConfig:
-    """How shards are fetched that are not on this machine's disks."""
-
-    dir: str | None = None
-    """Folder of the shards that were fetched, one for all ranks of a node; None: `foretrain` in the user's cache."""
-    max_gb: float = 100.0
-    """Room that they may take, GB: those not read for longest give way."""
-    prefetch_gb: float = 4.0
-    """Shards fetched ahead of need, GB."""
-    timeout_s: float = 30.0
-    """A server that sends nothing for this long is asked again."""
-    retries: int = 8
-    """Tries after the first, ever longer apart, before the run ends."""
-
-    def __post_init__(self) -> None:
-        require_positive(max_gb=self.max_gb, timeout_s=self.timeout_s)
-        for name in ("prefetch_gb", "retries"):
-            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
-
-
-@dataclass
-class DataConfig:
-    """Where the tokens come from, and how they become samples."""
-
-    path: str = "data"
-    """A folder that `foretrain prepare` wrote, or where it can be fetched from: http(s)://HOST/FOLDER, s3://, gs://,
-    hf://, or `pipe:COMMAND {}`, a command that writes the file {} of the folder to its output."""
-    sources: dict[str, SourceConfig] = field(default_factory=dict)
-    """Several corpora, by names of your own, in the place of `path`: all of one tokenizer."""
-    stages: dict[str, StageConfig] = field(default_factory=dict)
-    """Weights that take the place of the sources' own, each from a number of tokens on, by names of your own."""
-    mixture_block: int = 4096
-    """Samples among which the sources' shares are exact, to the nearest whole sample."""
-    order: Literal["shuffle", "local"] = "shuffle"
-    """shuffle: an epoch is a permutation of all samples. local: shards in a shuffled order, and samples shuffled among
-    `shuffle_window` neighbours: for corpora that are fetched and do not fit on this machine."""
-    shuffle_window: int = 65536
-    """Samples that `local` shuffles together: the more, the better the shuffle, and the more shards are in use."""
-    packing: Literal["windows", "documents", "best_fit"] = "windows"
-    """windows: samples are cut from the stream of tokens, and attention sees all of a sample. documents: cut in the
-    same way, but attention and positions stay inside a document. best_fit: whole documents, packed into samples with
-    as little padding as can be; only those longer than a sample are cut."""
-    seed: int = 0
-    """Seed of the order of samples, apart from the model's seed."""
-    prefetch_batches: int = 2
-    """Batches read ahead of the optimizer, in a thread; 0 reads in the training loop."""
-    max_bad_samples: int = 0
-    """Unreadable samples of a run that are replaced by others before one ends it; 0: the first one does."""
-    cache: CacheConfig = field(default_factory=CacheConfig)
-    """Shards that are not on this machine's disks."""
-
-    def __post_init__(self) -> None:
-        require_positive(mixture_block=self.mixture_block, shuffle_window=self.shuffle_window)
-        for name in ("prefetch_batches", "max_bad_samples"):
-            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
-        require(
-            bool(self.sources) or not self.stages,
-            "stages change the weights of sources, and there are none: name them in data.sources",
-        )
-        starts = [stage.from_tokens for stage in self.stages.values()]
-        require(len(starts) == len(set(starts)), f"stages begin at {starts} tokens: no two may begin at once")
-        for name, stage in self.stages.items():
-            unknown = sorted(stage.weights.keys() - self.sources.keys())
-            require(
-                not unknown,
-                f"stages.{name} weighs {', '.join(unknown)}, but the sources are {', '.join(self.sources)}",
-            )
-
-
-@dataclass
 class ParallelConfig:
     """How a model and a batch are spread over ranks."""
 
@@ -248,51 +146,6 @@ class ParallelConfig:
             f"overlap_comm reduces gradients during backward, which pipelines (pp = {self.pp}) do after it: "
             "set overlap_comm=false or pp=1",
         )
-
-
-@dataclass
-class OptimizerConfig:
-    """AdamW, or SGD with momentum."""
-
-    kind: Literal["adamw", "sgd"] = "adamw"
-    """The optimizer."""
-    lr: float = 1e-3
-    """Peak learning rate, which `mup` may scale for each parameter."""
-    beta1: float = 0.9
-    """Decay of the first moment; for sgd its momentum."""
-    beta2: float = 0.95
-    """Decay of the second moment; sgd has none."""
-    eps: float = 1e-8
-    """Added to the root of the second moment; sgd ignores it."""
-    weight_decay: float = 0.1
-    """Weight decay, decoupled in adamw, on matrices only: no norm gain and no bias decays."""
-    clip_norm: float = 1.0
-    """Gradients are scaled down to this global L2 norm; 0: never."""
-
-    def __post_init__(self) -> None:
-        require_positive(lr=self.lr, eps=self.eps)
-        for name in ("beta1", "beta2"):
-            require(0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)} must lie in [0, 1)")
-        for name in ("weight_decay", "clip_norm"):
-            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
-
-
-@dataclass
-class ScheduleConfig:
-    """The factor on every learning rate, as a function of tokens consumed."""
-
-    kind: Literal["cosine", "linear", "constant"] = "cosine"
-    """After warm-up: cosine or linear to min_factor at the budget's end, or constant and a linear decay at the end."""
-    warmup_tokens: int = 0
-    """Linear warm-up from 0 over this many tokens."""
-    decay_tokens: int = 0
-    """`constant` only: the last this many tokens fall linearly to min_factor."""
-    min_factor: float = 0.1
-    """The factor at the end of the budget."""
-
-    def __post_init__(self) -> None:
-        for name in ("warmup_tokens", "decay_tokens", "min_factor"):
-            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
 
 
 @dataclass

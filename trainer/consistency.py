@@ -16,8 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from configs.data import CacheConfig
 from configs.load import config_hash
-from configs.schema import CacheConfig, Config
+from configs.schema import Config
 from parallel.groups import Groups
 from parallel.zero import Zero
 from trainer.model.gpt import LocalParam

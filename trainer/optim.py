@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from configs.schema import OptimizerConfig
+from configs.optimization import OptimizerConfig
 from trainer.model.gpt import LocalParam
 from trainer.model.spec import Param, Scale
 

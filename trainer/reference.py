@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from configs.schema import Config, OptimizerConfig
+from configs.optimization import OptimizerConfig
+from configs.schema import Config
 from parallel.layout import Layout
 from parallel.tensor import IGNORE, TensorParallel
 from trainer.curve import Curve

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from configs.schema import CacheConfig
+from configs.data import CacheConfig
 from data_pipeline.corpus.store import FolderStore, Store
 
 

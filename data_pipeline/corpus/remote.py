@@ -13,7 +13,7 @@ from os import environ, fdopen
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from configs.schema import CacheConfig
+from configs.data import CacheConfig
 from data_pipeline.corpus.cache import Cache, Wanted
 from data_pipeline.corpus.manifest import MANIFEST
 from data_pipeline.corpus.store import Store, StoreCounts

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from configs.schema import CacheConfig
+from configs.data import CacheConfig
 from data_pipeline.corpus.check import open_checked
 from data_pipeline.corpus.index import Index, IntArray
 from data_pipeline.corpus.manifest import Manifest, index_name

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from configs.schema import CacheConfig
+from configs.data import CacheConfig
 from data_pipeline.corpus.check import check_sha256, check_shard, check_size
 from data_pipeline.corpus.index import REMEDY, Index
 from data_pipeline.corpus.manifest import MANIFEST, TOKENIZER, Manifest, ShardInfo, index_name

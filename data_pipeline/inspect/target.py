@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from configs import load as configs
+from configs.data import DataConfig
 from configs.load import ConfigError
-from configs.schema import Config, DataConfig
+from configs.schema import Config
 from data_pipeline.corpus.manifest import MANIFEST, Manifest
 from data_pipeline.corpus.shards import verify
 from data_pipeline.errors import CorpusError

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.schema import CacheConfig, DataConfig, SourceConfig
+from configs.data import CacheConfig, DataConfig, SourceConfig
 from data_pipeline.corpus.shards import TokenStream, open_corpus
 from data_pipeline.errors import CorpusError
 from data_pipeline.stream.mixture import Mixture, SourceShare, Stage

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from configs.schema import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
+from configs.data import DataConfig
+from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from parallel.layout import Layout, check
 from scaling.verify.layouts import parse_layouts
 from scaling.verify.shrink import alike

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import lcm
 
+from configs.data import DataConfig
 from configs.parametrization import BaseConfig
-from configs.schema import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
+from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from parallel.layout import Layout
 
 VOCAB_SIZE = 61

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.schema import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from configs.data import DataConfig
+from configs.optimization import OptimizerConfig
+from configs.schema import Config, ModelConfig, TrainConfig
 from parallel.context import ContextParallel
 from parallel.engine import StepResult
 from parallel.layout import Layout

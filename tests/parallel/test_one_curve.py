@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from configs.schema import ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
+from configs.optimization import OptimizerConfig
+from configs.schema import ModelConfig, ParallelConfig, TrainConfig
 from parallel.engine import StepResult
 from parallel.layout import Layout
 from tests.conftest import RunOnRanks

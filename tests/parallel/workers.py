@@ -2,7 +2,8 @@
 
 import torch
 
-from configs.schema import Config, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
+from configs.optimization import OptimizerConfig
+from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from parallel import groups as parallel_groups
 from parallel.engine import Engine, StepResult
 from parallel.layout import Layout

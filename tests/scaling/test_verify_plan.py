@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs.data import DataConfig
 from configs.load import load
-from configs.schema import Config, DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
+from configs.optimization import OptimizerConfig
+from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from parallel.layout import Layout, check
 from scaling.verify.layouts import SCHEDULES, all_layouts, parse_layouts
 from scaling.verify.plan import make_plan

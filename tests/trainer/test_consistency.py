@@ -12,7 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import Config, DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
+from configs.data import DataConfig
+from configs.optimization import OptimizerConfig
+from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from data_pipeline.stream.batches import Prefetcher
 from launcher.local.run import RankError
 from parallel import groups as parallel_groups

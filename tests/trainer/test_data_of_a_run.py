@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from configs.schema import CacheConfig, Config, DataConfig, ParallelConfig, SourceConfig, StageConfig
+from configs.data import CacheConfig, DataConfig, SourceConfig, StageConfig
+from configs.schema import Config, ParallelConfig
 from data_pipeline.prepare.build import prepare
 from tests.conftest import RunOnRanks
 from tests.trainer.test_resume import NUM_STEPS, config, curve

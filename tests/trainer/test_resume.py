@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from configs.data import DataConfig
+from configs.optimization import OptimizerConfig, ScheduleConfig
 from configs.parametrization import BaseConfig, MupConfig
-from configs.schema import Config, DataConfig, ModelConfig, OptimizerConfig, ParallelConfig, ScheduleConfig, TrainConfig
+from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from launcher.local.run import RankError
 from parallel.engine import Engine
 from tests.conftest import RunOnRanks

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from configs.schema import ScheduleConfig
+from configs.optimization import ScheduleConfig
 from trainer.schedule import check, factor
 
 KINDS = ("cosine", "linear", "constant")

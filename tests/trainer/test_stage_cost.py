@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from configs.schema import Config, DataConfig, ModelConfig, ParallelConfig, TrainConfig
+from configs.data import DataConfig
+from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from launcher.local.run import run_local
 from parallel.layout import Layout, LayoutError
 from tests.conftest import RunOnRanks

@@ -5,7 +5,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from configs.schema import CacheConfig
+from configs.data import CacheConfig
 from data_pipeline.corpus.remote import RemoteStore
 from data_pipeline.corpus.store import Store, StoreCounts
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tokenizers import Tokenizer
 
-from configs.schema import Config, DataConfig, ModelConfig, SourceConfig, StageConfig, TrainConfig
+from configs.data import DataConfig, SourceConfig, StageConfig
+from configs.schema import Config, ModelConfig, TrainConfig
 from data_pipeline.corpus.manifest import Manifest
 from data_pipeline.inspect import document_lengths
 from data_pipeline.inspect.document_lengths import PERCENTS, LengthCounter

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import DataConfig, SourceConfig, StageConfig
+from configs.data import DataConfig, SourceConfig, StageConfig
 from data_pipeline.errors import CorpusError
 from data_pipeline.prepare.build import prepare
 from data_pipeline.stream.data import open_data

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from configs import load as configs
-from configs.schema import Config, ModelConfig, OptimizerConfig, ParallelConfig, TrainConfig
+from configs.optimization import OptimizerConfig
+from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from parallel.layout import Layout
 from parallel.tensor import IGNORE, TensorParallel
 from tests.conftest import RunOnRanks

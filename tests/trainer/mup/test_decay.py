@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from configs.optimization import OptimizerConfig
 from configs.parametrization import BaseConfig, MupConfig
-from configs.schema import Config, ModelConfig, OptimizerConfig, TrainConfig
+from configs.schema import Config, ModelConfig, TrainConfig
 from parallel.layout import Layout
 from scaling.coord_check.judge import fit
 from tests.conftest import RunOnRanks

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from configs.data import DataConfig
+from configs.optimization import OptimizerConfig
 from configs.parametrization import BaseConfig, MupConfig
-from configs.schema import Config, DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from configs.schema import Config, ModelConfig, TrainConfig
 from trainer.curve import Curve
 from trainer.model.spec import Role
 from trainer.mup.parametrize import blueprint

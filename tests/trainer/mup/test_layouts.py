@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from configs.optimization import OptimizerConfig
 from configs.parametrization import BaseConfig, MupConfig
-from configs.schema import Config, ModelConfig, OptimizerConfig, TrainConfig
+from configs.schema import Config, ModelConfig, TrainConfig
 from parallel.layout import Layout
 from tests.conftest import RunOnRanks
 from tests.trainer.mup.workers import Seen, train

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from configs.optimization import OptimizerConfig
 from configs.parametrization import BaseConfig, MupConfig
-from configs.schema import Config, ModelConfig, OptimizerConfig, TrainConfig
+from configs.schema import Config, ModelConfig, TrainConfig
 from tests.trainer.mup.package import (
     HEAD,
     Entries,

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from configs.optimization import OptimizerConfig
 from configs.parametrization import BaseConfig, MupConfig
-from configs.schema import Config, ModelConfig, OptimizerConfig, TrainConfig
+from configs.schema import Config, ModelConfig, TrainConfig
 from tests.trainer.mup.package import (
     at_base,
     moved_by_package,

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from configs.optimization import OptimizerConfig
 from configs.parametrization import BaseConfig, MupConfig
-from configs.schema import Config, ModelConfig, OptimizerConfig
+from configs.schema import Config, ModelConfig
 from trainer.model.spec import Param
 from trainer.mup.parametrize import base_model, blueprint, scaled_table
 from trainer.mup.table import ONE, PARAMETRIZATIONS, Power, Ratios, Rule, over_depth
