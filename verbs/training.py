@@ -110,8 +110,8 @@ def verify(
     """
     from configs import load as configs
     from launcher.local.run import check_fits
+    from scaling.layouts import parse_layouts
     from scaling.verify import report
-    from scaling.verify.layouts import parse_layouts
     from scaling.verify.plan import make_plan
     from scaling.verify.run import verify as run_trials
 

@@ -7,7 +7,7 @@ from typing import Literal
 from configs.data import DataConfig
 from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from parallel.layout import Layout, check
-from scaling.verify.layouts import parse_layouts
+from scaling.layouts import parse_layouts
 from scaling.verify.shrink import alike
 from trainer.model.resize import resized
 

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 from configs import load as configs
 from configs.schema import Config
 from parallel.layout import Layout
+from scaling.layouts import parse_layouts
 from scaling.sweep.proxy import proxy
-from scaling.verify.layouts import parse_layouts
 from trainer.model.spec import num_params
 from trainer.mup.parametrize import blueprint
 from trainer.setup import MAY_CHANGE

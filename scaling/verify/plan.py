@@ -7,7 +7,7 @@ from typing import Literal
 
 from configs.schema import Config, ParallelConfig
 from parallel.layout import Layout, LayoutError, check
-from scaling.verify.layouts import all_layouts
+from scaling.layouts import all_layouts
 from scaling.verify.shrink import shrink, with_knobs
 
 Precision = Literal["fp32", "bf16"]

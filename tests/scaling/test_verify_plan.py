@@ -15,13 +15,13 @@ from configs.load import load
 from configs.optimization import OptimizerConfig
 from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from parallel.layout import Layout, check
-from scaling.verify.layouts import SCHEDULES, all_layouts, parse_layouts
+from scaling.layouts import SCHEDULES, all_layouts, parse_layouts
 from scaling.verify.plan import make_plan
 from scaling.verify.shrink import alike, shrink
 from trainer.mup.parametrize import blueprint
 
 PRESETS = ["runs/dry_run", "runs/gpt2_124m_a100", "runs/llama_7b_a100", "runs/llama_70b_a100", "runs/gpt3_175b_a100"]
-PURE = ["scaling.verify.layouts", "scaling.verify.plan", "scaling.verify.shrink", "scaling.verify.verdict"]
+PURE = ["scaling.layouts", "scaling.verify.plan", "scaling.verify.shrink", "scaling.verify.verdict"]
 
 SIZES = st.integers(1, 9)
 LAYOUTS = st.builds(
