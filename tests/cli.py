@@ -51,12 +51,12 @@ def environment(encoding: str = "utf-8") -> dict[str, str]:
     return {**ours, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding, "COLUMNS": "80"}
 
 
-def start(*arguments: str, cwd: Path, encoding: str = "utf-8") -> "subprocess.Popen[str]":
-    """Start a command in a process group of its own, as a shell does."""
+def start(*arguments: str, cwd: Path, encoding: str = "utf-8", **variables: str) -> "subprocess.Popen[str]":
+    """Start a command in a process group of its own, as a shell does, with more variables in its environment."""
     return subprocess.Popen(
         [sys.executable, "-m", "foretrain", *arguments],
         cwd=cwd,
-        env=environment(encoding),
+        env={**environment(encoding), **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

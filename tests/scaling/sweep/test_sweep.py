@@ -18,38 +18,17 @@ from scaling.sweep import trial as trial_module
 from scaling.sweep.plan import Ask
 from scaling.sweep.record import OUTCOME_FILE, RESULTS_FILE, TRIAL_CONFIG, TRIALS
 from scaling.sweep.run import make_plan
-from tests.cli import DEADLINE_S, Ended, assert_told, called, start
+from tests.cli import DEADLINE_S, Ended, assert_told, start
 from tests.processes import assert_gone
+from tests.scaling.sweep.tiny import NUM_STEPS, TWO_RATES, results, sweep, users_folder
 from trainer.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
 from trainer.metrics import METRICS_FILE, read_metrics
 from trainer.run_folder import LOGS
 
-CONFIG = """
-model: {num_layers: 1, d_model: 32, num_heads: 2, d_ff: 64, seq_len: 32}
-data: {path: corpus}
-mup: {parametrization: mup, base: {d_model: 16}}
-schedule: {warmup_tokens: 256}
-train: {num_tokens: 4096, global_batch_size: 8, micro_batch_size: 2, eval_samples: 8, eval_every: 0, device: cpu}
-"""
-TWO_RATES = ("--over", "optimizer.lr=2^-7..2^-6", "--jobs", "2")
-NUM_STEPS = 16
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
-    """A user's folder: `tiny.yaml` and `corpus`."""
-    folder = tmp_path_factory.mktemp("user")
-    (folder / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
-    shutil.copytree(corpus, folder / "corpus")
-    return folder
-
-
-def sweep(folder: Path, out: str, *arguments: str) -> Ended:
-    return called("sweep", "tiny.yaml", "--out", out, *arguments, cwd=folder)
-
-
-def results(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / RESULTS_FILE).read_text().splitlines()]
+    return users_folder(tmp_path_factory.mktemp("user"), corpus)
 
 
 def wait_until(happens: Callable[[], bool], what: str) -> None:
