@@ -1,18 +1,16 @@
 """What a coordinate check shows and writes: progress, tables of slopes, a file that `foretrain transfer` reads."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from scaling.architecture import architecture
-from scaling.console import console_for_tables
+from scaling.console import WorkBar, console_for_tables
 from scaling.coord_check.judge import KINDS, TOLERANCES, Measured, Slope
 from scaling.coord_check.plan import Axis, Plan, Rung, work
 from scaling.coord_check.verdict import Verdict
@@ -23,53 +21,31 @@ PLOT_FILE = "coord_check.png"
 
 
 class Display:
-    """Shows how far the models have come: a bar on a terminal, elsewhere a line for each; a context manager."""
+    """Shows how far the models have come; a context manager."""
 
     def __init__(self, plan: Plan, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
-        self._num_rungs, self._num_done = len(plan.rungs), 0
-        self._total_work, self._done_work = sum(map(work, plan.rungs)), 0
         self._running: list[Rung] = []
-        self._started_s = time.monotonic()
-        self._bar: Progress | None = None
-        if self._console.is_terminal:
-            columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
-            self._bar = Progress(*columns, TextColumn("{task.description}"), console=self._console, transient=True)
-            self._task = self._bar.add_task("", total=self._total_work)
+        self._bar = WorkBar(len(plan.rungs), sum(map(work, plan.rungs)), console)
 
     def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.__exit__(exc_type, exc, traceback)
 
     def start(self, rung: Rung) -> None:
         """A model begins."""
         self._running.append(rung)
-        self._describe()
+        self._bar.describe("; ".join(map(str, self._running)))
 
     def done(self, rung: Rung, wall_s: float, problem: str | None) -> None:
         """A model has ended, with a problem or without."""
         self._running.remove(rung)
-        self._num_done += 1
-        self._done_work += work(rung)
-        if self._bar is not None:
-            self._bar.advance(self._task, work(rung))
-            self._describe()
-            return
-        left_s = (time.monotonic() - self._started_s) * (self._total_work / self._done_work - 1)
-        end = f"about {left_s:.0f} s left" if self._num_done < self._num_rungs else "the last"
-        text = f"{self._num_done}/{self._num_rungs}  {rung}: {problem or 'measured'}, {wall_s:.1f} s, {end}"
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def _describe(self) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, description="; ".join(map(str, self._running)))
+        self._bar.advance(work(rung), f"{rung}: {problem or 'measured'}, {wall_s:.1f} s")
+        self._bar.describe("; ".join(map(str, self._running)))
 
 
 def print_verdict(plan: Plan, verdict: Verdict, console: Console | None = None) -> None:

@@ -1,7 +1,6 @@
 """What a verification shows and writes: progress, a table of verdicts, JSON lines."""
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,64 +8,41 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from scaling.console import console_for_tables
+from scaling.console import WorkBar, console_for_tables
 from scaling.verify.plan import Plan, Trial
 from scaling.verify.verdict import TOLERANCES, Verdict
 
 
 class Display:
-    """Shows how far the trials have come: a bar on a terminal, elsewhere a line for each; a context manager."""
+    """Shows how far the trials have come; a context manager."""
 
     def __init__(self, plan: Plan, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
-        self._num_trials = len(plan.trials)
-        self._num_done = 0
-        self._total_work = sum(map(_work, plan.trials))
-        self._done_work = 0
-        self._started_s = time.monotonic()
-        self._bar: Progress | None = None
-        if self._console.is_terminal:
-            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
-            self._bar = Progress(*columns, TextColumn("{task.description}"), console=self._console, transient=True)
-            self._task = self._bar.add_task("one process", total=self._num_trials)
+        self._num_trials, self._num_started = len(plan.trials), 0
+        self._bar = WorkBar(len(plan.trials), sum(map(_work, plan.trials)), console)
+        self._bar.describe("one process")
 
     def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        else:
-            self._say(f"one process first, then {self._num_trials} trials")
+        self._bar.__enter__()
+        self._bar.say(f"one process first, then {self._num_trials} trials")
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.__exit__(exc_type, exc, traceback)
 
     def start(self, trial: Trial) -> None:
         """A trial begins."""
-        if self._bar is not None:
-            self._bar.update(self._task, description=str(trial))
-        elif self._num_done == 0:
-            self._started_s = time.monotonic()
+        self._bar.describe(str(trial))
+        if self._num_started == 0:
+            self._bar.restart_clock()
+        self._num_started += 1
 
     def done(self, verdict: Verdict) -> None:
         """A trial has ended."""
-        self._num_done += 1
-        self._done_work += _work(verdict.trial)
-        if self._bar is not None:
-            self._bar.advance(self._task)
-            return
-        left_s = (time.monotonic() - self._started_s) * (self._total_work / self._done_work - 1)
-        end = f"about {left_s:.0f} s left" if self._num_done < self._num_trials else "the last"
-        count = f"{self._num_done}/{self._num_trials}"
-        self._say(f"{count}  {verdict.trial}: {_result(verdict)}, {verdict.wall_s:.1f} s, {end}")
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._bar.advance(_work(verdict.trial), f"{verdict.trial}: {_result(verdict)}, {verdict.wall_s:.1f} s")
 
 
 def print_verdicts(verdicts: Sequence[Verdict], console: Console | None = None) -> None:
