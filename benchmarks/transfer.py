@@ -97,8 +97,6 @@ DEEP = (
     "model.d_model=64",
     "model.init_std=64^-0.5",
     "model.num_heads=4",
-    # With swiglu the losses of 2 and 4 layers hardly depend on the rate from 2^-6 to 2^-4.
-    "model.activation=gelu",
     "mup.base.d_model=64",
     "mup.base.num_layers=1",
     # Four times the batch of the others: with theirs the losses of one rate differ by 0.1 nats between seeds.
@@ -107,6 +105,8 @@ DEEP = (
     "train.num_tokens=307_200",
     "schedule.warmup_tokens=30_720",
 )
+GELU = "model.activation=gelu"
+DEPTH_BARS = (Bar("range", at_most=0.3), Bar("regret", at_most=0.02))
 STUDIES = (
     Study("mup_width", "muP over widths", WIDTHS, (2,), (-8, -3), (0, 1, 2), bars=TRANSFERS),
     Study(
@@ -137,10 +137,21 @@ STUDIES = (
         DEPTHS,
         (-8, -4),
         (0, 1, 2),
-        (*DEEP, "mup.parametrization=completep"),
-        bars=(Bar("range", at_most=0.3), Bar("regret", at_most=0.02)),
+        (*DEEP, GELU, "mup.parametrization=completep"),
+        bars=DEPTH_BARS,
     ),
-    Study("mup_depth", "muP, which does not know depth", (64,), DEPTHS, (-9, -5), (0, 1), DEEP),
+    # With swiglu the losses of 2 and 4 layers hardly depend on the rate, from 2^-6 to 2^-4: no optimum is to be kept.
+    Study(
+        "completep_depth_swiglu",
+        "CompleteP over depths, swiglu",
+        (64,),
+        (8, 16, 32),
+        (-7, -4),
+        (0, 1),
+        (*DEEP, "mup.parametrization=completep"),
+        bars=DEPTH_BARS,
+    ),
+    Study("mup_depth", "muP, which does not know depth", (64,), (2, 8, 32), (-9, -5), (0, 1), (*DEEP, GELU)),
 )
 SOON = ("train.num_tokens=38_400", "schedule.warmup_tokens=3_840")  # 75 steps
 SHORT = (
