@@ -1,7 +1,11 @@
 """What a sweep makes of its trials' ends: rungs, the best of each shape, the picture and the display."""
 
+import itertools
 import json
 import math
+import os
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from io import StringIO
@@ -102,6 +106,63 @@ def test_nothing_is_run_twice(corpus: Path, tmp_path: Path) -> None:
     assert again.ran == []
     assert after[2] == before[2]
     assert "9 trials, 9 of them are done" in after[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "every", "at_least"),
+    [({"over": ("optimizer.lr=2^-6",)}, 1, 20), ({"search": "halving"}, 31, 4)],
+    ids=["grid", "halving"],
+)
+def test_killed_at_any_touch_of_its_files_it_goes_on_to_the_same_bytes(
+    corpus: Path, tmp_path: Path, asked: dict[str, object], every: int, at_least: int
+) -> None:
+    made = plan(corpus, tmp_path, **asked)
+    run(made, tmp_path / "whole", Pure())
+    expected = (tmp_path / "whole" / RESULTS_FILE).read_bytes()
+    for moment in itertools.count(step=every):
+        out = tmp_path / f"killed-{moment}"
+        if not is_killed(made, out, moment):
+            break
+        assert run(made, out, Pure())[0] == EXIT_DONE
+        assert (out / RESULTS_FILE).read_bytes() == expected, moment
+    assert moment >= at_least * every
+
+
+def is_killed(made: Plan, out: Path, moment: int) -> bool:
+    """Run a sweep in a process that dies at this moment, before it touches a file or with the file cut to nothing.
+
+    False where the sweep had ended by then.
+    """
+    child = os.fork()
+    if child:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, KILLED)
+        return status == KILLED
+    moments = itertools.count()
+
+    def is_now() -> bool:
+        return next(moments) == moment
+
+    def watch(event: str, arguments: tuple) -> None:
+        touches = event in TOUCHES and str(arguments[0]).startswith(str(out))
+        writes = touches and (event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        if writes and is_now():
+            os._exit(KILLED)
+        if writes and event == "open" and arguments[2] & os.O_TRUNC and is_now():
+            Path(arguments[0]).write_bytes(b"")
+            os._exit(KILLED)
+
+    try:
+        sys.addaudithook(watch)
+        run(made, out, Pure())
+        os._exit(0)
+    finally:  # it must not return into the test
+        traceback.print_exc()
+        os._exit(1)
+
+
+KILLED = 9
+TOUCHES = ("open", "os.mkdir", "os.rename", "os.remove")
 
 
 def test_a_failure_costs_no_other_trial(corpus: Path, tmp_path: Path) -> None:
