@@ -12,8 +12,6 @@ fails.
 import json
 import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+import foretrain
 from benchmarks.transfer_plot import plot
 from data_pipeline.prepare.documents import standard_library
 from scaling.transfer.study import Drift, study
@@ -280,9 +279,10 @@ def _verdicts(each: Study, drift: Drift) -> Iterator[str]:
 
 
 def _foretrain(*arguments: str) -> None:
-    ended = subprocess.run([sys.executable, "-m", "foretrain", *arguments])
-    if ended.returncode:
-        raise typer.Exit(ended.returncode)
+    """Call a command in this process: its imports and its server of trials serve all of them."""
+    status = foretrain.app(list(arguments), standalone_mode=False)
+    if status:
+        raise typer.Exit(status)
 
 
 def _machine() -> dict[str, Any]:

@@ -1,18 +1,20 @@
 """The benchmark of transfer in its short form: rates hold over widths under muP, and do not without it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.cli import ROOT
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.transfer import app
 
 
-def test_the_best_rate_stays_under_mup_and_falls_with_width_without_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.transfer", "--short", "--jobs", "1"]
-    command += ["--out", str(tmp_path), "--work", str(tmp_path)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+def test_the_best_rate_stays_under_mup_and_falls_with_width_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # one core is enough beside other tests
+    ended = CliRunner().invoke(app, ["--short", "--jobs", "1", "--out", str(tmp_path), "--work", str(tmp_path)])
+    assert ended.exit_code == 0, ended.output
     studies = {each["study"]: each for each in json.loads((tmp_path / "summary.json").read_text())["studies"]}
     assert abs(studies["mup_width"]["slope"]) <= 0.15
     assert studies["standard_width"]["slope"] <= -0.7
