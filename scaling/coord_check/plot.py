@@ -14,21 +14,27 @@ from scaling.coord_check.verdict import Verdict
 
 COLORS = ("#94a3b8", "#60a5fa", "#2563eb", "#1e3a8a")
 """Of the steps, from the first on: one hue that darkens."""
+NUM_COLUMNS = 8
+"""Panels side by side: more are too small to read on a page."""
 GOOD_COLOR, BAD_COLOR = "#111827", "#dc2626"
 
 
 def plot(plan: Plan, measured: Mapping[Rung, Sequence[Measured]], verdict: Verdict, png_path: Path) -> None:
     """Draw each statistic as PNG, a panel for each kind of module, that of the block which is farthest from level."""
     ladders = [ladder for ladder in plan.ladders if any(slope.axis == ladder.axis for slope in verdict.slopes)]
-    rows = [(ladder, kind) for ladder in ladders for kind in KINDS]
     roles = list(dict.fromkeys(_role(slope.module) for slope in verdict.slopes))
+    parts = [roles[start : start + NUM_COLUMNS] for start in range(0, len(roles), NUM_COLUMNS)]
+    rows = [(ladder, part, kind) for ladder in ladders for part in parts for kind in KINDS]
     if not rows:
         return
-    figure = Figure(figsize=(1 + 1.9 * len(roles), 0.8 + 2.1 * len(rows)), dpi=110, layout="constrained")
+    num_columns = len(parts[0])
+    figure = Figure(figsize=(1 + 1.9 * num_columns, 0.8 + 2.1 * len(rows)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(rows), len(roles), squeeze=False)
-    for (ladder, kind), panels in zip(rows, grid, strict=True):
-        for role, axes in zip(roles, panels, strict=True):
+    grid = figure.subplots(len(rows), num_columns, squeeze=False)
+    for (ladder, part, kind), panels in zip(rows, grid, strict=True):
+        for axes in panels[len(part) :]:
+            axes.set_visible(False)
+        for role, axes in zip(part, panels, strict=False):
             slopes = [s for s in verdict.slopes if (s.axis, s.kind, _role(s.module)) == (ladder.axis, kind, role)]
             worst = max(slopes, key=lambda slope: (slope.is_judged, slope.magnitude))
             steps = (0, *plan.judged_steps) if kind == "size" else plan.judged_steps
