@@ -5,6 +5,9 @@ from typing import Literal
 
 from configs.checks import require, require_positive
 
+MAX_LR = 1e30
+"""What a model does with it, and with what `mup` makes of it, still fits float32."""
+
 
 @dataclass
 class OptimizerConfig:
@@ -27,6 +30,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require_positive(lr=self.lr, eps=self.eps)
+        require(self.lr <= MAX_LR, f"lr = {self.lr:g} is no learning rate: use {MAX_LR:g} or less")
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)} must lie in [0, 1)")
         for name in ("weight_decay", "clip_norm"):

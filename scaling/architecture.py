@@ -12,6 +12,7 @@ def architecture(config: Config) -> dict[str, Any]:
     vocabulary size.
     """
     model = config.model
+    head_dim = model.head_dim or model.d_model // model.num_heads
     num_kv_heads, d_ff = model.num_kv_heads or model.num_heads, model.d_ff or 4 * model.d_model
     return {
         "parametrization": config.mup.parametrization,
@@ -25,7 +26,8 @@ def architecture(config: Config) -> dict[str, Any]:
         "tie_embeddings": model.tie_embeddings,
         "qk_norm": model.qk_norm,
         "heads for each key-value head": model.num_heads // num_kv_heads,
-        "head_dim": model.head_dim or model.d_model // model.num_heads,
+        "head_dim": head_dim,
+        "heads' width / d_model": round(model.num_heads * head_dim / model.d_model, 6),
         "d_ff / d_model": round(d_ff / model.d_model, 6),
         "init_std": model.init_std,
         "embed_init_std": model.init_std if model.embed_init_std is None else model.embed_init_std,

@@ -75,7 +75,7 @@ def coord_check(
             check_writable(out / report.RECORD_FILE, out / report.PLOT_FILE)
     with report.Display(plan) as display:
         measured, verdict = check(plan, display)
-    if out is not None:
+    if out is not None and measured:
         report.write(out, plan, measured, verdict)
     report.print_verdict(plan, verdict)
     raise typer.Exit(0 if verdict.passed else EXIT_DIFFERS)

@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from configs.data import DataConfig
+from configs.optimization import MAX_LR
 from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from parallel.layout import Layout, check
 from scaling.layouts import parse_layouts
 from scaling.verify.shrink import alike
 from trainer.model.resize import resized
+from trainer.mup.parametrize import blueprint
 
 Axis = Literal["width", "depth"]
 Device = Literal["cpu", "cuda"]
@@ -20,10 +22,14 @@ have in common, which falls as width^-1/2. With 256 tokens sound models of width
 LR_SHARE = 1 / 32
 """Of `model.init_std`, the default learning rate of adamw, whose first steps are as large as its rate: updates are seen
 from the first one on, and eight of them do not yet learn all there is. At 1/5 they do, and slopes become random."""
+MIN_WIDTH = 64
+"""Narrower models are farther from the limit that muP speaks of: from here up sound ones have slopes below 0.13, from
+32 up below 0.21. They may be asked for by number."""
+NUM_STEPS = 8
+"""Fewer may be asked for; some faults show only when errors have added up."""
 MAX_WIDTH: dict[Device, int] = {"cpu": 512, "cuda": 2048}
 MAX_DEPTH: dict[Device, int] = {"cpu": 16, "cuda": 64}
-"""Of ladders that nobody asked for by number. The narrower, the farther from the limit that muP speaks of: from 64 up
-sound models stay below 0.13, from 32 up below 0.21."""
+"""Of ladders that nobody asked for by number."""
 NUM_RUNGS, MIN_RUNGS, MIN_SPAN = 4, 3, 4
 """Fewer models, or sizes that are nearer to one another, have slopes that are mostly noise."""
 DEPTH_OF_WIDTHS = 2
@@ -100,7 +106,7 @@ def make_plan(
     widths: Sequence[int] = (),
     depths: Sequence[int] | None = None,
     num_seeds: int = 2,
-    num_steps: int = 8,
+    num_steps: int = NUM_STEPS,
     lr: float | None = None,
     layout: Layout | None = None,
     device: Device = "cpu",
@@ -114,8 +120,8 @@ def make_plan(
     for name, value in (("--seeds", num_seeds), ("--steps", num_steps)):
         if value < 1:
             raise ValueError(f"{name} {value}: use 1 or more")
-    if lr is not None and not lr > 0:
-        raise ValueError(f"--lr {lr:g}: a learning rate must be positive")
+    if lr is not None and not 0 < lr <= MAX_LR:
+        raise ValueError(f"--lr {lr:g}: a learning rate is positive, and {MAX_LR:g} at most")
     layout = layout or Layout()
     chosen_widths = _ascending("--widths", widths) if widths else _default_widths(config, MAX_WIDTH[device])
     if depths is None:
@@ -133,6 +139,7 @@ def make_plan(
     for rung in plan.rungs:
         small = plan.configs_of(rung)[0]
         check(layout, small.model, small.train)
+        blueprint(small)
     return plan
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from scaling.architecture import architecture
 from scaling.console import WorkBar, console_for_tables
 from scaling.coord_check.judge import KINDS, TOLERANCES, Measured, Slope
-from scaling.coord_check.plan import Axis, Plan, Rung, work
+from scaling.coord_check.plan import MIN_WIDTH, Axis, Plan, Rung, work
 from scaling.coord_check.verdict import Verdict
 from trainer.environment import code_version
 
@@ -61,6 +61,12 @@ def print_verdict(plan: Plan, verdict: Verdict, console: Console | None = None) 
         console.print(
             "In brackets, and not judged: what goes with size (a random head; both ends of a stack) in sound models.",
             style="dim",
+        )
+    narrowest = min(rung.width for rung in plan.rungs)
+    if narrowest < MIN_WIDTH:
+        console.print(
+            f"Models {narrowest} wide say little, and `foretrain transfer` asks for a check from {MIN_WIDTH} up.",
+            style="yellow",
         )
     style = "green" if verdict.passed else "bold red"
     console.print(summary(plan, verdict), style=style, highlight=False, markup=False, soft_wrap=True)

@@ -72,12 +72,16 @@ class _Running:
 
 
 def device_of(name: str) -> Device:
-    """What `auto` means on this machine."""
-    if name == "auto":
-        import torch  # not at the top: it takes seconds
+    """What `auto` means on this machine. Raises ValueError for cuda where there is none."""
+    if name == "cpu":
+        return "cpu"
+    import torch  # not at the top: it takes seconds
 
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return "cuda" if name == "cuda" else "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if name == "cuda":
+        raise ValueError("--device cuda: this machine has no GPU that torch can use: leave it out, or use cpu")
+    return "cpu"
 
 
 def check(plan: Plan, display: Display, target: str = MEASURE) -> tuple[dict[Rung, list[Measured]], Verdict]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from configs.schema import Config
 from scaling.architecture import architecture, differences
+from scaling.coord_check.plan import MIN_WIDTH, NUM_STEPS
 from scaling.transfer.sweep_folder import Sweep
 
 CHECK_FILE = "coord_check.json"
@@ -34,6 +35,13 @@ def objections(check: dict[str, Any] | None, sweep: Sweep, target: Config) -> It
         return
     if check["passed"] is not True:
         yield f"the coordinate check did not pass: mend what it names, and {again}"
+    if min(check["widths"], default=MIN_WIDTH) < MIN_WIDTH:
+        yield (
+            f"the coordinate check is of models {min(check['widths'])} wide, and less than {MIN_WIDTH} says little: "
+            f"{again} without --widths, or with wider ones"
+        )
+    if check.get("steps", NUM_STEPS) < NUM_STEPS:
+        yield f"the coordinate check took {check['steps']} of {NUM_STEPS} steps, and drift may show later: {again}"
     for line in differences(check["architecture"], architecture(target)):
         yield f"the coordinate check is of another architecture ({line}): {again} with the target's settings"
     for axis, key in (("widths", "d_model"), ("depths", "num_layers")):

@@ -56,6 +56,8 @@ class Sweep:
     """The version of the code that trained the proxies."""
     config: Config
     """The base config; a proxy differs from it in size, seed and the swept values."""
+    search: str
+    """How its points were chosen: "grid", "random" or "halving"."""
     sizes: tuple[Size, ...]
     """Asked for; not all need have results."""
     grid: tuple[tuple[float, int], ...]
@@ -94,7 +96,7 @@ def read_sweep(folder: Path) -> Sweep:
     sizes |= {trial.size for trial in trials}
     grid = product(map(math.log2, asked["axes"][RATE]), asked["seeds"]) if asked["search"] == "grid" else ()
     code = _code_of(folder, trials) or asked.get("code")
-    return Sweep(folder, asked["hash"], code, config, tuple(sorted(sizes)), tuple(grid), trials)
+    return Sweep(folder, asked["hash"], code, config, asked["search"], tuple(sorted(sizes)), tuple(grid), trials)
 
 
 def _code_of(folder: Path, trials: Sequence[Trial]) -> str | None:

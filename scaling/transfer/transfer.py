@@ -9,10 +9,14 @@ from typing import Any
 
 from configs import load as configs
 from configs.schema import Config
+from data_pipeline.corpus.opening import open_store
+from data_pipeline.corpus.verify import read_manifest
+from data_pipeline.inspect.target import source_paths
 from scaling.transfer import coordinates, evidence
 from scaling.transfer.coordinates import CHECK_FILE, read_check
 from scaling.transfer.study import Study, study
 from scaling.transfer.sweep_folder import RATE, read_sweep
+from trainer.mup.parametrize import blueprint
 
 NOT_SUPPORTED = "not supported: "
 """Begins each line of evidence that is a reason against."""
@@ -34,15 +38,28 @@ def make_transfer(folder: Path, to: str, overrides: Sequence[str] = (), coord_ch
     sweep = read_sweep(folder)
     check = read_check(coord_check or folder / CHECK_FILE)
     found = study(sweep, configs.load(to, overrides))
-    target = configs.load(to, [*overrides, *_settings(found.values)])
+    target = with_vocabulary(configs.load(to, [*overrides, *_settings(found.values)]))
+    if target.model.vocab_size is not None:
+        blueprint(target)
     swept = {**found.largest.best_others, **found.values}
     base = configs.load(sweep.config_file.resolve(), _settings(swept))
     objections = (*evidence.objections(found, base, target), *coordinates.objections(check, sweep, target))
     lines = [*_found(found), coordinates.summary(check)]
-    if horizon := evidence.horizon(found, target):
-        lines.append(horizon)
+    lines += filter(None, (evidence.horizon(found, target), evidence.unjudged(base, target)))
     lines += [NOT_SUPPORTED + objection for objection in objections]
     return Transfer(found, replace(target, mup=replace(target.mup, evidence=lines)), objections)
+
+
+def with_vocabulary(config: Config) -> Config:
+    """The config with the vocabulary that its data have, where they can be read from here."""
+    if config.model.vocab_size is not None:
+        return config
+    path = next(iter(source_paths(config.data).values()))  # all sources have one tokenizer
+    try:
+        vocab_size = read_manifest(open_store(path, config.data.cache)).vocab_size
+    except (OSError, ValueError):
+        return config
+    return replace(config, model=replace(config.model, vocab_size=vocab_size))
 
 
 def _settings(values: Mapping[str, Any]) -> list[str]:

@@ -94,7 +94,7 @@ def test_a_float_may_be_written_in_any_usual_way(text: str, value: float) -> Non
 @given(value=st.floats(min_value=1e-300, max_value=1e300))
 def test_a_float_override_is_exact(value: float) -> None:
     write("run.yaml", "")
-    assert load("run", [f"optimizer.lr={value!r}"]).optimizer.lr == value
+    assert load("run", [f"optimizer.eps={value!r}"]).optimizer.eps == value
 
 
 @pytest.mark.parametrize(

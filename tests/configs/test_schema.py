@@ -1,7 +1,9 @@
 """Every knob is documented, and refuses what is impossible on its own."""
 
 import ast
+import inspect
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,19 @@ def undocumented(source: str) -> Iterator[str]:
                 yield f"{node.name}.{ast.unparse(statement.target)}"
 
 
+def sources(root: type = schema.Config) -> Iterator[Path]:
+    """The files that define the tree's classes."""
+    yield Path(inspect.getfile(root))
+    for field in fields(root):
+        nested: object = field.default_factory
+        if isinstance(nested, type) and is_dataclass(nested):
+            yield from sources(nested)
+
+
 def test_every_field_has_a_docstring() -> None:
-    assert not list(undocumented(Path(schema.__file__).read_text()))
+    files = set(sources())
+    assert {path.stem for path in files} == {"schema", "data", "optimization", "parametrization", "launching"}
+    assert [name for path in files for name in undocumented(path.read_text())] == []
 
 
 def test_a_field_without_a_docstring_is_found() -> None:
@@ -43,6 +56,9 @@ def test_a_field_without_a_docstring_is_found() -> None:
         ("ParallelConfig", "tp", 0),
         ("ParallelConfig", "timeout_s", 0.0),
         ("OptimizerConfig", "lr", float("nan")),
+        ("OptimizerConfig", "lr", float("inf")),
+        ("OptimizerConfig", "lr", 1e38),
+        ("ModelConfig", "init_std", float("inf")),
         ("OptimizerConfig", "beta2", 1.0),
         ("OptimizerConfig", "weight_decay", -0.1),
         ("ScheduleConfig", "min_factor", -0.1),

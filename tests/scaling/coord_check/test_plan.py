@@ -93,12 +93,18 @@ def test_early_steps_and_the_last_one_are_judged(num_steps: int, judged: tuple[i
         ({"num_steps": 0}, "--steps 0"),
         ({"lr": 0.0}, "--lr 0"),
         ({"lr": float("nan")}, "--lr nan"),
+        ({"lr": float("inf")}, "--lr inf"),
         ({"layout": Layout(tp=3)}, "parallel.tp = 3"),
     ],
 )
 def test_what_cannot_be_checked_is_refused(arguments: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make_plan(config(*MUP), **arguments)
+
+
+def test_a_base_that_cannot_be_is_refused_before_a_model_starts() -> None:
+    with pytest.raises(ValueError, match=r"mup\.base: .*num_heads"):
+        make_plan(config("mup.parametrization=mup", "mup.base.d_model=40"), widths=[64, 128, 256])
 
 
 def test_sizes_and_layouts_are_read_from_words() -> None:

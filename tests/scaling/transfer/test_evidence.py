@@ -121,6 +121,51 @@ DEFECTS = {
     "nobody knows whether it drifts": Defect(
         ["whether the best learning rate holds over d_model 64 to 128", "uncertain", "--seeds 0,1,2"],
         replace(GOOD, widths=(64, 128), seeds=(0,), exponents=(-6, -5, -4)),
+        also=["the largest proxy (d_model = 128, num_layers = 4) is uncertain by 1.00 octaves"],
+    ),
+    "the best rate is not known well": Defect(
+        ["the best learning rate of the largest proxy", "uncertain by 1.00 octaves, and 0.5 is allowed", "--seeds"],
+        replace(GOOD, widths=(128,), seeds=(0,), exponents=(-6, -5, -4)),
+        width=128,
+    ),
+    "halving left too few rates": Defect(
+        ["d_model = 256, num_layers = 4", "is the smallest", "of --search halving; a grid has all rates"],
+        replace(
+            GOOD,
+            plan={"search": "halving"},
+            edit=lambda record: None if record["d_model"] == 256 and record["values"][RATE] < 2**-5 else record,
+        ),
+    ),
+    "the best rate of the deepest is another one than that of proxies as deep as the target": Defect(
+        ["does not hold over num_layers 2 to 8 at d_model = 64", "drifts by -0.20 octaves per doubling"],
+        replace(DEEP, loss=shifted(by_depth=-0.2), widths=(64,)),
+        width=64,
+        depth=2,
+        settings=COMPLETEP,
+    ),
+    "a small drift leads far on the way to a small target": Defect(
+        ["as far as the target: as it drifts over the proxies, it would be off by 0.68 over d_model, and 0.5 octaves"],
+        replace(GOOD, loss=shifted(by_width=0.14), widths=(256, 512, 1024), exponents=range(-9, -1)),
+        width=32,
+    ),
+    "small drifts over width and depth add up": Defect(
+        ["off by 0.28 over d_model and 0.28 over num_layers"],
+        replace(DEEP, loss=shifted(by_width=0.14, by_depth=0.14)),
+        width=1024,
+        depth=32,
+        settings=COMPLETEP,
+    ),
+    "the target has another vocabulary": Defect(
+        ["the target has a vocabulary of 4,096, the proxies 512", "sweep on data of the target's tokenizer"],
+        settings=["model.vocab_size=4096"],
+    ),
+    "nobody knows the target's vocabulary": Defect(
+        ["vocabulary is not known", "set model.vocab_size"], settings=["model.vocab_size=null"]
+    ),
+    "the target's attention is narrower": Defect(
+        ["not of the sweep's architecture (heads' width / d_model: 1.0 there, 0.5 here)"],
+        settings=["model.num_heads=8", "model.head_dim=32"],
+        also=["the coordinate check is of another architecture (heads' width"],
     ),
     "the best rate drifts with depth": Defect(
         ["does not hold over num_layers 2 to 8 at d_model = 64", "drifts by -0.20 octaves per doubling"],
@@ -148,6 +193,13 @@ DEFECTS = {
     ),
     "the coordinate check did not pass": Defect(
         ["the coordinate check did not pass"], replace(GOOD, check={"passed": False, "max_slope": 1.4})
+    ),
+    "the coordinate check is of models that are too small": Defect(
+        ["the coordinate check is of models 32 wide, and less than 64 says little", "foretrain coord-check"],
+        replace(GOOD, check={"widths": [32, 64, 128]}),
+    ),
+    "the coordinate check was cut short": Defect(
+        ["the coordinate check took 3 of 8 steps"], replace(GOOD, check={"steps": 3})
     ),
     "the coordinate check is of another architecture": Defect(
         ["the coordinate check is of another architecture (norm: layernorm there, rmsnorm here)"],
@@ -249,7 +301,7 @@ DEFECTS = {
         ),
     ),
     "a small drift leads far on the way to the target": Defect(
-        ["as far as the target: at -0.14 octaves per doubling it would be off by 0.71"],
+        ["as far as the target: as it drifts over the proxies, it would be off by 0.71 over d_model"],
         replace(GOOD, loss=shifted(by_width=-0.14)),
         width=8192,
         settings=["train.num_tokens=1.27e11", "schedule.warmup_tokens=1.27e10"],

@@ -183,3 +183,23 @@ def test_a_transfer_depends_on_what_was_asked_alone(folder: Path) -> None:
     made = [make_transfer(folder / "sweep", str(folder / "target.yaml"), ["optimizer.lr=0.5"]) for _ in range(2)]
     plain = make_transfer(folder / "sweep", str(folder / "target.yaml"))
     assert made[0].config == made[1].config == plain.config
+
+
+def test_the_vocabulary_of_the_target_is_that_of_its_data(tmp_path: Path, corpus: Path) -> None:
+    made = transferred(tmp_path, settings=["model.vocab_size=null", f"data.path={corpus}"])
+    assert made.config.model.vocab_size == 300
+    (objection,) = made.objections
+    assert objection.startswith("the target has a vocabulary of 300, the proxies 512")
+    (unjudged,) = (line for line in made.config.mup.evidence if line.startswith("not judged: data.path"))
+    assert str(corpus) in unjudged
+
+
+def test_another_precision_is_told_and_not_judged(tmp_path: Path) -> None:
+    made = transferred(tmp_path, settings=["train.precision=bf16"])
+    assert made.objections == ()
+    assert "not judged: train.precision: fp32 -> bf16" in made.config.mup.evidence
+
+
+def test_a_target_that_cannot_be_built_from_its_base_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"mup\.base: .*num_heads = 3\.84"):
+        transferred(tmp_path, settings=["model.d_model=200", "model.num_heads=12", "model.head_dim=16"])
