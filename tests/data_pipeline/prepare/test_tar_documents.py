@@ -182,7 +182,7 @@ def test_a_sample_without_a_document_is_an_error_unless_it_may_be_left_out(tmp_p
         ("1.json", b"{", r"1\.json, at byte 1024, is not JSON"),
         ("1.json", b'{"body": "x"}', r"1\.json, at byte 1024,: the key 'text' is missing.*\['body'\].*--text-key"),
         ("1.jsonl", b'{"text": "x"}\n[]', r"1\.jsonl, at byte 1024,:2 is not a JSON object"),
-        ("1.txt.gz", gzip.compress(b"text")[:-5], r"1\.txt\.gz, at byte 1024, cannot be unpacked"),
+        ("1.txt.gz", gzip.compress(b"text", mtime=0)[:-5], r"1\.txt\.gz, at byte 1024, cannot be unpacked"),
         ("1.npy", npy([300]), r"1\.npy, at byte 1024,: token number 0 is 300, but the vocabulary has 300.*--tokenizer"),
         ("1.npy", npy([5, -1]), r"1\.npy, at byte 1024,: token number 1 is -1"),
         ("1.npy", npy([[5]]), r"1\.npy, at byte 1024, is int64 of shape \(1, 1\), not a row of integers"),
