@@ -61,9 +61,7 @@ def horizon(study: Study, target: Config) -> str | None:
 
 def unjudged(base: Config, target: Config) -> str | None:
     """What else differs, and is not compared, in words; None where nothing does."""
-    lines = [
-        line for line in diff(base, target) if re.match(r"(data\.(path|sources|packing)|train\.precision)\b", line)
-    ]
+    lines = [line for line in diff(base, target) if UNJUDGED.match(line)]
     return f"not judged: {'; '.join(lines)}" if lines else None
 
 
