@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.data import SourceConfig, StageConfig
@@ -64,6 +64,7 @@ def test_a_saved_config_is_resolved() -> None:
 # Overrides and values
 
 
+@settings(max_examples=40)
 @given(count=st.integers(1, 10**12))
 def test_an_integer_may_be_written_in_any_usual_way(count: int) -> None:
     write("run.yaml", "")
@@ -91,6 +92,7 @@ def test_a_float_may_be_written_in_any_usual_way(text: str, value: float) -> Non
         assert type(config.optimizer.lr) is float
 
 
+@settings(max_examples=40)
 @given(value=st.floats(min_value=1e-300, max_value=1e300))
 def test_a_float_override_is_exact(value: float) -> None:
     write("run.yaml", "")
