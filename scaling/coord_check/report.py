@@ -3,8 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,32 +19,23 @@ RECORD_FILE = "coord_check.json"
 PLOT_FILE = "coord_check.png"
 
 
-class Display:
-    """Shows how far the models have come; a context manager."""
+class Display(WorkBar):
+    """Shows how far the models have come."""
 
     def __init__(self, plan: Plan, console: Console | None = None) -> None:
+        super().__init__(len(plan.rungs), sum(map(work, plan.rungs)), console)
         self._running: list[Rung] = []
-        self._bar = WorkBar(len(plan.rungs), sum(map(work, plan.rungs)), console)
-
-    def __enter__(self) -> Self:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.__exit__(exc_type, exc, traceback)
 
     def start(self, rung: Rung) -> None:
         """A model begins."""
         self._running.append(rung)
-        self._bar.describe("; ".join(map(str, self._running)))
+        self.describe("; ".join(map(str, self._running)))
 
     def done(self, rung: Rung, wall_s: float, problem: str | None) -> None:
         """A model has ended, with a problem or without."""
         self._running.remove(rung)
-        self._bar.advance(work(rung), f"{rung}: {problem or 'measured'}, {wall_s:.1f} s")
-        self._bar.describe("; ".join(map(str, self._running)))
+        self.advance(work(rung), f"{rung}: {problem or 'measured'}, {wall_s:.1f} s")
+        self.describe("; ".join(map(str, self._running)))
 
 
 def print_verdict(plan: Plan, verdict: Verdict, console: Console | None = None) -> None:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
@@ -15,34 +14,29 @@ from scaling.verify.plan import Plan, Trial
 from scaling.verify.verdict import TOLERANCES, Verdict
 
 
-class Display:
-    """Shows how far the trials have come; a context manager."""
+class Display(WorkBar):
+    """Shows how far the trials have come."""
 
     def __init__(self, plan: Plan, console: Console | None = None) -> None:
-        self._num_trials, self._num_started = len(plan.trials), 0
-        self._bar = WorkBar(len(plan.trials), sum(map(_work, plan.trials)), console)
-        self._bar.describe("one process")
+        super().__init__(len(plan.trials), sum(map(_work, plan.trials)), console)
+        self._num_started = 0
+        self.describe("one process")
 
     def __enter__(self) -> Self:
-        self._bar.__enter__()
-        self._bar.say(f"one process first, then {self._num_trials} trials")
+        super().__enter__()
+        self.say(f"one process first, then {self._num_models} trials")
         return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.__exit__(exc_type, exc, traceback)
 
     def start(self, trial: Trial) -> None:
         """A trial begins."""
-        self._bar.describe(str(trial))
+        self.describe(str(trial))
         if self._num_started == 0:
-            self._bar.restart_clock()
+            self.restart_clock()
         self._num_started += 1
 
     def done(self, verdict: Verdict) -> None:
         """A trial has ended."""
-        self._bar.advance(_work(verdict.trial), f"{verdict.trial}: {_result(verdict)}, {verdict.wall_s:.1f} s")
+        self.advance(_work(verdict.trial), f"{verdict.trial}: {_result(verdict)}, {verdict.wall_s:.1f} s")
 
 
 def print_verdicts(verdicts: Sequence[Verdict], console: Console | None = None) -> None:
