@@ -9,11 +9,11 @@ import numpy as np
 from tokenizers import Tokenizer, models
 
 from benchmarks.data_contest import EOT_ID, FLAT, VOCAB_SIZE, Contestant, Loader, Rows, Settings, SourceTokens
-from configs.data import DataConfig, SourceConfig
-from data_pipeline.corpus.manifest import TOKENIZER, VERSION, Manifest, sha256_of
-from data_pipeline.corpus.shard_writer import SplitWriter
-from data_pipeline.stream.batches import Batches, Prefetcher
-from data_pipeline.stream.data import Data, open_data
+from foretrain.configs.data import DataConfig, SourceConfig
+from foretrain.data_pipeline.corpus.manifest import TOKENIZER, VERSION, Manifest, sha256_of
+from foretrain.data_pipeline.corpus.shard_writer import SplitWriter
+from foretrain.data_pipeline.stream.batches import Batches, Prefetcher
+from foretrain.data_pipeline.stream.data import Data, open_data
 
 PREFETCH_BATCHES = 2
 BLOCK_BYTES = 1 << 20

@@ -14,17 +14,17 @@ import numpy as np
 
 from benchmarks.data_contest import EOT_ID, VOCAB_SIZE, Settings, open_source
 from benchmarks.data_ours import one_corpus, two_corpora, write_corpus
-from data_pipeline.corpus.index import COLUMNS, Index
-from data_pipeline.corpus.manifest import VERSION, Manifest, ShardInfo, SplitInfo, index_name
-from data_pipeline.corpus.shards import TokenStream
-from data_pipeline.corpus.store import FolderStore
-from data_pipeline.stream.batch import Batch
-from data_pipeline.stream.batches import Batches
-from data_pipeline.stream.data import open_data
-from data_pipeline.stream.mixture import Mixture, SourceShare
-from data_pipeline.stream.order import Order
-from data_pipeline.stream.packing import samples_of
-from data_pipeline.stream.samples import SampleStream, Source
+from foretrain.data_pipeline.corpus.index import COLUMNS, Index
+from foretrain.data_pipeline.corpus.manifest import VERSION, Manifest, ShardInfo, SplitInfo, index_name
+from foretrain.data_pipeline.corpus.shards import TokenStream
+from foretrain.data_pipeline.corpus.store import FolderStore
+from foretrain.data_pipeline.stream.batch import Batch
+from foretrain.data_pipeline.stream.batches import Batches
+from foretrain.data_pipeline.stream.data import open_data
+from foretrain.data_pipeline.stream.mixture import Mixture, SourceShare
+from foretrain.data_pipeline.stream.order import Order
+from foretrain.data_pipeline.stream.packing import samples_of
+from foretrain.data_pipeline.stream.samples import SampleStream, Source
 
 NUM_SHARDS = 40_000
 SHARD_MEMBERS = 256

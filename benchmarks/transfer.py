@@ -21,13 +21,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-import foretrain
 from benchmarks.transfer_plot import plot
-from data_pipeline.prepare.documents import standard_library
-from scaling.transfer.study import Drift, study
-from scaling.transfer.study import Study as Fitted
-from scaling.transfer.sweep_folder import RESULTS_FILE, Sweep, read_sweep
-from trainer.environment import code_version
+from foretrain.data_pipeline.prepare.documents import standard_library
+from foretrain.scaling.transfer.study import Drift, study
+from foretrain.scaling.transfer.study import Study as Fitted
+from foretrain.scaling.transfer.sweep_folder import RESULTS_FILE, Sweep, read_sweep
+from foretrain.trainer.environment import code_version
+from foretrain.verbs.app import app as command_line
 
 app = typer.Typer(add_completion=False)
 console = Console(stderr=True)
@@ -280,7 +280,7 @@ def _verdicts(each: Study, drift: Drift) -> Iterator[str]:
 
 def _foretrain(*arguments: str) -> None:
     """Call a command in this process: its imports and its server of trials serve all of them."""
-    status = foretrain.app(list(arguments), standalone_mode=False)
+    status = command_line(list(arguments), standalone_mode=False)
     if status:
         raise typer.Exit(status)
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from scaling.transfer.study import Study
+from foretrain.scaling.transfer.study import Study
 
 
 def plot(studies: Mapping[str, Study], path: Path) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from configs.checks import require, require_positive
+from foretrain.configs.checks import require, require_positive
 
 
 @dataclass

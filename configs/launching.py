@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from configs.checks import require, require_positive
+from foretrain.configs.checks import require, require_positive
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|[A-Za-z_][A-Za-z0-9_]*=[^\n\0]*")
 SECRET = re.compile(r"KEY|TOKEN(?!IZERS)|SECRET|PASS|CREDENTIAL|PROXY|AUTH|COOKIE|_PAT$", re.IGNORECASE)

@@ -19,9 +19,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.schema import Config
-from configs.sources import PRESETS, ConfigError, Setting, find, parse_override, read
-from configs.values import convert
+from foretrain.configs.schema import Config
+from foretrain.configs.sources import PRESETS, ConfigError, Setting, find, parse_override, read
+from foretrain.configs.values import convert
 
 __all__ = ["ConfigError", "config_hash", "diff", "load", "save"]
 

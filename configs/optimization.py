@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from configs.checks import require, require_positive
+from foretrain.configs.checks import require, require_positive
 
 MAX_LR = 1e30
 """What a model does with it, and with what `mup` makes of it, still fits float32."""

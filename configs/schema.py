@@ -1,18 +1,18 @@
 """Every knob of a run: its type, its meaning, its only default, and the values it refuses; or the file that has it.
 
-A config is a tree of these dataclasses. `configs.load` fills it from YAML and overrides; `__post_init__` refuses values
-that are impossible on their own. What is impossible only together (a layout against a model) is refused in
-`parallel.layout`. Raises ValueError with a message that says which value to change.
+A config is a tree of these dataclasses. `configs/load.py` fills it from YAML and overrides; `__post_init__` refuses
+values that are impossible on their own. What is impossible only together (a layout against a model) is refused in
+`parallel/layout.py`. Raises ValueError with a message that says which value to change.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from configs.checks import require, require_positive
-from configs.data import DataConfig
-from configs.launching import LaunchConfig
-from configs.optimization import OptimizerConfig, ScheduleConfig
-from configs.parametrization import MupConfig
+from foretrain.configs.checks import require, require_positive
+from foretrain.configs.data import DataConfig
+from foretrain.configs.launching import LaunchConfig
+from foretrain.configs.optimization import OptimizerConfig, ScheduleConfig
+from foretrain.configs.parametrization import MupConfig
 
 
 @dataclass

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
-from configs.sources import Value
+from foretrain.configs.sources import Value
 
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
 

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from configs.launching import SECRET
-from configs.schema import Config
-from parallel.layout import Layout, LayoutError
-from trainer.run_folder import CODE, CONFIG_FILE, LOGS
+from foretrain.configs.launching import SECRET
+from foretrain.configs.schema import Config
+from foretrain.parallel.layout import Layout, LayoutError
+from foretrain.trainer.run_folder import CODE, CONFIG_FILE, LOGS
 
 
 @dataclass(frozen=True)

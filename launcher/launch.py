@@ -6,19 +6,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from configs import load as configs
-from configs.launching import LaunchConfig
-from configs.schema import Config
-from launcher import slurm
-from launcher.job import Job, make_job
-from launcher.local import script as local
-from launcher.ray import submission as ray
-from launcher.snapshot import snapshot
-from launcher.submitted import Submitted, launches, note
-from parallel.layout import Layout
-from trainer.environment import record
-from trainer.lock import locked
-from trainer.run_folder import CONFIG_FILE
+from foretrain.configs import load as configs
+from foretrain.configs.launching import LaunchConfig
+from foretrain.configs.schema import Config
+from foretrain.launcher import slurm
+from foretrain.launcher.job import Job, make_job
+from foretrain.launcher.local import script as local
+from foretrain.launcher.ray import submission as ray
+from foretrain.launcher.snapshot import snapshot
+from foretrain.launcher.submitted import Submitted, launches, note
+from foretrain.parallel.layout import Layout
+from foretrain.trainer.environment import record
+from foretrain.trainer.lock import locked
+from foretrain.trainer.run_folder import CONFIG_FILE
 
 On = Literal["local", "slurm", "ray"]
 
@@ -162,7 +162,7 @@ def run_here(plan: Plan) -> int:
     if plan.on == "local":
         note(plan.job.folder, "local", str(os.getpid()))
         local.become(plan.job)
-    from launcher.ray.foreground import run_on_own_cluster
+    from foretrain.launcher.ray.foreground import run_on_own_cluster
 
     note(plan.job.folder, "ray", _ray_id(plan.job))
     return run_on_own_cluster(plan.job, plan.text)

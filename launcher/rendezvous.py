@@ -1,6 +1,6 @@
 """Where ranks meet: a free port of the first node.
 
-A batch script asks for it with `python -m launcher.rendezvous JOB_ID`.
+A batch script asks for it with `python -m foretrain.launcher.rendezvous JOB_ID`.
 """
 
 import socket

@@ -1,7 +1,7 @@
 """Whether a run is started again: from how its last start ended, and whether its starts bring it forward.
 
-Batch scripts ask with `python -m launcher.restart begin|next RUN_DIR ...`, Ray's driver by the functions. Every start
-is a line of RUN_DIR/starts.jsonl.
+Batch scripts ask with `python -m foretrain.launcher.restart begin|next RUN_DIR ...`, Ray's driver by the functions.
+Every start is a line of RUN_DIR/starts.jsonl.
 """
 
 import sys
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from launcher import records
-from trainer.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
-from trainer.run_folder import newest_checkpoint, step_of
+from foretrain.launcher import records
+from foretrain.trainer.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
+from foretrain.trainer.run_folder import newest_checkpoint, step_of
 
 STARTS_FILE = "starts.jsonl"
 EXIT_SIGNAL = 128
@@ -91,7 +91,7 @@ def verdict(run_dir: Path, job: str, max_starts: int, status: int) -> tuple[bool
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """What a batch script asks: exits with 0 where the ranks may be started (again), else with 1, and says why."""
-    parser = ArgumentParser(prog="launcher.restart", description=__doc__)
+    parser = ArgumentParser(prog="foretrain.launcher.restart", description=__doc__)
     parser.add_argument("question", choices=["begin", "next"])
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--job", required=True)

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from configs.launching import LaunchConfig
-from launcher.job import Job
-from launcher.logs import log_path
-from launcher.submitted import Submitted
+from foretrain.configs.launching import LaunchConfig
+from foretrain.launcher.job import Job
+from foretrain.launcher.logs import log_path
+from foretrain.launcher.submitted import Submitted
 
 SCRIPT = "job.sbatch"
 SECRETS = "job.env"
@@ -39,7 +39,7 @@ def render(job: Job, launch: LaunchConfig) -> str:
 
 def filled(template: str, values: Mapping[str, str]) -> str:
     """A template of the folder `slurm`, with what stands for each @NAME@ in it."""
-    text = files("slurm").joinpath(template).read_text(encoding="utf-8")
+    text = files("foretrain.slurm").joinpath(template).read_text(encoding="utf-8")
     return re.sub("@([A-Z_]+)@", lambda match: values[match[1]], text)
 
 

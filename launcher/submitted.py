@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from launcher import records
+from foretrain.launcher import records
 
 LAUNCHES_FILE = "launches.jsonl"
 

@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from configs import load as configs
-from configs.schema import Config
-from launcher.local.forkserver import PRELOAD
-from launcher.local.imports import import_all
-from launcher.local.run import check_fits, run_local
-from trainer.environment import record
-from trainer.exit_status import EXIT_DONE, EXIT_RESUME
-from trainer.lock import locked
-from trainer.run_folder import CONFIG_FILE, LOGS, newest_checkpoint
-from trainer.setup import Run, prepare_run
-from trainer.stopping import catch_signals
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.launcher.local.forkserver import PRELOAD
+from foretrain.launcher.local.imports import import_all
+from foretrain.launcher.local.run import check_fits, run_local
+from foretrain.trainer.environment import record
+from foretrain.trainer.exit_status import EXIT_DONE, EXIT_RESUME
+from foretrain.trainer.lock import locked
+from foretrain.trainer.run_folder import CONFIG_FILE, LOGS, newest_checkpoint
+from foretrain.trainer.setup import Run, prepare_run
+from foretrain.trainer.stopping import catch_signals
 
 LOCK_WAIT_S = 60.0
 """So long a rank 0 that a cluster started waits for one that has lost its node, and has not yet noticed."""
@@ -78,7 +78,7 @@ def begin(run: Run) -> None:
         configs.save(run.config, run.run_dir / CONFIG_FILE)
         record({}, run.run_dir)
         return
-    from trainer.finish import finish
+    from foretrain.trainer.finish import finish
 
     finish(run)
 
@@ -86,9 +86,9 @@ def begin(run: Run) -> None:
 def start(run: Run, place: Place) -> int:
     """Train as this rank, or start all ranks and wait for them. Returns the exit status."""
     if place.is_launcher:
-        return run_local("trainer.loop:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / LOGS)
+        return run_local("foretrain.trainer.loop:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / LOGS)
     import_all(PRELOAD, will_fork=False)
-    from trainer.loop import train_rank
+    from foretrain.trainer.loop import train_rank
 
     train_rank(run)
     return EXIT_DONE

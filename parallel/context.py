@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from parallel.segments import Segments
+from foretrain.parallel.segments import Segments
 
 
 class ContextParallel:

@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from configs.schema import Config
-from parallel.groups import Groups
-from parallel.pipeline import Pipeline
-from parallel.tensor import IGNORE
-from parallel.zero import Zero
+from foretrain.configs.schema import Config
+from foretrain.parallel.groups import Groups
+from foretrain.parallel.pipeline import Pipeline
+from foretrain.parallel.tensor import IGNORE
+from foretrain.parallel.zero import Zero
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from parallel import shim
-from parallel.layout import Layout
+from foretrain.parallel import shim
+from foretrain.parallel.layout import Layout
 
 
 class Groups:

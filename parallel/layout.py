@@ -7,8 +7,8 @@ group is a run of neighbouring ranks and stays inside a node.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from configs.schema import ModelConfig, ParallelConfig, TrainConfig
-from parallel.balance import split
+from foretrain.configs.schema import ModelConfig, ParallelConfig, TrainConfig
+from foretrain.parallel.balance import split
 
 
 class LayoutError(ValueError):

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from parallel.groups import Groups
+from foretrain.parallel.groups import Groups
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, schedules
 
-from parallel.groups import Groups
+from foretrain.parallel.groups import Groups
 
 SCHEDULES = {
     "1f1b": schedules.Schedule1F1B,

@@ -6,7 +6,7 @@ Legend: L sequence, B batch, D model width, V vocabulary; activations are (L, B,
     column: W is cut along `out`; every rank sees the whole input and makes its slice of the output.
     row:    W is cut along `in`; every rank sees its slice of the input, and the outputs are summed over ranks.
 
-Nothing here fills the weights: `trainer.model.init` does, from global indices.
+Nothing here fills the weights: `trainer/model/init.py` does, from global indices.
 """
 
 import torch
@@ -14,8 +14,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from parallel.context import ContextParallel
-from parallel.groups import Groups
+from foretrain.parallel.context import ContextParallel
+from foretrain.parallel.groups import Groups
 
 IGNORE = -100
 """Target of a position that carries no loss."""
@@ -41,7 +41,7 @@ class TensorParallel:
         from megatron.core.model_parallel_config import ModelParallelConfig
         from megatron.core.tensor_parallel.layers import linear_with_grad_accumulation_and_async_allreduce
 
-        # Its advice on CUDA_DEVICE_MAX_CONNECTIONS, which parallel.shim follows already, also breaks compiled graphs.
+        # Its advice on CUDA_DEVICE_MAX_CONNECTIONS, which shim.py follows already, also breaks compiled graphs.
         linear_with_grad_accumulation_and_async_allreduce.warned = True  # type: ignore[attr-defined]
         self._config = ModelParallelConfig(
             tensor_model_parallel_size=self.size,

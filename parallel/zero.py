@@ -2,7 +2,7 @@
 
 DeepSpeed averages gradients over dp; the loss that it is given must already hold every other factor. It clips by one
 norm over dp, tp and pp that counts a replicated parameter once, except at stage 0 in fp32, where it goes by the rank in
-tp x pp and so misses the norm gains of later pipeline ranks: there, `parallel.norm` does it.
+tp x pp and so misses the norm gains of later pipeline ranks: there, `parallel/norm.py` does it.
 """
 
 import logging
@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from configs.schema import Config
-from parallel import norm
-from parallel.groups import Groups
+from foretrain.configs.schema import Config
+from foretrain.parallel import norm
+from foretrain.parallel.groups import Groups
 
 MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 """What an optimizer keeps of each parameter, in fp32."""

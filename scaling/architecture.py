@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from configs.schema import Config
+from foretrain.configs.schema import Config
 
 
 def architecture(config: Config) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from itertools import product
 from math import prod
 from typing import Any, get_args, get_type_hints
 
-from configs.schema import ParallelConfig
-from parallel.layout import Layout
+from foretrain.configs.schema import ParallelConfig
+from foretrain.parallel.layout import Layout
 
 SCHEDULES: tuple[str, ...] = get_args(get_type_hints(ParallelConfig)["schedule"])
 ZERO_STAGES: tuple[int, ...] = get_args(get_type_hints(ParallelConfig)["zero_stage"])

@@ -1,6 +1,6 @@
 """A real, private Slurm on this machine: several nodes, and nothing left behind.
 
-By hand: `python -m slurm.cluster FOLDER`.
+By hand: `python -m foretrain.slurm.cluster FOLDER`.
 """
 
 import os
@@ -24,9 +24,9 @@ from types import TracebackType
 
 import psutil
 
-from launcher.death import die_with_parent
-from launcher.rendezvous import FIRST_PORT, NUM_PORTS, free_port
-from slurm.processes import kill_cluster, of_cluster, of_jobs
+from foretrain.launcher.death import die_with_parent
+from foretrain.launcher.rendezvous import FIRST_PORT, NUM_PORTS, free_port
+from foretrain.slurm.processes import kill_cluster, of_cluster, of_jobs
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
 INSTALL_HINT = "apt-get install slurm-wlm"
@@ -83,7 +83,7 @@ class Cluster:
             raise RuntimeError(f"{', '.join(missing())}: not installed ({INSTALL_HINT})")
         self._write_config()
         try:
-            reaper = [sys.executable, "-m", "slurm.processes", str(os.getpid()), str(self.folder), self.name]
+            reaper = [sys.executable, "-m", "foretrain.slurm.processes", str(os.getpid()), str(self.folder), self.name]
             self._reaper = self._start("reaper", reaper)
             self.daemons.append(self._start("slurmctld", ["slurmctld", "-D", "-i"]))
             for node in range(1, self.num_nodes + 1):
@@ -206,7 +206,7 @@ class Cluster:
             return subprocess.Popen(
                 command,
                 env=self.env,
-                cwd=None if is_daemon else Path(__file__).parent.parent,
+                cwd=None if is_daemon else Path(__file__).parents[2],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -270,7 +270,7 @@ def _path() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a cluster until Ctrl-C or SIGTERM."""
-    parser = ArgumentParser(prog="python -m slurm.cluster", description="Run a private Slurm until Ctrl-C.")
+    parser = ArgumentParser(prog="python -m foretrain.slurm.cluster", description="Run a private Slurm until Ctrl-C.")
     parser.add_argument("folder", type=Path, help="for its configuration, state and logs")
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--cpus-per-node", type=int, default=8)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from foretrain import app
-from trainer.exit_status import EXIT_BAD_INPUT
+from foretrain.trainer.exit_status import EXIT_BAD_INPUT
+from foretrain.verbs.app import app
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 240.0

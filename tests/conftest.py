@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from launcher.local.run import call_local
+from foretrain.launcher.local.run import call_local
 from tests.trainer.corpus import write_corpus
 
 # torch asks for the name of each peer: a name server that loses one question would hold a test up for five seconds.
@@ -40,7 +40,7 @@ def ranks() -> RunOnRanks:
 
     fn is a function at the top of a module under tests/, best one without pytest (tests/parallel/workers.py): each rank
     imports it by name. MASTER_ADDR, RANK and the like are set; fn may initialise the process group, once: a second one
-    would read the first one's addresses in torch's store. A failing rank raises launcher.local.RankError here, with
+    would read the first one's addresses in torch's store. A failing rank raises RankError here, with
     that rank's traceback.
     """
 

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from configs import load as configs
-from foretrain import app
-from launcher import training
+from foretrain.configs import load as configs
+from foretrain.launcher import training
+from foretrain.trainer import stopping
+from foretrain.trainer.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED, EXIT_RESUME
+from foretrain.trainer.setup import prepare_run
+from foretrain.verbs.app import app
 from tests.cli import CONFIG, DEADLINE_S, ROOT, assert_told, called, environment, foretrain
-from trainer import stopping
-from trainer.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED, EXIT_RESUME
-from trainer.setup import prepare_run
 
 BAD_INPUT = {
     "prepare nowhere": ("nowhere does not exist", "give files or folders"),
@@ -147,7 +147,7 @@ def test_a_launcher_may_start_again_what_another_process_was_in_the_way_of(
     folder: Path, as_a_rank: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "LOCK_WAIT_S", 0.0)
-    hold = "import sys; from pathlib import Path; from trainer.lock import locked\n"
+    hold = "import sys; from pathlib import Path; from foretrain.trainer.lock import locked\n"
     hold += "with locked(Path(sys.argv[1])): print('held', flush=True); input()"
     command = [sys.executable, "-c", hold, str(folder / "runs/whole")]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:

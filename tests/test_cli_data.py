@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.corpus.manifest import SPLITS, checked_name
+from foretrain.data_pipeline.corpus.manifest import SPLITS, checked_name
+from foretrain.trainer.exit_status import EXIT_BAD_INPUT
 from tests.cli import CONFIG, assert_told, called
-from trainer.exit_status import EXIT_BAD_INPUT
 
 SOURCES = "{web: {path: corpus, weight: 3}, code: {path: copy, max_epochs: 0.05}}"
 MIX = CONFIG.replace("data: {path: corpus}", f"data: {{sources: {SOURCES}, mixture_block: 64}}")

@@ -11,12 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from configs import load as configs
+from foretrain.configs import load as configs
+from foretrain.trainer.exit_status import EXIT_BAD_INPUT, EXIT_RESUME
+from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.run_folder import CHECKPOINTS
 from tests.cli import CONFIG, DEADLINE_S, NUM_STEPS, Ended, assert_told, called, end, foretrain, start
 from tests.processes import assert_gone
-from trainer.exit_status import EXIT_BAD_INPUT, EXIT_RESUME
-from trainer.metrics import METRICS_FILE, read_metrics
-from trainer.run_folder import CHECKPOINTS
 
 
 @pytest.fixture(scope="module")

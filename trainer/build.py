@@ -1,12 +1,12 @@
 """A rank's part of a run's model, joined with its optimizer in an engine."""
 
-from configs.schema import Config
-from parallel.engine import Engine
-from parallel.groups import Groups
-from parallel.tensor import TensorParallel
-from trainer.model.gpt import LocalParam, Recompute, build_stages
-from trainer.mup.parametrize import blueprint
-from trainer.optim import build_optimizer
+from foretrain.configs.schema import Config
+from foretrain.parallel.engine import Engine
+from foretrain.parallel.groups import Groups
+from foretrain.parallel.tensor import TensorParallel
+from foretrain.trainer.model.gpt import LocalParam, Recompute, build_stages
+from foretrain.trainer.mup.parametrize import blueprint
+from foretrain.trainer.optim import build_optimizer
 
 
 def build_engine(config: Config, groups: Groups) -> tuple[Engine, list[LocalParam]]:

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from configs import load as configs
-from configs.schema import Config
-from parallel.groups import Groups
-from parallel.zero import Zero
-from trainer.model.gpt import LocalParam
-from trainer.run_folder import CONFIG_FILE, RECORD
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.parallel.groups import Groups
+from foretrain.parallel.zero import Zero
+from foretrain.trainer.model.gpt import LocalParam
+from foretrain.trainer.run_folder import CONFIG_FILE, RECORD
 
 _PARTIAL = "partial-"
 

@@ -16,12 +16,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from configs.data import CacheConfig
-from configs.load import config_hash
-from configs.schema import Config
-from parallel.groups import Groups
-from parallel.zero import Zero
-from trainer.model.gpt import LocalParam
+from foretrain.configs.data import CacheConfig
+from foretrain.configs.load import config_hash
+from foretrain.configs.schema import Config
+from foretrain.parallel.groups import Groups
+from foretrain.parallel.zero import Zero
+from foretrain.trainer.model.gpt import LocalParam
 
 Claims = Mapping[str, int | str]
 """Values in words, and checksums of parameters as integers."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from trainer.run_folder import ENVIRONMENT_FILE
+from foretrain.trainer.run_folder import ENVIRONMENT_FILE
 
 VERSION_FILE = "VERSION"
 """In a copy of the code: which version it is a copy of."""
@@ -48,14 +48,14 @@ def _version(package: str) -> str | None:
 
 def code_version() -> str | None:
     """What git calls the code: a commit, and whether it was changed since; None where nothing tells."""
-    root = Path(__file__).resolve().parents[1]
-    if (root / VERSION_FILE).is_file():
-        return (root / VERSION_FILE).read_text(encoding="utf-8").strip()
-    if not (root / ".git").exists():
+    package = Path(__file__).parents[1]
+    if (package / VERSION_FILE).is_file():
+        return (package / VERSION_FILE).read_text(encoding="utf-8").strip()
+    if not (package.parent / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        answer = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=30, check=True)
+        answer = subprocess.run(command, cwd=package.parent, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from data_pipeline.stream.batch import IGNORE, Batch, IntArray
-from data_pipeline.stream.held_out import held_out
-from parallel.engine import Engine
-from parallel.groups import Groups
-from trainer.setup import Run
+from foretrain.data_pipeline.stream.batch import IGNORE, Batch, IntArray
+from foretrain.data_pipeline.stream.held_out import held_out
+from foretrain.parallel.engine import Engine
+from foretrain.parallel.groups import Groups
+from foretrain.trainer.setup import Run
 
 
 class Evaluation:

@@ -3,12 +3,12 @@
 from rich.console import Console
 from rich.text import Text
 
-from trainer.inference import continue_all, load_model
-from trainer.metrics import METRICS_FILE, read_metrics
-from trainer.model.spec import num_params
-from trainer.plots import loss_curve
-from trainer.progress import summary
-from trainer.setup import Run
+from foretrain.trainer.inference import continue_all, load_model
+from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.model.spec import num_params
+from foretrain.trainer.plots import loss_curve
+from foretrain.trainer.progress import summary
+from foretrain.trainer.setup import Run
 
 PLOT_FILE = "loss.png"
 

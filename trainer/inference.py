@@ -9,18 +9,18 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from configs import load as configs
-from configs.schema import Config, SampleConfig
-from data_pipeline.corpus.manifest import TOKENIZER
-from data_pipeline.prepare.tokenizer import load_tokenizer
-from parallel import shim
-from parallel.layout import Layout
-from parallel.tensor import TensorParallel
-from trainer.checkpoint import load_weights
-from trainer.generate import generate
-from trainer.model.gpt import Stage, build_stages
-from trainer.mup.parametrize import blueprint
-from trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config, SampleConfig
+from foretrain.data_pipeline.corpus.manifest import TOKENIZER
+from foretrain.data_pipeline.prepare.tokenizer import load_tokenizer
+from foretrain.parallel import shim
+from foretrain.parallel.layout import Layout
+from foretrain.parallel.tensor import TensorParallel
+from foretrain.trainer.checkpoint import load_weights
+from foretrain.trainer.generate import generate
+from foretrain.trainer.model.gpt import Stage, build_stages
+from foretrain.trainer.mup.parametrize import blueprint
+from foretrain.trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
 
 
 @dataclass(frozen=True)

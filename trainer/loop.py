@@ -9,20 +9,20 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
-from data_pipeline.corpus.manifest import TOKENIZER
-from data_pipeline.stream.batches import Batches, Prefetcher
-from parallel import groups as parallel_groups
-from parallel.groups import Groups
-from trainer import schedule, stage_timing, stopping
-from trainer.build import build_engine
-from trainer.checkpoint import Checkpoints
-from trainer.consistency import Consistency
-from trainer.evaluation import Evaluation, tensors
-from trainer.finish import finish
-from trainer.reporter import Reporter
-from trainer.run_folder import CHECKPOINTS
-from trainer.setup import Run
-from trainer.telemetry import StepNews, Telemetry
+from foretrain.data_pipeline.corpus.manifest import TOKENIZER
+from foretrain.data_pipeline.stream.batches import Batches, Prefetcher
+from foretrain.parallel import groups as parallel_groups
+from foretrain.parallel.groups import Groups
+from foretrain.trainer import schedule, stage_timing, stopping
+from foretrain.trainer.build import build_engine
+from foretrain.trainer.checkpoint import Checkpoints
+from foretrain.trainer.consistency import Consistency
+from foretrain.trainer.evaluation import Evaluation, tensors
+from foretrain.trainer.finish import finish
+from foretrain.trainer.reporter import Reporter
+from foretrain.trainer.run_folder import CHECKPOINTS
+from foretrain.trainer.setup import Run
+from foretrain.trainer.telemetry import StepNews, Telemetry
 
 
 class DivergedError(RuntimeError):

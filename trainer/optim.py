@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from configs.optimization import OptimizerConfig
-from trainer.model.gpt import LocalParam
-from trainer.model.spec import Param, Scale
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.trainer.model.gpt import LocalParam
+from foretrain.trainer.model.spec import Param, Scale
 
 
 def build_optimizer(local_params: Sequence[LocalParam], config: OptimizerConfig) -> torch.optim.Optimizer:

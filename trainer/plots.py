@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from trainer.metrics import final_loss, read_metrics
+from foretrain.trainer.metrics import final_loss, read_metrics
 
 SMOOTHING_SHARE = 0.02
 """Each point of the smoothed line is a mean over this share of the run's steps."""

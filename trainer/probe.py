@@ -1,4 +1,4 @@
-"""A few steps of a config on made-up batches, as one rank of a layout: what `trainer.reference` is compared with."""
+"""A few steps of a config on made-up batches, as one rank of a layout: what `trainer/reference.py` is compared with."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -7,15 +7,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from configs.schema import Config
-from parallel import groups as parallel_groups
-from parallel.groups import Groups
-from parallel.layout import Layout
-from parallel.tensor import IGNORE
-from parallel.zero import Zero
-from trainer.build import build_engine
-from trainer.curve import Curve
-from trainer.model.gpt import LocalParam
+from foretrain.configs.schema import Config
+from foretrain.parallel import groups as parallel_groups
+from foretrain.parallel.groups import Groups
+from foretrain.parallel.layout import Layout
+from foretrain.parallel.tensor import IGNORE
+from foretrain.parallel.zero import Zero
+from foretrain.trainer.build import build_engine
+from foretrain.trainer.curve import Curve
+from foretrain.trainer.model.gpt import LocalParam
 
 TIMEOUT_S = 120.0
 """A collective that waits longer than this is a deadlock: a step takes a fraction of a second."""

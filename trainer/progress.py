@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trainer.metrics import FINAL_SHARE, final_loss
+from foretrain.trainer.metrics import FINAL_SHARE, final_loss
 
 SPEED_WINDOW_STEPS = 50
 

@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from configs.optimization import OptimizerConfig
-from configs.schema import Config
-from parallel.layout import Layout
-from parallel.tensor import IGNORE, TensorParallel
-from trainer.curve import Curve
-from trainer.model.gpt import Stage, build_stages
-from trainer.mup.parametrize import blueprint
-from trainer.mup.table import Parametrization
-from trainer.probe import hash_tensor, is_packed, make_batch, make_positions
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.schema import Config
+from foretrain.parallel.layout import Layout
+from foretrain.parallel.tensor import IGNORE, TensorParallel
+from foretrain.trainer.curve import Curve
+from foretrain.trainer.model.gpt import Stage, build_stages
+from foretrain.trainer.mup.parametrize import blueprint
+from foretrain.trainer.mup.table import Parametrization
+from foretrain.trainer.probe import hash_tensor, is_packed, make_batch, make_positions
 
 
 def reference(config: Config, dtype_name: str, num_steps: int, table: Parametrization | None = None) -> Curve:

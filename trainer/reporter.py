@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 
-from data_pipeline.stream.batch import Replacement
-from trainer.metrics import MetricsWriter
-from trainer.progress import Progress
-from trainer.setup import Run
+from foretrain.data_pipeline.stream.batch import Replacement
+from foretrain.trainer.metrics import MetricsWriter
+from foretrain.trainer.progress import Progress
+from foretrain.trainer.setup import Run
 
 
 class Reporter(ExitStack):

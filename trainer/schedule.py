@@ -5,7 +5,7 @@ It counts tokens, not steps or ranks, so that another number of GPUs, or a resta
 
 import math
 
-from configs.optimization import ScheduleConfig
+from foretrain.configs.optimization import ScheduleConfig
 
 
 def check(cfg: ScheduleConfig, budget_tokens: int) -> None:

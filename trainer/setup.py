@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from configs import load as configs
-from configs.schema import Config
-from data_pipeline.corpus.shards import TokenStream
-from data_pipeline.stream.data import Data, open_data
-from parallel import layout as layouts
-from parallel.layout import Layout
-from trainer import schedule
-from trainer.mup.parametrize import blueprint
-from trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
-from trainer.stage_cost import balanced, counted
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.data_pipeline.corpus.shards import TokenStream
+from foretrain.data_pipeline.stream.data import Data, open_data
+from foretrain.parallel import layout as layouts
+from foretrain.parallel.layout import Layout
+from foretrain.trainer import schedule
+from foretrain.trainer.mup.parametrize import blueprint
+from foretrain.trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
+from foretrain.trainer.stage_cost import balanced, counted
 
 MAY_CHANGE = re.compile(
     r"run_dir|model\.name|mup\.evidence|sample\.|cluster\.|launch\.|parallel\."

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from configs.schema import ModelConfig, TrainConfig
-from parallel.balance import split
-from parallel.layout import Layout
-from trainer.model.spec import Shape, flops_per_token
+from foretrain.configs.schema import ModelConfig, TrainConfig
+from foretrain.parallel.balance import split
+from foretrain.parallel.layout import Layout
+from foretrain.trainer.model.spec import Shape, flops_per_token
 
 
 @dataclass(frozen=True)

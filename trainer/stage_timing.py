@@ -10,14 +10,14 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from configs.schema import ModelConfig, TrainConfig
-from parallel.groups import Groups
-from parallel.layout import Layout
-from parallel.tensor import TensorParallel
-from trainer.model.blueprint import Blueprint
-from trainer.model.gpt import Recompute, Stage
-from trainer.model.spec import Shape
-from trainer.stage_cost import Costs, balanced
+from foretrain.configs.schema import ModelConfig, TrainConfig
+from foretrain.parallel.groups import Groups
+from foretrain.parallel.layout import Layout
+from foretrain.parallel.tensor import TensorParallel
+from foretrain.trainer.model.blueprint import Blueprint
+from foretrain.trainer.model.gpt import Recompute, Stage
+from foretrain.trainer.model.spec import Shape
+from foretrain.trainer.stage_cost import Costs, balanced
 
 STAGES_FILE = "stages.json"
 NUM_WARMUPS = 3

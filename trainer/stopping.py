@@ -4,14 +4,14 @@ import signal
 from types import FrameType
 from typing import NoReturn
 
-from trainer.exit_status import EXIT_RESUME
+from foretrain.trainer.exit_status import EXIT_RESUME
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 """SIGUSR1 is NCCL's."""
 
 
 class StopRequest:
-    """Catches SIGNALS on this rank once it is made. `trainer.telemetry` tells every rank of it, at the same step."""
+    """Catches SIGNALS on this rank once it is made. `trainer/telemetry.py` tells every rank of it, at the same step."""
 
     def __init__(self) -> None:
         self.asked = False

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
-from configs.schema import Config
-from data_pipeline.errors import CorpusError
-from data_pipeline.stream.batch import Batch, Replacement
-from data_pipeline.stream.data import Data
-from parallel.groups import Groups
+from foretrain.configs.schema import Config
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.stream.batch import Batch, Replacement
+from foretrain.data_pipeline.stream.data import Data
+from foretrain.parallel.groups import Groups
 
 
 @dataclass(frozen=True)

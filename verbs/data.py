@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from verbs.shared import Overrides, TargetArgument, bad_input, check_writable
+from foretrain.verbs.shared import Overrides, TargetArgument, bad_input, check_writable
 
 
 def prepare(
@@ -37,8 +37,8 @@ def prepare(
 
     Example: `foretrain prepare my_docs/ notes.jsonl.gz --out data/mine`
     """
-    from data_pipeline.prepare.build import prepare as prepare_corpus
-    from data_pipeline.prepare.documents import standard_library
+    from foretrain.data_pipeline.prepare.build import prepare as prepare_corpus
+    from foretrain.data_pipeline.prepare.documents import standard_library
 
     with bad_input():
         sources = [*(inputs or []), *([standard_library()] if stdlib else [])]
@@ -69,7 +69,7 @@ def verify(target: TargetArgument, overrides: Overrides = None) -> None:
 
     Example: `foretrain data verify data/mine`
     """
-    from data_pipeline.inspect.target import config_of, verify_sources
+    from foretrain.data_pipeline.inspect.target import config_of, verify_sources
 
     with bad_input():
         manifests = verify_sources(config_of(target, overrides or []).data, progress=True)
@@ -89,9 +89,9 @@ def stats(
 
     Example: `foretrain data stats data/mine model.seq_len=1024 data.packing=best_fit --plot lengths.png`
     """
-    from data_pipeline.inspect.stats import collect
-    from data_pipeline.inspect.stats_view import print_stats
-    from data_pipeline.inspect.target import config_of
+    from foretrain.data_pipeline.inspect.stats import collect
+    from foretrain.data_pipeline.inspect.stats_view import print_stats
+    from foretrain.data_pipeline.inspect.target import config_of
 
     with bad_input():
         to_stdout = json_out is not None and str(json_out) == "-"
@@ -101,7 +101,7 @@ def stats(
             text = json.dumps(stats.as_dict(), indent=1)
             typer.echo(text) if to_stdout else json_out.write_text(text + "\n", encoding="utf-8")
         if plot is not None:
-            from data_pipeline.inspect.stats_plot import plot_lengths
+            from foretrain.data_pipeline.inspect.stats_plot import plot_lengths
 
             plot_lengths(stats, plot)
     if not to_stdout:
@@ -118,8 +118,8 @@ def peek(
 
     Example: `foretrain data peek data/mine 0 data.packing=documents --count 2`
     """
-    from data_pipeline.inspect.peek_view import show
-    from data_pipeline.inspect.target import config_of
+    from foretrain.data_pipeline.inspect.peek_view import show
+    from foretrain.data_pipeline.inspect.target import config_of
 
     with bad_input():
         show(config_of(target, overrides or []), g, count, Console())

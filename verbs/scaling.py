@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from trainer.exit_status import EXIT_FAILED
-from verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input, check_writable
+from foretrain.trainer.exit_status import EXIT_FAILED
+from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input, check_writable
 
 
 def mup_table(config: ConfigArgument, overrides: Overrides = None) -> None:
@@ -16,9 +16,9 @@ def mup_table(config: ConfigArgument, overrides: Overrides = None) -> None:
 
     Example: `foretrain mup runs/llama_7b_a100 mup.parametrization=mup mup.base.d_model=256`
     """
-    from configs import load as configs
-    from scaling.console import console_for_tables
-    from trainer.mup.view import show
+    from foretrain.configs import load as configs
+    from foretrain.scaling.console import console_for_tables
+    from foretrain.trainer.mup.view import show
 
     with bad_input():
         show(configs.load(config, overrides or []), console_for_tables())
@@ -52,11 +52,11 @@ def coord_check(
 
     Example: `foretrain coord-check runs/dry_run mup.parametrization=mup mup.base.d_model=64`
     """
-    from configs import load as configs
-    from launcher.local.run import check_fits
-    from scaling.coord_check import report
-    from scaling.coord_check.plan import make_plan, parse_layout, parse_sizes
-    from scaling.coord_check.run import check, device_of
+    from foretrain.configs import load as configs
+    from foretrain.launcher.local.run import check_fits
+    from foretrain.scaling.coord_check import report
+    from foretrain.scaling.coord_check.plan import make_plan, parse_layout, parse_sizes
+    from foretrain.scaling.coord_check.run import check, device_of
 
     with bad_input():
         plan = make_plan(
@@ -110,12 +110,12 @@ def sweep(
     Example: `foretrain sweep runs/dry_run --over optimizer.lr=2^-10..2^-5 --widths 64,128 --out sweeps/lr
     train.num_tokens=1e5`
     """
-    from configs import load as configs
-    from scaling.console import console_for_tables
-    from scaling.sweep import view
-    from scaling.sweep.plan import Ask
-    from scaling.sweep.run import make_plan, opened, runner_of
-    from scaling.sweep.space import parse_numbers
+    from foretrain.configs import load as configs
+    from foretrain.scaling.console import console_for_tables
+    from foretrain.scaling.sweep import view
+    from foretrain.scaling.sweep.plan import Ask
+    from foretrain.scaling.sweep.run import make_plan, opened, runner_of
+    from foretrain.scaling.sweep.space import parse_numbers
 
     with ExitStack() as until_done:
         with bad_input():
@@ -161,10 +161,10 @@ def transfer(
 
     Example: `foretrain transfer sweeps/small --to runs/gpt2_124m_a100 mup.parametrization=mup mup.base.d_model=64`
     """
-    from scaling.console import console_for_tables
-    from scaling.transfer import report
-    from scaling.transfer.plot import PLOT_FILE, plot
-    from scaling.transfer.transfer import default_out, make_transfer, write
+    from foretrain.scaling.console import console_for_tables
+    from foretrain.scaling.transfer import report
+    from foretrain.scaling.transfer.plot import PLOT_FILE, plot
+    from foretrain.scaling.transfer.transfer import default_out, make_transfer, write
 
     with bad_input():
         made = make_transfer(sweep, to, overrides or [], coord_check)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from trainer.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED
+from foretrain.trainer.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED
 
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file, or a packaged preset such as runs/dry_run.")
@@ -42,7 +42,7 @@ def _status(error: ValueError | OSError) -> int:
     """By hand, always the same; to a launcher it says whether another start, perhaps elsewhere, could end otherwise."""
     if "RANK" not in os.environ:
         return EXIT_BAD_INPUT
-    from trainer.lock import InUseError
+    from foretrain.trainer.lock import InUseError
 
     return EXIT_FAILED if isinstance(error, OSError | InUseError) else EXIT_CONFIG
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from trainer.exit_status import EXIT_DONE
-from verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input
+from foretrain.trainer.exit_status import EXIT_DONE
+from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input
 
 
 def train(
@@ -24,8 +24,8 @@ def train(
 
     Example: `foretrain train runs/dry_run train.num_tokens=2e5`
     """
-    from configs import load as configs
-    from launcher import training
+    from foretrain.configs import load as configs
+    from foretrain.launcher import training
 
     with ExitStack() as until_done:
         with bad_input():
@@ -58,9 +58,9 @@ def launch(
 
     Example: `foretrain launch runs/llama_7b_a100 --on slurm --nodes 8 launch.slurm.partition=gpu --dry-run`
     """
-    from configs import load as configs
-    from launcher import launch as launching
-    from trainer.setup import prepare_run
+    from foretrain.configs import load as configs
+    from foretrain.launcher import launch as launching
+    from foretrain.trainer.setup import prepare_run
 
     with bad_input():
         sizes = {"cluster.num_nodes": nodes, "cluster.gpus_per_node": gpus_per_node}
@@ -108,12 +108,12 @@ def verify(
 
     Example: `foretrain verify runs/dry_run --layouts "dp=2,tp=2 sp,pp=2 vpp=2 zbv" --precision both`
     """
-    from configs import load as configs
-    from launcher.local.run import check_fits
-    from scaling.layouts import parse_layouts
-    from scaling.verify import report
-    from scaling.verify.plan import make_plan
-    from scaling.verify.run import verify as run_trials
+    from foretrain.configs import load as configs
+    from foretrain.launcher.local.run import check_fits
+    from foretrain.scaling.layouts import parse_layouts
+    from foretrain.scaling.verify import report
+    from foretrain.scaling.verify.plan import make_plan
+    from foretrain.scaling.verify.run import verify as run_trials
 
     with bad_input():
         named = parse_layouts(layouts) if layouts else []
@@ -155,8 +155,8 @@ def generate(
     Example: `foretrain generate runs/dry_run --prompt "def main("`
     """
     with bad_input():
-        from configs.schema import SampleConfig
-        from trainer.inference import load_model
+        from foretrain.configs.schema import SampleConfig
+        from foretrain.trainer.inference import load_model
 
         sample = SampleConfig([prompt], num_tokens, temperature, top_k, seed)
         text = load_model(run_dir, checkpoint).continue_text(prompt, sample)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.errors import CorpusError
 
 PART = re.compile(r"\.(\d+)\.part$")
 WAIT_FOR_TURN_S = 0.02

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.corpus.index import REMEDY, Index
-from data_pipeline.corpus.manifest import ShardInfo, SplitInfo, checked_name, index_name, sha256_of
-from data_pipeline.corpus.shard_writer import member_key
-from data_pipeline.corpus.tar_index import ShardIndex, index_shard
-from data_pipeline.errors import CorpusError
-from data_pipeline.progress import byte_progress
+from foretrain.data_pipeline.corpus.index import REMEDY, Index
+from foretrain.data_pipeline.corpus.manifest import ShardInfo, SplitInfo, checked_name, index_name, sha256_of
+from foretrain.data_pipeline.corpus.shard_writer import member_key
+from foretrain.data_pipeline.corpus.tar_index import ShardIndex, index_shard
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.progress import byte_progress
 
 SETTLED_S = 2.0
 """A file changed more recently is not recorded: a second change in the same tick of its clock would go unseen."""

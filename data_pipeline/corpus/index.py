@@ -12,8 +12,8 @@ from tokenize import TokenError
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.corpus.manifest import SplitInfo
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.corpus.manifest import SplitInfo
+from foretrain.data_pipeline.errors import CorpusError
 
 IntArray = npt.NDArray[np.int64]
 

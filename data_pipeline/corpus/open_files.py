@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from data_pipeline.corpus.store import Store
+from foretrain.data_pipeline.corpus.store import Store
 
 MAX_OPEN = 128
 """Each takes two of the 1,024 descriptors that a process usually has: the map keeps one of its own."""

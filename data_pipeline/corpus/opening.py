@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from configs.data import CacheConfig
-from data_pipeline.corpus.store import FolderStore, Store
+from foretrain.configs.data import CacheConfig
+from foretrain.data_pipeline.corpus.store import FolderStore, Store
 
 
 def open_store(path: str | Path, cache: CacheConfig | None = None) -> Store:
@@ -14,6 +14,6 @@ def open_store(path: str | Path, cache: CacheConfig | None = None) -> Store:
     path = str(path).removeprefix("file://")
     if not path.startswith("pipe:") and "://" not in path:
         return FolderStore(path)
-    from data_pipeline.corpus.remote import RemoteStore  # loads what the network needs
+    from foretrain.data_pipeline.corpus.remote import RemoteStore  # loads what the network needs
 
     return RemoteStore(path, cache or CacheConfig())

@@ -13,12 +13,12 @@ from os import environ, fdopen
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from configs.data import CacheConfig
-from data_pipeline.corpus.cache import Cache, Wanted
-from data_pipeline.corpus.manifest import MANIFEST
-from data_pipeline.corpus.store import Store, StoreCounts
-from data_pipeline.corpus.transports import Body, FetchError, Transport, transport_of
-from data_pipeline.errors import CorpusError, UnreadableError
+from foretrain.configs.data import CacheConfig
+from foretrain.data_pipeline.corpus.cache import Cache, Wanted
+from foretrain.data_pipeline.corpus.manifest import MANIFEST
+from foretrain.data_pipeline.corpus.store import Store, StoreCounts
+from foretrain.data_pipeline.corpus.transports import Body, FetchError, Transport, transport_of
+from foretrain.data_pipeline.errors import CorpusError, UnreadableError
 
 FIRST_WAIT = 1 / 30
 """Before the second attempt, as a part of the timeout; each wait is twice the one before."""

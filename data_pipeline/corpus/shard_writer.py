@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.corpus.index import IndexRows, IntArray
-from data_pipeline.corpus.manifest import ShardInfo, SplitInfo, index_name, sha256_of
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.corpus.index import IndexRows, IntArray
+from foretrain.data_pipeline.corpus.manifest import ShardInfo, SplitInfo, index_name, sha256_of
+from foretrain.data_pipeline.errors import CorpusError
 
 MAX_PART_BYTES = 4 << 20
 TOKENS_SUFFIX = ".tokens.npy"

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from configs.data import CacheConfig
-from data_pipeline.corpus.check import open_checked
-from data_pipeline.corpus.index import Index, IntArray
-from data_pipeline.corpus.manifest import Manifest, index_name
-from data_pipeline.corpus.open_files import MAX_OPEN, OpenFile, OpenFiles
-from data_pipeline.corpus.opening import open_store
-from data_pipeline.corpus.shard_writer import member_key
-from data_pipeline.corpus.store import Store
-from data_pipeline.corpus.tar_index import LENS_DTYPE
-from data_pipeline.corpus.verify import read_manifest, verify
-from data_pipeline.errors import CorpusError, UnreadableError
+from foretrain.configs.data import CacheConfig
+from foretrain.data_pipeline.corpus.check import open_checked
+from foretrain.data_pipeline.corpus.index import Index, IntArray
+from foretrain.data_pipeline.corpus.manifest import Manifest, index_name
+from foretrain.data_pipeline.corpus.open_files import MAX_OPEN, OpenFile, OpenFiles
+from foretrain.data_pipeline.corpus.opening import open_store
+from foretrain.data_pipeline.corpus.shard_writer import member_key
+from foretrain.data_pipeline.corpus.store import Store
+from foretrain.data_pipeline.corpus.tar_index import LENS_DTYPE
+from foretrain.data_pipeline.corpus.verify import read_manifest, verify
+from foretrain.data_pipeline.errors import CorpusError, UnreadableError
 
 __all__ = ["Place", "TokenStream", "open_corpus", "verify"]
 

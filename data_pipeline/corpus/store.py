@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.errors import CorpusError
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.corpus.shard_writer import DOC_LENS_SUFFIX, TOKENS_SUFFIX
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.corpus.shard_writer import DOC_LENS_SUFFIX, TOKENS_SUFFIX
+from foretrain.data_pipeline.errors import CorpusError
 
 IntArray = npt.NDArray[np.int64]
 

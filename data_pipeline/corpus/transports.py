@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.errors import CorpusError
 
 CHUNK_BYTES = 2**20
 FSSPEC_BLOCK_BYTES = 2**23  # s3fs's own 50 MiB arrive in one piece, which on a slow line is longer than a timeout

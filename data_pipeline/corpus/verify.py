@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from configs.data import CacheConfig
-from data_pipeline.corpus.check import check_sha256, check_shard, check_size
-from data_pipeline.corpus.index import REMEDY, Index
-from data_pipeline.corpus.manifest import MANIFEST, TOKENIZER, Manifest, ShardInfo, index_name
-from data_pipeline.corpus.opening import open_store
-from data_pipeline.corpus.store import Store
-from data_pipeline.corpus.tar_index import index_open_shard
-from data_pipeline.errors import CorpusError
-from data_pipeline.progress import Advance, byte_progress
+from foretrain.configs.data import CacheConfig
+from foretrain.data_pipeline.corpus.check import check_sha256, check_shard, check_size
+from foretrain.data_pipeline.corpus.index import REMEDY, Index
+from foretrain.data_pipeline.corpus.manifest import MANIFEST, TOKENIZER, Manifest, ShardInfo, index_name
+from foretrain.data_pipeline.corpus.opening import open_store
+from foretrain.data_pipeline.corpus.store import Store
+from foretrain.data_pipeline.corpus.tar_index import index_open_shard
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.progress import Advance, byte_progress
 
 READ_BYTES = 1 << 20
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from data_pipeline.stream.batch import IntArray
+from foretrain.data_pipeline.stream.batch import IntArray
 
 PERCENTS = (1, 10, 25, 50, 75, 90, 99)
 MERGED_AT_ONCE = 1 << 16

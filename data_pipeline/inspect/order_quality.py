@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.stream.order import IntArray, Order, permute
+from foretrain.data_pipeline.stream.order import IntArray, Order, permute
 
 MAX_DRAWS = 2**17
 

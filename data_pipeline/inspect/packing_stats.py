@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.corpus.shards import TokenStream
-from data_pipeline.stream.best_fit_plan import documents_by_shard
-from data_pipeline.stream.packing import BestFit, Samples
+from foretrain.data_pipeline.corpus.shards import TokenStream
+from foretrain.data_pipeline.stream.best_fit_plan import documents_by_shard
+from foretrain.data_pipeline.stream.packing import BestFit, Samples
 
 
 @dataclass(frozen=True)

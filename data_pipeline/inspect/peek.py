@@ -6,12 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from data_pipeline.corpus.shards import Place, TokenStream
-from data_pipeline.errors import CorpusError
-from data_pipeline.stream.batch import IGNORE, IntArray, Replacement
-from data_pipeline.stream.data import Data
-from data_pipeline.stream.packing import Stretch
-from data_pipeline.stream.samples import Source
+from foretrain.data_pipeline.corpus.shards import Place, TokenStream
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.stream.batch import IGNORE, IntArray, Replacement
+from foretrain.data_pipeline.stream.data import Data
+from foretrain.data_pipeline.stream.packing import Stretch
+from foretrain.data_pipeline.stream.samples import Source
 
 LAST = 2**62
 """No global sample has this number, nor a higher one."""

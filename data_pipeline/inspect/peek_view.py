@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.text import Text
 from tokenizers import Tokenizer
 
-from configs.schema import Config
-from data_pipeline.corpus.manifest import TOKENIZER
-from data_pipeline.inspect.peek import Look, Part, check, look
-from data_pipeline.inspect.printable import printable
-from data_pipeline.inspect.target import source_paths
-from data_pipeline.prepare.tokenizer import load_tokenizer
-from data_pipeline.stream.data import open_data
-from data_pipeline.stream.packing import Stretch
+from foretrain.configs.schema import Config
+from foretrain.data_pipeline.corpus.manifest import TOKENIZER
+from foretrain.data_pipeline.inspect.peek import Look, Part, check, look
+from foretrain.data_pipeline.inspect.printable import printable
+from foretrain.data_pipeline.inspect.target import source_paths
+from foretrain.data_pipeline.prepare.tokenizer import load_tokenizer
+from foretrain.data_pipeline.stream.data import open_data
+from foretrain.data_pipeline.stream.packing import Stretch
 
 RULE_STYLE, MARGIN_STYLE = "bold yellow", "dim"
 TEXT_STYLES = ("", "cyan")

@@ -7,17 +7,17 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from configs.schema import Config
-from data_pipeline.corpus.shards import TokenStream
-from data_pipeline.inspect.document_lengths import LengthCounter, Lengths
-from data_pipeline.inspect.order_quality import ShuffleQuality, shuffle_quality
-from data_pipeline.inspect.packing_stats import PackingStats, packing_stats
-from data_pipeline.inspect.target import source_paths
-from data_pipeline.progress import byte_progress
-from data_pipeline.stream.best_fit_plan import documents_by_shard
-from data_pipeline.stream.data import Data, open_data
-from data_pipeline.stream.order import Order
-from data_pipeline.stream.samples import Source
+from foretrain.configs.schema import Config
+from foretrain.data_pipeline.corpus.shards import TokenStream
+from foretrain.data_pipeline.inspect.document_lengths import LengthCounter, Lengths
+from foretrain.data_pipeline.inspect.order_quality import ShuffleQuality, shuffle_quality
+from foretrain.data_pipeline.inspect.packing_stats import PackingStats, packing_stats
+from foretrain.data_pipeline.inspect.target import source_paths
+from foretrain.data_pipeline.progress import byte_progress
+from foretrain.data_pipeline.stream.best_fit_plan import documents_by_shard
+from foretrain.data_pipeline.stream.data import Data, open_data
+from foretrain.data_pipeline.stream.order import Order
+from foretrain.data_pipeline.stream.samples import Source
 
 
 @dataclass(frozen=True)

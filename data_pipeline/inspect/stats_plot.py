@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from data_pipeline.inspect.document_lengths import Bin
-from data_pipeline.inspect.stats import Stats
+from foretrain.data_pipeline.inspect.document_lengths import Bin
+from foretrain.data_pipeline.inspect.stats import Stats
 
 COLORS = ("#2563eb", "#ea580c", "#0d9488", "#9333ea", "#ca8a04", "#db2777")
 QUIET_COLOR = "#6b7280"

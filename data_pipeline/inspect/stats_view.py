@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data_pipeline.inspect.document_lengths import Lengths
-from data_pipeline.inspect.order_quality import Measure, ShuffleQuality
-from data_pipeline.inspect.printable import printable
-from data_pipeline.inspect.stats import Budget, SourceStats, Stats
+from foretrain.data_pipeline.inspect.document_lengths import Lengths
+from foretrain.data_pipeline.inspect.order_quality import Measure, ShuffleQuality
+from foretrain.data_pipeline.inspect.printable import printable
+from foretrain.data_pipeline.inspect.stats import Budget, SourceStats, Stats
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
 BAR_WIDTH = 24

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from configs import load as configs
-from configs.data import DataConfig
-from configs.load import ConfigError
-from configs.schema import Config
-from data_pipeline.corpus.manifest import MANIFEST, Manifest
-from data_pipeline.corpus.shards import verify
-from data_pipeline.errors import CorpusError
+from foretrain.configs import load as configs
+from foretrain.configs.data import DataConfig
+from foretrain.configs.load import ConfigError
+from foretrain.configs.schema import Config
+from foretrain.data_pipeline.corpus.manifest import MANIFEST, Manifest
+from foretrain.data_pipeline.corpus.shards import verify
+from foretrain.data_pipeline.errors import CorpusError
 
 
 def config_of(target: str, overrides: Sequence[str] = ()) -> Config:

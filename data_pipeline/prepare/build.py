@@ -22,15 +22,15 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from data_pipeline.corpus.manifest import TOKENIZER, VERSION, Manifest, Source, sha256_of, token_dtype
-from data_pipeline.corpus.shard_writer import MAX_PART_BYTES
-from data_pipeline.errors import CorpusError
-from data_pipeline.prepare.corpus_writer import CorpusWriter
-from data_pipeline.prepare.documents import Documents, StrPath, find_files
-from data_pipeline.prepare.encode import encode_documents, split_documents
-from data_pipeline.prepare.journal import JOURNAL, Point, read_journal
-from data_pipeline.prepare.token_members import TokenFormat
-from data_pipeline.prepare.tokenizer import (
+from foretrain.data_pipeline.corpus.manifest import TOKENIZER, VERSION, Manifest, Source, sha256_of, token_dtype
+from foretrain.data_pipeline.corpus.shard_writer import MAX_PART_BYTES
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.corpus_writer import CorpusWriter
+from foretrain.data_pipeline.prepare.documents import Documents, StrPath, find_files
+from foretrain.data_pipeline.prepare.encode import encode_documents, split_documents
+from foretrain.data_pipeline.prepare.journal import JOURNAL, Point, read_journal
+from foretrain.data_pipeline.prepare.token_members import TokenFormat
+from foretrain.data_pipeline.prepare.tokenizer import (
     cut_into_pieces,
     find_eot,
     load_tokenizer,
@@ -38,8 +38,8 @@ from data_pipeline.prepare.tokenizer import (
     train_tokenizer,
     vocab_size_of,
 )
-from data_pipeline.prepare.workplace import check_is_free, locked, partial_folder, publish, remove_stale
-from data_pipeline.progress import byte_progress, tell
+from foretrain.data_pipeline.prepare.workplace import check_is_free, locked, partial_folder, publish, remove_stale
+from foretrain.data_pipeline.progress import byte_progress, tell
 
 TOKEN_DTYPES = ("uint16", "uint32")
 

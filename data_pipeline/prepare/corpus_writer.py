@@ -7,11 +7,11 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.corpus.manifest import SPLITS, TOKENIZER, SplitInfo
-from data_pipeline.corpus.shard_writer import SplitWriter
-from data_pipeline.prepare.documents import Documents, Mark
-from data_pipeline.prepare.encode import EncodedDocument
-from data_pipeline.prepare.journal import JOURNAL, Point, write_journal
+from foretrain.data_pipeline.corpus.manifest import SPLITS, TOKENIZER, SplitInfo
+from foretrain.data_pipeline.corpus.shard_writer import SplitWriter
+from foretrain.data_pipeline.prepare.documents import Documents, Mark
+from foretrain.data_pipeline.prepare.encode import EncodedDocument
+from foretrain.data_pipeline.prepare.journal import JOURNAL, Point, write_journal
 
 JOURNAL_EVERY_S = 10.0
 """At most so much work is lost where a run is killed."""

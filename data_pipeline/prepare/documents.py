@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.corpus.manifest import MANIFEST, TOKENIZER
-from data_pipeline.errors import CorpusError
-from data_pipeline.prepare.tar_documents import Document, TarDocuments
-from data_pipeline.prepare.text import TextReader
-from data_pipeline.prepare.token_members import TokenFormat
-from data_pipeline.prepare.unpack import COMPRESSIONS, UNPACK_ERRORS, unpack, without_compression
+from foretrain.data_pipeline.corpus.manifest import MANIFEST, TOKENIZER
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.tar_documents import Document, TarDocuments
+from foretrain.data_pipeline.prepare.text import TextReader
+from foretrain.data_pipeline.prepare.token_members import TokenFormat
+from foretrain.data_pipeline.prepare.unpack import COMPRESSIONS, UNPACK_ERRORS, unpack, without_compression
 
 TEXT_SUFFIXES = (".txt", ".md", ".py")
 """One file is one document."""

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from data_pipeline.prepare.background import one_ahead
-from data_pipeline.prepare.tar_documents import Document
-from data_pipeline.prepare.tokenizer import TextBytes, cut_into_pieces
+from foretrain.data_pipeline.prepare.background import one_ahead
+from foretrain.data_pipeline.prepare.tar_documents import Document
+from foretrain.data_pipeline.prepare.tokenizer import TextBytes, cut_into_pieces
 
 BATCH_CHARS = 4 << 20
 """Characters (or tokens) that the tokenizer's threads share at a time; the library needs some 30 times their size while

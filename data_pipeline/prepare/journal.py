@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.corpus.manifest import ShardInfo
-from data_pipeline.corpus.shard_writer import WriterState
-from data_pipeline.prepare.documents import Mark
+from foretrain.data_pipeline.corpus.manifest import ShardInfo
+from foretrain.data_pipeline.corpus.shard_writer import WriterState
+from foretrain.data_pipeline.prepare.documents import Mark
 
 JOURNAL = "journal.npz"
 ARRAYS = ("rows", "block_lens", "block_tokens")

@@ -4,11 +4,11 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from data_pipeline.errors import CorpusError
-from data_pipeline.prepare.tar_samples import Sample, read_samples
-from data_pipeline.prepare.text import TextReader
-from data_pipeline.prepare.token_members import TokenFormat, Tokens
-from data_pipeline.prepare.unpack import UNPACK_ERRORS, unpack, without_compression
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.tar_samples import Sample, read_samples
+from foretrain.data_pipeline.prepare.text import TextReader
+from foretrain.data_pipeline.prepare.token_members import TokenFormat, Tokens
+from foretrain.data_pipeline.prepare.unpack import UNPACK_ERRORS, unpack, without_compression
 
 Document = str | Tokens
 """Text, or tokens without the one that ends a document."""

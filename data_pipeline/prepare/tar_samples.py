@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.errors import CorpusError
 
 READ_BYTES = 1 << 24
 """A header may claim any size: memory is taken for what there is, not for what is claimed."""

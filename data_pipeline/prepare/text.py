@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.errors import CorpusError
 
 
 class TextReader:

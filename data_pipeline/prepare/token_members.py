@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.corpus.manifest import token_dtype
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.corpus.manifest import token_dtype
+from foretrain.data_pipeline.errors import CorpusError
 
 Tokens = npt.NDArray[Any]
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from data_pipeline.errors import CorpusError
-from data_pipeline.prepare.background import Job
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.background import Job
 
 EOT = "<|endoftext|>"
 KNOWN_EOTS = (EOT, "</s>")

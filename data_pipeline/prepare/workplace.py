@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from data_pipeline.corpus.manifest import is_part_of_corpus
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.corpus.manifest import is_part_of_corpus
+from foretrain.data_pipeline.errors import CorpusError
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 HASH_CHARS = 8

@@ -6,8 +6,8 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from data_pipeline.stream.batch import Batch
-from data_pipeline.stream.samples import SampleStream
+from foretrain.data_pipeline.stream.batch import Batch
+from foretrain.data_pipeline.stream.samples import SampleStream
 
 
 class Batches:

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from data_pipeline.stream.batch import IntArray
+from foretrain.data_pipeline.stream.batch import IntArray
 
 RADIX_SORTED = 1 << 16
 """numpy sorts numbers below this in linear time, and those above in n log n."""

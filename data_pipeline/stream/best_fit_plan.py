@@ -25,11 +25,11 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.corpus.shards import TokenStream
-from data_pipeline.errors import CorpusError
-from data_pipeline.progress import byte_progress
-from data_pipeline.stream.batch import IntArray
-from data_pipeline.stream.best_fit import cut_into_pieces, pack
+from foretrain.data_pipeline.corpus.shards import TokenStream
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.progress import byte_progress
+from foretrain.data_pipeline.stream.batch import IntArray
+from foretrain.data_pipeline.stream.best_fit import cut_into_pieces, pack
 
 VERSION = 1
 WORD = np.dtype("<i8")

@@ -5,13 +5,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.data import CacheConfig, DataConfig, SourceConfig
-from data_pipeline.corpus.shards import TokenStream, open_corpus
-from data_pipeline.errors import CorpusError
-from data_pipeline.stream.mixture import Mixture, SourceShare, Stage
-from data_pipeline.stream.order import Order
-from data_pipeline.stream.packing import samples_of
-from data_pipeline.stream.samples import SampleStream, Source
+from foretrain.configs.data import CacheConfig, DataConfig, SourceConfig
+from foretrain.data_pipeline.corpus.shards import TokenStream, open_corpus
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.stream.mixture import Mixture, SourceShare, Stage
+from foretrain.data_pipeline.stream.order import Order
+from foretrain.data_pipeline.stream.packing import samples_of
+from foretrain.data_pipeline.stream.samples import SampleStream, Source
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from data_pipeline.corpus.shards import TokenStream
-from data_pipeline.stream.batch import IGNORE, Batch
-from data_pipeline.stream.packing import positions_of
+from foretrain.data_pipeline.corpus.shards import TokenStream
+from foretrain.data_pipeline.stream.batch import IGNORE, Batch
+from foretrain.data_pipeline.stream.packing import positions_of
 
 
 def held_out(stream: TokenStream, seq_len: int, num_samples: int, *, with_positions: bool = False) -> Batch:

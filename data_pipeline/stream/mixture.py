@@ -17,7 +17,7 @@ from math import isfinite, lcm
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.stream.order import IntArray, groups, permute
+from foretrain.data_pipeline.stream.order import IntArray, groups, permute
 
 ENDLESS = 2**62
 """Samples that no run reaches."""

@@ -13,11 +13,11 @@ from typing import Literal
 
 import numpy as np
 
-from data_pipeline.corpus.shards import TokenStream
-from data_pipeline.errors import CorpusError
-from data_pipeline.stream.batch import IGNORE, Batch, IntArray
-from data_pipeline.stream.best_fit import count_up
-from data_pipeline.stream.best_fit_plan import Plan, open_plan
+from foretrain.data_pipeline.corpus.shards import TokenStream
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.stream.batch import IGNORE, Batch, IntArray
+from foretrain.data_pipeline.stream.best_fit import count_up
+from foretrain.data_pipeline.stream.best_fit_plan import Plan, open_plan
 
 Packing = Literal["windows", "documents", "best_fit"]
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.corpus.shards import TokenStream
-from data_pipeline.errors import UnreadableError
-from data_pipeline.stream.batch import Batch, IntArray, Replacement
-from data_pipeline.stream.mixture import Mixture
-from data_pipeline.stream.order import Order, permute
-from data_pipeline.stream.packing import Samples
+from foretrain.data_pipeline.corpus.shards import TokenStream
+from foretrain.data_pipeline.errors import UnreadableError
+from foretrain.data_pipeline.stream.batch import Batch, IntArray, Replacement
+from foretrain.data_pipeline.stream.mixture import Mixture
+from foretrain.data_pipeline.stream.order import Order, permute
+from foretrain.data_pipeline.stream.packing import Samples
 
 MAX_ATTEMPTS = 32
 """Samples tried in the place of one that cannot be read: when all of them fail, it is not the samples that are bad."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# By name: importing launcher.local.preload here would do to the launcher what it does to the server.
-_PRELOAD_MODULE = "launcher.local.preload"
+# By name: importing foretrain.launcher.local.preload here would do to the launcher what it does to the server.
+_PRELOAD_MODULE = "foretrain.launcher.local.preload"
 PRELOAD_VARIABLE = "FORETRAIN_PRELOAD"
 """Names the modules to import in the server, joined by commas; set for the server alone."""
 

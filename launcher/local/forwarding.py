@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any
 
-from launcher.local.ranks import Ranks
+from foretrain.launcher.local.ranks import Ranks
 
 # Ctrl-C asks politely too: SIGINT itself reaches the whole terminal and the ranks ignore it.
 _FORWARDED = {signal.SIGINT: signal.SIGTERM, signal.SIGTERM: signal.SIGTERM, signal.SIGUSR2: signal.SIGUSR2}

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from launcher.death import die_with_parent
-from launcher.local.forkserver import InheritedFd
-from launcher.local.outcome import Exited, Raised, Report, Returned
+from foretrain.launcher.death import die_with_parent
+from foretrain.launcher.local.forkserver import InheritedFd
+from foretrain.launcher.local.outcome import Exited, Raised, Report, Returned
 
 _COMMUNICATION_WORDS = (
     "closed by peer",
@@ -80,10 +80,10 @@ def _become_rank(setup: Setup) -> None:
     multiprocessing.set_start_method(None, force=True)
     os.environ.clear()
     os.environ.update(setup.env)
-    preload = sys.modules.get("launcher.local.preload")
+    preload = sys.modules.get("foretrain.launcher.local.preload")
     if preload is None:
         raise RuntimeError(
-            "the fork server could not import launcher.local.preload: is foretrain installed as a whole?"
+            "the fork server could not import foretrain.launcher.local.preload: is foretrain installed as a whole?"
         )
     die_with_parent(preload.SERVER_PID)
     threading.Thread(target=_exit_with_launcher, name="exit-with-launcher", daemon=True).start()
@@ -109,7 +109,7 @@ def _run(setup: Setup) -> bytes | None:
     target = resolve(setup.target)
     # Signals that came while this rank started are delivered now: to its own handlers, if it has any.
     getattr(target, "on_start", lambda: None)()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, sys.modules["launcher.local.preload"].HELD_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, sys.modules["foretrain.launcher.local.preload"].HELD_SIGNALS)
     value = target(*args)
     # Plain pickle: that of multiprocessing would pass tensors as shared memory that dies with this process.
     return pickle.dumps(value) if setup.keep_result else None

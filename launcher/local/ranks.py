@@ -12,9 +12,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import BinaryIO
 
-from launcher.local import forkserver, rank
-from launcher.local.outcome import Exited, Outcome, Raised, Report
-from launcher.logs import LOG_START, log_path
+from foretrain.launcher.local import forkserver, rank
+from foretrain.launcher.local.outcome import Exited, Outcome, Raised, Report
+from foretrain.launcher.logs import LOG_START, log_path
 
 _TERM_GRACE_S = 5.0
 _KILL_GRACE_S = 10.0

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from launcher.local.outcome import Exited, Outcome, Raised
-from launcher.logs import LOG_START, log_path
+from foretrain.launcher.local.outcome import Exited, Outcome, Raised
+from foretrain.launcher.logs import LOG_START, log_path
 
 _TAIL_LINES = 40
 _TRACEBACK_VARIABLE = "FORETRAIN_TRACEBACK"

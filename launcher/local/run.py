@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.local.forkserver import PRELOAD
-from launcher.local.forwarding import Forwarding, Interrupt, Stop
-from launcher.local.outcome import Outcome, Raised, Returned
-from launcher.local.ranks import Ranks, started
-from launcher.local.report import details, first_failure, headline, is_decision, tell
+from foretrain.launcher.local.forkserver import PRELOAD
+from foretrain.launcher.local.forwarding import Forwarding, Interrupt, Stop
+from foretrain.launcher.local.outcome import Outcome, Raised, Returned
+from foretrain.launcher.local.ranks import Ranks, started
+from foretrain.launcher.local.report import details, first_failure, headline, is_decision, tell
 
 _SETTLE_S = 1.0
 """A rank that fails because another died may be heard of first: so long we wait for the cause."""

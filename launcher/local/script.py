@@ -5,8 +5,8 @@ import shlex
 import sys
 from typing import NoReturn
 
-from configs.launching import LaunchConfig
-from launcher.job import Job, environment
+from foretrain.configs.launching import LaunchConfig
+from foretrain.launcher.job import Job, environment
 
 SCRIPT = "job.sh"
 

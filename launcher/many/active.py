@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from launcher import slurm
-from launcher.ray import submission as ray
-from launcher.submitted import launches
+from foretrain.launcher import slurm
+from foretrain.launcher.ray import submission as ray
+from foretrain.launcher.submitted import launches
 
 _SCRIPT = re.compile(r"array-(\d+)\.sbatch")
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from configs.launching import LaunchConfig
-from launcher.job import Job, environment
-from launcher.many.task import Task
-from trainer.run_folder import CODE
+from foretrain.configs.launching import LaunchConfig
+from foretrain.launcher.job import Job, environment
+from foretrain.launcher.many.task import Task
+from foretrain.trainer.run_folder import CODE
 
 
 @dataclass(frozen=True)

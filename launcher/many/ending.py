@@ -1,7 +1,7 @@
 """How a task ended: whether it is started again, and the file that says that it is not.
 
-Batch scripts tell with `python -m launcher.many.ending FOLDER NAME ...`, Ray's driver by the functions. Each end is a
-line of FOLDER/starts/NAME.jsonl.
+Batch scripts tell with `python -m foretrain.launcher.many.ending FOLDER NAME ...`, Ray's driver by the functions. Each
+end is a line of FOLDER/starts/NAME.jsonl.
 """
 
 import json
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from launcher import records
-from launcher.restart import EXIT_SIGNAL, asks_for_restart
-from trainer.exit_status import EXIT_DONE, EXIT_RESUME
+from foretrain.launcher import records
+from foretrain.launcher.restart import EXIT_SIGNAL, asks_for_restart
+from foretrain.trainer.exit_status import EXIT_DONE, EXIT_RESUME
 
 ENDED = "ended"
 """The folder of a file NAME.json for each task that will not be started again: {"status": its exit status}."""
@@ -73,7 +73,7 @@ def _write(path: Path, values: dict[str, int]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """What a batch script asks: exits with 0 where the task is to be started again, else with 1, and says why."""
-    parser = ArgumentParser(prog="launcher.many.ending", description=__doc__)
+    parser = ArgumentParser(prog="foretrain.launcher.many.ending", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("name")
     parser.add_argument("--job", required=True)

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from launcher.job import Job
-from launcher.many.batch import Batch
-from launcher.many.ending import ENDED, STARTS, ended_path
-from launcher.many.task import TASKS_FILE, to_text
-from launcher.snapshot import snapshot
-from trainer.environment import record
+from foretrain.launcher.job import Job
+from foretrain.launcher.many.batch import Batch
+from foretrain.launcher.many.ending import ENDED, STARTS, ended_path
+from foretrain.launcher.many.task import TASKS_FILE, to_text
+from foretrain.launcher.snapshot import snapshot
+from foretrain.trainer.environment import record
 
 
 def write(batch: Batch, job: Job) -> None:

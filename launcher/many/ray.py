@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from launcher.job import Job
-from launcher.many import folder as folders
-from launcher.many.active import refuse_active
-from launcher.many.batch import Batch, as_job
-from launcher.many.watch import Ended, watch
-from launcher.ray import submission
-from launcher.ray.local_cluster import local_cluster
-from launcher.submitted import note
-from trainer.lock import locked
+from foretrain.launcher.job import Job
+from foretrain.launcher.many import folder as folders
+from foretrain.launcher.many.active import refuse_active
+from foretrain.launcher.many.batch import Batch, as_job
+from foretrain.launcher.many.watch import Ended, watch
+from foretrain.launcher.ray import submission
+from foretrain.launcher.ray.local_cluster import local_cluster
+from foretrain.launcher.submitted import note
+from foretrain.trainer.lock import locked
 
-DRIVER = "launcher.many.ray_driver"
+DRIVER = "foretrain.launcher.many.ray_driver"
 _STOP_S = 30.0
 """So much longer than its tasks the driver may take to end."""
 _WORDS = 10

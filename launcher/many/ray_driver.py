@@ -1,8 +1,8 @@
 """The entrypoint of a Ray job that runs the tasks of a batch: each in an actor, and again while that helps.
 
-Usage: python -m launcher.many.ray_driver FOLDER/job.ray.json, by Ray's Jobs API. Exits with 0 when all tasks have
-ended, however they did, 85 when it was stopped, 93 where no node is large enough for a task, and 1 where none became
-free.
+Usage: python -m foretrain.launcher.many.ray_driver FOLDER/job.ray.json, by Ray's Jobs API. Exits with 0 when all tasks
+have ended, however they did, 85 when it was stopped, 93 where no node is large enough for a task, and 1 where none
+became free.
 """
 
 import json
@@ -16,17 +16,17 @@ from pathlib import Path
 
 import ray
 
-from launcher.many.ending import note_end
-from launcher.many.ray_starts import NOT_STARTED, Starts
-from launcher.many.task import Task, read
-from launcher.ray import resources
-from launcher.ray.asks import FORWARDED, Asks
-from launcher.ray.group import alive_nodes
-from launcher.ray.say import say
-from launcher.ray.submission import Request
-from launcher.ray.submission import read as read_request
-from launcher.restart import asks_for_restart
-from trainer.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
+from foretrain.launcher.many.ending import note_end
+from foretrain.launcher.many.ray_starts import NOT_STARTED, Starts
+from foretrain.launcher.many.task import Task, read
+from foretrain.launcher.ray import resources
+from foretrain.launcher.ray.asks import FORWARDED, Asks
+from foretrain.launcher.ray.group import alive_nodes
+from foretrain.launcher.ray.say import say
+from foretrain.launcher.ray.submission import Request
+from foretrain.launcher.ray.submission import read as read_request
+from foretrain.launcher.restart import asks_for_restart
+from foretrain.trainer.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
 
 _POLL_S = 0.5
 _RETRY_S = 2.0

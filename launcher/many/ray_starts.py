@@ -6,13 +6,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from launcher.job import Job
-from launcher.many.ending import log_path
-from launcher.many.task import Task
-from launcher.ray.agent import CONCURRENCY, Agent, RankProcess
-from launcher.ray.places import Place
-from launcher.ray.say import say
-from launcher.ray.supervise import end_of
+from foretrain.launcher.job import Job
+from foretrain.launcher.many.ending import log_path
+from foretrain.launcher.many.task import Task
+from foretrain.launcher.ray.agent import CONCURRENCY, Agent, RankProcess
+from foretrain.launcher.ray.places import Place
+from foretrain.launcher.ray.say import say
+from foretrain.launcher.ray.supervise import end_of
 
 NOT_STARTED = -1
 """In place of an exit status: the actor was lost before it could start the task."""

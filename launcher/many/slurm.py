@@ -7,14 +7,14 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from launcher import slurm
-from launcher.many import folder as folders
-from launcher.many.active import elements, refuse_active, script
-from launcher.many.batch import Batch, as_job
-from launcher.many.task import read
-from launcher.many.watch import Ended, watch
-from launcher.submitted import Submitted, note
-from trainer.lock import locked
+from foretrain.launcher import slurm
+from foretrain.launcher.many import folder as folders
+from foretrain.launcher.many.active import elements, refuse_active, script
+from foretrain.launcher.many.batch import Batch, as_job
+from foretrain.launcher.many.task import read
+from foretrain.launcher.many.watch import Ended, watch
+from foretrain.launcher.submitted import Submitted, note
+from foretrain.trainer.lock import locked
 
 _DEVICES = "CUDA_VISIBLE_DEVICES | ROCR_VISIBLE_DEVICES | ZE_AFFINITY_MASK | GPU_DEVICE_ORDINAL"
 """What Slurm tells a job of its GPUs."""

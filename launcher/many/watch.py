@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.many.ending import log_path, status_of
+from foretrain.launcher.many.ending import log_path, status_of
 
 SILENCE_S = 600.0
 """So long a cluster that does not answer is asked again: its daemons may be starting again."""

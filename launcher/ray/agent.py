@@ -13,10 +13,10 @@ from typing import IO
 import ray
 import ray.util
 
-from launcher import rendezvous
-from launcher.logs import LOG_START
-from launcher.ray.places import Place
-from launcher.restart import EXIT_SIGNAL
+from foretrain.launcher import rendezvous
+from foretrain.launcher.logs import LOG_START
+from foretrain.launcher.ray.places import Place
+from foretrain.launcher.restart import EXIT_SIGNAL
 
 NOT_STARTED = 127
 """The status of a rank whose program could not be started, as in a shell."""
@@ -131,7 +131,7 @@ def _kill_group_with_this_process(group: int) -> IO[bytes]:
 
 def _start(what: RankProcess, log_fd: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [what.python, "-P", "-m", "launcher.ray.child", str(os.getpid()), *what.command],
+        [what.python, "-P", "-m", "foretrain.launcher.ray.child", str(os.getpid()), *what.command],
         cwd=what.workdir,
         env=what.env,
         stdin=subprocess.DEVNULL,

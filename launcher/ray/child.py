@@ -1,14 +1,14 @@
 """Becomes another program that dies with the process that started it.
 
-Usage: python -m launcher.ray.child PARENT_PID COMMAND ... The kernel kills it when the thread of the parent that
-started it ends. (Not by Popen's preexec_fn: that may hang in a process of many threads, such as Ray's.)
+Usage: python -m foretrain.launcher.ray.child PARENT_PID COMMAND ... The kernel kills it when the thread of the parent
+that started it ends. (Not by Popen's preexec_fn: that may hang in a process of many threads, such as Ray's.)
 """
 
 import os
 import signal
 import sys
 
-from launcher.death import die_with_parent
+from foretrain.launcher.death import die_with_parent
 
 
 def main() -> None:

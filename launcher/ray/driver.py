@@ -1,7 +1,7 @@
 """The entrypoint of a Ray job: starts the ranks on the cluster's nodes, and starts them again while that helps.
 
-Usage: python -m launcher.ray.driver RUN_DIR/job.ray.json, by Ray's Jobs API. Exits with 0 when the run is done, 85 when
-it was stopped, 93 where it can never start as it is, and else with 1.
+Usage: python -m foretrain.launcher.ray.driver RUN_DIR/job.ray.json, by Ray's Jobs API. Exits with 0 when the run is
+done, 85 when it was stopped, 93 where it can never start as it is, and else with 1.
 """
 
 import os
@@ -12,19 +12,19 @@ from zlib import crc32
 
 import ray
 
-from launcher.job import Job
-from launcher.logs import log_path
-from launcher.ray.agent import RankProcess
-from launcher.ray.asks import Asks
-from launcher.ray.echo import echoed
-from launcher.ray.ending import exit_status
-from launcher.ray.group import Group, NotPlacedError
-from launcher.ray.places import Assigned, rank_env
-from launcher.ray.say import say
-from launcher.ray.submission import Request, read
-from launcher.ray.supervise import Ranks, look_after
-from launcher.restart import begin, newest_step, read_starts, verdict
-from trainer.exit_status import EXIT_CONFIG
+from foretrain.launcher.job import Job
+from foretrain.launcher.logs import log_path
+from foretrain.launcher.ray.agent import RankProcess
+from foretrain.launcher.ray.asks import Asks
+from foretrain.launcher.ray.echo import echoed
+from foretrain.launcher.ray.ending import exit_status
+from foretrain.launcher.ray.group import Group, NotPlacedError
+from foretrain.launcher.ray.places import Assigned, rank_env
+from foretrain.launcher.ray.say import say
+from foretrain.launcher.ray.submission import Request, read
+from foretrain.launcher.ray.supervise import Ranks, look_after
+from foretrain.launcher.restart import begin, newest_step, read_starts, verdict
+from foretrain.trainer.exit_status import EXIT_CONFIG
 
 LAST_WORDS = "the driver exits with status"
 """How the last line begins: Ray keeps no status of a job that was stopped."""

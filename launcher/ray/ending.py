@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from signal import SIGKILL, SIGTERM
 
-from launcher.restart import EXIT_SIGNAL
-from trainer.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
+from foretrain.launcher.restart import EXIT_SIGNAL
+from foretrain.trainer.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
 
 LOST = EXIT_SIGNAL + SIGKILL
 """The status of a rank that is gone with its actor or its node."""

@@ -8,8 +8,8 @@ import sys
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from launcher.ray.submission import connected
-from trainer.exit_status import EXIT_DONE
+from foretrain.launcher.ray.submission import connected
+from foretrain.trainer.exit_status import EXIT_DONE
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

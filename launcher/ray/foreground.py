@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from launcher.job import Job
-from launcher.ray.follow import follow
-from launcher.ray.local_cluster import local_cluster
-from launcher.ray.submission import submit
+from foretrain.launcher.job import Job
+from foretrain.launcher.ray.follow import follow
+from foretrain.launcher.ray.local_cluster import local_cluster
+from foretrain.launcher.ray.submission import submit
 
 
 def run_on_own_cluster(job: Job, text: str) -> int:

@@ -12,14 +12,14 @@ from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from launcher.job import Job
-from launcher.ray import resources
-from launcher.ray.agent import CONCURRENCY, Agent
-from launcher.ray.asks import Asks
-from launcher.ray.places import Assigned, assign
-from launcher.ray.resources import Node
-from launcher.ray.say import say
-from trainer.exit_status import EXIT_CONFIG, EXIT_RESUME
+from foretrain.launcher.job import Job
+from foretrain.launcher.ray import resources
+from foretrain.launcher.ray.agent import CONCURRENCY, Agent
+from foretrain.launcher.ray.asks import Asks
+from foretrain.launcher.ray.places import Assigned, assign
+from foretrain.launcher.ray.resources import Node
+from foretrain.launcher.ray.say import say
+from foretrain.trainer.exit_status import EXIT_CONFIG, EXIT_RESUME
 
 _POLL_S = 1.0
 _REPORT_EVERY_S = 10.0

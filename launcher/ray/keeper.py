@@ -1,7 +1,7 @@
 """Keeps a Ray cluster of this machine until its stdin is closed, which the end of whoever holds it does.
 
-Usage: python -m launcher.ray.keeper FOLDER ARGUMENTS ..., the arguments being those of `ray start`. Ray's own processes
-would not all end with a `ray start` that is killed.
+Usage: python -m foretrain.launcher.ray.keeper FOLDER ARGUMENTS ..., the arguments being those of `ray start`. Ray's own
+processes would not all end with a `ray start` that is killed.
 """
 
 import os

@@ -12,13 +12,13 @@ from typing import BinaryIO
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-from launcher.ray import keeper
-from launcher.ray.submission import check
+from foretrain.launcher.ray import keeper
+from foretrain.launcher.ray.submission import check
 
 _START_S = 120.0
 _OBJECT_STORE_BYTES = 100_000_000
 _HOST = "127.0.0.1"
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 _PORTS = (
     "port",
     "ray-client-server-port",
@@ -55,7 +55,7 @@ def _start(log: BinaryIO, port: int, num_cpus: int, num_gpus: int) -> "subproces
     folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie in it
     ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
     command = [
-        *(sys.executable, "-m", "launcher.ray.keeper", folder),
+        *(sys.executable, "-m", "foretrain.launcher.ray.keeper", folder),
         *("--head", "--block", "--disable-usage-stats", f"--temp-dir={folder}"),
         *(f"--dashboard-host={_HOST}", f"--dashboard-port={port}", "--min-worker-port=0", "--max-worker-port=0"),
         *(f"--{name}={number}" for name, number in ports.items()),

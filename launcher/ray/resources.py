@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from launcher.job import Job
+from foretrain.launcher.job import Job
 
 _MAX_LINES = 32
 

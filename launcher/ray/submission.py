@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from launcher.job import Job
+from foretrain.launcher.job import Job
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 SCRIPT = "job.ray.json"
 """In the run's folder: what is submitted, and what the driver reads."""
-DRIVER = "launcher.ray.driver"
+DRIVER = "foretrain.launcher.ray.driver"
 STOP_GRACE_S = 300
 """So long a job that is stopped has to write its checkpoint."""
 _REAP_S = 30

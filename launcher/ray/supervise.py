@@ -9,11 +9,11 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
-from launcher.ray.agent import RankProcess
-from launcher.ray.asks import FORWARDED, Asks
-from launcher.ray.ending import LOST, End, decisive
-from launcher.ray.say import say
-from trainer.exit_status import EXIT_DONE, EXIT_RESUME
+from foretrain.launcher.ray.agent import RankProcess
+from foretrain.launcher.ray.asks import FORWARDED, Asks
+from foretrain.launcher.ray.ending import LOST, End, decisive
+from foretrain.launcher.ray.say import say
+from foretrain.trainer.exit_status import EXIT_DONE, EXIT_RESUME
 
 _POLL_S = 0.5
 SETTLE_S = 2.0

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from scaling.coord_check.plan import Axis, Ladder, Rung
+from foretrain.scaling.coord_check.plan import Axis, Ladder, Rung
 
 Kind = Literal["size", "change"]
 KINDS: tuple[Kind, ...] = ("size", "change")
@@ -24,7 +24,7 @@ change levels off only in deep models: from 2 to 16 blocks it was measured to go
 
 
 class Measured(Protocol):
-    """What a model showed, as `trainer.mup.coordinates.Coordinates`: by module, after each step, step 0 first."""
+    """What a model showed, as `trainer/mup/coordinates.py:Coordinates`: by module, after each step, step 0 first."""
 
     @property
     def size(self) -> Mapping[str, Sequence[float]]: ...

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from configs.data import DataConfig
-from configs.optimization import MAX_LR
-from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
-from parallel.layout import Layout, check
-from scaling.layouts import parse_layouts
-from scaling.verify.shrink import alike
-from trainer.model.resize import resized
-from trainer.mup.parametrize import blueprint
+from foretrain.configs.data import DataConfig
+from foretrain.configs.optimization import MAX_LR
+from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
+from foretrain.parallel.layout import Layout, check
+from foretrain.scaling.layouts import parse_layouts
+from foretrain.scaling.verify.shrink import alike
+from foretrain.trainer.model.resize import resized
+from foretrain.trainer.mup.parametrize import blueprint
 
 Axis = Literal["width", "depth"]
 Device = Literal["cpu", "cuda"]

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from scaling.coord_check.judge import KINDS, Measured, Slope, values_of
-from scaling.coord_check.plan import Ladder, Plan, Rung
-from scaling.coord_check.verdict import Verdict
+from foretrain.scaling.coord_check.judge import KINDS, Measured, Slope, values_of
+from foretrain.scaling.coord_check.plan import Ladder, Plan, Rung
+from foretrain.scaling.coord_check.verdict import Verdict
 
 COLORS = ("#94a3b8", "#60a5fa", "#2563eb", "#1e3a8a")
 """Of the steps, from the first on: one hue that darkens."""

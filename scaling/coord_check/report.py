@@ -8,12 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from scaling.architecture import architecture
-from scaling.console import WorkBar, console_for_tables
-from scaling.coord_check.judge import KINDS, TOLERANCES, Measured, Slope
-from scaling.coord_check.plan import MIN_WIDTH, Axis, Plan, Rung, work
-from scaling.coord_check.verdict import Verdict
-from trainer.environment import code_version
+from foretrain.scaling.architecture import architecture
+from foretrain.scaling.console import WorkBar, console_for_tables
+from foretrain.scaling.coord_check.judge import KINDS, TOLERANCES, Measured, Slope
+from foretrain.scaling.coord_check.plan import MIN_WIDTH, Axis, Plan, Rung, work
+from foretrain.scaling.coord_check.verdict import Verdict
+from foretrain.trainer.environment import code_version
 
 RECORD_FILE = "coord_check.json"
 PLOT_FILE = "coord_check.png"
@@ -78,7 +78,7 @@ def summary(plan: Plan, verdict: Verdict) -> str:
 
 def write(folder: Path, plan: Plan, measured: Mapping[Rung, Sequence[Measured]], verdict: Verdict) -> None:
     """Write the record of the check, and its picture."""
-    from scaling.coord_check.plot import plot  # not at the top: matplotlib takes a second
+    from foretrain.scaling.coord_check.plot import plot  # not at the top: matplotlib takes a second
 
     new = folder / f".{RECORD_FILE}.new"
     new.write_text(json.dumps(record(plan, verdict), indent=1) + "\n", encoding="utf-8")

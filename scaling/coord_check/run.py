@@ -7,19 +7,19 @@ from collections.abc import Generator
 from contextlib import ExitStack, closing
 from typing import Any, Protocol
 
-from launcher.local.forkserver import PRELOAD
-from launcher.local.outcome import Returned
-from launcher.local.ranks import Ranks, started
-from launcher.local.report import first_failure, headline
-from scaling.coord_check.judge import Measured
-from scaling.coord_check.plan import Device, Plan, Rung
-from scaling.coord_check.verdict import Verdict, judge
+from foretrain.launcher.local.forkserver import PRELOAD
+from foretrain.launcher.local.outcome import Returned
+from foretrain.launcher.local.ranks import Ranks, started
+from foretrain.launcher.local.report import first_failure, headline
+from foretrain.scaling.coord_check.judge import Measured
+from foretrain.scaling.coord_check.plan import Device, Plan, Rung
+from foretrain.scaling.coord_check.verdict import Verdict, judge
 
-MEASURE = "trainer.mup.coordinates:measure"
+MEASURE = "foretrain.trainer.mup.coordinates:measure"
 TIMEOUT_S = 1800.0
 """A model that takes longer hangs. Collectives of a rank end sooner than that."""
 
-_PRELOAD = (*PRELOAD, "trainer.mup.coordinates")
+_PRELOAD = (*PRELOAD, "foretrain.trainer.mup.coordinates")
 _POLL_S = 0.05
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scaling.coord_check.judge import Measured, Slope, failures, slopes_of
-from scaling.coord_check.plan import Plan, Rung
+from foretrain.scaling.coord_check.judge import Measured, Slope, failures, slopes_of
+from foretrain.scaling.coord_check.plan import Plan, Rung
 
 MAX_NAMED = 5
 """Of what fails: the worst of them."""

@@ -1,17 +1,17 @@
-"""Trials on a cluster, in a Slurm array or on Ray: each is a command, `python -m scaling.sweep.trial FOLDER`."""
+"""Trials on a cluster, in a Slurm array or on Ray: each is `python -m foretrain.scaling.sweep.trial FOLDER`."""
 
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from configs.schema import Config
-from launcher.many import ray, slurm
-from launcher.many.batch import Batch
-from launcher.many.task import TASKS_FILE, Task
-from launcher.many.watch import Ended as TaskEnded
-from scaling.sweep.record import conclude, recorded, trial_config
-from scaling.sweep.runner import Ended
+from foretrain.configs.schema import Config
+from foretrain.launcher.many import ray, slurm
+from foretrain.launcher.many.batch import Batch
+from foretrain.launcher.many.task import TASKS_FILE, Task
+from foretrain.launcher.many.watch import Ended as TaskEnded
+from foretrain.scaling.sweep.record import conclude, recorded, trial_config
+from foretrain.scaling.sweep.runner import Ended
 
 BATCH = "batch"
 """In a sweep's folder: scripts, logs, and how each command ended."""
@@ -53,7 +53,7 @@ class Cluster:
     def _batch(self, waiting: dict[str, Path]) -> Batch:
         tasks = (
             # -P: else a folder called scaling in the working directory would hide the batch's copy of the code.
-            Task(name, (sys.executable, "-P", "-m", "scaling.sweep.trial", str(folder.absolute())))
+            Task(name, (sys.executable, "-P", "-m", "foretrain.scaling.sweep.trial", str(folder.absolute())))
             for name, folder in waiting.items()
         )
         return Batch(

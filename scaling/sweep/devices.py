@@ -3,8 +3,8 @@
 import os
 from collections.abc import Mapping
 
-from configs.schema import Config
-from launcher.local.run import check_fits
+from foretrain.configs.schema import Config
+from foretrain.launcher.local.run import check_fits
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 

@@ -7,21 +7,21 @@ from contextlib import ExitStack
 from multiprocessing import connection
 from pathlib import Path
 
-from configs.schema import Config
-from launcher.local import forkserver
-from launcher.local.forwarding import Forwarding
-from launcher.local.outcome import Outcome as RankOutcome
-from launcher.local.outcome import Raised
-from launcher.local.ranks import started
-from launcher.local.report import first_failure, headline
-from launcher.logs import LOG_START, log_path
-from parallel.layout import Layout
-from scaling.sweep.record import conclude, outcome_of, recorded, trial_config
-from scaling.sweep.runner import Ended
-from trainer.exit_status import EXIT_RESUME
-from trainer.run_folder import LOGS
+from foretrain.configs.schema import Config
+from foretrain.launcher.local import forkserver
+from foretrain.launcher.local.forwarding import Forwarding
+from foretrain.launcher.local.outcome import Outcome as RankOutcome
+from foretrain.launcher.local.outcome import Raised
+from foretrain.launcher.local.ranks import started
+from foretrain.launcher.local.report import first_failure, headline
+from foretrain.launcher.logs import LOG_START, log_path
+from foretrain.parallel.layout import Layout
+from foretrain.scaling.sweep.record import conclude, outcome_of, recorded, trial_config
+from foretrain.scaling.sweep.runner import Ended
+from foretrain.trainer.exit_status import EXIT_RESUME
+from foretrain.trainer.run_folder import LOGS
 
-RANK = "scaling.sweep.trial:rank"
+RANK = "foretrain.scaling.sweep.trial:rank"
 PRELOAD = (
     *forkserver.PRELOAD,
     *("torch.distributed.checkpoint", "torch.distributed.pipelining", "torch.utils.tensorboard", "matplotlib.figure"),
@@ -43,7 +43,7 @@ TAIL_LINES = 15
 class Local:
     """Runs trials on this machine, `jobs` at a time. SIGINT, SIGTERM and SIGUSR2 stop them at a checkpoint.
 
-    A second Ctrl-C raises launcher.local.forwarding.Interrupt. Needs the main thread.
+    A second Ctrl-C raises foretrain.launcher.local.forwarding.Interrupt. Needs the main thread.
     """
 
     goes_on = False

@@ -7,14 +7,14 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-from configs import load as configs
-from configs.schema import Config
-from parallel.layout import Layout
-from scaling.layouts import parse_layouts
-from scaling.sweep.proxy import proxy
-from trainer.model.spec import num_params
-from trainer.mup.parametrize import blueprint
-from trainer.setup import MAY_CHANGE
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.parallel.layout import Layout
+from foretrain.scaling.layouts import parse_layouts
+from foretrain.scaling.sweep.proxy import proxy
+from foretrain.trainer.model.spec import num_params
+from foretrain.trainer.mup.parametrize import blueprint
+from foretrain.trainer.setup import MAY_CHANGE
 
 Search = Literal["grid", "random", "halving"]
 Value = float | int | str | bool | None

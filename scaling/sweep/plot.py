@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from scaling.sweep.summary import Spot, is_number
+from foretrain.scaling.sweep.summary import Spot, is_number
 
 PLOT_FILE = "loss.png"
 PREFERRED = "optimizer.lr"

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from fractions import Fraction
 
-from configs.schema import Config, ParallelConfig, SampleConfig
-from parallel.layout import Layout, LayoutError, check
-from trainer import schedule as lr_schedule
-from trainer.model.resize import resized
+from foretrain.configs.schema import Config, ParallelConfig, SampleConfig
+from foretrain.parallel.layout import Layout, LayoutError, check
+from foretrain.trainer import schedule as lr_schedule
+from foretrain.trainer.model.resize import resized
 
 
 def proxy(

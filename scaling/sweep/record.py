@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from configs import load as configs
-from configs.schema import Config
-from scaling.sweep.curve import Steps, diverged_at
-from scaling.sweep.plan import Trial
-from trainer.metrics import METRICS_FILE, final_loss, read_metrics
-from trainer.run_folder import newest_checkpoint, step_of
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.scaling.sweep.curve import Steps, diverged_at
+from foretrain.scaling.sweep.plan import Trial
+from foretrain.trainer.metrics import METRICS_FILE, final_loss, read_metrics
+from foretrain.trainer.run_folder import newest_checkpoint, step_of
 
 SWEEP_FILE = "sweep.json"
 RESULTS_FILE = "results.jsonl"

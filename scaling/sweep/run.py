@@ -10,21 +10,21 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from configs import load as configs
-from configs.schema import Config
-from launcher.local.forwarding import Interrupt
-from scaling.sweep import devices, record, search
-from scaling.sweep import plan as planning
-from scaling.sweep.local import Local
-from scaling.sweep.plan import Ask, Corpus, Resolve, Setting, Trial
-from scaling.sweep.record import Outcome
-from scaling.sweep.runner import Runner
-from scaling.sweep.space import parse_axis
-from trainer.environment import code_version
-from trainer.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
-from trainer.lock import locked
-from trainer.run_folder import CONFIG_FILE
-from trainer.setup import prepare_run
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.launcher.local.forwarding import Interrupt
+from foretrain.scaling.sweep import devices, record, search
+from foretrain.scaling.sweep import plan as planning
+from foretrain.scaling.sweep.local import Local
+from foretrain.scaling.sweep.plan import Ask, Corpus, Resolve, Setting, Trial
+from foretrain.scaling.sweep.record import Outcome
+from foretrain.scaling.sweep.runner import Runner
+from foretrain.scaling.sweep.space import parse_axis
+from foretrain.trainer.environment import code_version
+from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
+from foretrain.trainer.lock import locked
+from foretrain.trainer.run_folder import CONFIG_FILE
+from foretrain.trainer.setup import prepare_run
 
 On = Literal["local", "slurm", "ray"]
 
@@ -100,7 +100,7 @@ def runner_of(plan: Plan, out: Path, on: On, jobs: int | None) -> Runner:
     """What runs the trials there, `jobs` at a time. Raises ValueError where it cannot."""
     ranks = planning.layout_of(plan.ask.layout).world_size
     if on != "local":
-        from scaling.sweep import cluster  # what it needs of Ray and Slurm, a sweep on this machine does not
+        from foretrain.scaling.sweep import cluster  # what it needs of Ray and Slurm, a sweep on this machine does not
 
         kind = cluster.OnSlurm if on == "slurm" else cluster.OnRay
         return kind(out, plan.base, ranks=ranks, at_once=jobs)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import product
 
-from configs.load import TYPES
-from scaling.sweep.plan import Ask, Point, Setting, Trial
-from scaling.sweep.space import Axis
+from foretrain.configs.load import TYPES
+from foretrain.scaling.sweep.plan import Ask, Point, Setting, Trial
+from foretrain.scaling.sweep.space import Axis
 
 KEPT_OF = 3
 """A rung of successive halving keeps one in so many."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeGuard
 
-from scaling.sweep.plan import Trial, Value
-from scaling.sweep.record import Outcome
+from foretrain.scaling.sweep.plan import Trial, Value
+from foretrain.scaling.sweep.record import Outcome
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """One trial, from its folder: what its ranks run, and a command that runs it to its end.
 
-    python -m scaling.sweep.trial OUT/trials/NAME
+    python -m foretrain.scaling.sweep.trial OUT/trials/NAME
 
 starts the trial, or goes on from its newest checkpoint, or finds that it has ended. Exits with 0 once the trial has an
 outcome, and to diverge is one; with 85 where a signal stopped it, and the same command goes on; with 1 where it failed.
@@ -11,13 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from launcher import training
-from launcher.logs import LOG_START, log_path
-from scaling.sweep import local
-from scaling.sweep.record import trial_config
-from trainer.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
-from trainer.run_folder import LOGS
-from trainer.stopping import catch_signals
+from foretrain.launcher import training
+from foretrain.launcher.logs import LOG_START, log_path
+from foretrain.scaling.sweep import local
+from foretrain.scaling.sweep.record import trial_config
+from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
+from foretrain.trainer.run_folder import LOGS
+from foretrain.trainer.stopping import catch_signals
 
 
 def rank(folder: str) -> None:

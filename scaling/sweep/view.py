@@ -11,13 +11,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from scaling.sweep import plot, summary
-from scaling.sweep.plan import Trial, shown
-from scaling.sweep.record import RESULTS_FILE, TRIALS, Outcome
-from scaling.sweep.run import Sweep
-from scaling.sweep.summary import Spot
-from trainer.exit_status import EXIT_DONE, EXIT_FAILED
-from trainer.progress import format_duration
+from foretrain.scaling.sweep import plot, summary
+from foretrain.scaling.sweep.plan import Trial, shown
+from foretrain.scaling.sweep.record import RESULTS_FILE, TRIALS, Outcome
+from foretrain.scaling.sweep.run import Sweep
+from foretrain.scaling.sweep.summary import Spot
+from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED
+from foretrain.trainer.progress import format_duration
 
 COMMON_WORK = 1e6
 """What every trial costs beyond its size, as if its model had so many parameters more: tiny ones are not free."""

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Config
-from scaling.architecture import architecture, differences
-from scaling.coord_check.plan import MIN_WIDTH, NUM_STEPS
-from scaling.transfer.sweep_folder import Sweep
+from foretrain.configs.schema import Config
+from foretrain.scaling.architecture import architecture, differences
+from foretrain.scaling.coord_check.plan import MIN_WIDTH, NUM_STEPS
+from foretrain.scaling.transfer.sweep_folder import Sweep
 
 CHECK_FILE = "coord_check.json"
 

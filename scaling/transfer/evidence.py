@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import log2
 
-from configs.load import diff
-from configs.schema import Config
-from scaling.architecture import architecture, differences
-from scaling.transfer.study import CARRIED, Drift, Study, are_numbers, speaking_sizes
-from trainer.model.spec import num_params
+from foretrain.configs.load import diff
+from foretrain.configs.schema import Config
+from foretrain.scaling.architecture import architecture, differences
+from foretrain.scaling.transfer.study import CARRIED, Drift, Study, are_numbers, speaking_sizes
+from foretrain.trainer.model.spec import num_params
 
 MAX_SLOPE = 0.15
 """Octaves of the best rate for each doubling. Measured (benchmarks/results/transfer): muP -0.03 over widths, CompleteP

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from scaling.transfer.evidence import MAX_RANGE
-from scaling.transfer.study import Axis, Fit, Study
+from foretrain.scaling.transfer.evidence import MAX_RANGE
+from foretrain.scaling.transfer.study import Axis, Fit, Study
 
 PLOT_FILE = "transfer.png"
 BAND_COLOR, VALUE_COLOR = "#e5e7eb", "#ea580c"

@@ -7,10 +7,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from scaling.transfer.evidence import MAX_RANGE, MAX_SLOPE
-from scaling.transfer.optimum import rate
-from scaling.transfer.study import Drift, Fit, Study
-from scaling.transfer.transfer import SOURCES
+from foretrain.scaling.transfer.evidence import MAX_RANGE, MAX_SLOPE
+from foretrain.scaling.transfer.optimum import rate
+from foretrain.scaling.transfer.study import Drift, Fit, Study
+from foretrain.scaling.transfer.transfer import SOURCES
 
 
 def print_study(study: Study, console: Console) -> None:

@@ -9,9 +9,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from configs.load import load
-from configs.schema import Config
-from trainer.run_folder import ENVIRONMENT_FILE
+from foretrain.configs.load import load
+from foretrain.configs.schema import Config
+from foretrain.trainer.run_folder import ENVIRONMENT_FILE
 
 RATE = "optimizer.lr"
 """The axis that is fitted; of others the best value of the grid is taken."""

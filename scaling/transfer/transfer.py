@@ -7,16 +7,16 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from configs import load as configs
-from configs.schema import Config
-from data_pipeline.corpus.opening import open_store
-from data_pipeline.corpus.verify import read_manifest
-from data_pipeline.inspect.target import source_paths
-from scaling.transfer import coordinates, evidence
-from scaling.transfer.coordinates import CHECK_FILE, read_check
-from scaling.transfer.study import Study, study
-from scaling.transfer.sweep_folder import RATE, read_sweep
-from trainer.mup.parametrize import blueprint
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.data_pipeline.corpus.opening import open_store
+from foretrain.data_pipeline.corpus.verify import read_manifest
+from foretrain.data_pipeline.inspect.target import source_paths
+from foretrain.scaling.transfer import coordinates, evidence
+from foretrain.scaling.transfer.coordinates import CHECK_FILE, read_check
+from foretrain.scaling.transfer.study import Study, study
+from foretrain.scaling.transfer.sweep_folder import RATE, read_sweep
+from foretrain.trainer.mup.parametrize import blueprint
 
 NOT_SUPPORTED = "not supported: "
 """Begins each line of evidence that is a reason against."""

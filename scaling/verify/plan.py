@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from configs.schema import Config, ParallelConfig
-from parallel.layout import Layout, LayoutError, check
-from scaling.layouts import all_layouts
-from scaling.verify.shrink import shrink, with_knobs
+from foretrain.configs.schema import Config, ParallelConfig
+from foretrain.parallel.layout import Layout, LayoutError, check
+from foretrain.scaling.layouts import all_layouts
+from foretrain.scaling.verify.shrink import shrink, with_knobs
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: dict[str, tuple[Precision, ...]] = {"fp32": ("fp32",), "bf16": ("bf16",), "both": ("fp32", "bf16")}

@@ -9,9 +9,9 @@ from typing import Any, Self
 from rich.console import Console
 from rich.table import Table
 
-from scaling.console import WorkBar, console_for_tables
-from scaling.verify.plan import Plan, Trial
-from scaling.verify.verdict import TOLERANCES, Verdict
+from foretrain.scaling.console import WorkBar, console_for_tables
+from foretrain.scaling.verify.plan import Plan, Trial
+from foretrain.scaling.verify.verdict import TOLERANCES, Verdict
 
 
 class Display(WorkBar):

@@ -3,19 +3,19 @@
 import time
 from typing import Protocol
 
-from launcher.local.forkserver import PRELOAD
-from launcher.local.run import RankError, call_local
-from parallel.layout import Layout
-from scaling.verify.plan import Plan, Precision, Trial
-from scaling.verify.verdict import Expected, Verdict, judge
-from trainer.curve import Curve
+from foretrain.launcher.local.forkserver import PRELOAD
+from foretrain.launcher.local.run import RankError, call_local
+from foretrain.parallel.layout import Layout
+from foretrain.scaling.verify.plan import Plan, Precision, Trial
+from foretrain.scaling.verify.verdict import Expected, Verdict, judge
+from foretrain.trainer.curve import Curve
 
-PROBE = "trainer.probe:probe"
-REFERENCE = "trainer.reference:reference"
+PROBE = "foretrain.trainer.probe:probe"
+REFERENCE = "foretrain.trainer.reference:reference"
 TIMEOUT_S = 600.0
 """A trial that takes longer hangs. Collectives of a rank end sooner than that."""
 
-_PRELOAD = (*PRELOAD, "trainer.probe")
+_PRELOAD = (*PRELOAD, "foretrain.trainer.probe")
 
 
 class Display(Protocol):

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import lcm
 
-from configs.data import DataConfig
-from configs.parametrization import BaseConfig
-from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
-from parallel.layout import Layout
+from foretrain.configs.data import DataConfig
+from foretrain.configs.parametrization import BaseConfig
+from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
+from foretrain.parallel.layout import Layout
 
 VOCAB_SIZE = 61
 """A prime: every tensor-parallel size pads the vocabulary, and the last ranks hold fewer rows."""

@@ -7,8 +7,8 @@ bf16, where each activation keeps 8 bits, by a few of 2^-8 = 4e-3 for a single v
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from scaling.verify.plan import Precision, Trial
-from trainer.curve import Curve, relative_difference
+from foretrain.scaling.verify.plan import Precision, Trial
+from foretrain.trainer.curve import Curve, relative_difference
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from configs.schema import Config
+from foretrain.configs.schema import Config
 
 TEXT = (st.text(max_size=20) | st.text(r"\${}'\": #-~[]\n", max_size=8)).filter(lambda text: text != "???")
 """Anything but OmegaConf's mark for a value that is still to be given, which `load` never returns."""

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.data import SourceConfig, StageConfig
-from configs.load import NAME, TYPES, ConfigError, config_hash, diff, load, save
-from configs.schema import Config
+from foretrain.configs.data import SourceConfig, StageConfig
+from foretrain.configs.load import NAME, TYPES, ConfigError, config_hash, diff, load, save
+from foretrain.configs.schema import Config
 from tests.configs.strategies import CONFIGS
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import load
-from configs.sources import PRESETS
-from parallel.layout import Layout, check
+from foretrain.configs.load import load
+from foretrain.configs.sources import PRESETS
+from foretrain.parallel.layout import Layout, check
 
 ALL = sorted(path.relative_to(PRESETS).as_posix().removesuffix(".yaml") for path in PRESETS.rglob("*.yaml"))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from configs import schema
-from configs.schema import ModelConfig
+from foretrain.configs import schema
+from foretrain.configs.schema import ModelConfig
 
 
 def undocumented(source: str) -> Iterator[str]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.corpus.shards import TokenStream, open_corpus
-from data_pipeline.prepare.build import prepare
+from foretrain.data_pipeline.corpus.shards import TokenStream, open_corpus
+from foretrain.data_pipeline.prepare.build import prepare
 from tests.data_pipeline.samples import SMALL, write_texts
 
 

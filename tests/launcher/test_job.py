@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import ClusterConfig, Config, ParallelConfig, TrainConfig
-from launcher.job import Job, environment, make_job
+from foretrain.configs.schema import ClusterConfig, Config, ParallelConfig, TrainConfig
+from foretrain.launcher.job import Job, environment, make_job
 
 ENVIRON = {"HOME": "/my/home", "PATH": "/bin", "NCCL_DEBUG": "INFO", "NCCL_IB_HCA": "mlx5", "EDITOR": "vi"}
 

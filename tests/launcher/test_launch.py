@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from configs import load as configs
-from launcher import launch as launching
-from launcher.job import Job
-from launcher.snapshot import PARTS, code_hash, snapshot
-from launcher.submitted import Launch, launches, note
-from tests.cli import CONFIG, assert_told, called, environment, foretrain
-from tests.configs.test_scaffold import PROJECT
-from trainer.environment import record
+from foretrain.configs import load as configs
+from foretrain.launcher import launch as launching
+from foretrain.launcher.job import Job
+from foretrain.launcher.snapshot import code_hash, snapshot
+from foretrain.launcher.submitted import Launch, launches, note
+from foretrain.trainer.environment import record
+from tests.cli import CONFIG, ROOT, assert_told, called, environment, foretrain
 
 ON_TWO_NODES = ("cluster.num_nodes=2", "cluster.gpus_per_node=1", "launch.ray.address=http://127.0.0.1:1")
 
@@ -47,7 +46,7 @@ def test_a_dry_run_prints_the_same_bytes_each_time_and_changes_nothing(on: str, 
 
 @pytest.mark.parametrize("on", ["slurm", "ray"])
 def test_a_dry_run_needs_neither_slurm_nor_ray(on: str, folder: Path) -> None:
-    hide = "import sys; sys.modules['ray'] = None; import foretrain; foretrain.main()"
+    hide = "import sys; sys.modules['ray'] = None; from foretrain.verbs.app import main; main()"
     command = ["launch", "tiny.yaml", "--on", on, "--dry-run", *ON_TWO_NODES]
     env = {**environment(), "PATH": "/nowhere"}
     done = subprocess.run([sys.executable, "-c", hide, *command], cwd=folder, env=env, capture_output=True, text=True)
@@ -92,7 +91,7 @@ def test_the_folder_holds_all_that_a_rerun_needs(folder: Path) -> None:
     assert configs.load(run_dir / "config.yaml") == config
     launched = json.loads((run_dir / "environment.json").read_text())
     assert {"git", "packages", "env", "code_sha256"} <= launched.keys()
-    assert launched["code_sha256"] == code_hash(run_dir / "code")
+    assert launched["code_sha256"] == code_hash(run_dir / "code/foretrain")
     assert (run_dir / "logs").is_dir()
 
 
@@ -100,20 +99,21 @@ def test_the_copy_of_the_code_runs_by_itself_whatever_the_working_directory_hold
     snapshot(tmp_path / "code")
     (tmp_path / "foretrain.py").write_text("raise SystemExit('the wrong one')")
     env = {**environment(), "PYTHONPATH": str(tmp_path / "code")}
-    where = "import configs.load, launcher.ray.submission, slurm, scaling, foretrain; print(foretrain.__file__)"
+    where = "import foretrain.launcher.ray.submission, foretrain.slurm, foretrain.scaling; print(foretrain.__file__)"
     for command in (["-P", "-c", where], ["-P", "-m", "foretrain", "--help"]):
         done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
-        assert str(tmp_path / "code/foretrain.py") in done.stdout or "Usage: foretrain" in done.stdout
+        assert str(tmp_path / "code/foretrain/__init__.py") in done.stdout or "Usage: foretrain" in done.stdout
 
 
 def test_the_copy_holds_all_that_is_installed_and_knows_its_version(tmp_path: Path) -> None:
-    found = PROJECT["tool"]["setuptools"]
-    installed = {f"{name}.py" for name in found["py-modules"]}
-    installed |= {name.removesuffix("*") for name in found["packages"]["find"]["include"]}
-    assert set(PARTS) == installed
     snapshot(tmp_path / "code")
-    assert (tmp_path / "code/VERSION").read_text().strip() != ""
+    copied = {path.relative_to(tmp_path / "code/foretrain") for path in (tmp_path / "code").rglob("*.*")}
+    rooms = [ROOT / link.name for link in (ROOT / "foretrain").iterdir() if link.is_symlink()]
+    for room in rooms:
+        here = {path.relative_to(ROOT) for path in room.rglob("*") if path.suffix in {".py", ".yaml", ".in"}}
+        assert here and here <= copied
+    assert (tmp_path / "code/foretrain/VERSION").read_text().strip() != ""
 
 
 def test_the_copy_is_made_anew_where_it_differs_and_left_alone_where_it_does_not(tmp_path: Path) -> None:
@@ -121,10 +121,10 @@ def test_the_copy_is_made_anew_where_it_differs_and_left_alone_where_it_does_not
     first = snapshot(code)
     before = code.stat().st_ino
     assert (snapshot(code), code.stat().st_ino) == (first, before)
-    (code / "foretrain.py").write_text("pass")
-    (code / "configs/extra.py").write_text("pass")
-    assert snapshot(code) == first == code_hash(code)
-    assert not (code / "configs/extra.py").exists()
+    (code / "foretrain/__main__.py").write_text("pass")
+    (code / "foretrain/configs/extra.py").write_text("pass")
+    assert snapshot(code) == first == code_hash(code / "foretrain")
+    assert not (code / "foretrain/configs/extra.py").exists()
 
 
 def test_launches_are_noted_in_order(tmp_path: Path) -> None:
@@ -202,5 +202,5 @@ def test_a_launch_here_trains_and_its_script_goes_on(folder: Path) -> None:
     assert (again.returncode, again.stderr) == (0, "")
     assert "100 steps, from step 3\n" in again.stdout
     recorded = json.loads((folder / "runs/here/environment.json").read_text())
-    assert recorded["code_sha256"] == code_hash(folder / "runs/here/code")
-    assert recorded["git"] == (folder / "runs/here/code/VERSION").read_text().strip()
+    assert recorded["code_sha256"] == code_hash(folder / "runs/here/code/foretrain")
+    assert recorded["git"] == (folder / "runs/here/code/foretrain/VERSION").read_text().strip()

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.restart import STARTS_FILE, Start, begin, main, newest_step, read_starts, stuck, verdict
-from trainer.run_folder import CHECKPOINTS
+from foretrain.launcher.restart import STARTS_FILE, Start, begin, main, newest_step, read_starts, stuck, verdict
+from foretrain.trainer.run_folder import CHECKPOINTS
 
 
 def checkpoint(run_dir: Path, step: int) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from configs import load as configs
-from configs.schema import Config
-from launcher import slurm
-from launcher.job import Job, make_job
-from launcher.local import script as local
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.launcher import slurm
+from foretrain.launcher.job import Job, make_job
+from foretrain.launcher.local import script as local
 from tests.required import not_here
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel.balance import split
-from parallel.layout import Layout
+from foretrain.parallel.balance import split
+from foretrain.parallel.layout import Layout
 
 SCHEDULES = {"1f1b": 1, "interleaved_1f1b": 2, "interleaved_zb": 3, "zbv": 2}
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from parallel import context
-from parallel import groups as parallel_groups
-from parallel.context import ContextParallel
-from parallel.layout import Layout
+from foretrain.parallel import context
+from foretrain.parallel import groups as parallel_groups
+from foretrain.parallel.context import ContextParallel
+from foretrain.parallel.layout import Layout
 from tests.conftest import RunOnRanks
 
 TOLERANCE = 1e-6

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.data import DataConfig
-from configs.optimization import OptimizerConfig
-from configs.schema import Config, ModelConfig, TrainConfig
-from parallel.context import ContextParallel
-from parallel.engine import StepResult
-from parallel.layout import Layout
-from parallel.segments import Segments
+from foretrain.configs.data import DataConfig
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.schema import Config, ModelConfig, TrainConfig
+from foretrain.parallel.context import ContextParallel
+from foretrain.parallel.engine import StepResult
+from foretrain.parallel.layout import Layout
+from foretrain.parallel.segments import Segments
+from foretrain.trainer.model.gpt import Stage
+from foretrain.trainer.probe import make_positions
+from foretrain.trainer.reference import reference
 from tests.conftest import RunOnRanks
 from tests.parallel import workers
-from trainer.model.gpt import Stage
-from trainer.probe import make_positions
-from trainer.reference import reference
 
 TRAIN = TrainConfig(global_batch_size=16, micro_batch_size=2)
 OPTIMIZER = OptimizerConfig(lr=1e-3, clip_norm=0.5)
@@ -178,7 +178,7 @@ def test_one_process_has_the_curve_of_documents_run_one_by_one(model: ModelConfi
 
 
 def probe_alone(config: Config) -> Any:
-    from trainer.probe import probe
+    from foretrain.trainer.probe import probe
 
     return probe(config, Layout(), 2)
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import configs
-from configs.schema import ModelConfig, ParallelConfig, TrainConfig
-from parallel.layout import Layout, LayoutError, check
+from foretrain import configs
+from foretrain.configs.schema import ModelConfig, ParallelConfig, TrainConfig
+from foretrain.parallel.layout import Layout, LayoutError, check
 
 SCHEDULES = ("1f1b", "interleaved_1f1b", "interleaved_zb", "zbv")
 MODEL = ModelConfig(num_layers=4, d_model=32, num_heads=4, num_kv_heads=2, d_ff=64, vocab_size=61, seq_len=16)
@@ -339,13 +339,13 @@ def test_check_passes_exactly_the_layouts_that_divide_the_work(
 
 
 TORCHLESS = [
-    "parallel.layout",
-    "trainer.model.spec",
-    "trainer.schedule",
-    "trainer.stage_cost",
-    "trainer.setup",
-    "data_pipeline.stream.order",
-    *(f"configs.{module.name}" for module in pkgutil.iter_modules(configs.__path__)),
+    "foretrain.parallel.layout",
+    "foretrain.trainer.model.spec",
+    "foretrain.trainer.schedule",
+    "foretrain.trainer.stage_cost",
+    "foretrain.trainer.setup",
+    "foretrain.data_pipeline.stream.order",
+    *(f"foretrain.configs.{module.name}" for module in pkgutil.iter_modules(configs.__path__)),
 ]
 WHO_IMPORTS_TORCH = """
 import importlib, sys
@@ -358,7 +358,7 @@ for name in sys.argv[1:]:
 
 
 def test_what_is_known_before_a_run_is_known_without_torch() -> None:
-    assert "configs.schema" in TORCHLESS
-    planted = "trainer.model.init"  # comes last, to show that the check can fail
+    assert "foretrain.configs.schema" in TORCHLESS
+    planted = "foretrain.trainer.model.init"  # comes last, to show that the check can fail
     command = [sys.executable, "-c", WHO_IMPORTS_TORCH, *TORCHLESS, planted]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == [planted]

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from configs.optimization import OptimizerConfig
-from configs.schema import ModelConfig, ParallelConfig, TrainConfig
-from parallel.engine import StepResult
-from parallel.layout import Layout
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.schema import ModelConfig, ParallelConfig, TrainConfig
+from foretrain.parallel.engine import StepResult
+from foretrain.parallel.layout import Layout
 from tests.conftest import RunOnRanks
 from tests.parallel import workers
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from parallel import segments
-from parallel.segments import LENGTHS_PER_DOUBLING, Segments, round_up
+from foretrain.parallel import segments
+from foretrain.parallel.segments import LENGTHS_PER_DOUBLING, Segments, round_up
 
 CPU = torch.device("cpu")
 

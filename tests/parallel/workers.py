@@ -2,14 +2,14 @@
 
 import torch
 
-from configs.optimization import OptimizerConfig
-from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
-from parallel import groups as parallel_groups
-from parallel.engine import Engine, StepResult
-from parallel.layout import Layout
-from parallel.tensor import IGNORE
-from trainer.build import build_engine
-from trainer.probe import make_positions
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
+from foretrain.parallel import groups as parallel_groups
+from foretrain.parallel.engine import Engine, StepResult
+from foretrain.parallel.layout import Layout
+from foretrain.parallel.tensor import IGNORE
+from foretrain.trainer.build import build_engine
+from foretrain.trainer.probe import make_positions
 
 
 def small_model(**changes: object) -> ModelConfig:

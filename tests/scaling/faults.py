@@ -1,6 +1,6 @@
 """Faults of composed parallelism, each planted in the processes of a trial: what `foretrain verify` must see.
 
-Each is a probe that ranks run by its name, as `trainer.probe.probe`, after it has broken something.
+Each is a probe that ranks run by its name, as `probe` of trainer/probe.py, after it has broken something.
 """
 
 from dataclasses import replace
@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from configs.schema import Config
-from parallel import context, engine, norm, pipeline, zero
-from parallel.groups import Groups
-from parallel.layout import Layout
-from parallel.tensor import IGNORE, TensorParallel
-from trainer.curve import Curve
-from trainer.model import gpt, init
-from trainer.probe import probe
+from foretrain.configs.schema import Config
+from foretrain.parallel import context, engine, norm, pipeline, zero
+from foretrain.parallel.groups import Groups
+from foretrain.parallel.layout import Layout
+from foretrain.parallel.tensor import IGNORE, TensorParallel
+from foretrain.trainer.curve import Curve
+from foretrain.trainer.model import gpt, init
+from foretrain.trainer.probe import probe
 
 
 def loss_over_the_tokens_of_a_microbatch(config: Config, layout: Layout, num_steps: int) -> Curve:

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from configs.load import load
-from foretrain import app
-from parallel.layout import Layout
-from scaling.verify import run
-from scaling.verify.plan import Plan, make_plan
-from scaling.verify.report import Display
-from scaling.verify.verdict import TOLERANCES, Verdict
+from foretrain.configs.load import load
+from foretrain.parallel.layout import Layout
+from foretrain.scaling.verify import run
+from foretrain.scaling.verify.plan import Plan, make_plan
+from foretrain.scaling.verify.report import Display
+from foretrain.scaling.verify.verdict import TOLERANCES, Verdict
+from foretrain.verbs.app import app
 
 
 def invoke(*arguments: str) -> Result:

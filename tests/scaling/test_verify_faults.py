@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from configs.load import load
-from parallel.layout import Layout
-from scaling.verify.plan import Plan, Precision, make_plan
-from scaling.verify.run import references_of, run_trial
-from scaling.verify.verdict import Expected
+from foretrain.configs.load import load
+from foretrain.parallel.layout import Layout
+from foretrain.scaling.verify.plan import Plan, Precision, make_plan
+from foretrain.scaling.verify.run import references_of, run_trial
+from foretrain.scaling.verify.verdict import Expected
 from tests.scaling import faults
 
 FAULTS: list[tuple[Callable, Layout]] = [

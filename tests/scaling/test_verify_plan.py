@@ -10,18 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.data import DataConfig
-from configs.load import load
-from configs.optimization import OptimizerConfig
-from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
-from parallel.layout import Layout, check
-from scaling.layouts import SCHEDULES, all_layouts, parse_layouts
-from scaling.verify.plan import make_plan
-from scaling.verify.shrink import alike, shrink
-from trainer.mup.parametrize import blueprint
+from foretrain.configs.data import DataConfig
+from foretrain.configs.load import load
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
+from foretrain.parallel.layout import Layout, check
+from foretrain.scaling.layouts import SCHEDULES, all_layouts, parse_layouts
+from foretrain.scaling.verify.plan import make_plan
+from foretrain.scaling.verify.shrink import alike, shrink
+from foretrain.trainer.mup.parametrize import blueprint
 
 PRESETS = ["runs/dry_run", "runs/gpt2_124m_a100", "runs/llama_7b_a100", "runs/llama_70b_a100", "runs/gpt3_175b_a100"]
-PURE = ["scaling.layouts", "scaling.verify.plan", "scaling.verify.shrink", "scaling.verify.verdict"]
+PURE = [
+    "foretrain.scaling.layouts",
+    "foretrain.scaling.verify.plan",
+    "foretrain.scaling.verify.shrink",
+    "foretrain.scaling.verify.verdict",
+]
 
 SIZES = st.integers(1, 9)
 LAYOUTS = st.builds(

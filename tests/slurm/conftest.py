@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.cluster import INSTALL_HINT, Cluster, missing
+from foretrain.slurm.cluster import INSTALL_HINT, Cluster, missing
 from tests.processes import left_behind, mentions, snapshot
 from tests.required import not_here
 

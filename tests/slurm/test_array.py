@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from configs.launching import LaunchConfig, SlurmConfig
-from launcher.many import slurm as arrays
-from launcher.many.batch import Batch
-from launcher.many.ending import status_of
-from launcher.many.task import Task
-from launcher.submitted import launches
-from slurm.cluster import Cluster
+from foretrain.configs.launching import LaunchConfig, SlurmConfig
+from foretrain.launcher.many import slurm as arrays
+from foretrain.launcher.many.batch import Batch
+from foretrain.launcher.many.ending import status_of
+from foretrain.launcher.many.task import Task
+from foretrain.launcher.submitted import launches
+from foretrain.slurm.cluster import Cluster
 from tests.launcher.many.programs import batch, most_at_once, words
 from tests.processes import assert_none
 from tests.required import not_here

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.cluster import Cluster
+from foretrain.slurm.cluster import Cluster
 
 STATE = "squeue --noheader --jobs=$SLURM_JOB_ID --format=%T"
 FINAL = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT")

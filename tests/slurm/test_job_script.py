@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from configs.launching import LaunchConfig
-from launcher import slurm as launcher
-from launcher.job import Job
-from slurm.cluster import Cluster
+from foretrain.configs.launching import LaunchConfig
+from foretrain.launcher import slurm as launcher
+from foretrain.launcher.job import Job
+from foretrain.slurm.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 FAKE = Path(__file__).parent / "fake"

@@ -4,15 +4,15 @@ import os
 import signal
 from pathlib import Path
 
-from launcher.submitted import launches
-from scaling.sweep.cluster import BATCH
-from scaling.sweep.record import RESULTS_FILE
-from slurm.cluster import Cluster
+from foretrain.launcher.submitted import launches
+from foretrain.scaling.sweep.cluster import BATCH
+from foretrain.scaling.sweep.record import RESULTS_FILE
+from foretrain.slurm.cluster import Cluster
+from foretrain.trainer.exit_status import EXIT_DONE
 from tests.cli import called, start
 from tests.processes import assert_none
 from tests.scaling.sweep.tiny import TWO_RATES, sweep, users_folder
 from tests.slurm.test_runs import wait_until
-from trainer.exit_status import EXIT_DONE
 
 ARGUMENTS = (*TWO_RATES, "launch.cpus_per_rank=1")
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data_pipeline.prepare.build import prepare
+from foretrain.data_pipeline.prepare.build import prepare
 
 
 def write_corpus(folder: Path) -> Path:

@@ -12,21 +12,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.data import DataConfig
-from configs.optimization import OptimizerConfig
-from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
-from data_pipeline.stream.batches import Prefetcher
-from launcher.local.run import RankError
-from parallel import groups as parallel_groups
-from parallel.engine import Engine
+from foretrain.configs.data import DataConfig
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
+from foretrain.data_pipeline.stream.batches import Prefetcher
+from foretrain.launcher.local.run import RankError
+from foretrain.parallel import groups as parallel_groups
+from foretrain.parallel.engine import Engine
+from foretrain.trainer import consistency
+from foretrain.trainer.consistency import InconsistentRanksError, checksum, findings
+from foretrain.trainer.loop import Reporter, Trainer, train_rank
+from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.model import init
+from foretrain.trainer.model.spec import Param
+from foretrain.trainer.setup import Run, prepare_run
 from tests.conftest import RunOnRanks
-from trainer import consistency
-from trainer.consistency import InconsistentRanksError, checksum, findings
-from trainer.loop import Reporter, Trainer, train_rank
-from trainer.metrics import METRICS_FILE, read_metrics
-from trainer.model import init
-from trainer.model.spec import Param
-from trainer.setup import Run, prepare_run
 
 SAMPLES = 12
 NUM_STEPS = 3

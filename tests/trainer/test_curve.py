@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel.tensor import IGNORE
-from trainer.curve import relative_difference
-from trainer.probe import make_batch
+from foretrain.parallel.tensor import IGNORE
+from foretrain.trainer.curve import relative_difference
+from foretrain.trainer.probe import make_batch
 
 NUMBERS = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=8)
 

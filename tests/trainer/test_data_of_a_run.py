@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from configs.data import CacheConfig, DataConfig, SourceConfig, StageConfig
-from configs.schema import Config, ParallelConfig
-from data_pipeline.prepare.build import prepare
+from foretrain.configs.data import CacheConfig, DataConfig, SourceConfig, StageConfig
+from foretrain.configs.schema import Config, ParallelConfig
+from foretrain.data_pipeline.prepare.build import prepare
+from foretrain.trainer import loop
+from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.run_folder import CHECKPOINTS, RECORD, newest_checkpoint
+from foretrain.trainer.setup import prepare_run
 from tests.conftest import RunOnRanks
 from tests.trainer.test_resume import NUM_STEPS, config, curve
-from trainer import loop
-from trainer.metrics import METRICS_FILE, read_metrics
-from trainer.run_folder import CHECKPOINTS, RECORD, newest_checkpoint
-from trainer.setup import prepare_run
 
 TOKENS_PER_STEP = 8 * 32
 

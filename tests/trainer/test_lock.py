@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from trainer.lock import LOCK_FILE, locked
+from foretrain.trainer.lock import LOCK_FILE, locked
 
 ROOT = Path(__file__).parents[2]
-HOLD = "import sys; from pathlib import Path; from trainer.lock import locked\nwith locked(Path(sys.argv[1])):\n    {}"
+HOLD = """
+import sys; from pathlib import Path
+from foretrain.trainer.lock import locked
+with locked(Path(sys.argv[1])):
+    {}
+"""
 
 
 def program(body: str, run_dir: Path) -> "subprocess.Popen[str]":

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from trainer.metrics import METRICS_FILE, MetricsWriter, final_loss, read_metrics
+from foretrain.trainer.metrics import METRICS_FILE, MetricsWriter, final_loss, read_metrics
 
 
 def train_metrics(step: int, loss: float) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def test_a_broken_line_before_the_last_is_an_error_with_its_place(tmp_path: Path
 
 def test_a_writer_that_is_killed_leaves_every_step_it_recorded(tmp_path: Path) -> None:
     program = (
-        "import sys; from trainer.metrics import MetricsWriter\n"
+        "import sys; from foretrain.trainer.metrics import MetricsWriter\n"
         "writer = MetricsWriter(sys.argv[1])\n"
         "for step in range(1, 1_000_000):\n"
         "    writer.step({'step': step, 'loss': 1.0})\n"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.metrics import METRICS_FILE, MetricsWriter
-from trainer.plots import loss_curve, smooth
+from foretrain.trainer.metrics import METRICS_FILE, MetricsWriter
+from foretrain.trainer.plots import loss_curve, smooth
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from trainer.progress import SPEED_WINDOW_STEPS, Progress, Speed, format_duration, summary
+from foretrain.trainer.progress import SPEED_WINDOW_STEPS, Progress, Speed, format_duration, summary
 
 CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from configs.data import DataConfig
-from configs.optimization import OptimizerConfig, ScheduleConfig
-from configs.parametrization import BaseConfig, MupConfig
-from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
-from launcher.local.run import RankError
-from parallel.engine import Engine
+from foretrain.configs.data import DataConfig
+from foretrain.configs.optimization import OptimizerConfig, ScheduleConfig
+from foretrain.configs.parametrization import BaseConfig, MupConfig
+from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
+from foretrain.launcher.local.run import RankError
+from foretrain.parallel.engine import Engine
+from foretrain.trainer import loop
+from foretrain.trainer.exit_status import EXIT_RESUME
+from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.run_folder import CHECKPOINTS
+from foretrain.trainer.setup import prepare_run
 from tests.conftest import RunOnRanks
-from trainer import loop
-from trainer.exit_status import EXIT_RESUME
-from trainer.metrics import METRICS_FILE, read_metrics
-from trainer.run_folder import CHECKPOINTS
-from trainer.setup import prepare_run
 
 NUM_STEPS = 7
 LAYOUTS = {
@@ -254,7 +254,7 @@ def test_a_resume_with_a_setting_that_changes_the_curve_is_refused(
 
 
 def test_a_resume_on_other_tokens_is_refused(stopped: Config, tmp_path: Path) -> None:
-    from data_pipeline.prepare.build import prepare
+    from foretrain.data_pipeline.prepare.build import prepare
 
     (tmp_path / "text.txt").write_text("other words " * 2000)
     (tmp_path / "more.txt").write_text("some more of them " * 200)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from configs.optimization import ScheduleConfig
-from trainer.schedule import check, factor
+from foretrain.configs.optimization import ScheduleConfig
+from foretrain.trainer.schedule import check, factor
 
 KINDS = ("cosine", "linear", "constant")
 

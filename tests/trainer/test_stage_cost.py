@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from configs.data import DataConfig
-from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
-from launcher.local.run import run_local
-from parallel.layout import Layout, LayoutError
+from foretrain.configs.data import DataConfig
+from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
+from foretrain.launcher.local.run import run_local
+from foretrain.parallel.layout import Layout, LayoutError
+from foretrain.trainer import loop
+from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.model.spec import block_table, flops_per_token
+from foretrain.trainer.setup import Run, prepare_run
+from foretrain.trainer.stage_cost import Costs, balanced, counted
+from foretrain.trainer.stage_timing import STAGES_FILE, local_model, measured
 from tests.conftest import RunOnRanks
-from trainer import loop
-from trainer.metrics import METRICS_FILE, read_metrics
-from trainer.model.spec import block_table, flops_per_token
-from trainer.setup import Run, prepare_run
-from trainer.stage_cost import Costs, balanced, counted
-from trainer.stage_timing import STAGES_FILE, local_model, measured
 
 MODEL = ModelConfig(num_layers=8, d_model=64, num_heads=4, d_ff=128, seq_len=32, vocab_size=300)
 TRAIN = TrainConfig()
@@ -134,7 +134,7 @@ def test_measured_the_run_has_the_same_curve_and_says_its_split_once(
     tmp_path: Path, corpus: Path, expected_curve: list[float], capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = prepared(tmp_path, corpus, pp=2, balance="measured")
-    assert run_local("trainer.loop:train_rank", (run,), 2, log_dir=tmp_path / "logs") == 0
+    assert run_local("foretrain.trainer.loop:train_rank", (run,), 2, log_dir=tmp_path / "logs") == 0
     assert curve(run) == pytest.approx(expected_curve, rel=1e-5)
 
     record = json.loads((tmp_path / STAGES_FILE).read_text())

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from configs.schema import ModelConfig
-from trainer.model.spec import Param, param_table
+from foretrain.configs.schema import ModelConfig
+from foretrain.trainer.model.spec import Param, param_table
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from parallel.layout import Layout
-from parallel.tensor import Embedding, TensorParallel
-from trainer.model import init
-from trainer.model.blueprint import Blueprint
-from trainer.model.layers import Block, Documents, Norm, Piece, scaled
-from trainer.model.spec import Param, Shape
+from foretrain.parallel.layout import Layout
+from foretrain.parallel.tensor import Embedding, TensorParallel
+from foretrain.trainer.model import init
+from foretrain.trainer.model.blueprint import Blueprint
+from foretrain.trainer.model.layers import Block, Documents, Norm, Piece, scaled
+from foretrain.trainer.model.spec import Param, Shape
 
 
 @dataclass(frozen=True)

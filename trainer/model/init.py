@@ -9,7 +9,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from trainer.model.spec import Param
+from foretrain.trainer.model.spec import Param
 
 BLOCK_BYTES = 16 << 20
 

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from configs.schema import ModelConfig
-from parallel.context import ContextParallel
-from parallel.segments import Segments
-from parallel.tensor import TensorParallel
-from trainer.model.blueprint import Blueprint, Multipliers
-from trainer.model.rope import rope_tables, rotate
-from trainer.model.spec import Shape
+from foretrain.configs.schema import ModelConfig
+from foretrain.parallel.context import ContextParallel
+from foretrain.parallel.segments import Segments
+from foretrain.parallel.tensor import TensorParallel
+from foretrain.trainer.model.blueprint import Blueprint, Multipliers
+from foretrain.trainer.model.rope import rope_tables, rotate
+from foretrain.trainer.model.spec import Shape
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class SharedKeyValue(nn.Module):
     def __init__(self, model: ModelConfig, tp: TensorParallel) -> None:
         super().__init__()
         shape = Shape.of(model)
-        assert tp.size % shape.num_kv_heads == 0, "parallel.layout lets no such tp through"
+        assert tp.size % shape.num_kv_heads == 0, "foretrain.parallel.layout lets no such tp through"
         self._tp, self._size = tp, shape.num_kv_heads * shape.head_dim
         head = tp.rank * shape.num_kv_heads // tp.size
         rows_k = torch.arange(head * shape.head_dim, (head + 1) * shape.head_dim)

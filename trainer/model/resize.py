@@ -3,7 +3,7 @@
 from dataclasses import replace
 from math import gcd, lcm
 
-from configs.schema import ModelConfig
+from foretrain.configs.schema import ModelConfig
 
 
 def resized(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Literal
 
-from configs.schema import ModelConfig
+from foretrain.configs.schema import ModelConfig
 
 SHARDED_AXES = frozenset({"vocab", "heads", "kv", "ffn"})
 """Axes that tensor parallelism cuts; a parameter has at most one of them."""

@@ -19,13 +19,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from configs.schema import Config
-from parallel import groups as parallel_groups
-from parallel.groups import Groups
-from parallel.layout import Layout
-from trainer.build import build_engine
-from trainer.model.gpt import LocalParam, Stage
-from trainer.model.layers import Block
+from foretrain.configs.schema import Config
+from foretrain.parallel import groups as parallel_groups
+from foretrain.parallel.groups import Groups
+from foretrain.parallel.layout import Layout
+from foretrain.trainer.build import build_engine
+from foretrain.trainer.model.gpt import LocalParam, Stage
+from foretrain.trainer.model.layers import Block
 
 TIMEOUT_S = 120.0
 """A collective that waits longer than this is a deadlock: a step takes a fraction of a second."""

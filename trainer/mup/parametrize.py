@@ -5,12 +5,12 @@ Ratios come from the global shapes of two tables, the model's and its base's, an
 
 from dataclasses import dataclass, replace
 
-from configs.parametrization import BaseConfig
-from configs.schema import Config, ModelConfig
-from trainer.model.blueprint import Blueprint, Multipliers
-from trainer.model.resize import resized
-from trainer.model.spec import Param, Scale, Shape, param_table
-from trainer.mup.table import PARAMETRIZATIONS, Kind, Parametrization, Ratios, Rule
+from foretrain.configs.parametrization import BaseConfig
+from foretrain.configs.schema import Config, ModelConfig
+from foretrain.trainer.model.blueprint import Blueprint, Multipliers
+from foretrain.trainer.model.resize import resized
+from foretrain.trainer.model.spec import Param, Scale, Shape, param_table
+from foretrain.trainer.mup.table import PARAMETRIZATIONS, Kind, Parametrization, Ratios, Rule
 
 _MULTIPLIED = {
     "embed": "embed.weight",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trainer.model.spec import Role
+from foretrain.trainer.model.spec import Role
 
 Kind = Literal["adamw", "sgd"]
 

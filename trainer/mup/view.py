@@ -7,9 +7,9 @@ from itertools import groupby
 from rich.console import Console
 from rich.table import Table
 
-from configs.schema import Config, ModelConfig
-from trainer.model.spec import Param
-from trainer.mup.parametrize import Scaled, base_model, blueprint, scaled_table
+from foretrain.configs.schema import Config, ModelConfig
+from foretrain.trainer.model.spec import Param
+from foretrain.trainer.mup.parametrize import Scaled, base_model, blueprint, scaled_table
 
 UNKNOWN = 1
 """Stands for the size of a vocabulary that the config leaves to the data."""

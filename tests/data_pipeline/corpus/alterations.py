@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import webdataset as wds
 
-from data_pipeline.corpus.manifest import DTYPES, MANIFEST, TOKENIZER, VERSION, Manifest, SplitInfo, sha256_of
-from data_pipeline.corpus.shard_writer import SplitWriter
-from data_pipeline.corpus.shards import open_corpus, verify
-from data_pipeline.corpus.tar_index import BLOCK_BYTES, NPY_HEADER_BYTES
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.corpus.manifest import DTYPES, MANIFEST, TOKENIZER, VERSION, Manifest, SplitInfo, sha256_of
+from foretrain.data_pipeline.corpus.shard_writer import SplitWriter
+from foretrain.data_pipeline.corpus.shards import open_corpus, verify
+from foretrain.data_pipeline.corpus.tar_index import BLOCK_BYTES, NPY_HEADER_BYTES
+from foretrain.data_pipeline.errors import CorpusError
 
 VOCAB_SIZE = 200
 NUM_ALTERATIONS = 1000

@@ -5,9 +5,9 @@ import hashlib
 import os
 from pathlib import Path
 
-from configs.data import CacheConfig
-from data_pipeline.corpus.remote import RemoteStore
-from data_pipeline.corpus.store import Store, StoreCounts
+from foretrain.configs.data import CacheConfig
+from foretrain.data_pipeline.corpus.remote import RemoteStore
+from foretrain.data_pipeline.corpus.store import Store, StoreCounts
 
 FAST = CacheConfig(max_gb=1e-3, prefetch_gb=1e-3, timeout_s=2.0, retries=3)
 """1 MB of cache, and waits of 30 to 300 ms."""

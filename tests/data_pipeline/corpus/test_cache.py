@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.corpus.cache import Cache, Wanted
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.corpus.cache import Cache, Wanted
+from foretrain.data_pipeline.errors import CorpusError
 
 
 @pytest.fixture(scope="module", autouse=True)

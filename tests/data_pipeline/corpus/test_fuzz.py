@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.corpus.manifest import MANIFEST, TOKENIZER, index_name
-from data_pipeline.corpus.shards import TokenStream, open_corpus, verify
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.corpus.manifest import MANIFEST, TOKENIZER, index_name
+from foretrain.data_pipeline.corpus.shards import TokenStream, open_corpus, verify
+from foretrain.data_pipeline.errors import CorpusError
 from tests.data_pipeline.corpus.alterations import (
     KINDS,
     NUM_ALTERATIONS,

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.corpus import check, shards
-from data_pipeline.corpus.index import Index, IndexRows
-from data_pipeline.corpus.manifest import Manifest, checked_name, index_name, is_part_of_corpus
-from data_pipeline.corpus.shard_writer import SplitWriter
-from data_pipeline.corpus.shards import open_corpus, verify
-from data_pipeline.corpus.store import FolderStore
-from data_pipeline.corpus.tar_index import index_shard
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.corpus import check, shards
+from foretrain.data_pipeline.corpus.index import Index, IndexRows
+from foretrain.data_pipeline.corpus.manifest import Manifest, checked_name, index_name, is_part_of_corpus
+from foretrain.data_pipeline.corpus.shard_writer import SplitWriter
+from foretrain.data_pipeline.corpus.shards import open_corpus, verify
+from foretrain.data_pipeline.corpus.store import FolderStore
+from foretrain.data_pipeline.corpus.tar_index import index_shard
+from foretrain.data_pipeline.errors import CorpusError
 from tests.data_pipeline.corpus.alterations import write_manifest
 
 SHARD = "train-000001.tar"

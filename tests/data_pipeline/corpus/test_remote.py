@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.corpus.remote import backoff_s
-from data_pipeline.corpus.shards import open_corpus
-from data_pipeline.errors import CorpusError, UnreadableError
+from foretrain.data_pipeline.corpus.remote import backoff_s
+from foretrain.data_pipeline.corpus.shards import open_corpus
+from foretrain.data_pipeline.errors import CorpusError, UnreadableError
 from tests.data_pipeline.corpus.http_server import Fault, FaultyServer, serving
 from tests.data_pipeline.corpus.served import (
     SHARD,

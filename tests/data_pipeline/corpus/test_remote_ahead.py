@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.errors import CorpusError, UnreadableError
+from foretrain.data_pipeline.errors import CorpusError, UnreadableError
 from tests.data_pipeline.corpus.http_server import Fault, FaultyServer
 from tests.data_pipeline.corpus.served import SHARD, SHARD_BYTES, SHARDS, MakeStore, shards_in, wait_for, whole
 from tests.data_pipeline.corpus.store_workers import (

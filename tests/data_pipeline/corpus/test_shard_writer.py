@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from data_pipeline.corpus.manifest import SplitInfo
-from data_pipeline.corpus.shard_writer import MAX_PART_BYTES, SplitWriter
+from foretrain.data_pipeline.corpus.manifest import SplitInfo
+from foretrain.data_pipeline.corpus.shard_writer import MAX_PART_BYTES, SplitWriter
 
 
 def write(folder: Path, documents: list[np.ndarray], *, block_bytes: int, shard_tokens: int) -> SplitInfo:

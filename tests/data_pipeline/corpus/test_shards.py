@@ -14,12 +14,12 @@ import webdataset as wds
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.corpus import open_files, shards
-from data_pipeline.corpus.manifest import Manifest
-from data_pipeline.corpus.open_files import OpenFiles
-from data_pipeline.corpus.shard_writer import MAX_PART_BYTES, SplitWriter
-from data_pipeline.corpus.shards import TokenStream, open_corpus
-from data_pipeline.errors import CorpusError, UnreadableError
+from foretrain.data_pipeline.corpus import open_files, shards
+from foretrain.data_pipeline.corpus.manifest import Manifest
+from foretrain.data_pipeline.corpus.open_files import OpenFiles
+from foretrain.data_pipeline.corpus.shard_writer import MAX_PART_BYTES, SplitWriter
+from foretrain.data_pipeline.corpus.shards import TokenStream, open_corpus
+from foretrain.data_pipeline.errors import CorpusError, UnreadableError
 from tests.data_pipeline.corpus.alterations import write_manifest
 
 SHARD = "train-000001.tar"

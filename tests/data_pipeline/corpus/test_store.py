@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.corpus.opening import open_store
-from data_pipeline.corpus.store import FolderStore, Store, StoreCounts
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.corpus.opening import open_store
+from foretrain.data_pipeline.corpus.store import FolderStore, Store, StoreCounts
+from foretrain.data_pipeline.errors import CorpusError
 from tests.data_pipeline.corpus.store_workers import contents
 
 

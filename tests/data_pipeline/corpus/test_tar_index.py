@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.corpus import tar_index
-from data_pipeline.corpus.shard_writer import SplitWriter
-from data_pipeline.corpus.shards import open_corpus, verify
-from data_pipeline.corpus.tar_index import index_shard
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.corpus import tar_index
+from foretrain.data_pipeline.corpus.shard_writer import SplitWriter
+from foretrain.data_pipeline.corpus.shards import open_corpus, verify
+from foretrain.data_pipeline.corpus.tar_index import index_shard
+from foretrain.data_pipeline.errors import CorpusError
 
 SHARD = "train-000001.tar"
 

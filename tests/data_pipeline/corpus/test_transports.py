@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.corpus.remote import RemoteStore
-from data_pipeline.errors import CorpusError, UnreadableError
+from foretrain.data_pipeline.corpus.remote import RemoteStore
+from foretrain.data_pipeline.errors import CorpusError, UnreadableError
 from tests.data_pipeline.corpus.http_server import Fault, FaultyServer
 from tests.data_pipeline.corpus.served import SHARD, SHARD_BYTES, SHARDS, STALL_S, wait_for, whole
 from tests.data_pipeline.corpus.store_workers import (

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from data_pipeline.corpus.manifest import Manifest, ShardInfo, index_name
-from data_pipeline.corpus.shards import open_corpus, verify
-from data_pipeline.corpus.store import FolderStore
-from data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.corpus.manifest import Manifest, ShardInfo, index_name
+from foretrain.data_pipeline.corpus.shards import open_corpus, verify
+from foretrain.data_pipeline.corpus.store import FolderStore
+from foretrain.data_pipeline.errors import CorpusError
 
 SHARD = "train-000001.tar"
 

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import data_pipeline.stream.order
-from data_pipeline.inspect.order_quality import MAX_DRAWS, shuffle_quality
-from data_pipeline.stream.order import IntArray, Order, permute_each
+import foretrain.data_pipeline.stream.order
+from foretrain.data_pipeline.inspect.order_quality import MAX_DRAWS, shuffle_quality
+from foretrain.data_pipeline.stream.order import IntArray, Order, permute_each
 
 STARTS = np.arange(0, 64_001, 1000)
 
@@ -157,7 +157,7 @@ def test_every_order_of_a_few_samples_is_equally_likely(n: int) -> None:
 
 @pytest.mark.parametrize("n", [33, 64])
 def test_too_few_rounds_are_seen(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_pipeline.stream.order, "NUM_ROUNDS", 2)
+    monkeypatch.setattr(foretrain.data_pipeline.stream.order, "NUM_ROUNDS", 2)
     assert not passes(pairs_statistic(orders(n, 200_000 // n), 0, 1), n * (n - 1) - 1)
 
 

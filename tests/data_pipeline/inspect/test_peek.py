@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tokenizers import Tokenizer
 
-from configs.data import DataConfig, SourceConfig, StageConfig
-from configs.schema import Config, ModelConfig, TrainConfig
-from data_pipeline.inspect.peek import Look, look
-from data_pipeline.inspect.peek_view import show
-from data_pipeline.inspect.printable import printable
-from data_pipeline.prepare.build import prepare
-from data_pipeline.stream.batch import IGNORE
-from data_pipeline.stream.data import Data, open_data
+from foretrain.configs.data import DataConfig, SourceConfig, StageConfig
+from foretrain.configs.schema import Config, ModelConfig, TrainConfig
+from foretrain.data_pipeline.inspect.peek import Look, look
+from foretrain.data_pipeline.inspect.peek_view import show
+from foretrain.data_pipeline.inspect.printable import printable
+from foretrain.data_pipeline.prepare.build import prepare
+from foretrain.data_pipeline.stream.batch import IGNORE
+from foretrain.data_pipeline.stream.data import Data, open_data
 from tests.data_pipeline.samples import SMALL, write_texts
 
 SEQ_LEN = 48
@@ -106,7 +106,7 @@ def test_every_sample_is_what_training_gets_from_where_it_is_said_to_lie(
 def test_a_document_of_many_shards_is_followed_to_its_beginning(
     packing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_pipeline.corpus.shard_writer.MAX_PART_BYTES", 100)
+    monkeypatch.setattr("foretrain.data_pipeline.corpus.shard_writer.MAX_PART_BYTES", 100)
     write_texts(tmp_path / "texts", num_documents=12)
     folder = tmp_path / "corpus"
     prepare([tmp_path / "texts"], folder, **{**SMALL, "block_bytes": 100, "shard_tokens": 70})

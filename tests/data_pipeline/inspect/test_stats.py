@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tokenizers import Tokenizer
 
-from configs.data import DataConfig, SourceConfig, StageConfig
-from configs.schema import Config, ModelConfig, TrainConfig
-from data_pipeline.corpus.manifest import Manifest
-from data_pipeline.inspect import document_lengths
-from data_pipeline.inspect.document_lengths import PERCENTS, LengthCounter
-from data_pipeline.inspect.stats import Stats, collect
-from data_pipeline.inspect.stats_view import bar, print_stats
-from data_pipeline.prepare.build import prepare
-from data_pipeline.stream.data import open_data
+from foretrain.configs.data import DataConfig, SourceConfig, StageConfig
+from foretrain.configs.schema import Config, ModelConfig, TrainConfig
+from foretrain.data_pipeline.corpus.manifest import Manifest
+from foretrain.data_pipeline.inspect import document_lengths
+from foretrain.data_pipeline.inspect.document_lengths import PERCENTS, LengthCounter
+from foretrain.data_pipeline.inspect.stats import Stats, collect
+from foretrain.data_pipeline.inspect.stats_view import bar, print_stats
+from foretrain.data_pipeline.prepare.build import prepare
+from foretrain.data_pipeline.stream.data import open_data
 from tests.data_pipeline.samples import SMALL, write_texts
 
 SEQ_LEN = 32
@@ -101,7 +101,7 @@ def test_the_lengths_are_those_of_the_documents(corpus: Path) -> None:
 
 
 def test_a_document_in_several_members_and_shards_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipeline.corpus.shard_writer.MAX_PART_BYTES", 100)
+    monkeypatch.setattr("foretrain.data_pipeline.corpus.shard_writer.MAX_PART_BYTES", 100)
     write_texts(tmp_path / "texts", num_documents=30)
     prepare([tmp_path / "texts"], tmp_path / "corpus", **{**SMALL, "block_bytes": 100, "shard_tokens": 70})
     (source,) = collect(config_of(DataConfig(str(tmp_path / "corpus")))).sources

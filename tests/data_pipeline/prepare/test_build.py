@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
-from data_pipeline.corpus.manifest import Manifest, sha256_of
-from data_pipeline.corpus.shards import open_corpus
-from data_pipeline.errors import CorpusError
-from data_pipeline.prepare.build import is_current, prepare
-from data_pipeline.prepare.tokenizer import train_tokenizer
+from foretrain.data_pipeline.corpus.manifest import Manifest, sha256_of
+from foretrain.data_pipeline.corpus.shards import open_corpus
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.build import is_current, prepare
+from foretrain.data_pipeline.prepare.tokenizer import train_tokenizer
 from tests.data_pipeline.samples import SMALL, write_texts
 
 
@@ -69,7 +69,7 @@ def test_the_unigram_entropy_is_that_of_the_train_tokens(corpus: Path) -> None:
 
 def test_another_process_writes_the_same_corpus_byte_for_byte(texts: Path, corpus: Path, tmp_path: Path) -> None:
     arguments = f"[{str(texts)!r}], {str(tmp_path / 'again')!r}, **{SMALL!r}"
-    code = f"from data_pipeline.prepare.build import prepare; prepare({arguments})"
+    code = f"from foretrain.data_pipeline.prepare.build import prepare; prepare({arguments})"
     subprocess.run([sys.executable, "-c", code], check=True)
     for file in corpus.glob("[!.]*"):  # hidden files are left by those that read
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name

@@ -9,9 +9,9 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.errors import CorpusError
-from data_pipeline.prepare.documents import Documents, find_files, standard_library
-from data_pipeline.prepare.tar_documents import Document
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.documents import Documents, find_files, standard_library
+from foretrain.data_pipeline.prepare.tar_documents import Document
 
 LONG_TEXT = b" ".join(b"%d" % number for number in range(30_000))
 

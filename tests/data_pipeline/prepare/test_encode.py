@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.prepare import encode
-from data_pipeline.prepare.encode import encode_documents, split_documents
-from data_pipeline.prepare.tokenizer import EOT, train_tokenizer
+from foretrain.data_pipeline.prepare import encode
+from foretrain.data_pipeline.prepare.encode import encode_documents, split_documents
+from foretrain.data_pipeline.prepare.tokenizer import EOT, train_tokenizer
 
 TOKENIZER = train_tokenizer(iter(["one two three\nfour"] * 5), 270)
 

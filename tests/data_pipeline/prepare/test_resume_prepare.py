@@ -19,14 +19,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.errors import CorpusError
-from data_pipeline.prepare import build as prepare_module
-from data_pipeline.prepare import corpus_writer, encode
-from data_pipeline.prepare.build import prepare
-from data_pipeline.prepare.corpus_writer import CorpusWriter
-from data_pipeline.prepare.documents import Documents
-from data_pipeline.prepare.encode import EncodedDocument, split_documents
-from data_pipeline.prepare.journal import JOURNAL, Point, read_journal
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare import build as prepare_module
+from foretrain.data_pipeline.prepare import corpus_writer, encode
+from foretrain.data_pipeline.prepare.build import prepare
+from foretrain.data_pipeline.prepare.corpus_writer import CorpusWriter
+from foretrain.data_pipeline.prepare.documents import Documents
+from foretrain.data_pipeline.prepare.encode import EncodedDocument, split_documents
+from foretrain.data_pipeline.prepare.journal import JOURNAL, Point, read_journal
 from tests.data_pipeline.samples import write_texts
 
 SMALL: dict[str, Any] = {"vocab_size": 300, "block_bytes": 500, "shard_tokens": 700, "val_fraction": 0.1}
@@ -120,8 +120,8 @@ def test_killed_again_and_again_it_goes_on_to_the_same_bytes(
     inputs: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     code = (
-        "import time; from data_pipeline.prepare import corpus_writer, encode\n"
-        "from data_pipeline.prepare import build as prepare\n"
+        "import time; from foretrain.data_pipeline.prepare import corpus_writer, encode\n"
+        "from foretrain.data_pipeline.prepare import build as prepare\n"
         "corpus_writer.JOURNAL_EVERY_S, encode.BATCH_CHARS = 0.0, 2000\n"
         "add = corpus_writer.CorpusWriter.add\n"
         "corpus_writer.CorpusWriter.add = lambda *given: (time.sleep(0.02), add(*given))\n"

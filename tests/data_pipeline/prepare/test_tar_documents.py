@@ -16,13 +16,13 @@ import zstandard
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.corpus.manifest import Manifest
-from data_pipeline.errors import CorpusError
-from data_pipeline.prepare.build import prepare
-from data_pipeline.prepare.documents import Documents, find_files
-from data_pipeline.prepare.tar_samples import read_samples
-from data_pipeline.prepare.token_members import TokenFormat
-from data_pipeline.prepare.tokenizer import train_tokenizer
+from foretrain.data_pipeline.corpus.manifest import Manifest
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.build import prepare
+from foretrain.data_pipeline.prepare.documents import Documents, find_files
+from foretrain.data_pipeline.prepare.tar_samples import read_samples
+from foretrain.data_pipeline.prepare.token_members import TokenFormat
+from foretrain.data_pipeline.prepare.tokenizer import train_tokenizer
 from tests.data_pipeline.samples import SMALL
 
 FORMAT = TokenFormat(vocab_size=300, eot_id=0)

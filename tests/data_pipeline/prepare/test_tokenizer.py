@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from data_pipeline.errors import CorpusError
-from data_pipeline.prepare.tokenizer import (
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.tokenizer import (
     EOT,
     MIN_VOCAB_SIZE,
     cut_into_pieces,

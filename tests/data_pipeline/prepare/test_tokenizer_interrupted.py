@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.prepare import background
-from data_pipeline.prepare.tokenizer import save_tokenizer, train_tokenizer
+from foretrain.data_pipeline.prepare import background
+from foretrain.data_pipeline.prepare.tokenizer import save_tokenizer, train_tokenizer
 
 
 def test_a_tokenizer_that_finds_no_room_is_an_os_error_with_a_number(tmp_path: Path) -> None:

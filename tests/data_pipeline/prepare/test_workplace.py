@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.errors import CorpusError
-from data_pipeline.prepare.build import prepare
-from data_pipeline.prepare.workplace import locked
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.build import prepare
+from foretrain.data_pipeline.prepare.workplace import locked
 from tests.data_pipeline.samples import SMALL
 
 
 def test_two_at_once_do_not_collide_and_a_dead_one_holds_nothing(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code = (
-        "import os, signal; from pathlib import Path; from data_pipeline.prepare.workplace import locked\n"
+        "import os, signal; from pathlib import Path; from foretrain.data_pipeline.prepare.workplace import locked\n"
         f"with locked(Path({str(out)!r})): print('held', flush=True); signal.pause()"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from data_pipeline.corpus.shards import TokenStream
-from data_pipeline.corpus.store import FolderStore, Store
-from data_pipeline.errors import UnreadableError
-from data_pipeline.stream.batch import IntArray
-from data_pipeline.stream.packing import samples_of
+from foretrain.data_pipeline.corpus.shards import TokenStream
+from foretrain.data_pipeline.corpus.store import FolderStore, Store
+from foretrain.data_pipeline.errors import UnreadableError
+from foretrain.data_pipeline.stream.batch import IntArray
+from foretrain.data_pipeline.stream.packing import samples_of
 
 EOT = 0
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipeline.stream.batch import Batch
-from data_pipeline.stream.batches import Batches, Prefetcher
-from data_pipeline.stream.samples import SampleStream
+from foretrain.data_pipeline.stream.batch import Batch
+from foretrain.data_pipeline.stream.batches import Batches, Prefetcher
+from foretrain.data_pipeline.stream.samples import SampleStream
 from tests.data_pipeline.stream.memory_stream import MemoryStream
 from tests.data_pipeline.stream.test_samples import make_case
 

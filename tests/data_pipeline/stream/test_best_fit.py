@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.stream.best_fit import count_up, cut_into_pieces, pack
+from foretrain.data_pipeline.stream.best_fit import count_up, cut_into_pieces, pack
 
 
 @st.composite
@@ -121,6 +121,12 @@ def test_count_up_counts_up_in_each_group(counts: list[int]) -> None:
 
 
 def test_the_arithmetic_imports_neither_files_nor_torch() -> None:
-    heavy = ("torch", "tokenizers", "rich", "data_pipeline.corpus.shards", "data_pipeline.stream.best_fit_plan")
-    code = f"import sys, data_pipeline.stream.best_fit; print([m for m in sys.modules if m in {heavy}])"
+    heavy = (
+        "torch",
+        "tokenizers",
+        "rich",
+        "foretrain.data_pipeline.corpus.shards",
+        "foretrain.data_pipeline.stream.best_fit_plan",
+    )
+    code = f"import sys, foretrain.data_pipeline.stream.best_fit; print([m for m in sys.modules if m in {heavy}])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

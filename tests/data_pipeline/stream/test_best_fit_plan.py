@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.corpus.shards import TokenStream
-from data_pipeline.errors import CorpusError
-from data_pipeline.stream.best_fit_plan import Plan, open_plan
-from data_pipeline.stream.packing import BestFit
+from foretrain.data_pipeline.corpus.shards import TokenStream
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.stream.best_fit_plan import Plan, open_plan
+from foretrain.data_pipeline.stream.packing import BestFit
 from tests.data_pipeline.stream.memory_stream import MemoryStream, pack_and_count
 
 DOC_LENS = np.random.default_rng(0).integers(1, 40, 60).tolist()

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.data import DataConfig, SourceConfig, StageConfig
-from data_pipeline.errors import CorpusError
-from data_pipeline.prepare.build import prepare
-from data_pipeline.stream.data import open_data
+from foretrain.configs.data import DataConfig, SourceConfig, StageConfig
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.build import prepare
+from foretrain.data_pipeline.stream.data import open_data
 from tests.data_pipeline.samples import SMALL, write_texts
 
 SEQ_LEN = 16

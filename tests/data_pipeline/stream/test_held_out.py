@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.corpus.shards import open_corpus
-from data_pipeline.stream.batch import IGNORE
-from data_pipeline.stream.held_out import held_out
+from foretrain.data_pipeline.corpus.shards import open_corpus
+from foretrain.data_pipeline.stream.batch import IGNORE
+from foretrain.data_pipeline.stream.held_out import held_out
 from tests.data_pipeline.stream.memory_stream import EOT, MemoryStream
 
 SEQ_LEN = 32

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.stream.mixture import Mixture, SourceShare, Stage, largest_remainder
-from data_pipeline.stream.order import Order, permute
+from foretrain.data_pipeline.stream.mixture import Mixture, SourceShare, Stage, largest_remainder
+from foretrain.data_pipeline.stream.order import Order, permute
 
 NAMES = ["web", "code", "books", "maths"]
 weights = st.sampled_from([0.0, 0.1, 0.2, 0.25, 0.3, 0.5, 1 / 3, 1.0, 2.5])
@@ -350,5 +350,5 @@ def test_the_mixture_never_changes_between_versions() -> None:
 
 def test_mixture_imports_neither_torch_nor_the_rest_of_the_room() -> None:
     heavy = "('torch', 'tokenizers', 'rich')"
-    code = f"import sys, data_pipeline.stream.mixture; print([m for m in sys.modules if m in {heavy}])"
+    code = f"import sys, foretrain.data_pipeline.stream.mixture; print([m for m in sys.modules if m in {heavy}])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import data_pipeline.stream.order
-from data_pipeline.stream.order import Order, epoch_key, permute, permute_each
+import foretrain.data_pipeline.stream.order
+from foretrain.data_pipeline.stream.order import Order, epoch_key, permute, permute_each
 
 seeds = st.integers(0, 2**63 - 1)
 shard_sizes = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any)
@@ -198,7 +198,7 @@ def test_shards_ahead_are_those_of_the_draws_in_order_of_first_need(
     samples = order.at(np.arange(k, k + count))[1].tolist()
     need = dict.fromkeys(max(i for i, start in enumerate(starts[:-1]) if start <= sample) for sample in samples)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_pipeline.stream.order, "WALKED_AT_ONCE", walked_at_once)
+        patch.setattr(foretrain.data_pipeline.stream.order, "WALKED_AT_ONCE", walked_at_once)
         assert order.shards_ahead(k, count).tolist() == list(need)
         assert order.shards_ahead(k, count).tolist() == list(need)  # now from what was kept
 
@@ -229,5 +229,5 @@ def test_the_local_order_never_changes_between_versions() -> None:
 
 def test_order_imports_neither_torch_nor_the_rest_of_the_room() -> None:
     heavy = "('torch', 'tokenizers', 'rich')"
-    code = f"import sys, data_pipeline.stream.order; print([m for m in sys.modules if m in {heavy}])"
+    code = f"import sys, foretrain.data_pipeline.stream.order; print([m for m in sys.modules if m in {heavy}])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.corpus.shards import TokenStream
-from data_pipeline.errors import CorpusError, UnreadableError
-from data_pipeline.inspect.packing_stats import packing_stats
-from data_pipeline.stream.batch import IGNORE, Batch
-from data_pipeline.stream.packing import BestFit, Packing, Samples, positions_of, samples_of
+from foretrain.data_pipeline.corpus.shards import TokenStream
+from foretrain.data_pipeline.errors import CorpusError, UnreadableError
+from foretrain.data_pipeline.inspect.packing_stats import packing_stats
+from foretrain.data_pipeline.stream.batch import IGNORE, Batch
+from foretrain.data_pipeline.stream.packing import BestFit, Packing, Samples, positions_of, samples_of
 from tests.data_pipeline.stream.memory_stream import EOT, MemoryStream
 
 PACKINGS: tuple[Packing, ...] = ("windows", "documents", "best_fit")

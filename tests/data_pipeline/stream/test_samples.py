@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.errors import UnreadableError
-from data_pipeline.stream.batch import IGNORE
-from data_pipeline.stream.batches import Batches
-from data_pipeline.stream.mixture import Mixture, SourceShare, Stage
-from data_pipeline.stream.order import Order
-from data_pipeline.stream.packing import Samples, samples_of
-from data_pipeline.stream.samples import SampleStream, Source
+from foretrain.data_pipeline.errors import UnreadableError
+from foretrain.data_pipeline.stream.batch import IGNORE
+from foretrain.data_pipeline.stream.batches import Batches
+from foretrain.data_pipeline.stream.mixture import Mixture, SourceShare, Stage
+from foretrain.data_pipeline.stream.order import Order
+from foretrain.data_pipeline.stream.packing import Samples, samples_of
+from foretrain.data_pipeline.stream.samples import SampleStream, Source
 from tests.data_pipeline.stream.memory_stream import EOT, MemoryStream
 
 FOLDER = Path("/nowhere")

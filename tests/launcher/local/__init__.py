@@ -1,1 +1,1 @@
-"""Tests of launcher.local."""
+"""Tests of foretrain.launcher.local."""

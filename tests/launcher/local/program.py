@@ -6,7 +6,7 @@ Usage: program FOLDER FUNCTION [PRELOAD ...]; it notes in FOLDER/imports each ti
 import sys
 from pathlib import Path
 
-from launcher.local.run import run_local
+from foretrain.launcher.local.run import run_local
 
 with (Path(sys.argv[1]) / "imports").open("a") as file:
     file.write(f"{__name__}\n")

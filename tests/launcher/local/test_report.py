@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.local.outcome import Exited, Outcome, Raised, Returned
-from launcher.local.report import first_failure, headline, is_decision
+from foretrain.launcher.local.outcome import Exited, Outcome, Raised, Returned
+from foretrain.launcher.local.report import first_failure, headline, is_decision
 
 
 def raised(rank: int, at_s: float, is_communication: bool) -> Outcome:

@@ -11,8 +11,8 @@ import psutil
 import pytest
 import torch
 
-from launcher.local.ranks import rank_env, started
-from launcher.local.run import RANKS_PER_CORE, RankError, run_local
+from foretrain.launcher.local.ranks import rank_env, started
+from foretrain.launcher.local.run import RANKS_PER_CORE, RankError, run_local
 from tests.conftest import RunOnRanks
 from tests.launcher.local import workers
 

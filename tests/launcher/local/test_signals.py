@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.local.run import run_local
+from foretrain.launcher.local.run import run_local
 
 TARGET = "tests.launcher.local.workers:signalled"
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)

@@ -6,7 +6,7 @@ Usage: python -m tests.launcher.many.in_foreground FOLDER
 import sys
 from pathlib import Path
 
-from launcher.many import ray
+from foretrain.launcher.many import ray
 from tests.launcher.many.programs import batch
 
 SLEEPS = (

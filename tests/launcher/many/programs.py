@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from configs.launching import LaunchConfig
-from launcher.many.batch import Batch
-from launcher.many.task import Task
+from foretrain.configs.launching import LaunchConfig
+from foretrain.launcher.many.batch import Batch
+from foretrain.launcher.many.task import Task
 
 NOTE = (
     "import os, signal, sys, time; "

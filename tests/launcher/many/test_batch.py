@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.launching import LaunchConfig
-from launcher.many.batch import Batch, as_job
-from launcher.many.task import TASKS_FILE, Task, read, to_text
+from foretrain.configs.launching import LaunchConfig
+from foretrain.launcher.many.batch import Batch, as_job
+from foretrain.launcher.many.task import TASKS_FILE, Task, read, to_text
 
 WORD = st.text(st.characters(blacklist_characters="\n\r\0", blacklist_categories=["Cs"]), max_size=8)
 COMMAND = st.lists(WORD, min_size=1, max_size=4).map(tuple)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.many import ending
-from launcher.many.ending import note_end, status_of
+from foretrain.launcher.many import ending
+from foretrain.launcher.many.ending import note_end, status_of
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.many import watch as watching
-from launcher.many.ending import note_end
-from launcher.many.watch import watch
+from foretrain.launcher.many import watch as watching
+from foretrain.launcher.many.ending import note_end
+from foretrain.launcher.many.watch import watch
 
 
 def asked(*answers: Collection[str] | None) -> Callable[[], Collection[str]]:

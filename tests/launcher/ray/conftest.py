@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher.ray import submission
+from foretrain.launcher.ray import submission
 from tests.launcher.ray.jobs import ROOT
 from tests.processes import assert_none
 from tests.required import not_here

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.job import Job
-from launcher.ray import submission
+from foretrain.launcher.job import Job
+from foretrain.launcher.ray import submission
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

@@ -8,8 +8,8 @@ import socket
 import sys
 from pathlib import Path
 
-from launcher.ray import submission
-from launcher.ray.foreground import run_on_own_cluster
+from foretrain.launcher.ray import submission
+from foretrain.launcher.ray.foreground import run_on_own_cluster
 
 
 def cluster(folder: str, num_nodes: str) -> int:

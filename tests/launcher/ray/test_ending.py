@@ -2,7 +2,7 @@
 
 import pytest
 
-from launcher.ray.ending import LOST, End, decisive, exit_status
+from foretrain.launcher.ray.ending import LOST, End, decisive, exit_status
 
 
 @pytest.mark.parametrize(

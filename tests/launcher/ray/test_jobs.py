@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from launcher.ray import submission
-from launcher.restart import read_starts
+from foretrain.launcher.ray import submission
+from foretrain.launcher.restart import read_starts
+from foretrain.trainer.exit_status import EXIT_CONFIG, EXIT_RESUME
 from tests.launcher.ray import processes
 from tests.launcher.ray.conftest import RayCluster
 from tests.launcher.ray.jobs import end, make_job, submit, wait_for, written
 from tests.processes import assert_none
-from trainer.exit_status import EXIT_CONFIG, EXIT_RESUME
 
 
 def test_ranks_are_started_again_until_one_says_never_again(cluster: RayCluster, tmp_path: Path) -> None:

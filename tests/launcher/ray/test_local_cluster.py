@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from launcher.ray import submission
-from launcher.ray.local_cluster import local_cluster
+from foretrain.launcher.ray import submission
+from foretrain.launcher.ray.local_cluster import local_cluster
+from foretrain.trainer.exit_status import EXIT_RESUME
 from tests.launcher.ray.jobs import ROOT, make_job, wait_for, written
 from tests.processes import assert_none
-from trainer.exit_status import EXIT_RESUME
 
 
 @pytest.fixture

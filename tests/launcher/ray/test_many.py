@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.many import ray
-from launcher.many.ending import status_of
-from launcher.submitted import launches
+from foretrain.launcher.many import ray
+from foretrain.launcher.many.ending import status_of
+from foretrain.launcher.submitted import launches
 from tests.launcher.many.programs import batch, most_at_once, words
 from tests.launcher.ray.conftest import RayCluster
 from tests.launcher.ray.jobs import ROOT, wait_for

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.ray.places import Place, assign, rank_env
+from foretrain.launcher.ray.places import Place, assign, rank_env
 
 ADDRESSES = st.sampled_from(["10.0.0.2", "10.0.0.10", "192.0.2.1", "fe80::1", "node-a"])
 NODES = st.lists(st.tuples(ADDRESSES, st.uuids().map(str)), min_size=1, max_size=5, unique_by=lambda node: node[1])

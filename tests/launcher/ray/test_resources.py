@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.ray import resources
-from launcher.ray.resources import Node
+from foretrain.launcher.ray import resources
+from foretrain.launcher.ray.resources import Node
 from tests.launcher.ray.jobs import make_job
 
 HEAD = Node("10.0.0.1", {"memory": 1.0}, {})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.ray import submission
+from foretrain.launcher.ray import submission
 from tests.launcher.ray.jobs import ROOT, make_job
 
 NOBODY = "http://127.0.0.1:9"
@@ -26,7 +26,7 @@ def test_what_is_submitted_is_the_driver_with_no_more_of_the_environment_than_it
     job = make_job(folder)
     submit = json.loads(submission.render(job, "run-1", 60.0, stop_grace_s=100))["submit"]
     assert submit == {
-        "entrypoint": f"{sys.executable} -P -m launcher.ray.driver '{job.run_dir}/job.ray.json'",
+        "entrypoint": f"{sys.executable} -P -m foretrain.launcher.ray.driver '{job.run_dir}/job.ray.json'",
         "submission_id": "run-1",
         "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT), "RAY_JOB_STOP_WAIT_TIME_S": "130"}},
         "metadata": {"run_dir": job.run_dir, "name": "run"},
@@ -38,7 +38,8 @@ def test_what_is_submitted_is_the_driver_with_no_more_of_the_environment_than_it
 def test_a_job_is_written_without_ray(tmp_path: Path) -> None:
     (tmp_path / "ray.py").write_text("raise ImportError('there is no Ray here')")
     code = (
-        f"from pathlib import Path; from tests.launcher.ray.jobs import make_job; from launcher.ray import submission\n"
+        "from pathlib import Path; from tests.launcher.ray.jobs import make_job\n"
+        "from foretrain.launcher.ray import submission\n"
         f"submission.render(make_job(Path({str(tmp_path)!r})), 'run-1', 1.0)\n"
         f"import sys; assert 'ray' not in sys.modules and 'torch' not in sys.modules"
     )

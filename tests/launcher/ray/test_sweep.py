@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from scaling.sweep.record import RESULTS_FILE
+from foretrain.scaling.sweep.record import RESULTS_FILE
+from foretrain.trainer.exit_status import EXIT_DONE
 from tests.launcher.ray.conftest import RayCluster
 from tests.scaling.sweep.tiny import sweep, users_folder
-from trainer.exit_status import EXIT_DONE
 
 
 def test_it_ends_with_the_bytes_of_one_on_this_machine(cluster: RayCluster, tmp_path: Path, corpus: Path) -> None:

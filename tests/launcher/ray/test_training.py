@@ -5,9 +5,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from configs import load as configs
-from configs.schema import Config, ParallelConfig
-from launcher.restart import read_starts
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config, ParallelConfig
+from foretrain.launcher.restart import read_starts
+from foretrain.trainer.metrics import METRICS_FILE
 from tests.cli import called
 from tests.conftest import RunOnRanks
 from tests.launcher.ray import processes
@@ -15,7 +16,6 @@ from tests.launcher.ray.conftest import RayCluster
 from tests.launcher.ray.jobs import end, wait_for
 from tests.processes import assert_none
 from tests.trainer.test_resume import config, train
-from trainer.metrics import METRICS_FILE
 
 NUM_STEPS, EVERY, KILL_AFTER = 60, 20, 23
 

@@ -1,16 +1,16 @@
 """Bugs of a parametrization, each planted in the processes of a check: what `foretrain coord-check` must see.
 
-Each is a function that ranks run by its name, as `trainer.mup.coordinates.measure`, after it has broken a rule.
+Each is a function that ranks run by its name, as `measure` of trainer/mup/coordinates.py, after it has broken a rule.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from configs.schema import Config
-from parallel.layout import Layout
-from trainer.mup import parametrize
-from trainer.mup.coordinates import Coordinates, measure
-from trainer.mup.table import PARAMETRIZATIONS, Kind, Parametrization, Power, Ratios, Rule
+from foretrain.configs.schema import Config
+from foretrain.parallel.layout import Layout
+from foretrain.trainer.mup import parametrize
+from foretrain.trainer.mup.coordinates import Coordinates, measure
+from foretrain.trainer.mup.table import PARAMETRIZATIONS, Kind, Parametrization, Power, Ratios, Rule
 
 HIDDEN = ("hidden", "residual")
 

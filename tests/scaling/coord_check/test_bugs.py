@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from configs.load import load
-from configs.schema import Config
-from parallel.layout import Layout
-from scaling.coord_check.plan import Ladder, Plan, Rung, make_plan
-from scaling.coord_check.run import MEASURE, check
-from scaling.coord_check.verdict import Verdict
+from foretrain.configs.load import load
+from foretrain.configs.schema import Config
+from foretrain.parallel.layout import Layout
+from foretrain.scaling.coord_check.plan import Ladder, Plan, Rung, make_plan
+from foretrain.scaling.coord_check.run import MEASURE, check
+from foretrain.scaling.coord_check.verdict import Verdict
 from tests.scaling.coord_check import bugs
 
 BASE = ["mup.base.d_model=64", "model.d_model=64", "model.num_heads=4", "model.d_ff=192", "model.num_layers=2"]

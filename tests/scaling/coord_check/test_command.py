@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from configs.load import load
-from foretrain import app
-from scaling.architecture import architecture
-from scaling.coord_check import run
-from scaling.coord_check.plan import make_plan
-from scaling.coord_check.report import Display
+from foretrain.configs.load import load
+from foretrain.scaling.architecture import architecture
+from foretrain.scaling.coord_check import run
+from foretrain.scaling.coord_check.plan import make_plan
+from foretrain.scaling.coord_check.report import Display
+from foretrain.verbs.app import app
 
 MUP = ["runs/dry_run", "mup.parametrization=mup", "mup.base.d_model=64"]
 SMALL = ["--widths", "64,128,256", "--device", "cpu"]

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.load import load
-from scaling.coord_check.judge import TOLERANCES, fit, modules_of, slopes_of
-from scaling.coord_check.plan import Ladder, Plan, Rung, make_plan
-from scaling.coord_check.verdict import judge
+from foretrain.configs.load import load
+from foretrain.scaling.coord_check.judge import TOLERANCES, fit, modules_of, slopes_of
+from foretrain.scaling.coord_check.plan import Ladder, Plan, Rung, make_plan
+from foretrain.scaling.coord_check.verdict import judge
 
 WIDTHS, DEPTHS = (64, 128, 256), (2, 4, 8)
 PLAN = make_plan(load("runs/dry_run", ["mup.parametrization=mup", "mup.base.d_model=64"]), widths=WIDTHS, num_seeds=2)

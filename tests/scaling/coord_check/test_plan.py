@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.load import load
-from configs.schema import Config
-from parallel.layout import Layout
-from scaling.architecture import architecture
-from scaling.coord_check.plan import Device, make_plan, parse_layout, parse_sizes
+from foretrain.configs.load import load
+from foretrain.configs.schema import Config
+from foretrain.parallel.layout import Layout
+from foretrain.scaling.architecture import architecture
+from foretrain.scaling.coord_check.plan import Device, make_plan, parse_layout, parse_sizes
 
 MUP = ["mup.parametrization=mup", "mup.base.d_model=64"]
 COMPLETEP = ["mup.parametrization=completep", "mup.base.d_model=64", "mup.base.num_layers=2"]
@@ -119,6 +119,6 @@ def test_sizes_and_layouts_are_read_from_words() -> None:
 
 
 def test_a_plan_and_a_verdict_need_no_torch() -> None:
-    modules = ", ".join(f"scaling.coord_check.{name}" for name in PURE)
+    modules = ", ".join(f"foretrain.scaling.coord_check.{name}" for name in PURE)
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

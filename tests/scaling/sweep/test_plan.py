@@ -10,10 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs import load as configs
-from configs.schema import Config
-from scaling.sweep.plan import Ask, Corpus, Setting, Trial, check_axes, layout_of, setting_of, shown, trials_of
-from trainer.schedule import factor
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.scaling.sweep.plan import (
+    Ask,
+    Corpus,
+    Setting,
+    Trial,
+    check_axes,
+    layout_of,
+    setting_of,
+    shown,
+    trials_of,
+)
+from foretrain.trainer.schedule import factor
 
 OVER = ("optimizer.lr=1e-3",)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaling.sweep.space import parse_axis, parse_numbers
+from foretrain.scaling.sweep.space import parse_axis, parse_numbers
 
 
 @pytest.mark.parametrize(

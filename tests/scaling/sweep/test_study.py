@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from configs import load as configs
-from configs.schema import Config
-from scaling.sweep import plot, summary
-from scaling.sweep.plan import Ask
-from scaling.sweep.record import OUTCOME_FILE, RESULTS_FILE, Outcome, recorded, trial_config, write
-from scaling.sweep.run import Plan, make_plan, opened
-from scaling.sweep.runner import Ended
-from scaling.sweep.view import Display, best_table, print_end
-from trainer.exit_status import EXIT_DONE, EXIT_FAILED
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.scaling.sweep import plot, summary
+from foretrain.scaling.sweep.plan import Ask
+from foretrain.scaling.sweep.record import OUTCOME_FILE, RESULTS_FILE, Outcome, recorded, trial_config, write
+from foretrain.scaling.sweep.run import Plan, make_plan, opened
+from foretrain.scaling.sweep.runner import Ended
+from foretrain.scaling.sweep.view import Display, best_table, print_end
+from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED
 
 RATES = "optimizer.lr=2^-9..2^-1"
 BEST = -5

@@ -10,13 +10,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from configs import load as configs
-from configs.schema import Config
-from scaling.architecture import architecture
-from scaling.transfer.sweep_folder import CONFIG_FILE, PLAN_FILE, RATE, RESULTS_FILE
-from scaling.transfer.transfer import CHECK_FILE, Transfer, make_transfer
-from trainer.model.resize import resized
-from trainer.model.spec import num_params
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.scaling.architecture import architecture
+from foretrain.scaling.transfer.sweep_folder import CONFIG_FILE, PLAN_FILE, RATE, RESULTS_FILE
+from foretrain.scaling.transfer.transfer import CHECK_FILE, Transfer, make_transfer
+from foretrain.trainer.model.resize import resized
+from foretrain.trainer.model.spec import num_params
 
 TOKENS_PER_PARAMETER = 20
 LossOf = Callable[[int, int, float, int, Mapping[str, Any]], float]

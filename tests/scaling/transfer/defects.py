@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scaling.transfer.sweep_folder import RATE
+from foretrain.scaling.transfer.sweep_folder import RATE
 from tests.scaling.transfer.builder import Folder, LossOf, valley
 
 COMPLETEP = "mup.parametrization=completep", "mup.base.num_layers=4"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.transfer.evidence import MAX_RANGE, MAX_SLOPE
-from scaling.transfer.sweep_folder import RATE
-from scaling.transfer.transfer import NOT_SUPPORTED
+from foretrain.scaling.transfer.evidence import MAX_RANGE, MAX_SLOPE
+from foretrain.scaling.transfer.sweep_folder import RATE
+from foretrain.scaling.transfer.transfer import NOT_SUPPORTED
 from tests.scaling.transfer.builder import Folder, transferred, valley
 from tests.scaling.transfer.defects import COMPLETEP, DEEP, DEFECTS, GOOD, other_axis, shifted
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from scaling.transfer.optimum import NoOptimumError, find_optimum, one_sigma
+from foretrain.scaling.transfer.optimum import NoOptimumError, find_optimum, one_sigma
 
 CENTRES, CURVATURES = st.floats(-15, 0), st.floats(1e-3, 10)
 GRIDS = st.lists(st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0]), min_size=4, max_size=12)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.load import load
-from scaling.transfer.study import study
-from scaling.transfer.sweep_folder import CONFIG_FILE, PLAN_FILE, RESULTS_FILE, Size, read_sweep
+from foretrain.configs.load import load
+from foretrain.scaling.transfer.study import study
+from foretrain.scaling.transfer.sweep_folder import CONFIG_FILE, PLAN_FILE, RESULTS_FILE, Size, read_sweep
 from tests.scaling.transfer.builder import Folder, target
 
 

@@ -9,13 +9,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from configs.load import diff, load
-from scaling.transfer.plot import PLOT_FILE, plot
-from scaling.transfer.report import print_study
-from scaling.transfer.transfer import NOT_SUPPORTED, make_transfer, write
+from foretrain.configs.load import diff, load
+from foretrain.scaling.transfer.plot import PLOT_FILE, plot
+from foretrain.scaling.transfer.report import print_study
+from foretrain.scaling.transfer.transfer import NOT_SUPPORTED, make_transfer, write
+from foretrain.trainer.exit_status import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from tests.cli import assert_told, called
 from tests.scaling.transfer.builder import Folder, target, transferred
-from trainer.exit_status import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 
 PURE = ["transfer", "report", "study", "evidence", "coordinates", "optimum", "sweep_folder"]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -174,7 +174,7 @@ def test_every_study_has_a_table_and_a_picture(made: Folder, tmp_path: Path) -> 
 
 
 def test_a_transfer_needs_no_torch() -> None:
-    modules = ", ".join(f"scaling.transfer.{name}" for name in PURE)
+    modules = ", ".join(f"foretrain.scaling.transfer.{name}" for name in PURE)
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 

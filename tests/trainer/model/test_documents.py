@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from configs.schema import ModelConfig
-from parallel.layout import Layout
-from parallel.segments import Segments
-from parallel.tensor import IGNORE, TensorParallel
+from foretrain.configs.schema import ModelConfig
+from foretrain.parallel.layout import Layout
+from foretrain.parallel.segments import Segments
+from foretrain.parallel.tensor import IGNORE, TensorParallel
+from foretrain.trainer.model.blueprint import Blueprint
+from foretrain.trainer.model.gpt import Recompute, Stage, build_stages
+from foretrain.trainer.model.layers import Documents
+from foretrain.trainer.model.rope import rope_tables
 from tests.trainer.model.huggingface import Family
 from tests.trainer.model.test_transformers import MODELS, build, every_model, tokens_of, weights
-from trainer.model.blueprint import Blueprint
-from trainer.model.gpt import Recompute, Stage, build_stages
-from trainer.model.layers import Documents
-from trainer.model.rope import rope_tables
 
 TOLERANCE = 1e-5
 LENGTHS = [[24], [5, 1, 11, 7], [1, 1, 1, 21], [8, 8, 8]]

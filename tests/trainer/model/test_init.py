@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.model import init
-from trainer.model.spec import Param
+from foretrain.trainer.model import init
+from foretrain.trainer.model.spec import Param
 
 DRAWN_BYTES = 64 << 20
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from parallel.layout import Layout
-from parallel.tensor import TensorParallel
+from foretrain.parallel.layout import Layout
+from foretrain.parallel.tensor import TensorParallel
+from foretrain.trainer.model.blueprint import Blueprint
+from foretrain.trainer.model.gpt import Recompute, Stage, build_stages
 from tests.parallel import workers
-from trainer.model.blueprint import Blueprint
-from trainer.model.gpt import Recompute, Stage, build_stages
 
 MODEL = workers.small_model()
 TOKENS = torch.randint(61, (4, MODEL.seq_len), generator=torch.Generator().manual_seed(0))

@@ -9,20 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from configs import load as configs
-from configs.optimization import OptimizerConfig
-from configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
-from parallel.layout import Layout
-from parallel.tensor import IGNORE, TensorParallel
+from foretrain.configs import load as configs
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
+from foretrain.parallel.layout import Layout
+from foretrain.parallel.tensor import IGNORE, TensorParallel
+from foretrain.trainer.checkpoint import load_weights
+from foretrain.trainer.model.blueprint import Blueprint
+from foretrain.trainer.model.gpt import Stage, build_stages
+from foretrain.trainer.model.spec import num_params
+from foretrain.trainer.run_folder import CONFIG_FILE
 from tests.conftest import RunOnRanks
 from tests.parallel.workers import batch, small_model
 from tests.trainer.model.huggingface import GPT2, LLAMA, QWEN3, Family
 from tests.trainer.model.workers import train_and_save
-from trainer.checkpoint import load_weights
-from trainer.model.blueprint import Blueprint
-from trainer.model.gpt import Stage, build_stages
-from trainer.model.spec import num_params
-from trainer.run_folder import CONFIG_FILE
 
 TOLERANCE = 1e-5
 """On logits of about 1 to 5 in fp32."""

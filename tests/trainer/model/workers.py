@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.schema import Config
-from parallel import groups
-from parallel.layout import Layout
+from foretrain.configs.schema import Config
+from foretrain.parallel import groups
+from foretrain.parallel.layout import Layout
+from foretrain.trainer.checkpoint import Checkpoints
+from foretrain.trainer.model.gpt import Stage
 from tests.parallel.workers import batch, make_engine
-from trainer.checkpoint import Checkpoints
-from trainer.model.gpt import Stage
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.schema import Config, ModelConfig
-from parallel.tensor import IGNORE
+from foretrain.configs.schema import Config, ModelConfig
+from foretrain.parallel.tensor import IGNORE
+from foretrain.trainer.model import init
+from foretrain.trainer.model.gpt import LocalParam
+from foretrain.trainer.model.resize import resized
+from foretrain.trainer.model.spec import param_table
+from foretrain.trainer.mup.parametrize import base_model, blueprint, scaled_table
+from foretrain.trainer.mup.table import Kind, Parametrization
+from foretrain.trainer.optim import build_optimizer
+from foretrain.trainer.probe import make_batch
 from tests.trainer.mup.torch_gpt import GPT
-from trainer.model import init
-from trainer.model.gpt import LocalParam
-from trainer.model.resize import resized
-from trainer.model.spec import param_table
-from trainer.mup.parametrize import base_model, blueprint, scaled_table
-from trainer.mup.table import Kind, Parametrization
-from trainer.optim import build_optimizer
-from trainer.probe import make_batch
 
 Entries = dict[tuple[str, str], float]
 """By parameter and quantity (std, multiplier, and lr and decay under adamw and sgd): what multiplies the base's."""
@@ -153,7 +153,7 @@ def our_optimizer(config: Config, model: GPT) -> torch.optim.Optimizer:
 
 
 def losses(model: nn.Module, optimizer: torch.optim.Optimizer, config: Config, num_steps: int) -> list[float]:
-    """Losses of the steps that `trainer.reference` takes."""
+    """Losses of the steps that `foretrain.trainer.reference` takes."""
     torch.set_num_threads(1)
     found = []
     for step in range(num_steps):

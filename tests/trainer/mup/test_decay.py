@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from configs.optimization import OptimizerConfig
-from configs.parametrization import BaseConfig, MupConfig
-from configs.schema import Config, ModelConfig, TrainConfig
-from parallel.layout import Layout
-from scaling.coord_check.judge import fit
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.parametrization import BaseConfig, MupConfig
+from foretrain.configs.schema import Config, ModelConfig, TrainConfig
+from foretrain.parallel.layout import Layout
+from foretrain.scaling.coord_check.judge import fit
+from foretrain.trainer.model.resize import resized
+from foretrain.trainer.mup.coordinates import Coordinates, measure
 from tests.conftest import RunOnRanks
 from tests.trainer.mup.workers import measure_with_decay_unscaled
-from trainer.model.resize import resized
-from trainer.mup.coordinates import Coordinates, measure
 
 WIDTHS = (32, 64, 128, 256)
 NUM_STEPS = 24

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from configs.data import DataConfig
-from configs.optimization import OptimizerConfig
-from configs.parametrization import BaseConfig, MupConfig
-from configs.schema import Config, ModelConfig, TrainConfig
-from trainer.curve import Curve
-from trainer.model.spec import Role
-from trainer.mup.parametrize import blueprint
-from trainer.mup.table import COMPLETEP, MUP, Parametrization, Power
-from trainer.reference import reference
+from foretrain.configs.data import DataConfig
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.parametrization import BaseConfig, MupConfig
+from foretrain.configs.schema import Config, ModelConfig, TrainConfig
+from foretrain.trainer.curve import Curve
+from foretrain.trainer.model.spec import Role
+from foretrain.trainer.mup.parametrize import blueprint
+from foretrain.trainer.mup.table import COMPLETEP, MUP, Parametrization, Power
+from foretrain.trainer.reference import reference
 
 NUM_STEPS = 20
 # Ratios are powers of 4, so that their roots are powers of 2 and initial weights in fp32 are scaled without rounding.

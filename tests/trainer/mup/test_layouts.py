@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from configs.optimization import OptimizerConfig
-from configs.parametrization import BaseConfig, MupConfig
-from configs.schema import Config, ModelConfig, TrainConfig
-from parallel.layout import Layout
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.parametrization import BaseConfig, MupConfig
+from foretrain.configs.schema import Config, ModelConfig, TrainConfig
+from foretrain.parallel.layout import Layout
+from foretrain.trainer.mup.parametrize import blueprint
 from tests.conftest import RunOnRanks
 from tests.trainer.mup.workers import Seen, train
-from trainer.mup.parametrize import blueprint
 
 LAYOUTS = {
     "tp=2": Layout(tp=2),

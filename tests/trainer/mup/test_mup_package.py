@@ -6,9 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from configs.optimization import OptimizerConfig
-from configs.parametrization import BaseConfig, MupConfig
-from configs.schema import Config, ModelConfig, TrainConfig
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.parametrization import BaseConfig, MupConfig
+from foretrain.configs.schema import Config, ModelConfig, TrainConfig
+from foretrain.trainer.model.spec import Role, param_table
+from foretrain.trainer.mup import parametrize
+from foretrain.trainer.mup.parametrize import blueprint
+from foretrain.trainer.mup.table import MUP, Power, Ratios
+from foretrain.trainer.reference import reference
 from tests.trainer.mup.package import (
     HEAD,
     Entries,
@@ -21,11 +26,6 @@ from tests.trainer.mup.package import (
     package_optimizer,
     shaped,
 )
-from trainer.model.spec import Role, param_table
-from trainer.mup import parametrize
-from trainer.mup.parametrize import blueprint
-from trainer.mup.table import MUP, Power, Ratios
-from trainer.reference import reference
 
 # Widths are 4 times the base's, and feed-forward widths 16 times: a feed-forward matrix has two ratios. Their roots are
 # powers of two, so that initial weights in fp32 are scaled without rounding.

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.optimization import OptimizerConfig
-from configs.parametrization import BaseConfig, MupConfig
-from configs.schema import Config, ModelConfig, TrainConfig
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.parametrization import BaseConfig, MupConfig
+from foretrain.configs.schema import Config, ModelConfig, TrainConfig
+from foretrain.trainer.mup.parametrize import blueprint
+from foretrain.trainer.mup.table import MUP, Ratios
 from tests.trainer.mup.package import (
     at_base,
     moved_by_package,
@@ -26,8 +28,6 @@ from tests.trainer.mup.package import (
     plain,
     shaped,
 )
-from trainer.mup.parametrize import blueprint
-from trainer.mup.table import MUP, Ratios
 
 BASE = ModelConfig(num_layers=1, d_model=16, num_heads=2, d_ff=48, vocab_size=61, seq_len=12, init_std=0.25)
 WIDE = replace(BASE, d_model=256, num_heads=32, d_ff=768)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from configs.optimization import OptimizerConfig
-from configs.parametrization import BaseConfig, MupConfig
-from configs.schema import Config, ModelConfig
-from trainer.model.spec import Param
-from trainer.mup.parametrize import base_model, blueprint, scaled_table
-from trainer.mup.table import ONE, PARAMETRIZATIONS, Power, Ratios, Rule, over_depth
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.parametrization import BaseConfig, MupConfig
+from foretrain.configs.schema import Config, ModelConfig
+from foretrain.trainer.model.spec import Param
+from foretrain.trainer.mup.parametrize import base_model, blueprint, scaled_table
+from foretrain.trainer.mup.table import ONE, PARAMETRIZATIONS, Power, Ratios, Rule, over_depth
 
 SWIGLU = ModelConfig(
     num_layers=8, d_model=256, num_heads=16, num_kv_heads=4, d_ff=768, vocab_size=100, seq_len=8, bias=True

@@ -5,8 +5,8 @@ from io import StringIO
 
 from rich.console import Console
 
-from configs.load import load
-from trainer.mup.view import show
+from foretrain.configs.load import load
+from foretrain.trainer.mup.view import show
 
 LLAMA = ["mup.parametrization=completep", "mup.base.d_model=256", "mup.base.num_layers=4"]
 

@@ -1,6 +1,6 @@
 """The GPT of a ModelConfig in plain torch modules, named as the parameter table names them: what `mup` can read.
 
-Nothing here is shared with `trainer.model` but the numbers of a shape.
+Nothing here is shared with `foretrain.trainer.model` but the numbers of a shape.
 
 Legend: B batch, L sequence, N query heads, K key-value heads, H head width.
 """
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.schema import ModelConfig
-from trainer.model.spec import Shape
+from foretrain.configs.schema import ModelConfig
+from foretrain.trainer.model.spec import Shape
 
 Linear = Callable[..., nn.Module]
 """(in_features, out_features, bias=...) -> a layer."""

@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 
-from configs.schema import Config
-from parallel import groups as parallel_groups
-from parallel.engine import Engine
-from parallel.groups import Groups
-from parallel.layout import Layout
-from trainer import build, optim
-from trainer.model.gpt import LocalParam
-from trainer.mup import parametrize
-from trainer.mup.coordinates import Coordinates, measure, measure_in
-from trainer.probe import make_batch
+from foretrain.configs.schema import Config
+from foretrain.parallel import groups as parallel_groups
+from foretrain.parallel.engine import Engine
+from foretrain.parallel.groups import Groups
+from foretrain.parallel.layout import Layout
+from foretrain.trainer import build, optim
+from foretrain.trainer.model.gpt import LocalParam
+from foretrain.trainer.mup import parametrize
+from foretrain.trainer.mup.coordinates import Coordinates, measure, measure_in
+from foretrain.trainer.probe import make_batch
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from verbs import data, scaling, training
+from foretrain.verbs import data, scaling, training
 
 app = typer.Typer(
     help="Pretrain language models with data, tensor and pipeline parallelism: the same curve on every layout.",
@@ -53,7 +53,3 @@ def _mend_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
             os.environ["PYTHONIOENCODING"] = f"{stream.encoding}:replace"
-
-
-if __name__ == "__main__":
-    main()
