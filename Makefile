@@ -8,18 +8,23 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 unexport LOCAL_SIZE
 
 .DEFAULT_GOAL := help
-.PHONY: help train test verify lint format clean
+.PHONY: help train test test-long verify lint format clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 train: .venv/installed ## Train a small model on this machine: eight ranks, dp=2 tp=2 pp=2, no GPU needed
 	@$(BIN)/foretrain prepare --stdlib --out data/stdlib --reuse
 	@$(BIN)/foretrain launch configs/runs/dry_run.yaml
 
 # In the order of tests/conftest.py, which begins with those that wait: xdist would begin with the longest lists.
-test: lint ## Check style and types, then run all tests
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
+
+test: lint ## Check style and types, then run the tests (minutes)
+	@$(PYTEST) -m "not long"
+
+test-long: .venv/installed-dev ## Run the long tests: life-times of clusters, all layouts, planted bugs, fuzzing
+	@$(PYTEST) -m long
 
 verify: .venv/installed ## Check that every layout up to 4 processes has one curve (tens of minutes), and record it
 	@$(BIN)/foretrain verify runs/dry_run --precision both --out benchmarks/results/verify_dry_run.jsonl

@@ -1,0 +1,107 @@
+"""Files that are whole or absent, and a lock that ends with its process. Every room may import this module."""
+
+import errno
+import fcntl
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+_POLL_S = 0.5
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""Errors of a file system without locks, such as Lustre without `-o flock`."""
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; what is written there replaces `path` when the block ends.
+
+    If the block raises, the temporary file is removed and `path` stays as it was. `durable`: the new content survives a
+    power cut once the block has ended.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        if durable:
+            sync(temporary)
+        temporary.replace(path)
+        if durable:
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes, *, durable: bool = False) -> None:
+    """Write a file, text as UTF-8, so that readers see the old or the new content and never a part of either."""
+    with replacing(path, durable=durable) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def sync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class LockHeldError(RuntimeError):
+    """Another process holds a lock. `holder` names it in words: "process 12 on node3"."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"the lock is held by {holder}")
+        self.holder = holder
+
+
+@contextmanager
+def lock(path: Path, *, wait_s: float = 0.0, remove: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path`, which the kernel releases when this process ends, however it ends.
+
+    Raises LockHeldError if another process still holds the lock after `wait_s` seconds. `remove`: delete the file when
+    the block ends. On a file system without locks nothing is held, since a run is worth more than its lock.
+
+    The package `filelock` would do the same, but it empties the file in which the holder names itself.
+    """
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        with path.open("a+", encoding="utf-8", errors="replace") as file:
+            _acquire(file, deadline_s)
+            if not _is_file_at(path, file):
+                continue  # the previous holder removed the file while this process waited for it
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                if remove:
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _acquire(file: TextIO, deadline_s: float) -> None:
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        if time.monotonic() >= deadline_s:
+            file.seek(0)
+            raise LockHeldError(file.read().strip() or "another process")
+        time.sleep(_POLL_S)
+
+
+def _is_file_at(path: Path, file: TextIO) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False
