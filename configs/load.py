@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from foretrain.configs.schema import Config
 from foretrain.configs.sources import PRESETS, ConfigError, Setting, find, parse_override, read
 from foretrain.configs.values import convert
+from foretrain.registry import import_plugins
 
 __all__ = ["ConfigError", "config_hash", "diff", "load", "save"]
 
@@ -158,6 +159,7 @@ def _build(tree: DictConfig, origins: dict[str, str]) -> Config:
             _resolve(tree[section.name], section.name, origins)
     config = _resolve(tree, "", origins)
     assert isinstance(config, Config)
+    import_plugins(config.plugins)
     return config
 
 

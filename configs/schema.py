@@ -245,6 +245,8 @@ class Config:
 
     run_dir: str = "runs/run"
     """Folder of the run: resolved config, metrics, checkpoints, plots."""
+    plugins: list[str] = field(default_factory=list)
+    """Modules to import before the run is built: each registers components that other keys then name."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -26,6 +26,7 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "num_kv_heads": st.none(),
     "max_epochs": st.none() | st.floats(1e-3, 1e3),
     "path": TEXT.filter(bool),
+    "plugins": st.lists(st.sampled_from(["json", "logging.handlers"]), max_size=2),
     "partition": WORDS,
     "account": WORDS,
     "qos": WORDS,

@@ -217,7 +217,7 @@ def test_a_missing_extended_file_names_the_line_that_wants_it() -> None:
         ("data.sources.web.zzz", "valid keys are data.sources.web.path, data.sources.web.weight, "),
         ("data.sources.a b.path", "did you mean data.sources.NAME.path?"),
         ("model.name.zzz", "valid keys are model.name, "),
-        ("zzz", "valid keys are run_dir, model, "),
+        ("zzz", "valid keys are run_dir, plugins, model, "),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_valid_one(key: str, advice: str) -> None:
