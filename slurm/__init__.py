@@ -1,1 +1,1 @@
-"""Slurm: the batch script of a run, and a real private cluster on one machine to try it on."""
+"""Templates of the batch scripts that the launcher submits to Slurm."""

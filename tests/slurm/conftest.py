@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from foretrain.slurm.cluster import INSTALL_HINT, Cluster, missing
 from tests.processes import left_behind, mentions, snapshot
 from tests.required import not_here
+from tests.slurm.cluster.cluster import INSTALL_HINT, Cluster, missing
 
 
 @pytest.fixture(scope="session")

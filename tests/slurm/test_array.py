@@ -14,10 +14,10 @@ from foretrain.launcher.many.batch import Batch
 from foretrain.launcher.many.ending import status_of
 from foretrain.launcher.many.task import Task
 from foretrain.launcher.submitted import launches
-from foretrain.slurm.cluster import Cluster
 from tests.launcher.many.programs import batch, most_at_once, words
 from tests.processes import assert_none
 from tests.required import not_here
+from tests.slurm.cluster.cluster import Cluster
 
 GOLDEN = Path(__file__).parents[1] / "launcher/many/golden"
 ENVIRON = {"HOME": "/my/home", "PATH": "/usr/bin:/bin", "HF_TOKEN": "hush", "EDITOR": "vi"}

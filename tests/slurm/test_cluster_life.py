@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from foretrain.slurm import cluster as cluster_module
-from foretrain.slurm.cluster import MAX_FOLDER_LENGTH, Cluster, missing
 from tests.processes import left_behind, mentions, snapshot
+from tests.slurm.cluster import cluster as cluster_module
+from tests.slurm.cluster.cluster import MAX_FOLDER_LENGTH, Cluster, missing
 
 JOB = ("sbatch", "--nodes=2", "--output=/dev/null", "--wrap=srun sleep 1000")
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def test_nothing_is_left_of_a_cluster_started_by_hand_however_it_ends(
     installed: None, short_path: Path, signum: int
 ) -> None:
     before = snapshot()
-    command = [sys.executable, "-m", "foretrain.slurm.cluster", str(short_path), "--nodes=2"]
+    command = [sys.executable, "-m", "tests.slurm.cluster", str(short_path), "--nodes=2"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as by_hand:
         assert by_hand.stdout is not None
         told = "".join(by_hand.stdout.readline() for _ in range(4))

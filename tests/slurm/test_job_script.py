@@ -15,7 +15,7 @@ import pytest
 from foretrain.configs.launching import LaunchConfig
 from foretrain.launcher import slurm as launcher
 from foretrain.launcher.job import Job
-from foretrain.slurm.cluster import Cluster
+from tests.slurm.cluster.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 FAKE = Path(__file__).parent / "fake"

@@ -14,13 +14,13 @@ import pytest
 
 from foretrain.configs import load as configs
 from foretrain.launcher.restart import read_starts
-from foretrain.slurm.cluster import Cluster
 from foretrain.trainer import loop
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.setup import prepare_run
 from tests.cli import CONFIG, assert_told, called
 from tests.conftest import RunOnRanks
 from tests.processes import assert_none, command, of_folder
+from tests.slurm.cluster.cluster import Cluster
 
 NUM_STEPS = 150
 FOUR_RANKS = ["parallel.dp=2", "parallel.pp=2", "cluster.num_nodes=2", "cluster.gpus_per_node=2"]

@@ -7,11 +7,11 @@ from pathlib import Path
 from foretrain.launcher.submitted import launches
 from foretrain.scaling.sweep.cluster import BATCH
 from foretrain.scaling.sweep.record import RESULTS_FILE
-from foretrain.slurm.cluster import Cluster
 from foretrain.trainer.exit_status import EXIT_DONE
 from tests.cli import called, start
 from tests.processes import assert_none
 from tests.scaling.sweep.tiny import TWO_RATES, sweep, users_folder
+from tests.slurm.cluster.cluster import Cluster
 from tests.slurm.test_runs import wait_until
 
 ARGUMENTS = (*TWO_RATES, "launch.cpus_per_rank=1")

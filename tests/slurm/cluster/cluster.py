@@ -1,21 +1,15 @@
-"""A real, private Slurm on this machine: several nodes, and nothing left behind.
-
-By hand: `python -m foretrain.slurm.cluster FOLDER`.
-"""
+"""A real, private Slurm of several nodes on this machine, of which nothing is left when it ends."""
 
 import os
 import pwd
 import random
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,7 +20,7 @@ import psutil
 
 from foretrain.launcher.death import die_with_parent
 from foretrain.launcher.rendezvous import FIRST_PORT, NUM_PORTS, free_port
-from foretrain.slurm.processes import kill_cluster, of_cluster, of_jobs
+from tests.slurm.cluster.processes import kill_cluster, of_cluster, of_jobs
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
 INSTALL_HINT = "apt-get install slurm-wlm"
@@ -83,7 +77,14 @@ class Cluster:
             raise RuntimeError(f"{', '.join(missing())}: not installed ({INSTALL_HINT})")
         self._write_config()
         try:
-            reaper = [sys.executable, "-m", "foretrain.slurm.processes", str(os.getpid()), str(self.folder), self.name]
+            reaper = [
+                sys.executable,
+                "-m",
+                "tests.slurm.cluster.processes",
+                str(os.getpid()),
+                str(self.folder),
+                self.name,
+            ]
             self._reaper = self._start("reaper", reaper)
             self.daemons.append(self._start("slurmctld", ["slurmctld", "-D", "-i"]))
             for node in range(1, self.num_nodes + 1):
@@ -206,7 +207,7 @@ class Cluster:
             return subprocess.Popen(
                 command,
                 env=self.env,
-                cwd=None if is_daemon else Path(__file__).parents[2],
+                cwd=None if is_daemon else Path(__file__).parents[3],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -266,35 +267,3 @@ def free_ports(num_ports: int) -> list[int]:
 def _path() -> str:
     """Where programs are looked for: the daemons are often in a folder that only root's PATH names."""
     return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a cluster until Ctrl-C or SIGTERM."""
-    parser = ArgumentParser(prog="python -m foretrain.slurm.cluster", description="Run a private Slurm until Ctrl-C.")
-    parser.add_argument("folder", type=Path, help="for its configuration, state and logs")
-    parser.add_argument("--nodes", type=int, default=4)
-    parser.add_argument("--cpus-per-node", type=int, default=8)
-    parser.add_argument("--gpus-per-node", type=int, default=8, help="simulated ones")
-    asked = parser.parse_args(arguments)
-    stop = threading.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, lambda *_: stop.set())
-    try:
-        with Cluster(asked.folder, asked.nodes, asked.cpus_per_node, asked.gpus_per_node) as cluster:
-            print(
-                f"{cluster.num_nodes} nodes are idle; in another shell:\n"
-                f"  export SLURM_CONF={cluster.folder / 'slurm.conf'}\n"
-                "  srun --nodes=2 hostname\n"
-                "Ctrl-C stops it, and its jobs.",
-                flush=True,
-            )
-            while not stop.wait(timeout=1.0):
-                cluster.check()
-    except (RuntimeError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

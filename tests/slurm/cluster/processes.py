@@ -1,6 +1,6 @@
 """Finds, and kills, what runs of a cluster, whoever its parent has become.
 
-`python -m foretrain.slurm.processes OWNER FOLDER NAME` waits for a process to end, and then kills all that it left.
+`python -m tests.slurm.cluster.processes OWNER FOLDER NAME` waits for a process to end, and then kills all that it left.
 """
 
 import os
