@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from foretrain.configs.checks import require, require_positive
+from foretrain.configs.fields import setting
 
 
 @dataclass
 class SourceConfig:
     """One corpus of a mixture."""
 
-    path: str = ""
+    path: str = setting("", changes_curve=False)  # the tokens may move; their fingerprint may not change
     """A folder that `foretrain prepare` wrote, or where one can be fetched from, as in `data.path`."""
     weight: float = 1.0
     """Share of the samples, relative to the other sources' weights."""
@@ -65,7 +66,7 @@ class CacheConfig:
 class DataConfig:
     """Where the tokens come from, and how they become samples."""
 
-    path: str = "data"
+    path: str = setting("data", changes_curve=False)  # as in SourceConfig
     """A folder that `foretrain prepare` wrote, or where it can be fetched from: http(s)://HOST/FOLDER, s3://, gs://,
     hf://, or `pipe:COMMAND {}`, a command that writes the file {} of the folder to its output."""
     sources: dict[str, SourceConfig] = field(default_factory=dict)
@@ -85,11 +86,11 @@ class DataConfig:
     as little padding as can be; only those longer than a sample are cut."""
     seed: int = 0
     """Seed of the order of samples, apart from the model's seed."""
-    prefetch_batches: int = 2
+    prefetch_batches: int = setting(2, changes_curve=False)
     """Batches read ahead of the optimizer, in a thread; 0 reads in the training loop."""
-    max_bad_samples: int = 0
+    max_bad_samples: int = setting(0, changes_curve=False)
     """Unreadable samples of a run that are replaced by others before one ends it; 0: the first one does."""
-    cache: CacheConfig = field(default_factory=CacheConfig)
+    cache: CacheConfig = setting(default_factory=CacheConfig, changes_curve=False)
     """Shards that are not on this machine's disks."""
 
     def __post_init__(self) -> None:

@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from foretrain.configs.keys import KEYS, NAME, find_key
 from foretrain.configs.schema import Config
 from foretrain.configs.sources import PRESETS, ConfigError, Setting, find, parse_override, read
 from foretrain.configs.values import convert
@@ -55,8 +56,11 @@ def save(config: Config, path: str | Path) -> None:
 
 
 def config_hash(config: Config) -> str:
-    """The sha256, in hex, of the config's canonical JSON: equal configs have equal hashes."""
-    canonical = {key: _canonical(value) for key, value in _flat(asdict(config))}
+    """The sha256, in hex, of the config's canonical JSON: two configs have one hash exactly if they are equal.
+
+    A setting that a later version added is left out while it has its default, so that hashes stay what they were.
+    """
+    canonical = {key: _canonical(value) for key, value in _flat(asdict(config)) if not _is_left_out(key, value)}
     return hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -79,6 +83,11 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
+def _is_left_out(key: str, value: Any) -> bool:
+    found = find_key(key)
+    return found is not None and found.since is not None and value == found.default
+
+
 def _canonical(value: Any) -> Any:
     # 1 and 1.0 are equal, so they must not differ in JSON.
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -95,48 +104,15 @@ def _escape(value: Any) -> Any:
     return value
 
 
-def _types(kind: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if key:
-        yield key, kind
-    if get_origin(kind) is dict:
-        yield from _types(get_args(kind)[1], f"{key}.{NAME}")
-    elif is_dataclass(kind):
-        assert isinstance(kind, type)
-        for name, hint in get_type_hints(kind).items():
-            yield from _types(hint, f"{key}.{name}" if key else name)
-
-
-NAME = "NAME"
-"""Stands in the keys of TYPES for a name that a user chooses, of letters, digits, _ and -."""
-
-TYPES: dict[str, Any] = dict(_types(Config))
-"""The type of every dotted key; a dataclass or a dict for a section."""
-
-
-def _kind_of(key: str) -> Any:
-    """The type of a dotted key, or None where there is no such key."""
-    template = ""
-    for part in key.split("."):
-        named = get_origin(TYPES.get(template)) is dict
-        template = f"{template}.{NAME if named else part}".removeprefix(".")
-        if named and not re.fullmatch(r"[\w-]+", part):
-            return None
-    return TYPES.get(template)
-
-
-def _is_section(kind: Any) -> bool:
-    return is_dataclass(kind) or get_origin(kind) is dict
-
-
 def _set(tree: DictConfig, setting: Setting) -> None:
     key, origin = setting.key, setting.origin
-    kind = _kind_of(key)
-    if kind is None:
+    found = find_key(key)
+    if found is None:
         raise ConfigError(f"there is no key {key} ({origin}): {_advice(key)}")
-    if _is_section(kind):
+    if found.is_section:
         raise ConfigError(f"{key} is a section and takes no value ({origin}): {_keys_of(key)}")
     try:
-        value = convert(setting.value, kind)
+        value = convert(setting.value, found.kind)
         _make_sections(tree, key)
         OmegaConf.update(tree, key, value)
     except (ValueError, OmegaConfBaseException) as error:
@@ -148,14 +124,16 @@ def _make_sections(tree: DictConfig, key: str) -> None:
     parts = key.split(".")
     for depth in range(1, len(parts)):
         section = ".".join(parts[:depth])
-        kind = _kind_of(section)
-        if is_dataclass(kind) and OmegaConf.select(tree, section) is None:
-            OmegaConf.update(tree, section, OmegaConf.structured(kind))
+        found = find_key(section)
+        if found and is_dataclass(found.kind) and OmegaConf.select(tree, section) is None:
+            OmegaConf.update(tree, section, OmegaConf.structured(found.kind))
 
 
 def _build(tree: DictConfig, origins: dict[str, str]) -> Config:
     for section in fields(Config):
-        if is_dataclass(TYPES[section.name]):  # one by one, so that what a section refuses is reported with its name
+        if is_dataclass(
+            KEYS[section.name].kind
+        ):  # one by one, so that what a section refuses is reported with its name
             _resolve(tree[section.name], section.name, origins)
     config = _resolve(tree, "", origins)
     assert isinstance(config, Config)
@@ -190,18 +168,19 @@ def _first_line(error: Exception) -> str:
 def _advice(key: str) -> str:
     """The valid key nearest to an unknown one: by its last word first, as a key is often put in the wrong section."""
     name = key.rpartition(".")[2]
-    names = {valid.rpartition(".")[2] for valid in TYPES}
+    names = {valid.rpartition(".")[2] for valid in KEYS}
     if close := get_close_matches(name, sorted(names), n=1):
-        same_name = [valid for valid in TYPES if valid.rpartition(".")[2] == close[0]]
+        same_name = [valid for valid in KEYS if valid.rpartition(".")[2] == close[0]]
         return f"did you mean {get_close_matches(key, same_name, n=1, cutoff=0)[0]}?"
     section = key
-    while section and not _is_section(_kind_of(section)):
+    while not ((found := find_key(section)) and found.is_section):
         section = section.rpartition(".")[0]
     return _keys_of(section)
 
 
 def _keys_of(section: str) -> str:
     """What may stand below a section, as a sentence."""
-    kind = _kind_of(section) if section else Config
-    names = [NAME] if get_origin(kind) is dict else get_type_hints(kind)
+    parent = find_key(section)
+    assert parent is not None
+    names = [NAME] if get_origin(parent.kind) is dict else [field.name for field in fields(parent.kind)]
     return f"valid keys are {', '.join(f'{section}.{name}'.removeprefix('.') for name in names)}"

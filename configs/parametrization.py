@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from foretrain.configs.checks import require, require_positive
+from foretrain.configs.fields import setting
 
 
 @dataclass
@@ -39,7 +40,7 @@ class MupConfig:
     over to other widths. completep: to other depths too."""
     base: BaseConfig = field(default_factory=BaseConfig)
     """The shape at which the parametrization is the standard one."""
-    evidence: list[str] = field(default_factory=list)
+    evidence: list[str] = setting(default_factory=list, changes_curve=False)
     """Where tuned settings came from, in words: `foretrain transfer` writes it, and it changes nothing."""
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from foretrain.configs.checks import require, require_positive
 from foretrain.configs.data import DataConfig
+from foretrain.configs.fields import setting
 from foretrain.configs.launching import LaunchConfig
 from foretrain.configs.optimization import OptimizerConfig, ScheduleConfig
 from foretrain.configs.parametrization import MupConfig
@@ -19,7 +20,7 @@ from foretrain.configs.parametrization import MupConfig
 class ModelConfig:
     """The shape of a decoder-only transformer, pre-norm."""
 
-    name: str = "gpt"
+    name: str = setting("gpt", changes_curve=False)
     """A label for reports; it changes nothing."""
     num_layers: int = 4
     """Transformer blocks."""
@@ -156,32 +157,32 @@ class TrainConfig:
     """Budget of training tokens; the number of steps is this / (global_batch_size * seq_len), rounded up."""
     global_batch_size: int = 16
     """Samples of one optimizer step, over all ranks."""
-    micro_batch_size: int = 1
+    micro_batch_size: int = setting(1, changes_curve=False)
     """Samples of one forward pass on one rank; must divide global_batch_size / dp."""
     seed: int = 0
     """Seed of the initial weights."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: compute in bfloat16, with fp32 masters, moments and gradient accumulation."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", changes_curve=False)
     """auto: cuda where there is one."""
-    eval_every: int = 100
+    eval_every: int = setting(100, changes_curve=False)
     """Steps between evaluations on held-out samples; 0: only at the end."""
-    eval_samples: int = 64
+    eval_samples: int = setting(64, changes_curve=False)
     """Held-out samples of one evaluation: always the same ones; 0: no evaluation."""
-    recompute: Literal["none", "selective", "full"] = "none"
+    recompute: Literal["none", "selective", "full"] = setting("none", changes_curve=False)
     """Activations not kept for backward but computed again. selective: attention between its matrices, and the
     feed-forward activation; full: everything inside a block."""
-    recompute_layers: int | None = None
+    recompute_layers: int | None = setting(None, changes_curve=False)
     """Recompute in the first this many blocks only; None: in all."""
-    check_every: int = 100
+    check_every: int = setting(100, changes_curve=False)
     """Steps between checks that what must be equal on several ranks is equal; checkpoints are checked too; 0: never."""
-    checkpoint_every: int = 0
+    checkpoint_every: int = setting(0, changes_curve=False)
     """Steps between checkpoints; 0: only at the end."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = setting(2, changes_curve=False)
     """Newest checkpoints kept; 0: all."""
-    log_every: int = 10
+    log_every: int = setting(10, changes_curve=False)
     """Steps between lines on the terminal; every step is in the metrics file."""
-    stop_after: int | None = None
+    stop_after: int | None = setting(None, changes_curve=False)
     """Save and stop after this step, leaving the schedule as it is: to split a run over jobs, and for tests."""
 
     def __post_init__(self) -> None:
@@ -243,15 +244,15 @@ class ClusterConfig:
 class Config:
     """A whole run."""
 
-    run_dir: str = "runs/run"
+    run_dir: str = setting("runs/run", changes_curve=False)
     """Folder of the run: resolved config, metrics, checkpoints, plots."""
-    plugins: list[str] = field(default_factory=list)
+    plugins: list[str] = setting(default_factory=list, since="0.2.0")
     """Modules to import before the run is built: each registers components that other keys then name."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     data: DataConfig = field(default_factory=DataConfig)
     """The corpus."""
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    parallel: ParallelConfig = setting(default_factory=ParallelConfig, changes_curve=False)
     """The layout."""
     mup: MupConfig = field(default_factory=MupConfig)
     """What holds at other widths and depths."""
@@ -261,9 +262,9 @@ class Config:
     """Learning-rate schedule."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Budget, batch, precision, cadence."""
-    sample: SampleConfig = field(default_factory=SampleConfig)
+    sample: SampleConfig = setting(default_factory=SampleConfig, changes_curve=False)
     """Text at the end."""
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    cluster: ClusterConfig = setting(default_factory=ClusterConfig, changes_curve=False)
     """The machines."""
-    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    launch: LaunchConfig = setting(default_factory=LaunchConfig, changes_curve=False)
     """How a cluster starts the run."""

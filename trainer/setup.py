@@ -4,12 +4,12 @@ Raises ValueError, with what to change, for a run that cannot be. Imports no tor
 """
 
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from foretrain.configs import load as configs
+from foretrain.configs.keys import changes_curve
 from foretrain.configs.schema import Config
 from foretrain.data_pipeline.corpus.shards import TokenStream
 from foretrain.data_pipeline.stream.data import Data, open_data
@@ -19,15 +19,6 @@ from foretrain.trainer import schedule
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
 from foretrain.trainer.stage_cost import balanced, counted
-
-MAY_CHANGE = re.compile(
-    r"run_dir|model\.name|mup\.evidence|sample\.|cluster\.|launch\.|parallel\."
-    r"|data\.(path|sources\.[\w-]+\.path)"  # the tokens may move; their fingerprint may not change
-    r"|data\.(prefetch_batches|max_bad_samples|cache\.)"
-    r"|train\.(micro_batch_size|device|recompute|check_every|eval_every|eval_samples)"
-    r"|train\.(checkpoint_every|keep_checkpoints|log_every|stop_after)"
-)
-"""Settings that leave the curve as it is. A resume with any other one changed is refused."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +110,7 @@ def check_resume(checkpoint: Path, config: Config, data: Data, allow_data_change
     """How to go on from a checkpoint, if `config` continues its curve. Raises ValueError that lists what does not."""
     record = json.loads((checkpoint / RECORD).read_text())
     lines = configs.diff(configs.load(checkpoint / CONFIG_FILE), config)
-    changed = [line for line in lines if not MAY_CHANGE.match(line)]
+    changed = [line for line in lines if changes_curve(line.partition(":")[0])]
     of_data = [line for line in changed if line.startswith("data.")] + _changed_data(record, data)
     others = [line for line in changed if not line.startswith("data.")]
     if others or (of_data and not allow_data_change):

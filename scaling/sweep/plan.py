@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from foretrain.configs import load as configs
+from foretrain.configs.keys import changes_curve
 from foretrain.configs.schema import Config
 from foretrain.parallel.layout import Layout
 from foretrain.scaling.layouts import parse_layouts
 from foretrain.scaling.sweep.proxy import proxy
 from foretrain.trainer.model.spec import num_params
 from foretrain.trainer.mup.parametrize import blueprint
-from foretrain.trainer.setup import MAY_CHANGE
 
 Search = Literal["grid", "random", "halving"]
 Value = float | int | str | bool | None
@@ -163,7 +163,7 @@ def check_axes(keys: Sequence[str]) -> None:
             raise ValueError(f"--over {key}: use {SET_BY[key]}, which sets it for each trial")
         if key.startswith("parallel."):
             raise ValueError(f"--over {key}: every layout has the same curve; --layout sets that of all trials")
-        if MAY_CHANGE.match(key):
+        if not changes_curve(key):
             raise ValueError(f"--over {key}: it leaves the curve as it is, so there is nothing to compare")
 
 
@@ -216,7 +216,7 @@ def _neutral(value: Any, default: Any, prefix: str = "") -> Any:
         key, mine = prefix + field.name, getattr(value, field.name)
         if key in _KEPT:
             continue
-        if MAY_CHANGE.match(key) or MAY_CHANGE.match(f"{key}."):
+        if not changes_curve(key):
             changes[field.name] = getattr(default, field.name)
         elif is_dataclass(mine):
             changes[field.name] = _neutral(mine, getattr(default, field.name), f"{key}.")

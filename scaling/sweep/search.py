@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import product
 
-from foretrain.configs.load import TYPES
+from foretrain.configs.keys import find_key
 from foretrain.scaling.sweep.plan import Ask, Point, Setting, Trial
 from foretrain.scaling.sweep.space import Axis
 
@@ -76,4 +76,5 @@ def _drawn(axes: Sequence[Axis], num_trials: int, rng: random.Random) -> list[li
 
 
 def _is_whole(key: str) -> bool:
-    return TYPES.get(key) in (int, int | None)
+    found = find_key(key)
+    return found is not None and found.kind in (int, int | None)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretrain.configs.data import SourceConfig, StageConfig
-from foretrain.configs.load import NAME, TYPES, ConfigError, config_hash, diff, load, save
+from foretrain.configs.keys import KEYS, NAME
+from foretrain.configs.load import ConfigError, config_hash, diff, load, save
 from foretrain.configs.schema import Config
 from tests.configs.strategies import CONFIGS
 
@@ -226,7 +227,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(key: str, advice: 
     assert f"there is no key {key} (run.yaml:2): {advice}" in refusal()
 
 
-FIXED_KEYS = [key for key in TYPES if not key.endswith(NAME)]
+FIXED_KEYS = [key for key in KEYS if not key.endswith(NAME)]
 """Keys whose last part is the schema's, not a user's."""
 
 

@@ -106,6 +106,10 @@ def test_what_changes_the_result_changes_the_key(override: str) -> None:
     assert key(override) != key()
 
 
+def test_trials_keep_the_names_that_the_first_release_gave_them() -> None:
+    assert key() == "c1c711b01b56993652101f060b9ad2a4aabb59fded726cdbb0d0fad6aca9187c"
+
+
 def test_other_tokens_are_another_trial() -> None:
     (trial,) = trials()
     assert replace(trial, fingerprints={"": "others"}).key != trial.key
