@@ -1,18 +1,21 @@
-"""The errors of this room: text or a corpus that cannot be used as it is."""
+"""Errors about text, or a corpus, that cannot be used as it is."""
+
+REMEDY = "copy the file again, or prepare the corpus again"
+"""What to do about a file of a corpus whose content is not the one that was written."""
 
 
 class CorpusError(ValueError):
-    """The message names the file, and the place in it where there is one, and says what to change."""
+    """A file cannot be used. The message names the file, the place in it if there is one, and the remedy."""
 
 
 class UnreadableError(CorpusError):
-    """Tokens that cannot be read while a run goes on, though their corpus could be opened."""
+    """Tokens cannot be read during a run, although their corpus could be opened."""
 
     def __init__(self, message: str, shard: str, offset_bytes: int) -> None:
         super().__init__(message)
         self.shard = shard
         self.offset_bytes = offset_bytes
-        """In the shard's file."""
+        """Position in the shard's file."""
 
     def __reduce__(self) -> tuple[type["UnreadableError"], tuple[str, str, int]]:
         return type(self), (str(self), self.shard, self.offset_bytes)

@@ -182,7 +182,7 @@ def damaged(corpus: Path, tmp_path: Path) -> Path:
 def test_a_shard_that_is_cut_stops_train_before_it_starts(cut_bytes: int, damaged: Path) -> None:
     shard = damaged / "corpus/train-000000.tar"
     shard.write_bytes(shard.read_bytes()[:-cut_bytes])
-    assert_told(called("train", "tiny.yaml", cwd=damaged), "corpus/train-000000.tar", "copy it anew")
+    assert_told(called("train", "tiny.yaml", cwd=damaged), "corpus/train-000000.tar", "copy the file again")
     assert not (damaged / "runs").exists()
 
 
@@ -193,7 +193,7 @@ def test_a_shard_that_is_altered_is_found_by_verify(damaged: Path) -> None:
     shard.write_bytes(data)
     told = called("data", "verify", "corpus", cwd=damaged)
     assert told.status == EXIT_BAD_INPUT
-    assert "error: corpus/train-000000.tar has other bytes than were written (SHA-256): copy it anew" in told.err
+    assert "error: corpus/train-000000.tar has other bytes than were written (SHA-256): copy the file again" in told.err
 
 
 def test_a_pipe_that_closes_leaves_no_traceback(folder: Path) -> None:

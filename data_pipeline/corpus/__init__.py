@@ -1,1 +1,1 @@
-"""The files of a corpus: shards, index, manifest, and the stream of tokens in them, from a folder or a server."""
+"""The files of a corpus (shards, index, manifest) and its stream of tokens, read from a folder or from a server."""

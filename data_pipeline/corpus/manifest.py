@@ -1,4 +1,4 @@
-"""The record of a prepared corpus: what `prepare` writes last and every reader opens first."""
+"""The manifest of a corpus, which `prepare` writes last and every reader opens first."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.errors import REMEDY, CorpusError
+from foretrain.files import write_atomically
 
 VERSION = 2
 MANIFEST = "manifest.json"
@@ -23,18 +24,19 @@ NO_SHA256 = "0" * 64
 
 
 def index_name(split: str) -> str:
-    """Return the name of the file that says where the members of a split lie."""
+    """Return the name of the file with the offsets of all samples of a split."""
     return f"{split}.index.npy"
 
 
 def checked_name(split: str) -> str:
-    """Return the name of the record of the files that an open has checked, which belongs to this machine."""
+    """Return the name of the record of the files that were checked on this machine (see `check`)."""
     return f".{split}.checked.json"
 
 
 def is_part_of_corpus(name: str) -> bool:
-    """Return whether a file of this name is written by `prepare`, or left beside its files by those that read them."""
-    patterns = ("{}-*.tar", "{}.index.npy", ".{}.checked.json*", "{}.best_fit-*.npy", ".{}.best_fit-*.npy.*")
+    """Return whether `prepare`, or a reader of its corpus, writes files of this name."""
+    checks = (".{}.checked.json*", "..{}.checked.json.*")
+    patterns = ("{}-*.tar", "{}.index.npy", *checks, "{}.best_fit-*.npy", ".{}.best_fit-*.npy.*")
     return name in (MANIFEST, TOKENIZER) or any(
         fnmatchcase(name, pattern.format(split)) for pattern in patterns for split in SPLITS
     )
@@ -49,7 +51,7 @@ class ShardInfo:
     num_documents: int
     """Documents that end in this shard."""
     num_members: int
-    """Samples in WebDataset's sense: pairs of KEY.tokens.npy and KEY.doc_lens.npy."""
+    """Number of samples, which are pairs of KEY.tokens.npy and KEY.doc_lens.npy."""
     size_bytes: int
     sha256: str
 
@@ -63,7 +65,7 @@ class SplitInfo:
     num_bytes: int
     """UTF-8 bytes of the text."""
     index_sha256: str
-    """Of the file `index_name`."""
+    """SHA-256 of the file `index_name`."""
     shards: list[ShardInfo]
 
 
@@ -74,12 +76,12 @@ class Source:
     path: str
     num_files: int
     size_bytes: int
-    """On disk, so packed where the files are."""
+    """On disk, so compressed if the files are."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """All there is to know about a corpus without opening a shard."""
+    """Everything that is known about a corpus without opening a shard."""
 
     version: int
     dtype: str
@@ -90,7 +92,7 @@ class Manifest:
     tokenizer_sha256: str
     splits: dict[str, SplitInfo]
     unigram_entropy_nats: float
-    """Entropy of the token frequencies of the train split: the loss of a model that knows nothing else."""
+    """Entropy of the token frequencies of the train split: the loss of a model that knows only them."""
     num_replaced_documents: int
     """Documents that were not valid UTF-8."""
     sources: list[Source]
@@ -98,16 +100,15 @@ class Manifest:
     """Hash of the inputs' paths, sizes and times, and of the settings."""
 
     def write(self, folder: Path) -> None:
-        """Write the manifest, and in it the SHA-256 of its own text, so that it is there whole or not at all."""
+        """Write the manifest, with the SHA-256 of its own text in it, in one step."""
         fields = {**dataclasses.asdict(self), "sha256": NO_SHA256}
         text = (json.dumps(fields, indent=2) + "\n").encode()
-        partial = folder / (MANIFEST + ".partial")
-        partial.write_bytes(_last_replaced(text, NO_SHA256, hashlib.sha256(text).hexdigest()))
-        partial.replace(folder / MANIFEST)
+        sha256 = hashlib.sha256(text).hexdigest()
+        write_atomically(folder / MANIFEST, _replace_last(text, NO_SHA256, sha256))
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Return the manifest of a folder; raise CorpusError where there is none, or one that cannot be used."""
+        """Return the manifest of a folder. Raises CorpusError if there is none, or if it cannot be used."""
         path = folder / MANIFEST
         if not folder.is_dir():
             raise CorpusError(f"there is no corpus at {folder}: write one with `foretrain prepare`, or set data.path")
@@ -117,13 +118,13 @@ class Manifest:
 
     @classmethod
     def parse(cls, text: bytes, path: str) -> "Manifest":
-        """Return the manifest that a file holds; raise CorpusError for one that cannot be used."""
+        """Return the manifest in the content of a file. Raises CorpusError if it cannot be used."""
         try:
             fields = json.loads(text)
             if fields["version"] != VERSION:
                 raise CorpusError(f"{path} has version {fields['version']}, not {VERSION}: prepare the corpus again")
             sha256 = fields.pop("sha256")
-            if hashlib.sha256(_last_replaced(text, sha256, NO_SHA256)).hexdigest() != sha256:
+            if hashlib.sha256(_replace_last(text, sha256, NO_SHA256)).hexdigest() != sha256:
                 raise ValueError("its text is not the one that was written")
             manifest = cls._from_fields(fields)
             _check(manifest)
@@ -131,7 +132,7 @@ class Manifest:
         except CorpusError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-            raise CorpusError(f"{path} is damaged ({error!r}): copy it anew, or prepare the corpus again") from error
+            raise CorpusError(f"{path} is damaged ({error!r}): {REMEDY}") from error
 
     @classmethod
     def _from_fields(cls, fields: dict[str, Any]) -> "Manifest":
@@ -142,7 +143,7 @@ class Manifest:
         return cls(**{**fields, "splits": splits, "sources": [Source(**source) for source in fields["sources"]]})
 
 
-def _last_replaced(text: bytes, old: str, new: str) -> bytes:
+def _replace_last(text: bytes, old: str, new: str) -> bytes:
     before, found, after = text.rpartition(old.encode())
     if not found:
         raise ValueError("its text holds no SHA-256")
@@ -150,7 +151,7 @@ def _last_replaced(text: bytes, old: str, new: str) -> bytes:
 
 
 def _check(manifest: Manifest) -> None:
-    """Raise ValueError or TypeError where the fields cannot be those of a corpus; names become paths."""
+    """Raise ValueError or TypeError if the fields cannot be those of a corpus. Shard names become paths of files."""
     _check_types(manifest)
     if manifest.dtype not in DTYPES:
         raise ValueError(f"dtype = {manifest.dtype}")

@@ -1,4 +1,4 @@
-"""The shards that are open for reading: the last ones used, as many as a process may well have open."""
+"""The shards that are open for reading: the most recently used ones, up to a limit."""
 
 import errno
 import mmap
@@ -12,26 +12,25 @@ from typing import Any, ClassVar
 from foretrain.data_pipeline.corpus.store import Store
 
 MAX_OPEN = 128
-"""Each takes two of the 1,024 descriptors that a process usually has: the map keeps one of its own."""
+"""Each file takes two of the 1,024 descriptors that a process usually may have: its memory map has its own."""
 
 
 class OpenFile:
-    """A file that is read through its descriptor, where all faults are errors, or through its map, which is faster.
+    """A file that is read through its descriptor, where all faults are errors, or a memory map, which is faster.
 
-    It is closed when nobody holds this object any more: one that gives way to others stays open for those that read
-    from it just then.
+    The file is closed when the last reference to this object is gone, so a reader that still has it can finish.
     """
 
     def __init__(self, fd: int) -> None:
-        """Takes the descriptor over."""
+        """Take ownership of the descriptor."""
         self.fd = fd
         self._map: mmap.mmap | None = None
         self._view = memoryview(b"")
 
     def mapped(self, size_bytes: int) -> memoryview:
-        """Return the first bytes of the file. Raises OSError where the file is shorter than that now.
+        """Return a view of the first bytes of the file. Raises OSError if the file is now shorter than that.
 
-        To touch what was cut off would end the process with a signal.
+        Access to bytes that were cut off would end the process with a signal.
         """
         if self._map is None:
             _check_length(os.fstat(self.fd).st_size, size_bytes)
@@ -47,20 +46,20 @@ class OpenFile:
 
 def _check_length(found_bytes: int, size_bytes: int) -> None:
     if found_bytes < size_bytes or size_bytes == 0:
-        raise OSError(errno.EIO, "the file was cut")
+        raise OSError(errno.EIO, "the file was shortened")
 
 
 class OpenFiles:
-    """The files of a store, by number. Safe from several threads; a pickled copy begins with none open."""
+    """The files of a store, by number. It may be used from several threads; a pickled copy starts with no open file."""
 
     _all: ClassVar["weakref.WeakSet[OpenFiles]"] = weakref.WeakSet()
-    """Of this process: they share its limit on open files."""
+    """All instances in this process, which share its limit on open files."""
 
     def __init__(self, store: Store, names: Sequence[str], max_open: int = MAX_OPEN) -> None:
         self._store, self._names, self._max_open = store, names, max_open
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._open: OrderedDict[int, OpenFile] = OrderedDict()
         self._all.add(self)
@@ -69,13 +68,13 @@ class OpenFiles:
         return len(self._open)
 
     def get(self, number: int) -> OpenFile:
-        """Return a file, to be held while its descriptor is used. Raises CorpusError, OSError."""
+        """Return a file; keep a reference while you use its descriptor. Raises CorpusError, OSError."""
         with self._lock:
             file = self._open.get(number)
             if file is not None:
                 self._open.move_to_end(number)
                 return file
-        file = self._opened(self._names[number])  # may take as long as a download: others need not wait for it
+        file = self._open_file(self._names[number])  # without the lock, because it may be a long download
         with self._lock:
             self._open[number] = file
             while len(self._open) > self._max_open:
@@ -87,7 +86,7 @@ class OpenFiles:
         with self._lock:
             self._open.clear()
 
-    def _opened(self, name: str) -> OpenFile:
+    def _open_file(self, name: str) -> OpenFile:
         try:
             return OpenFile(self._store.open(name))
         except OSError as error:
@@ -102,4 +101,4 @@ class OpenFiles:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._begin()
+        self._reset()

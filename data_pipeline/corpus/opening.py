@@ -1,4 +1,4 @@
-"""From a path or a URL to the store of a corpus."""
+"""Choice of the store of a corpus by its path or URL."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from foretrain.data_pipeline.corpus.store import FolderStore, Store
 def open_store(path: str | Path, cache: CacheConfig | None = None) -> Store:
     """Return the store of a folder (path or file://) or of a URL (http(s)://, pipe:COMMAND {}, s3:// and others).
 
-    Of a URL the manifest is fetched at once. Raises CorpusError where that fails.
+    For a URL, the manifest is fetched at once. Raises CorpusError if that fails.
     """
     path = str(path).removeprefix("file://")
     if not path.startswith("pipe:") and "://" not in path:
         return FolderStore(path)
-    from foretrain.data_pipeline.corpus.remote import RemoteStore  # loads what the network needs
+    from foretrain.data_pipeline.corpus.remote import RemoteStore  # imports the libraries for the network
 
     return RemoteStore(path, cache or CacheConfig())

@@ -2,7 +2,7 @@
 
 A sample is two members of a USTAR archive: KEY.tokens.npy, the tokens of one or more documents, and KEY.doc_lens.npy,
 the int64 lengths of these documents. A document longer than MAX_PART_BYTES is cut into parts, each with its own length.
-Where all of them lie is written beside the shards, as the split's index.
+The offsets of all arrays are written beside the shards, in the index of the split.
 """
 
 import io
@@ -23,34 +23,36 @@ from foretrain.data_pipeline.errors import CorpusError
 MAX_PART_BYTES = 4 << 20
 TOKENS_SUFFIX = ".tokens.npy"
 DOC_LENS_SUFFIX = ".doc_lens.npy"
+LENS_DTYPE = np.dtype("<i8")
 
 
 def member_key(split: str, number: int) -> str:
-    """Return the name of a sample without its suffix; samples are numbered through all shards of a split."""
+    """Return the name of a sample without its suffix; the numbers run through all shards of a split."""
     return f"{split}-{number:09d}"
 
 
 @dataclass(frozen=True)
 class WriterState:
-    """What a SplitWriter knows between two documents: with the bytes on disk it is enough to go on."""
+    """The state of a SplitWriter between two documents. With the bytes on disk it is enough to resume."""
 
     shards: list[ShardInfo]
-    """The finished ones."""
+    """The finished shards."""
     open_shard: ShardInfo | None
-    """The unfinished one as far as it is written, without a hash."""
+    """The unfinished shard, as far as it is written; it has no hash."""
     num_text_bytes: int
     rows: IntArray
-    """Of the index; shape (num_members, 5)."""
+    """Rows of the index; shape (num_members, 5)."""
     block_lens: IntArray
-    """Lengths of the documents that wait to become a member."""
+    """Lengths of the documents that are collected for the next sample."""
     block_tokens: npt.NDArray[Any]
 
 
 class SplitWriter:
-    """Writes the shards of one split into a folder.
+    """Writer of the shards of one split into a folder.
 
-    A member closes at the first end of a document (or part) past `block_bytes` of tokens, a shard at the first end of a
-    member past `shard_tokens`. Given a `state`, it goes on from there, and what was written since is lost.
+    A sample ends with the first document (or part) that reaches `block_bytes` of tokens, and a shard with the first
+    sample that reaches `shard_tokens`. Given a `state`, the writer resumes from it, and removes what was written later.
+    Raises CorpusError if the shards in the folder are not those of the state.
     """
 
     def __init__(
@@ -68,12 +70,12 @@ class SplitWriter:
             self._restore(state)
 
     def abandon(self) -> None:
-        """Let go of the open shard, so that nothing is written to it later, when another writer may have it."""
+        """Close the file of the open shard. Otherwise it could be written later, when another writer has it."""
         if self._shard is not None:
             self._shard.abandon()
 
     def state(self) -> WriterState:
-        """Return the state after the last document, once all that it counts on is safe on the disk."""
+        """Return the state after the last document, after all bytes that it counts on are safe on the disk."""
         return WriterState(
             shards=list(self._shards),
             open_shard=None if self._shard is None else self._shard.sync(),
@@ -84,12 +86,11 @@ class SplitWriter:
         )
 
     def _restore(self, state: WriterState) -> None:
-        """Raises CorpusError where the shards on disk are not those of the state."""
         for shard in [*state.shards, *([state.open_shard] if state.open_shard else [])]:
             path = self._folder / shard.name
             size_bytes = path.stat().st_size if path.is_file() else 0
             if size_bytes < shard.size_bytes or (size_bytes > shard.size_bytes and shard is not state.open_shard):
-                raise CorpusError(f"{path} has {size_bytes} bytes, and not the {shard.size_bytes} that were written")
+                raise CorpusError(f"{path} has {size_bytes} bytes, but {shard.size_bytes} were written")
         self._shards = list(state.shards)
         self._rows = IndexRows(state.rows)
         self._num_members = len(state.rows)
@@ -100,7 +101,7 @@ class SplitWriter:
             self._shard = _OpenShard(self._folder / state.open_shard.name, state.open_shard)
 
     def add(self, tokens: npt.NDArray[Any], num_text_bytes: int) -> None:
-        """Append one document, its end-of-text token included."""
+        """Append one document, which includes its end-of-text token."""
         self._num_text_bytes += num_text_bytes
         part_tokens = MAX_PART_BYTES // tokens.itemsize
         for start in range(0, len(tokens), part_tokens):
@@ -110,7 +111,7 @@ class SplitWriter:
                 self._close_block()
 
     def close(self) -> SplitInfo:
-        """Write what is left, and the index, and return the record of the split."""
+        """Write the last shard and the index, and return the record of the split."""
         if self._block.parts:
             self._close_block()
         if self._shard is not None:
@@ -148,7 +149,7 @@ class SplitWriter:
 
 
 class _Block:
-    """The documents that become one sample."""
+    """The documents that are collected for one sample."""
 
     def __init__(self) -> None:
         self.parts: list[npt.NDArray[Any]] = []
@@ -186,7 +187,7 @@ class _OpenShard:
     def _add_member(self, name: str, array: npt.NDArray[Any]) -> int:
         payload = io.BytesIO()
         np.save(payload, array, allow_pickle=False)
-        info = tarfile.TarInfo(name)  # owner, group and time are 0: nothing of this machine or moment enters the bytes
+        info = tarfile.TarInfo(name)  # its owner, group and time are 0, whatever the machine and the moment
         info.size = payload.tell()
         data_at = self._tar.offset + tarfile.BLOCKSIZE + info.size - array.nbytes
         payload.seek(0)
@@ -199,7 +200,7 @@ class _OpenShard:
         return self._info(self._file.tell(), "")
 
     def abandon(self) -> None:
-        with suppress(OSError):  # a full disk, which has been told of before
+        with suppress(OSError):  # a full disk, whose error was raised before
             self._file.close()
 
     def close(self) -> ShardInfo:

@@ -1,7 +1,7 @@
-"""A split of a corpus as one long stream of tokens, of which any stretch can be read.
+"""A split of a corpus as one long stream of tokens, from which any range can be read.
 
-The stream is the members of the shards in the order of the manifest, end to end. Where they lie is known from the index
-alone, so that no shard is opened before a token of it is read.
+The stream is the samples of all shards in the order of the manifest. The index alone says where they are, so a shard is
+not opened before one of its tokens is read.
 
 Shape letters: N rows, C tokens of a row.
 """
@@ -21,34 +21,33 @@ from foretrain.data_pipeline.corpus.index import Index, IntArray
 from foretrain.data_pipeline.corpus.manifest import Manifest, index_name
 from foretrain.data_pipeline.corpus.open_files import MAX_OPEN, OpenFile, OpenFiles
 from foretrain.data_pipeline.corpus.opening import open_store
-from foretrain.data_pipeline.corpus.shard_writer import member_key
+from foretrain.data_pipeline.corpus.shard_writer import LENS_DTYPE, member_key
 from foretrain.data_pipeline.corpus.store import Store
-from foretrain.data_pipeline.corpus.tar_index import LENS_DTYPE
 from foretrain.data_pipeline.corpus.verify import read_manifest, verify
 from foretrain.data_pipeline.errors import CorpusError, UnreadableError
 
-__all__ = ["Place", "TokenStream", "open_corpus", "verify"]
+__all__ = ["TokenPlace", "TokenStream", "open_corpus", "verify"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a token lies."""
+class TokenPlace:
+    """The place of a token on disk."""
 
     shard: str
     member: str
-    """The sample's name in WebDataset's sense, without a suffix."""
+    """Name of the sample (WebDataset's key), without a suffix."""
     offset_bytes: int
-    """Of the token in the shard's file."""
+    """Position of the token in the shard's file."""
 
 
 SEGMENT_TOKENS = 1 << 15
-"""Tokens that are read together the first time: about what a system reads ahead."""
+"""Tokens that are read together the first time: about as many as an operating system reads ahead."""
 
 
 class TokenStream:
-    """The tokens of one split. Reading is safe from several threads; a pickled copy opens its files again.
+    """The tokens of one split. Several threads may read at once; a pickled copy opens its files again.
 
-    Raises UnreadableError for a shard that cannot be had, ends too early, fails to be read, or holds a token that is
+    Reading raises UnreadableError for a shard that cannot be fetched or read, ends too early, or holds a token that is
     not in the vocabulary.
     """
 
@@ -64,28 +63,28 @@ class TokenStream:
         self.tokenizer_sha256 = manifest.tokenizer_sha256
         self.num_tokens = info.num_tokens
         self.fingerprint = _fingerprint(manifest, split)
-        """Changes with any token of the split, their order, and the tokenizer."""
+        """Hash of the tokens of the split, their order, and the tokenizer."""
         self.shard_names = [shard.name for shard in info.shards]
         self._shard_bytes = [shard.size_bytes for shard in info.shards]
         self._index = index
-        self._files = OpenFiles(store, self.shard_names)
-        self._was_read = self._none_read()
+        self.files = OpenFiles(store, self.shard_names)
+        self._is_segment_read = self._no_segment_read()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_index", "_was_read")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_index", "_is_segment_read")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._index = Index.open(self.store.path(index_name(self.split)), self.manifest.splits[self.split])
-        self._was_read = self._none_read()
+        self._is_segment_read = self._no_segment_read()
 
     @property
     def shard_starts(self) -> IntArray:
-        """Position in the stream of each shard's first token, and the end, shape (num_shards + 1,)."""
+        """Position in the stream of each shard's first token, and the stream's end: shape (num_shards + 1,)."""
         return self._index.shard_starts
 
     def read(self, start: int, count: int) -> npt.NDArray[Any]:
-        """Return a copy of tokens [start, start + count), across members and shards, shape (count,)."""
+        """Return a copy of tokens [start, start + count), of shape (count,)."""
         assert 0 <= start <= start + count <= self.num_tokens, (
             f"tokens [{start}, {start + count}) are not within the {self.num_tokens} of the stream"
         )
@@ -95,7 +94,7 @@ class TokenStream:
         return tokens[0]
 
     def read_rows(self, starts: IntArray, out_NC: npt.NDArray[Any]) -> None:
-        """Fill row n with tokens [starts[n], starts[n] + C); starts are of shape (N,), the rows of any integer type."""
+        """Fill row n with tokens [starts[n], starts[n] + C); starts has shape (N,), and the rows any integer type."""
         num_rows, num_columns = out_NC.shape
         if num_rows == 0 or num_columns == 0:
             return
@@ -103,26 +102,26 @@ class TokenStream:
             f"rows of {num_columns} tokens from {starts.min()} to {starts.max()} on are not within {self.num_tokens} "
             "of the stream"
         )
-        for first in range(0, num_rows, MAX_OPEN):  # at the worst, each row lies in another file
+        for first in range(0, num_rows, MAX_OPEN):  # in the worst case, each row is in another file
             self._read_rows(starts[first : first + MAX_OPEN], out_NC[first : first + MAX_OPEN])
 
     def locate(self, starts: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-        """Return for positions of the stream (shard, byte offset in its file, tokens left in the member from there)."""
+        """Return (shard, byte offset in its file, tokens from there to the sample's end) of positions in the stream."""
         index = self._index
         member = index.start.searchsorted(starts, side="right") - 1
         shard = index.shard_starts.searchsorted(starts, side="right") - 1
         offset_bytes = index.tokens_at[member] + (starts - index.start[member]) * self.dtype.itemsize
         return shard, offset_bytes, index.start[member + 1] - starts
 
-    def where(self, position: int) -> Place:
-        """Return where the token at a position of the stream lies."""
+    def where(self, position: int) -> TokenPlace:
+        """Return the place of the token at a position in the stream."""
         assert 0 <= position < self.num_tokens, f"{position} is not among the {self.num_tokens} tokens of the stream"
         shard, offset_bytes, _ = (int(each[0]) for each in self.locate(np.array([position])))
         member = int(np.searchsorted(self._index.start, position, side="right")) - 1
-        return Place(self.shard_names[shard], member_key(self.split, member), offset_bytes)
+        return TokenPlace(self.shard_names[shard], member_key(self.split, member), offset_bytes)
 
     def document_starts(self, shard: int) -> IntArray:
-        """Return the stream positions of the first tokens of the documents that begin in shard number `shard`."""
+        """Return the positions in the stream at which the documents of shard number `shard` begin."""
         index = self._index
         first, end = index.first_members[shard : shard + 2].tolist()
         num_lens, num_tokens = index.num_lens[first:end], np.diff(index.start[first : end + 1])
@@ -137,8 +136,8 @@ class TokenStream:
             at = int(index.lens_at[first + wrong[0]])
             raise self._unreadable(shard, at, "these lengths of documents do not add up to the tokens of their sample")
         before = slice(max(first - 1, 0), end - 1)
-        goes_on = index.num_documents[before] < index.num_lens[before]
-        begins_inside = np.concatenate([[False] * (first == 0), goes_on]).astype(bool)
+        continues = index.num_documents[before] < index.num_lens[before]
+        begins_inside = np.concatenate([[False] * (first == 0), continues]).astype(bool)
         return np.delete(index.shard_starts[shard] + sums[:-1], (ends - num_lens)[begins_inside])
 
     def _read_rows(self, starts: IntArray, out_NC: npt.NDArray[Any]) -> None:
@@ -153,21 +152,21 @@ class TokenStream:
             out_NC[...] = tokens_NC
 
     def _fill_mapped_rows(self, tokens_NC: npt.NDArray[Any], starts: IntArray) -> None:
-        """Copy rows out of mapped files, without a system call for each.
+        """Copy rows from memory maps of the files, without a system call for each row.
 
-        A fault of a mapped file is no error but a signal, so the segments that the rows lie in are read in the ordinary
-        way when they are first met, and each file's size is looked at again at every call. Raises CorpusError, OSError.
+        A failure in a mapped file is a signal and not an error. So a segment is first read through its descriptor, and
+        the size of each file is compared again at every call. Raises CorpusError, OSError.
         """
         num_columns = tokens_NC.shape[1]
-        if num_columns > SEGMENT_TOKENS:  # the time goes into copying, whichever way
+        if num_columns > SEGMENT_TOKENS:  # copying takes most of the time in either way
             self._fill_rows(tokens_NC, starts)
             return
         self._read_segments(starts // SEGMENT_TOKENS)
         self._read_segments((starts + num_columns - 1) // SEGMENT_TOKENS)
         shards_N, offsets_N, left_N = self.locate(starts)
         shards = shards_N.tolist()
-        files = {shard: self._files.get(shard).mapped(self._shard_bytes[shard]) for shard in set(shards)}
-        # Slices of memoryviews, because those of arrays take twice the time for rows of a few thousand tokens.
+        files = {shard: self.files.get(shard).mapped(self._shard_bytes[shard]) for shard in set(shards)}
+        # Slices of memoryviews take half the time of slices of arrays for rows of a few thousand tokens.
         out, row_bytes = tokens_NC.data.cast("B"), num_columns * self.dtype.itemsize
         for row, (shard, offset, left) in enumerate(zip(shards, offsets_N.tolist(), left_N.tolist(), strict=True)):
             if left >= num_columns:
@@ -176,23 +175,23 @@ class TokenStream:
                 self._fill(tokens_NC[row], int(starts[row]))
 
     def _read_segments(self, segments: IntArray) -> None:
-        was_read = self._was_read[segments]
-        if was_read.all():
+        is_read = self._is_segment_read[segments]
+        if is_read.all():
             return
-        for segment in np.unique(segments[~was_read]).tolist():
+        for segment in np.unique(segments[~is_read]).tolist():
             first = segment * SEGMENT_TOKENS
             self._fill(np.empty(min(SEGMENT_TOKENS, self.num_tokens - first), dtype=self.dtype), first)
-            self._was_read[segment] = True
+            self._is_segment_read[segment] = True
 
     def _fill_rows(self, tokens_NC: npt.NDArray[Any], starts: IntArray) -> None:
         for tokens_C, start in zip(tokens_NC, starts.tolist(), strict=True):
             self._fill(tokens_C, start)
 
-    def _none_read(self) -> npt.NDArray[np.bool_]:
+    def _no_segment_read(self) -> npt.NDArray[np.bool_]:
         return np.zeros(-(-self.num_tokens // SEGMENT_TOKENS), dtype=bool)
 
     def _fill(self, tokens_C: npt.NDArray[Any], start: int) -> None:
-        """Fill a row with the tokens from a position on, across members and shards."""
+        """Fill a row with the tokens from a position on, which may lie in several samples and shards."""
         done = 0
         while done < len(tokens_C):
             shard, offset_bytes, num_left = (int(each[0]) for each in self.locate(np.array([start + done])))
@@ -213,7 +212,7 @@ class TokenStream:
 
     def _open(self, shard: int) -> OpenFile:
         try:
-            return self._files.get(shard)
+            return self.files.get(shard)
         except UnreadableError:
             raise
         except (CorpusError, OSError) as error:
@@ -236,10 +235,10 @@ class TokenStream:
 def open_corpus(
     path: str | Path, split: str, cache: CacheConfig | None = None, *, progress: bool = False
 ) -> TokenStream:
-    """Return the stream of a split ("train" or "val") of a corpus that `prepare` wrote: a folder, or its URL.
+    """Return the stream of a split ("train" or "val") of a corpus; `path` is its folder or URL.
 
-    In a folder, every shard's size and structure is checked, its tokens are not: that is `verify`. Of a remote corpus,
-    only the manifest and the index are fetched. Raises CorpusError naming the file, and the byte where there is one.
+    In a folder, the size and structure of every shard are checked, but not its tokens (see `verify`). Of a remote
+    corpus, only the manifest and the index are fetched. Raises CorpusError with the file, and the byte if there is one.
     """
     store = open_store(path, cache)
     manifest = read_manifest(store)

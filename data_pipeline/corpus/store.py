@@ -1,4 +1,4 @@
-"""Where the files of a corpus come from: a folder, or a server from which they pass through a cache on this machine."""
+"""The source of a corpus's files: a folder, or a server, whose files come through a cache on this machine."""
 
 import os
 from abc import ABC, abstractmethod
@@ -11,58 +11,58 @@ from foretrain.data_pipeline.errors import CorpusError
 
 @dataclass(frozen=True)
 class StoreCounts:
-    """What a store has done since it was made, in this process."""
+    """What a store has done in this process since it was made."""
 
     hits: int = 0
-    """Shards opened that were in the cache."""
+    """Opened shards that were in the cache."""
     misses: int = 0
-    """Shards opened that had to be fetched first."""
+    """Opened shards that had to be fetched first."""
     downloaded_bytes: int = 0
     retries: int = 0
 
 
 class Store(ABC):
-    """The files of one corpus, by name. Safe to use from several threads; a pickled copy works in another process."""
+    """The files of one corpus, by name. Several threads may use it; a pickled copy works in another process."""
 
     url: str
-    """Of the folder, for messages."""
+    """URL or path of the corpus, for messages."""
     is_local: bool
 
     @abstractmethod
     def path(self, name: str) -> Path:
-        """Return where a small file (manifest, tokenizer, index) lies on this machine. Raises CorpusError."""
+        """Return the path of a small file (manifest, tokenizer, index) on this machine. Raises CorpusError."""
 
     @abstractmethod
     def open(self, name: str) -> int:
         """Return a file descriptor to read from, which the caller closes.
 
-        Raises CorpusError; its kind UnreadableError where the file cannot be had, after all retries.
+        Raises CorpusError, and its subclass UnreadableError if the file cannot be fetched after all retries.
         """
 
     @abstractmethod
     def size(self, name: str) -> int:
-        """Return the size of a file, bytes. Raises CorpusError."""
+        """Return the size of a file in bytes. Raises CorpusError."""
 
     def read(self, name: str) -> bytes:
         """Return all of a small file. Raises CorpusError."""
         return self.path(name).read_bytes()
 
     def expect(self, name: str, size_bytes: int | None, sha256: str) -> None:  # noqa: B027
-        """Tell what the manifest says of a file, before it is asked for: what is fetched is checked against it.
+        """Set what the manifest says of a file, against which the file is checked when it is fetched.
 
-        size_bytes is None where the manifest does not tell it.
+        size_bytes is None if the manifest does not say it.
         """
 
     def prefetch(self, names: Iterable[str]) -> None:  # noqa: B027
-        """Fetch files ahead in the background, in this order of need; takes the place of the order given before."""
+        """Fetch files in the background, in this order, which replaces the order of the previous call."""
 
     @property
     def counts(self) -> StoreCounts:
-        """What this store has done so far."""
+        """What this store has done so far in this process."""
         return StoreCounts()
 
     def close(self) -> None:  # noqa: B027
-        """End what goes on in the background."""
+        """Stop the work in the background."""
 
 
 class FolderStore(Store):
@@ -86,5 +86,5 @@ class FolderStore(Store):
         return os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
 
     def size(self, name: str) -> int:
-        """Return the size that the file has now, bytes."""
+        """Return the present size of the file in bytes."""
         return self.path(name).stat().st_size

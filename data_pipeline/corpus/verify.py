@@ -1,4 +1,4 @@
-"""Read every byte of a corpus and list all that is not as it was written."""
+"""Verification of a corpus: read every byte of it, and list all that is not as it was written."""
 
 import hashlib
 import os
@@ -7,22 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from foretrain.configs.data import CacheConfig
-from foretrain.data_pipeline.corpus.check import check_sha256, check_shard, check_size
-from foretrain.data_pipeline.corpus.index import REMEDY, Index
-from foretrain.data_pipeline.corpus.manifest import MANIFEST, TOKENIZER, Manifest, ShardInfo, index_name
+from foretrain.data_pipeline.corpus.check import check_sha256, check_size
+from foretrain.data_pipeline.corpus.index import Index
+from foretrain.data_pipeline.corpus.manifest import MANIFEST, TOKENIZER, Manifest, index_name
 from foretrain.data_pipeline.corpus.opening import open_store
 from foretrain.data_pipeline.corpus.store import Store
-from foretrain.data_pipeline.corpus.tar_index import index_open_shard
-from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.corpus.structure import check_structure
+from foretrain.data_pipeline.errors import REMEDY, CorpusError
 from foretrain.data_pipeline.progress import Advance, byte_progress
 
 READ_BYTES = 1 << 20
 
 
 def read_manifest(store: Store) -> Manifest:
-    """Return the manifest of a corpus, and tell the store what it says of its files.
+    """Return the manifest of a corpus, after telling the store what it says of the files.
 
-    Raises CorpusError where there is no manifest, or one that cannot be used.
+    Raises CorpusError if there is no manifest or it cannot be used.
     """
     if store.is_local:
         manifest = Manifest.read(Path(store.url))
@@ -37,35 +37,40 @@ def read_manifest(store: Store) -> Manifest:
 
 
 def verify(corpus: str | Path | Store, progress: bool = False, cache: CacheConfig | None = None) -> Manifest:
-    """Return the manifest of a corpus after reading every byte of it; raise CorpusError that lists every fault."""
+    """Return the manifest of a corpus after reading every byte; raise CorpusError with a line for each damaged file.
+
+    The checksums alone find all damage. The structure is checked before them, because it gives the byte.
+    """
     store = corpus if isinstance(corpus, Store) else open_store(corpus, cache)
     manifest = read_manifest(store)
     faults: list[str] = []
-    with _listed(faults, f"{store.url}/{TOKENIZER}"):
+    with _collect(faults, f"{store.url}/{TOKENIZER}"):
         check_sha256(store.path(TOKENIZER), manifest.tokenizer_sha256)
     num_bytes = sum(shard.size_bytes for info in manifest.splits.values() for shard in info.shards)
     with byte_progress(f"verifying {store.url}", num_bytes, enabled=progress) as advance:
         for split, info in manifest.splits.items():
             index = None
-            with _listed(faults, f"{store.url}/{index_name(split)}"):
+            with _collect(faults, f"{store.url}/{index_name(split)}"):
                 check_sha256(store.path(index_name(split)), info.index_sha256)
                 index = Index.open(store.path(index_name(split)), info)
             for number, shard in enumerate(info.shards):
-                with _listed(faults, f"{store.url}/{shard.name}"):
-                    _verify_shard(store, manifest.dtype, shard, index, split, number, advance)
-    faults += _strangers(store, manifest)
+                with _collect(faults, f"{store.url}/{shard.name}"):
+                    _verify_shard(store, manifest, split, number, index, advance)
+    faults += _unknown_shards(store, manifest)
     if faults:
         raise CorpusError("\n".join(faults))
     return manifest
 
 
 def _verify_shard(
-    store: Store, dtype: str, shard: ShardInfo, index: Index | None, split: str, number: int, advance: Advance
+    store: Store, manifest: Manifest, split: str, number: int, index: Index | None, advance: Advance
 ) -> None:
+    shard = manifest.splits[split].shards[number]
     path = f"{store.url}/{shard.name}"
     with os.fdopen(store.open(shard.name), "rb", buffering=0) as file:
-        check_shard(path, index_open_shard(file.fileno(), path, dtype), shard, index, split, number)
         check_size(path, os.fstat(file.fileno()).st_size, shard)
+        if index is not None:
+            check_structure(file.fileno(), path, index, split, number, manifest.dtype)
         digest = hashlib.sha256()
         while chunk := file.read(READ_BYTES):
             digest.update(chunk)
@@ -74,8 +79,8 @@ def _verify_shard(
         raise CorpusError(f"{path} has other bytes than were written (SHA-256): {REMEDY}")
 
 
-def _strangers(store: Store, manifest: Manifest) -> Iterator[str]:
-    """Shards that the manifest does not know."""
+def _unknown_shards(store: Store, manifest: Manifest) -> Iterator[str]:
+    """Yield a message for each shard of a local corpus that is not in the manifest."""
     if not store.is_local:
         return
     for split, info in manifest.splits.items():
@@ -86,8 +91,8 @@ def _strangers(store: Store, manifest: Manifest) -> Iterator[str]:
 
 
 @contextmanager
-def _listed(faults: list[str], path: str) -> Iterator[None]:
-    """Go on after a fault of a file, and list it."""
+def _collect(faults: list[str], path: str) -> Iterator[None]:
+    """Add the error of a file to the list, instead of raising it."""
     try:
         yield
     except CorpusError as error:

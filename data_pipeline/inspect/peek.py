@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from foretrain.data_pipeline.corpus.shards import Place, TokenStream
+from foretrain.data_pipeline.corpus.shards import TokenPlace, TokenStream
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.stream.batch import IGNORE, IntArray, Replacement
 from foretrain.data_pipeline.stream.data import Data
@@ -27,7 +27,7 @@ class Part:
     """Of the first token, in the stream of its source."""
     num_before: int
     """Tokens of the document before it: 0 where it begins here."""
-    place: Place
+    place: TokenPlace
     """Of the first token."""
 
 

@@ -1,9 +1,11 @@
 """The index beside the shards, the check of all files at open, and `verify`."""
 
+import io
 import json
 import multiprocessing
 import os
 import shutil
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ from foretrain.data_pipeline.corpus.manifest import Manifest, checked_name, inde
 from foretrain.data_pipeline.corpus.shard_writer import SplitWriter
 from foretrain.data_pipeline.corpus.shards import open_corpus, verify
 from foretrain.data_pipeline.corpus.store import FolderStore
-from foretrain.data_pipeline.corpus.tar_index import index_shard
+from foretrain.data_pipeline.corpus.structure import check_structure
 from foretrain.data_pipeline.errors import CorpusError
 from tests.data_pipeline.corpus.alterations import write_manifest
 
@@ -36,7 +38,7 @@ def copy(corpus: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def settled(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A corpus of its own whose files count as old."""
-    monkeypatch.setattr(check, "SETTLED_S", 0.0)
+    monkeypatch.setattr(check, "MIN_AGE_S", 0.0)
     time.sleep(0.02)  # longer than a tick of the clock of files
     return copy
 
@@ -46,11 +48,11 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the shards whose headers are walked, as that happens."""
     names: list[str] = []
 
-    def walk(path: Path, dtype: str) -> Any:
-        names.append(path.name)
-        return index_shard(path, dtype)
+    def record(fd: int, path: str, *where: Any) -> None:
+        names.append(Path(path).name)
+        check_structure(fd, path, *where)
 
-    monkeypatch.setattr(check, "index_shard", walk)
+    monkeypatch.setattr(check, "check_structure", record)
     return names
 
 
@@ -59,7 +61,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     block_bytes=st.integers(1, 1000),
     shard_tokens=st.integers(1, 2000),
 )
-def test_the_index_is_what_a_walk_through_the_shards_finds(
+def test_the_index_is_what_tarfile_and_numpy_find_in_the_shards(
     tmp_path_factory: pytest.TempPathFactory, lens: list[int], block_bytes: int, shard_tokens: int
 ) -> None:
     folder = tmp_path_factory.mktemp("index")
@@ -68,11 +70,17 @@ def test_the_index_is_what_a_walk_through_the_shards_finds(
         writer.add(np.zeros(count, dtype="<u2"), num_text_bytes=1)
     split = writer.close()
     index = Index.open(folder / index_name("train"), split)
-    found = [index_shard(folder / shard.name, "uint16") for shard in split.shards]
-    for name in ("tokens_at", "lens_at", "num_lens"):
-        assert np.array_equal(getattr(index, name), np.concatenate([getattr(each, name) for each in found])), name
-    assert np.array_equal(np.diff(index.start), np.concatenate([each.num_tokens for each in found]))
-    assert np.array_equal(index.first_members, np.cumsum([0] + [len(each.keys) for each in found]))
+    members: list[tuple[int, int, int, int]] = []
+    first_members = [0]
+    for shard in split.shards:
+        with tarfile.open(folder / shard.name) as tar:
+            arrays = [(each.offset_data + each.size, np.load(io.BytesIO(tar.extractfile(each).read()))) for each in tar]  # type: ignore[union-attr]
+        for (tokens_end, tokens), (lens_end, lengths) in zip(arrays[::2], arrays[1::2], strict=True):
+            members.append((tokens_end - tokens.nbytes, len(tokens), lens_end - lengths.nbytes, len(lengths)))
+        first_members.append(len(members))
+    found = (index.tokens_at, np.diff(index.start), index.lens_at, index.num_lens)
+    assert np.array_equal(np.stack(found, axis=1), members)
+    assert np.array_equal(index.first_members, first_members)
     assert np.array_equal(index.shard_starts, np.cumsum([0] + [shard.num_tokens for shard in split.shards]))
     assert (index.num_documents.sum(), index.start[-1]) == (len(lens), sum(lens))
 
@@ -101,7 +109,7 @@ def test_a_shard_is_walked_once_as_long_as_it_is_the_same_file(settled: Path, wa
     names = sorted(shard.name for shard in Manifest.read(settled).splits["train"].shards)
     open_corpus(settled, "train")
     assert sorted(walked) == names
-    assert not list(settled.glob("*.partial-*"))
+    assert not list(settled.glob("..*"))
     open_corpus(settled, "train")
     assert sorted(walked) == names
     (settled / SHARD).write_bytes((settled / SHARD).read_bytes())
@@ -184,11 +192,11 @@ def test_where_no_record_can_be_written_a_corpus_opens_all_the_same(settled: Pat
     for _ in range(2):
         open_corpus(settled, "train")
     assert len(walked) == 2 * len(Manifest.read(settled).splits["train"].shards)
-    assert not list(settled.glob("*.partial-*"))
+    assert not list(settled.glob("..*"))
 
 
 def _open_often(folder: Path, results: "multiprocessing.Queue[int]") -> None:
-    check.SETTLED_S = 0.0
+    check.MIN_AGE_S = 0.0
     for _ in range(5):
         (folder / checked_name("train")).unlink(missing_ok=True)
         results.put(open_corpus(folder, "train").num_tokens)
@@ -204,7 +212,7 @@ def test_several_processes_may_open_a_corpus_at_once(settled: Path) -> None:
     for process in processes:
         process.join()
     assert set(found) == {Manifest.read(settled).splits["train"].num_tokens}
-    assert not list(settled.glob("*.partial-*"))
+    assert not list(settled.glob("..*"))
     assert all(is_part_of_corpus(file.name) for file in settled.iterdir())
 
 
@@ -244,11 +252,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a shard that grew": (
         lambda folder: (folder / SHARD).write_bytes((folder / SHARD).read_bytes() + bytes(512)),
-        rf"{SHARD} has \d+ bytes, and \d+ were written",
+        rf"{SHARD} has \d+ bytes, but \d+ were written",
     ),
     "a shard that shrank": (
         lambda folder: (folder / SHARD).write_bytes((folder / SHARD).read_bytes()[:-512]),
-        rf"{SHARD} has \d+ bytes, and \d+ were written",
+        rf"{SHARD} has \d+ bytes, but \d+ were written",
     ),
     "swapped shards": (lambda folder: _swap(folder / "train-000000.tar", folder / SHARD), r"train-00000[01]\.tar"),
     "a missing index": (lambda folder: (folder / index_name("train")).unlink(), r"train\.index\.npy is missing"),
@@ -276,7 +284,5 @@ def test_shards_of_one_size_that_swapped_places_are_found_at_open(tmp_path: Path
     write_manifest(tmp_path, {"train": writer.close()})
     open_corpus(tmp_path, "train")
     _swap(tmp_path / "train-000000.tar", tmp_path / SHARD)
-    with pytest.raises(
-        CorpusError, match=r"train-000000.tar is another shard: the sample whose tokens are at byte 640"
-    ):
+    with pytest.raises(CorpusError, match=r"train-000000.tar is damaged at byte 0: .* this is another shard"):
         open_corpus(tmp_path, "train")

@@ -83,8 +83,16 @@ def test_all_that_a_map_is_asked_for_was_read_before_in_the_ordinary_way(
 ) -> None:
     monkeypatch.setattr(shards, "SEGMENT_TOKENS", 64)
     stream = open_corpus(corpus, "train")
+    offsets: list[int] = []
+    preadv = os.preadv
+
+    def record(fd: int, views: Any, offset: int) -> int:
+        offsets.append(offset)
+        return preadv(fd, views, offset)
+
+    monkeypatch.setattr(os, "preadv", record)
     stream.read_rows(np.array([60, 320]), np.empty((2, 10), dtype=np.int64))
-    assert np.flatnonzero(stream._was_read).tolist() == [0, 1, 5]
+    assert sorted(offsets) == [stream.where(segment * 64).offset_bytes for segment in (0, 1, 5)]
 
 
 def test_what_lies_past_the_end_is_never_made_up(stream: TokenStream) -> None:
@@ -147,7 +155,7 @@ def test_many_threads_read_through_few_open_files(
     corpus: Path, all_tokens: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = open_corpus(corpus, "train")
-    stream._files = OpenFiles(stream.store, stream.shard_names, max_open=1)
+    stream.files = OpenFiles(stream.store, stream.shard_names, max_open=1)
     failures: list[int] = []
 
     def read(seed: int) -> None:
@@ -165,7 +173,7 @@ def test_many_threads_read_through_few_open_files(
     for thread in threads:
         thread.join()
     assert failures == []
-    assert len(stream._files) == 1
+    assert len(stream.files) == 1
 
 
 def test_files_are_closed_with_their_stream_and_when_others_take_their_place(corpus: Path) -> None:
@@ -175,7 +183,7 @@ def test_files_are_closed_with_their_stream_and_when_others_take_their_place(cor
     before = num_open()
     stream = open_corpus(corpus, "train")
     assert num_open() == before + 1  # the index
-    stream._files = OpenFiles(stream.store, stream.shard_names, max_open=2)
+    stream.files = OpenFiles(stream.store, stream.shard_names, max_open=2)
     stream.read(0, stream.num_tokens)
     assert num_open() == before + 3
     del stream
@@ -189,14 +197,15 @@ def test_rows_of_more_files_than_may_be_open_are_read_a_few_at_a_time(
     for number in range(60):
         writer.add(np.full(10, number, dtype="<u2"), num_text_bytes=1)
     stream = open_corpus(write_manifest(tmp_path, {"train": writer.close()}), "train")
-    stream._files = OpenFiles(stream.store, stream.shard_names, max_open=4)
+    stream.files = OpenFiles(stream.store, stream.shard_names, max_open=4)
     monkeypatch.setattr(shards, "MAX_OPEN", 4)
-    monkeypatch.setattr(TokenStream, "_fill_rows", None)  # the way out, where no more files can be opened
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     num_open = len(list(Path("/proc/self/fd").iterdir()))
     rows = np.empty((60, 10), dtype=np.int64)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (num_open + 3 * 4 + 3, limits[1]))
+        stream.read_rows(np.arange(60) * 10, rows)
+        monkeypatch.setattr(os, "preadv", None)  # from now on only memory maps are read, as if there were few files
         stream.read_rows(np.arange(60) * 10, rows)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
@@ -208,7 +217,7 @@ def test_where_the_process_may_open_no_more_files_streams_give_up_theirs(
 ) -> None:
     streams = [open_corpus(corpus, "train") for _ in range(2)]
     streams[0].read(0, streams[0].num_tokens)
-    assert len(streams[0]._files) > 1
+    assert len(streams[0].files) > 1
     tries = []
 
     def refuse(name: str) -> int:
@@ -219,7 +228,7 @@ def test_where_the_process_may_open_no_more_files_streams_give_up_theirs(
 
     monkeypatch.setattr(streams[1].store, "open", refuse)
     assert np.array_equal(streams[1].read(0, 10), all_tokens[:10])
-    assert len(streams[0]._files) == 0
+    assert len(streams[0].files) == 0
 
 
 def _unreadable(stream: TokenStream, position: int, count: int = 20) -> UnreadableError:
@@ -246,7 +255,7 @@ def test_a_shard_that_is_cut_while_it_is_read_is_unreadable_from_there_on(copy: 
     error = _unreadable(stream, first + 45)
     assert f"{SHARD} is damaged at byte {cut.offset_bytes}: the file ends there" in str(error)
     assert (error.shard, error.offset_bytes) == (SHARD, cut.offset_bytes)
-    stream._files.close()  # opened anew, as one that had to give way to others
+    stream.files.close()  # opened anew, as one that had to give way to others
     assert _unreadable(stream, first + 45).offset_bytes == cut.offset_bytes
 
 
