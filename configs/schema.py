@@ -12,89 +12,9 @@ from foretrain.configs.checks import require, require_positive
 from foretrain.configs.data import DataConfig
 from foretrain.configs.fields import setting
 from foretrain.configs.launching import LaunchConfig
+from foretrain.configs.model import ModelConfig
 from foretrain.configs.optimization import OptimizerConfig, ScheduleConfig
 from foretrain.configs.parametrization import MupConfig
-
-
-@dataclass
-class ModelConfig:
-    """The shape of a decoder-only transformer, pre-norm."""
-
-    name: str = setting("gpt", changes_curve=False)
-    """A label for reports; it changes nothing."""
-    num_layers: int = 4
-    """Transformer blocks."""
-    d_model: int = 128
-    """Width of the residual stream."""
-    num_heads: int = 4
-    """Query heads of each attention."""
-    num_kv_heads: int | None = None
-    """Key and value heads; None: as many as num_heads. Fewer is grouped-query attention, and must divide num_heads."""
-    head_dim: int | None = None
-    """Width of one head; None: d_model / num_heads."""
-    d_ff: int | None = None
-    """Hidden width of the feed-forward layer; None: 4 * d_model."""
-    vocab_size: int | None = None
-    """Rows of the embedding; None: the vocabulary of the data's tokenizer."""
-    seq_len: int = 256
-    """Tokens of one sample, and the number of learned positions where `position` is learned."""
-    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    """Normalisation before each attention, each feed-forward layer and the head."""
-    norm_eps: float = 1e-5
-    """Added to the variance (mean square) inside the norms."""
-    position: Literal["rope", "learned"] = "rope"
-    """Rotary embedding of queries and keys, or a learned vector for each position."""
-    rope_theta: float = 10000.0
-    """Base of the rotary frequencies."""
-    activation: Literal["swiglu", "gelu", "gelu_tanh"] = "swiglu"
-    """swiglu: silu(gate) * up, three matrices; gelu: exact, two matrices; gelu_tanh: GPT-2's approximation."""
-    bias: bool = False
-    """Biases on every linear layer of the blocks, and on layernorms."""
-    tie_embeddings: bool = False
-    """The head uses the embedding's matrix."""
-    qk_norm: bool = False
-    """RMSNorm over head_dim of queries and keys before rotation."""
-    init_std: float = 0.02
-    """Standard deviation of initial matrices; those that write into the residual stream get init_std / sqrt(2 L)."""
-    embed_init_std: float | None = None
-    """Of the embeddings of tokens and positions; None: init_std."""
-    head_init_std: float | None = None
-    """Of a head that is not tied; None: init_std. 0, as is advised for muP: at first all tokens are as likely."""
-
-    def __post_init__(self) -> None:
-        require_positive(
-            num_layers=self.num_layers,
-            d_model=self.d_model,
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads,
-            head_dim=self.head_dim,
-            d_ff=self.d_ff,
-            vocab_size=self.vocab_size,
-            seq_len=self.seq_len,
-            norm_eps=self.norm_eps,
-            rope_theta=self.rope_theta,
-            init_std=self.init_std,
-        )
-        for name in ("embed_init_std", "head_init_std"):
-            require((getattr(self, name) or 0) >= 0, f"{name} = {getattr(self, name)} must not be negative")
-        require(
-            self.head_init_std is None or not self.tie_embeddings,
-            "head_init_std is of a head of its own, and tie_embeddings leaves none: leave one of them out",
-        )
-        require(
-            self.head_dim is not None or self.d_model % self.num_heads == 0,
-            f"d_model = {self.d_model} is not a multiple of num_heads = {self.num_heads}: change one, or set head_dim",
-        )
-        kv = self.num_kv_heads or self.num_heads
-        require(
-            self.num_heads % kv == 0,
-            f"num_heads = {self.num_heads} is not a multiple of num_kv_heads = {kv}: change one",
-        )
-        head_dim = self.head_dim or self.d_model // self.num_heads
-        require(
-            self.position != "rope" or head_dim % 2 == 0,
-            f"head_dim = {head_dim} is odd, and rotary positions turn pairs: make it even, or use position=learned",
-        )
 
 
 @dataclass

@@ -154,7 +154,7 @@ def divisors(number: int) -> str:
 
 
 def _tensor_problems(layout: Layout, model: ModelConfig) -> Iterator[str]:
-    for name, size in {"num_heads": model.num_heads, "d_ff": model.d_ff or 4 * model.d_model}.items():
+    for name, size in {"num_heads": model.num_heads, "d_ff": model.block_shape.d_ff}.items():
         if size % layout.tp:
             yield (
                 f"parallel.tp = {layout.tp} does not divide model.{name} = {size}: use a tp that does, or change {name}"

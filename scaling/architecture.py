@@ -12,8 +12,7 @@ def architecture(config: Config) -> dict[str, Any]:
     vocabulary size.
     """
     model = config.model
-    head_dim = model.head_dim or model.d_model // model.num_heads
-    num_kv_heads, d_ff = model.num_kv_heads or model.num_heads, model.d_ff or 4 * model.d_model
+    shape = model.block_shape
     return {
         "parametrization": config.mup.parametrization,
         "optimizer": config.optimizer.kind,
@@ -25,10 +24,10 @@ def architecture(config: Config) -> dict[str, Any]:
         "bias": model.bias,
         "tie_embeddings": model.tie_embeddings,
         "qk_norm": model.qk_norm,
-        "heads for each key-value head": model.num_heads // num_kv_heads,
-        "head_dim": head_dim,
-        "heads' width / d_model": round(model.num_heads * head_dim / model.d_model, 6),
-        "d_ff / d_model": round(d_ff / model.d_model, 6),
+        "heads for each key-value head": shape.num_heads // shape.num_kv_heads,
+        "head_dim": shape.head_dim,
+        "heads' width / d_model": round(shape.num_heads * shape.head_dim / shape.d_model, 6),
+        "d_ff / d_model": round(shape.d_ff / shape.d_model, 6),
         "init_std": model.init_std,
         "embed_init_std": model.init_std if model.embed_init_std is None else model.embed_init_std,
         "head_init_std": model.init_std if model.head_init_std is None else model.head_init_std,

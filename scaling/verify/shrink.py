@@ -69,7 +69,7 @@ def with_knobs(small: Config, parallel: ParallelConfig, layout: Layout) -> Confi
 def _shrink_model(model: ModelConfig, layouts: Sequence[Layout]) -> ModelConfig:
     max_parts = max(layout.tp * layout.cp for layout in layouts)  # into which heads and positions are cut
     max_stages = min(model.num_layers, max(layout.num_stages for layout in layouts))
-    num_kv_heads = model.num_kv_heads or model.num_heads
+    num_kv_heads = model.block_shape.num_kv_heads
     small_kv_heads = alike(num_kv_heads, max_parts)
     return replace(
         model,
@@ -78,7 +78,7 @@ def _shrink_model(model: ModelConfig, layouts: Sequence[Layout]) -> ModelConfig:
         num_heads=small_kv_heads * (model.num_heads // num_kv_heads),
         num_kv_heads=None if model.num_kv_heads is None else small_kv_heads,
         head_dim=8,
-        d_ff=alike(model.d_ff or 4 * model.d_model, max_parts, at_least=48),
+        d_ff=alike(model.block_shape.d_ff, max_parts, at_least=48),
         vocab_size=VOCAB_SIZE,
         seq_len=alike(model.seq_len, max_parts, at_least=16),
         init_std=INIT_STD,

@@ -36,7 +36,7 @@ def sources(root: type = schema.Config) -> Iterator[Path]:
 
 def test_every_field_has_a_docstring() -> None:
     files = set(sources())
-    assert {path.stem for path in files} == {"schema", "data", "optimization", "parametrization", "launching"}
+    assert {path.stem for path in files} == {"schema", "model", "data", "optimization", "parametrization", "launching"}
     assert [name for path in files for name in undocumented(path.read_text())] == []
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Literal
 
-from foretrain.configs.schema import ModelConfig
+from foretrain.configs.model import ModelConfig, Shape
 
 SHARDED_AXES = frozenset({"vocab", "heads", "kv", "ffn"})
 """Axes that tensor parallelism cuts; a parameter has at most one of them."""
@@ -26,36 +26,6 @@ class Scale:
     lr: float = 1.0
     eps: float = 1.0
     weight_decay: float = 1.0
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A ModelConfig with every default made explicit, as plain numbers."""
-
-    num_layers: int
-    d_model: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    d_ff: int
-    vocab_size: int
-    seq_len: int
-
-    @classmethod
-    def of(cls, model: ModelConfig) -> "Shape":
-        """The shape of `model`. Raises ValueError while vocab_size is not known."""
-        if model.vocab_size is None:
-            raise ValueError("model.vocab_size is not set, and no corpus is at hand to take it from: set it")
-        return cls(
-            num_layers=model.num_layers,
-            d_model=model.d_model,
-            num_heads=model.num_heads,
-            num_kv_heads=model.num_kv_heads or model.num_heads,
-            head_dim=model.head_dim or model.d_model // model.num_heads,
-            d_ff=model.d_ff or 4 * model.d_model,
-            vocab_size=model.vocab_size,
-            seq_len=model.seq_len,
-        )
 
 
 @dataclass(frozen=True)
