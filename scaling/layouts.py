@@ -1,4 +1,4 @@
-"""Layouts to try: all of them up to some number of processes, or those that a user names. Pure."""
+"""Layouts to try: every one up to some number of processes, or those that a user names. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,15 +12,15 @@ from foretrain.parallel.layout import Layout
 SCHEDULES: tuple[str, ...] = get_args(get_type_hints(ParallelConfig)["schedule"])
 ZERO_STAGES: tuple[int, ...] = get_args(get_type_hints(ParallelConfig)["zero_stage"])
 MAX_VPP = 2
-"""Two virtual stages stand for more; `--layouts` takes any number."""
+"""Virtual stages of a rank that are tried unasked: more behave as two do. `--layouts` takes any number."""
 
 _SIZES = ("dp", "tp", "cp", "pp", "vpp")
 
 
 def all_layouts(max_processes: int) -> Iterator[Layout]:
-    """Every combination of up to `max_processes` ranks, small meshes first; many of them are refused by their layout.
+    """Every combination of up to `max_processes` ranks, small meshes first. Many of them are not legal for a model.
 
-    Without a pipeline the schedule means nothing, so there is one layout for all of them.
+    Without a pipeline the schedule has no effect, so only one is tried.
     """
     sizes = range(1, max_processes + 1)
     meshes = [mesh for mesh in product(sizes, repeat=4) if prod(mesh) <= max_processes]
@@ -30,24 +30,51 @@ def all_layouts(max_processes: int) -> Iterator[Layout]:
             yield Layout(dp, tp, pp, vpp, sp, schedule, zero, cp=cp)
 
 
+def parallel_config(layout: Layout, options: ParallelConfig) -> ParallelConfig:
+    """The settings of a layout, with the offloading and overlap of `options` if the layout allows them."""
+    return ParallelConfig(
+        **{name: getattr(layout, name) for name in (*_SIZES, "sp", "schedule", "zero_stage")},
+        offload_optimizer=options.offload_optimizer and layout.zero_stage >= 1,
+        offload_params=options.offload_params and layout.zero_stage == 3,
+        overlap_comm=options.overlap_comm and layout.zero_stage >= 1 and layout.pp == 1,
+        timeout_s=options.timeout_s,
+    )
+
+
+def parse_layout(text: str) -> Layout:
+    """One layout in words, such as "tp=2 sp". Raises ValueError, which names the word that is not understood."""
+    parts = text.split(",")
+    if len(parts) != 1:
+        raise ValueError(f"--layout '{text}' names {len(parts)} layouts: name one")
+    return _parse(text, "--layout")
+
+
 def parse_layouts(text: str) -> list[Layout]:
     """Layouts separated by commas, each in words: "dp=2 tp=2 sp zero=1, pp=2 vpp=2 zbv". The inverse of str(layout).
 
-    Raises ValueError that says which word is not understood.
+    Raises ValueError, which names the word that is not understood.
     """
-    return [_parse(part) for part in text.split(",")]
+    return [_parse(part, "--layouts") for part in text.split(",")]
 
 
-def _parse(text: str) -> Layout:
+def _parse(text: str, option: str) -> Layout:
     layout = Layout()
     if not text.split():
-        raise ValueError("--layouts: one of the layouts is empty: separate them by single commas, as in 'dp=2,tp=2 sp'")
+        raise ValueError(
+            f"{option}: one of the layouts is empty: separate them by single commas, for example 'dp=2,tp=2 sp'"
+        )
     for word in text.split():
-        layout = replace(layout, **_setting(word, text.strip()))
+        setting = _setting(word)
+        if setting is None:
+            raise ValueError(
+                f"{option}: {word!r} in '{text.strip()}' is not understood: use dp=N, tp=N, cp=N, pp=N, vpp=N, "
+                f"zero=0|1|2|3, sp, or a schedule ({', '.join(SCHEDULES)})"
+            )
+        layout = replace(layout, **setting)
     return layout
 
 
-def _setting(word: str, text: str) -> dict[str, Any]:
+def _setting(word: str) -> dict[str, Any] | None:
     key, is_pair, value = word.partition("=")
     if key in _SIZES and value.isdecimal() and int(value) > 0:
         return {key: int(value)}
@@ -56,9 +83,4 @@ def _setting(word: str, text: str) -> dict[str, Any]:
     if key == "sp" and (not is_pair or value in ("true", "false")):
         return {"sp": value != "false"}
     schedule = value if key == "schedule" else word
-    if schedule in SCHEDULES:
-        return {"schedule": schedule}
-    raise ValueError(
-        f"--layouts: {word!r} in '{text}' is not understood: use dp=N, tp=N, cp=N, pp=N, vpp=N, zero=0|1|2|3, sp, or a "
-        f"schedule ({', '.join(SCHEDULES)})"
-    )
+    return {"schedule": schedule} if schedule in SCHEDULES else None

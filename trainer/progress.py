@@ -12,10 +12,10 @@ from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from foretrain.progress import bar_line, format_duration, is_terminal
 from foretrain.trainer.metrics import FINAL_SHARE, final_loss
 
 SPEED_WINDOW_STEPS = 50
@@ -47,8 +47,7 @@ class Progress:
         self._val_loss: float | None = None
         self._started_s = time.monotonic()
         self._live: Live | None = None
-        # Rich also takes a file for a terminal where FORCE_COLOR is set, and would draw into a job's log.
-        if self._console.is_interactive and self._console.file.isatty():
+        if is_terminal(self._console):
             self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -105,11 +104,8 @@ class Progress:
 
     def _render(self) -> Group:
         step = self._latest["step"]
-        bar = Table.grid(padding=(0, 2), expand=True)
-        for ratio in (None, 1, None):
-            bar.add_column(ratio=ratio, no_wrap=True)
-        times = f"{format_duration(time.monotonic() - self._started_s)} gone, {self._time_left()} left"
-        bar.add_row(self._count(step), ProgressBar(total=self._total_steps, completed=step), Text(times, style="dim"))
+        left = f"{self._time_left()} left"
+        bar = bar_line(self._count(step), step, self._total_steps, time.monotonic() - self._started_s, left)
         if step == self._start_step:
             return Group(bar, Text("the first step is the slowest ...", style="dim"))
         values = self._values()
@@ -179,13 +175,6 @@ def summary(
     names = sorted(path.name for path in Path(run_dir).iterdir() if not path.name.startswith("."))
     table.add_row("files", f"{run_dir}{os.sep}: {', '.join(names)}")
     return table
-
-
-def format_duration(seconds: float) -> str:
-    """Return hours, minutes and seconds as h:mm:ss."""
-    minutes, whole_seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{whole_seconds:02}"
 
 
 def _against_unigram(loss: float, unigram_entropy_nats: float) -> str:

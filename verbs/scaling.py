@@ -55,8 +55,9 @@ def coord_check(
     from foretrain.configs import load as configs
     from foretrain.launcher.local.run import check_fits
     from foretrain.scaling.coord_check import report
-    from foretrain.scaling.coord_check.plan import make_plan, parse_layout, parse_sizes
+    from foretrain.scaling.coord_check.plan import make_plan, parse_sizes
     from foretrain.scaling.coord_check.run import check, device_of
+    from foretrain.scaling.layouts import parse_layout
 
     with bad_input():
         plan = make_plan(
@@ -73,8 +74,8 @@ def coord_check(
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             check_writable(out / report.RECORD_FILE, out / report.PLOT_FILE)
-    with report.Display(plan) as display:
-        measured, verdict = check(plan, display)
+    with report.progress_of(plan) as progress:
+        measured, verdict = check(plan, progress)
     if out is not None and measured:
         report.write(out, plan, measured, verdict)
     report.print_verdict(plan, verdict)
@@ -112,8 +113,9 @@ def sweep(
     """
     from foretrain.configs import load as configs
     from foretrain.scaling.console import console_for_tables
-    from foretrain.scaling.sweep import view
     from foretrain.scaling.sweep.plan import Ask
+    from foretrain.scaling.sweep.progress import SweepProgress
+    from foretrain.scaling.sweep.report import print_end
     from foretrain.scaling.sweep.run import make_plan, opened, runner_of
     from foretrain.scaling.sweep.space import parse_numbers
 
@@ -132,9 +134,9 @@ def sweep(
             plan = make_plan(ask, lambda more: configs.load(config, [*(overrides or []), *more]), out)
             runner = runner_of(plan, out, on, jobs)
             trials = until_done.enter_context(opened(plan, out))
-        with bad_input(), view.Display(plan.num_trials) as display:
-            status = trials.run(runner, display)
-        view.print_end(trials, status, console_for_tables())
+        with bad_input(), SweepProgress(plan.num_trials) as progress:
+            status = trials.run(runner, progress)
+        print_end(trials, status, console_for_tables())
     raise typer.Exit(status)
 
 

@@ -133,8 +133,8 @@ def verify(
         if out is not None:
             report.write_jsonl(out, plan, [])  # a path that cannot be written is told now, not after the trials
     typer.echo(f"{len(plan.trials)} trials; {len(plan.refused)} layouts are refused (--show-refused lists why)")
-    with report.Display(plan) as display:
-        verdicts = run_trials(plan, display)
+    with report.progress_of(plan) as progress:
+        verdicts = run_trials(plan, progress)
     if out is not None:
         report.write_jsonl(out, plan, verdicts)
     report.print_verdicts(verdicts)

@@ -13,8 +13,8 @@ from foretrain.data_pipeline.corpus.index import Index
 from foretrain.data_pipeline.corpus.manifest import ShardInfo, SplitInfo, checked_name, index_name, sha256_of
 from foretrain.data_pipeline.corpus.structure import check_structure
 from foretrain.data_pipeline.errors import REMEDY, CorpusError
-from foretrain.data_pipeline.progress import byte_progress
 from foretrain.files import write_atomically
+from foretrain.progress import byte_progress
 
 MIN_AGE_S = 2.0
 """A file that changed more recently is not recorded: its clock may be too coarse to show a second change."""

@@ -14,7 +14,7 @@ from foretrain.data_pipeline.corpus.opening import open_store
 from foretrain.data_pipeline.corpus.store import Store
 from foretrain.data_pipeline.corpus.structure import check_structure
 from foretrain.data_pipeline.errors import REMEDY, CorpusError
-from foretrain.data_pipeline.progress import Advance, byte_progress
+from foretrain.progress import Advance, byte_progress
 
 READ_BYTES = 1 << 20
 

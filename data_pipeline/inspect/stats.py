@@ -13,11 +13,11 @@ from foretrain.data_pipeline.inspect.document_lengths import LengthCounter, Leng
 from foretrain.data_pipeline.inspect.order_quality import ShuffleQuality, shuffle_quality
 from foretrain.data_pipeline.inspect.packing_stats import PackingStats, packing_stats
 from foretrain.data_pipeline.inspect.target import source_paths
-from foretrain.data_pipeline.progress import byte_progress
 from foretrain.data_pipeline.stream.best_fit_plan import documents_by_shard
 from foretrain.data_pipeline.stream.data import Data, open_data
 from foretrain.data_pipeline.stream.order import Order
 from foretrain.data_pipeline.stream.samples import Source
+from foretrain.progress import byte_progress
 
 
 @dataclass(frozen=True)

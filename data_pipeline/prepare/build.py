@@ -39,7 +39,7 @@ from foretrain.data_pipeline.prepare.tokenizer import (
     vocab_size_of,
 )
 from foretrain.data_pipeline.prepare.workplace import check_is_free, locked, partial_folder, publish, remove_stale
-from foretrain.data_pipeline.progress import byte_progress, tell
+from foretrain.progress import byte_progress, print_line
 
 TOKEN_DTYPES = ("uint16", "uint32")
 
@@ -113,7 +113,7 @@ def prepare(
         check_is_free(out, overwrite)
         partial = partial_folder(out, prepared_from)
         if remove_stale(out, but=partial):
-            tell("the inputs or settings are not those of the run before, so that its work is lost", enabled=progress)
+            print_line("the inputs or settings have changed: the work of the run before is lost", enabled=progress)
         partial.mkdir(exist_ok=True)
         try:
             if not _is_prepared_from(partial, prepared_from):
@@ -123,7 +123,7 @@ def prepare(
             publish(partial, out)
         except BaseException as error:
             if _can_go_on(error, partial):
-                tell("stopped: the same command, run again, goes on", enabled=progress)
+                print_line("stopped: the same command, run again, goes on", enabled=progress)
             else:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -169,7 +169,7 @@ def _build(
             )
         splits_info = writer.close()
     if documents.num_skipped:
-        tell(f"{documents.num_skipped:,} samples without text were left out", enabled=progress)
+        print_line(f"{documents.num_skipped:,} samples without text were left out", enabled=progress)
 
     Manifest(
         version=VERSION,
@@ -195,10 +195,10 @@ def _open_writer(
     try:
         writer = CorpusWriter(folder, point, **sizes)
     except CorpusError as error:
-        tell(f"{error}: starting anew", enabled=progress)
+        print_line(f"{error}: starting anew", enabled=progress)
         return CorpusWriter(folder, start, **sizes), start
     if point.num_documents:
-        tell(f"going on after {point.num_documents:,} documents", enabled=progress)
+        print_line(f"going on after {point.num_documents:,} documents", enabled=progress)
     return writer, point
 
 

@@ -27,9 +27,9 @@ import numpy.typing as npt
 
 from foretrain.data_pipeline.corpus.shards import TokenStream
 from foretrain.data_pipeline.errors import CorpusError
-from foretrain.data_pipeline.progress import byte_progress
 from foretrain.data_pipeline.stream.batch import IntArray
 from foretrain.data_pipeline.stream.best_fit import cut_into_pieces, pack
+from foretrain.progress import byte_progress
 
 VERSION = 1
 WORD = np.dtype("<i8")

@@ -8,8 +8,8 @@ from foretrain.configs.data import DataConfig
 from foretrain.configs.optimization import MAX_LR
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.parallel.layout import Layout, check
-from foretrain.scaling.layouts import parse_layouts
-from foretrain.scaling.verify.shrink import alike
+from foretrain.scaling.layouts import parallel_config
+from foretrain.scaling.verify.shrink import shrink_keeping_divisors
 from foretrain.trainer.model.resize import resized
 from foretrain.trainer.mup.parametrize import blueprint
 
@@ -17,8 +17,8 @@ Axis = Literal["width", "depth"]
 Device = Literal["cpu", "cuda"]
 
 SEQ_LEN, NUM_SAMPLES, MAX_VOCAB_SIZE = 32, 16, 16
-"""Of the batch. Few distinct tokens: what they teach is alike at every width, and soon larger than what random vectors
-have in common, which falls as width^-1/2. With 256 tokens sound models of widths up to 256 have slopes of -0.5."""
+"""Of the batch. Few distinct tokens: what they teach is the same at every width, and soon larger than what random
+vectors have in common, which falls as width^-1/2. With 256 tokens sound models up to 256 wide have slopes of -0.5."""
 LR_SHARE = 1 / 32
 """Of `model.init_std`, the default learning rate of adamw, whose first steps are as large as its rate: updates are seen
 from the first one on, and eight of them do not yet learn all there is. At 1/5 they do, and slopes become random."""
@@ -61,7 +61,7 @@ class Ladder:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CoordCheckPlan:
     """All that a coordinate check does."""
 
     config: Config
@@ -91,7 +91,7 @@ class Plan:
             Config(
                 model=model,
                 data=DataConfig(),
-                parallel=ParallelConfig(zero_stage=self.layout.zero_stage, pp=self.layout.pp),  # type: ignore[arg-type]
+                parallel=parallel_config(self.layout, ParallelConfig()),
                 mup=self.config.mup,
                 optimizer=replace(self.config.optimizer, lr=self.lr),
                 train=replace(train, seed=self.config.train.seed + seed),
@@ -110,7 +110,7 @@ def make_plan(
     lr: float | None = None,
     layout: Layout | None = None,
     device: Device = "cpu",
-) -> Plan:
+) -> CoordCheckPlan:
     """Plan the check of `config`; what is left out is chosen for it.
 
     `widths` () and `depths` None mean a ladder of doublings around the base shape of `mup`, or around the model's own;
@@ -127,7 +127,7 @@ def make_plan(
     if depths is None:
         depths = _default_depths(config, MAX_DEPTH[device]) if config.mup.parametrization == "completep" else ()
     chosen_depths = _ascending("--depths", depths) if depths else ()
-    plan = Plan(
+    plan = CoordCheckPlan(
         config=config,
         ladders=_ladders(chosen_widths, chosen_depths, _depth_of_widths(config, chosen_depths, layout)),
         layout=layout,
@@ -157,7 +157,7 @@ def small_model(model: ModelConfig, rung: Rung, layout: Layout) -> ModelConfig:
         resized(model, rung.width, rung.depth),
         head_init_std=model.head_init_std or None,
         vocab_size=min(model.vocab_size or MAX_VOCAB_SIZE, MAX_VOCAB_SIZE),
-        seq_len=alike(model.seq_len, layout.tp * layout.cp, at_least=SEQ_LEN),
+        seq_len=shrink_keeping_divisors(model.seq_len, layout.tp * layout.cp, at_least=SEQ_LEN),
     )
 
 
@@ -175,17 +175,6 @@ def parse_sizes(option: str, text: str) -> list[int]:
         if not word.isdecimal() or int(word) < 1:
             raise ValueError(f"{option} {text}: {word!r} is no size: use whole numbers, as in 32,64,128")
     return [int(word) for word in words]
-
-
-def parse_layout(text: str) -> Layout:
-    """One layout in words, as in "tp=2 sp". Raises ValueError that says which word is not understood."""
-    try:
-        layouts = parse_layouts(text)
-    except ValueError as error:
-        raise ValueError(str(error).replace("--layouts:", "--layout:")) from None
-    if len(layouts) != 1:
-        raise ValueError(f"--layout: '{text}' names {len(layouts)} layouts: a check runs under one")
-    return layouts[0]
 
 
 def _ascending(option: str, sizes: Sequence[int]) -> tuple[int, ...]:

@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from foretrain.scaling.coord_check.judge import KINDS, Measured, Slope, values_of
-from foretrain.scaling.coord_check.plan import Ladder, Plan, Rung
-from foretrain.scaling.coord_check.verdict import Verdict
+from foretrain.scaling.coord_check.plan import CoordCheckPlan, Ladder, Rung
+from foretrain.scaling.coord_check.verdict import CoordCheckVerdict
 
 COLORS = ("#94a3b8", "#60a5fa", "#2563eb", "#1e3a8a")
 """Of the steps, from the first on: one hue that darkens."""
@@ -19,7 +19,9 @@ NUM_COLUMNS = 8
 GOOD_COLOR, BAD_COLOR = "#111827", "#dc2626"
 
 
-def plot(plan: Plan, measured: Mapping[Rung, Sequence[Measured]], verdict: Verdict, png_path: Path) -> None:
+def plot(
+    plan: CoordCheckPlan, measured: Mapping[Rung, Sequence[Measured]], verdict: CoordCheckVerdict, png_path: Path
+) -> None:
     """Draw each statistic as PNG, a panel for each kind of module, that of the block which is farthest from level."""
     ladders = [ladder for ladder in plan.ladders if any(slope.axis == ladder.axis for slope in verdict.slopes)]
     roles = list(dict.fromkeys(_role(slope.module) for slope in verdict.slopes))

@@ -9,36 +9,22 @@ from rich.console import Console
 from rich.table import Table
 
 from foretrain.scaling.architecture import architecture
-from foretrain.scaling.console import WorkBar, console_for_tables
+from foretrain.scaling.console import StudyProgress, console_for_tables
 from foretrain.scaling.coord_check.judge import KINDS, TOLERANCES, Measured, Slope
-from foretrain.scaling.coord_check.plan import MIN_WIDTH, Axis, Plan, Rung, work
-from foretrain.scaling.coord_check.verdict import Verdict
+from foretrain.scaling.coord_check.plan import MIN_WIDTH, Axis, CoordCheckPlan, Rung, work
+from foretrain.scaling.coord_check.verdict import CoordCheckVerdict
 from foretrain.trainer.environment import code_version
 
 RECORD_FILE = "coord_check.json"
 PLOT_FILE = "coord_check.png"
 
 
-class Display(WorkBar):
-    """Shows how far the models have come."""
-
-    def __init__(self, plan: Plan, console: Console | None = None) -> None:
-        super().__init__(len(plan.rungs), sum(map(work, plan.rungs)), console)
-        self._running: list[Rung] = []
-
-    def start(self, rung: Rung) -> None:
-        """A model begins."""
-        self._running.append(rung)
-        self.describe("; ".join(map(str, self._running)))
-
-    def done(self, rung: Rung, wall_s: float, problem: str | None) -> None:
-        """A model has ended, with a problem or without."""
-        self._running.remove(rung)
-        self.advance(work(rung), f"{rung}: {problem or 'measured'}, {wall_s:.1f} s")
-        self.describe("; ".join(map(str, self._running)))
+def progress_of(plan: CoordCheckPlan, console: Console | None = None) -> StudyProgress[Rung]:
+    """The progress of a coordinate check."""
+    return StudyProgress(plan.rungs, work, console)
 
 
-def print_verdict(plan: Plan, verdict: Verdict, console: Console | None = None) -> None:
+def print_verdict(plan: CoordCheckPlan, verdict: CoordCheckVerdict, console: Console | None = None) -> None:
     """A table of slopes for each ladder, what is wrong, and the verdict."""
     console = console or console_for_tables()
     for ladder in plan.ladders:
@@ -62,7 +48,7 @@ def print_verdict(plan: Plan, verdict: Verdict, console: Console | None = None) 
     console.print(summary(plan, verdict), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def summary(plan: Plan, verdict: Verdict) -> str:
+def summary(plan: CoordCheckPlan, verdict: CoordCheckVerdict) -> str:
     """The verdict in one line."""
     worst, name = verdict.worst, plan.config.mup.parametrization
     axes = " and ".join(f"{ladder.axis}s" for ladder in plan.ladders)
@@ -76,7 +62,9 @@ def summary(plan: Plan, verdict: Verdict) -> str:
     return f"FAILED: in {name} not every activation keeps its size over {axes} ({found}; {allowed} is allowed)"
 
 
-def write(folder: Path, plan: Plan, measured: Mapping[Rung, Sequence[Measured]], verdict: Verdict) -> None:
+def write(
+    folder: Path, plan: CoordCheckPlan, measured: Mapping[Rung, Sequence[Measured]], verdict: CoordCheckVerdict
+) -> None:
     """Write the record of the check, and its picture."""
     from foretrain.scaling.coord_check.plot import plot  # not at the top: matplotlib takes a second
 
@@ -86,7 +74,7 @@ def write(folder: Path, plan: Plan, measured: Mapping[Rung, Sequence[Measured]],
     plot(plan, measured, verdict, folder / PLOT_FILE)
 
 
-def record(plan: Plan, verdict: Verdict) -> dict[str, Any]:
+def record(plan: CoordCheckPlan, verdict: CoordCheckVerdict) -> dict[str, Any]:
     """All that was checked and found, as JSON has it; a slope that is none is null."""
     sizes = {ladder.axis: list(ladder.sizes) for ladder in plan.ladders}
     worst = verdict.worst

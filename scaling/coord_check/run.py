@@ -5,15 +5,16 @@ import pickle
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, closing
-from typing import Any, Protocol
+from typing import Any
 
 from foretrain.launcher.local.forkserver import PRELOAD
 from foretrain.launcher.local.outcome import Returned
 from foretrain.launcher.local.ranks import Ranks, started
 from foretrain.launcher.local.report import first_failure, headline
+from foretrain.scaling.console import StudyProgress
 from foretrain.scaling.coord_check.judge import Measured
-from foretrain.scaling.coord_check.plan import Device, Plan, Rung
-from foretrain.scaling.coord_check.verdict import Verdict, judge
+from foretrain.scaling.coord_check.plan import CoordCheckPlan, Device, Rung
+from foretrain.scaling.coord_check.verdict import CoordCheckVerdict, judge
 
 MEASURE = "foretrain.trainer.mup.coordinates:measure"
 TIMEOUT_S = 1800.0
@@ -23,18 +24,10 @@ _PRELOAD = (*PRELOAD, "foretrain.trainer.mup.coordinates")
 _POLL_S = 0.05
 
 
-class Display(Protocol):
-    """Is told how far the check has come."""
-
-    def start(self, rung: Rung) -> None: ...
-
-    def done(self, rung: Rung, wall_s: float, problem: str | None) -> None: ...
-
-
 class _Running:
     """The ranks that train the models of one rung, one seed after the other."""
 
-    def __init__(self, plan: Plan, rung: Rung, target: str) -> None:
+    def __init__(self, plan: CoordCheckPlan, rung: Rung, target: str) -> None:
         self.rung = rung
         self._started_s = time.monotonic()
         self._until_ended = ExitStack()
@@ -84,31 +77,35 @@ def device_of(name: str) -> Device:
     return "cpu"
 
 
-def check(plan: Plan, display: Display, target: str = MEASURE) -> tuple[dict[Rung, list[Measured]], Verdict]:
+def check(
+    plan: CoordCheckPlan, progress: StudyProgress[Rung], target: str = MEASURE
+) -> tuple[dict[Rung, list[Measured]], CoordCheckVerdict]:
     """Do all that is planned, and judge it."""
-    measured, problems = measure(plan, display, target)
+    measured, problems = measure(plan, progress, target)
     return measured, judge(plan, measured, problems)
 
 
-def measure(plan: Plan, display: Display, target: str = MEASURE) -> tuple[dict[Rung, list[Measured]], list[str]]:
+def measure(
+    plan: CoordCheckPlan, progress: StudyProgress[Rung], target: str = MEASURE
+) -> tuple[dict[Rung, list[Measured]], list[str]]:
     """Train every model of the plan; return what those showed that ended well, and a line for each that did not.
 
     `target` names the function that ranks run: tests plant bugs in one. Call it from the main thread.
     """
     measured: dict[Rung, list[Measured]] = {}
     problems = []
-    with closing(_ended(plan, display, target)) as ended:
+    with closing(_ended(plan, progress, target)) as ended:
         for rung, wall_s, result in ended:
             if isinstance(result, str):
                 problems.append(f"{rung}: {result}")
             else:
                 measured[rung] = result
-            display.done(rung, wall_s, result if isinstance(result, str) else None)
+            progress.end(rung, result if isinstance(result, str) else "measured", wall_s)
     return measured, problems
 
 
 def _ended(
-    plan: Plan, display: Display, target: str
+    plan: CoordCheckPlan, progress: StudyProgress[Rung], target: str
 ) -> Generator[tuple[Rung, float, list[Measured] | str], None, None]:
     """Each rung as it ends, and how long it took: as many at once as there are cores for their ranks, one on a GPU."""
     num_at_once = max(1, len(os.sched_getaffinity(0)) // plan.layout.world_size) if plan.device == "cpu" else 1
@@ -116,7 +113,7 @@ def _ended(
     try:
         while waiting or running:
             while waiting and len(running) < num_at_once:
-                display.start(waiting[0])
+                progress.start(waiting[0])
                 running.append(_Running(plan, waiting.pop(0), target))
             for each in [each for each in running if each.poll()]:
                 wall_s, result = each.wall_s, each.end()

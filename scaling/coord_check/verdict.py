@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from foretrain.scaling.coord_check.judge import Measured, Slope, failures, slopes_of
-from foretrain.scaling.coord_check.plan import Plan, Rung
+from foretrain.scaling.coord_check.plan import CoordCheckPlan, Rung
 
 MAX_NAMED = 5
 """Of what fails: the worst of them."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CoordCheckVerdict:
     """Of a whole check."""
 
     slopes: tuple[Slope, ...]
@@ -30,12 +30,14 @@ class Verdict:
         return max(judged, key=lambda slope: slope.magnitude, default=None)
 
 
-def judge(plan: Plan, measured: Mapping[Rung, Sequence[Measured]], problems: Sequence[str] = ()) -> Verdict:
+def judge(
+    plan: CoordCheckPlan, measured: Mapping[Rung, Sequence[Measured]], problems: Sequence[str] = ()
+) -> CoordCheckVerdict:
     """Hold what was measured to the tolerance; `problems` say why rungs of the plan were not."""
     ladders = [ladder for ladder in plan.ladders if all(rung in measured for rung in ladder.rungs)]
     slopes = [slope for ladder in ladders for slope in slopes_of(ladder, measured, plan.judged_steps)]
     broken = [*problems, *failures(measured)]
-    return Verdict(tuple(slopes), (*broken, *_offenders(slopes)))
+    return CoordCheckVerdict(tuple(slopes), (*broken, *_offenders(slopes)))
 
 
 def _offenders(slopes: Sequence[Slope]) -> list[str]:

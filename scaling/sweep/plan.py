@@ -10,8 +10,7 @@ from typing import Any, Literal, get_args
 from foretrain.configs import load as configs
 from foretrain.configs.keys import changes_curve
 from foretrain.configs.schema import Config
-from foretrain.parallel.layout import Layout
-from foretrain.scaling.layouts import parse_layouts
+from foretrain.scaling.layouts import parse_layout
 from foretrain.scaling.sweep.proxy import proxy
 from foretrain.trainer.model.spec import num_params
 from foretrain.trainer.mup.parametrize import blueprint
@@ -167,14 +166,6 @@ def check_axes(keys: Sequence[str]) -> None:
             raise ValueError(f"--over {key}: it leaves the curve as it is, so there is nothing to compare")
 
 
-def layout_of(text: str) -> Layout:
-    """The layout of every trial. Raises ValueError unless it is one."""
-    layouts = parse_layouts(text)
-    if len(layouts) != 1:
-        raise ValueError(f"--layout '{text}' names {len(layouts)} layouts: all trials have one")
-    return layouts[0]
-
-
 def trials_of(
     settings: Sequence[Setting], ask: Ask, corpus_of: Callable[[Config], Corpus], share: Fraction = Fraction(1)
 ) -> list[Trial]:
@@ -182,7 +173,7 @@ def trials_of(
 
     Raises ValueError for a trial that cannot be.
     """
-    layout = layout_of(ask.layout)
+    layout = parse_layout(ask.layout)
     trials = []
     for width in ask.widths or (None,):
         for depth in ask.depths or (None,):

@@ -3,8 +3,9 @@
 from dataclasses import replace
 from fractions import Fraction
 
-from foretrain.configs.schema import Config, ParallelConfig, SampleConfig
+from foretrain.configs.schema import Config, SampleConfig
 from foretrain.parallel.layout import Layout, LayoutError, check
+from foretrain.scaling.layouts import parallel_config
 from foretrain.trainer import schedule as lr_schedule
 from foretrain.trainer.model.resize import resized
 
@@ -48,21 +49,7 @@ def _shortened(config: Config, share: Fraction) -> Config:
 
 def _fitted(config: Config, layout: Layout) -> Config:
     """Under that layout, with the largest micro batch up to the config's own that it allows."""
-    old = config.parallel
-    parallel = ParallelConfig(
-        dp=layout.dp,
-        tp=layout.tp,
-        cp=layout.cp,
-        pp=layout.pp,
-        vpp=layout.vpp,
-        sp=layout.sp,
-        schedule=layout.schedule,  # type: ignore[arg-type]
-        zero_stage=layout.zero_stage,  # type: ignore[arg-type]
-        offload_optimizer=old.offload_optimizer and layout.zero_stage >= 1,
-        offload_params=old.offload_params and layout.zero_stage == 3,
-        overlap_comm=old.overlap_comm and layout.zero_stage >= 1 and layout.pp == 1,
-        timeout_s=old.timeout_s,
-    )
+    parallel = parallel_config(layout, config.parallel)
     lr_schedule.check(config.schedule, config.train.num_tokens)
     refused: LayoutError | None = None
     for micro_batch_size in range(config.train.micro_batch_size, 0, -1):

@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.launcher.local.forwarding import Interrupt
+from foretrain.scaling.layouts import parse_layout
 from foretrain.scaling.sweep import devices, record, search
 from foretrain.scaling.sweep import plan as planning
 from foretrain.scaling.sweep.local import Local
 from foretrain.scaling.sweep.plan import Ask, Corpus, Resolve, Setting, Trial
+from foretrain.scaling.sweep.progress import SweepProgress
 from foretrain.scaling.sweep.record import Outcome
 from foretrain.scaling.sweep.runner import Runner
 from foretrain.scaling.sweep.space import parse_axis
@@ -29,21 +31,8 @@ from foretrain.trainer.setup import prepare_run
 On = Literal["local", "slurm", "ray"]
 
 
-class Display(Protocol):
-    """Is told how far the sweep has come."""
-
-    def wave(self, trials: Sequence[Trial], outcomes: dict[str, Outcome]) -> None:
-        """These trials are all that are planned so far; those with an outcome are done."""
-
-    def done(self, trial: Trial, outcome: Outcome) -> None:
-        """A trial has an outcome."""
-
-    def failed(self, trial: Trial, why: str) -> None:
-        """A trial has none, and will have none."""
-
-
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """All that a sweep does; what later rungs take up, earlier ones decide."""
 
     ask: Ask
@@ -65,7 +54,7 @@ class Plan:
         return total
 
 
-def make_plan(ask: Ask, resolve: Resolve, out: Path) -> Plan:
+def make_plan(ask: Ask, resolve: Resolve, out: Path) -> SweepPlan:
     """Plan what `ask` asks of a config. Reads the data's manifests, and changes nothing.
 
     Raises ValueError for what cannot be, before a trial starts.
@@ -79,26 +68,26 @@ def make_plan(ask: Ask, resolve: Resolve, out: Path) -> Plan:
     shares = search.shares(len(settings), ask)
     first, *_ = (planning.trials_of(settings, ask, corpus_of, share) for share in shares)
     model = replace(base.model, vocab_size=first[0].config.model.vocab_size)
-    return Plan(ask, replace(base, model=model), tuple(settings), tuple(first), corpus_of)
+    return SweepPlan(ask, replace(base, model=model), tuple(settings), tuple(first), corpus_of)
 
 
 @contextmanager
-def opened(plan: Plan, out: Path) -> "Iterator[Sweep]":
+def opened(plan: SweepPlan, out: Path) -> "Iterator[Sweep]":
     """Yield the sweep of a plan, with its folder made and locked. Raises ValueError where another one runs there."""
     with locked(out):
         _write_plan(plan, out)
         yield Sweep(plan, out)
 
 
-def _write_plan(plan: Plan, out: Path) -> None:
+def _write_plan(plan: SweepPlan, out: Path) -> None:
     (out / record.TRIALS).mkdir(parents=True, exist_ok=True)
     configs.save(plan.base, out / CONFIG_FILE)
     record.write(out / record.SWEEP_FILE, json.dumps(_asked(plan), indent=1) + "\n")
 
 
-def runner_of(plan: Plan, out: Path, on: On, jobs: int | None) -> Runner:
+def runner_of(plan: SweepPlan, out: Path, on: On, jobs: int | None) -> Runner:
     """What runs the trials there, `jobs` at a time. Raises ValueError where it cannot."""
-    ranks = planning.layout_of(plan.ask.layout).world_size
+    ranks = parse_layout(plan.ask.layout).world_size
     if on != "local":
         from foretrain.scaling.sweep import cluster  # what it needs of Ray and Slurm, a sweep on this machine does not
 
@@ -111,7 +100,7 @@ def runner_of(plan: Plan, out: Path, on: On, jobs: int | None) -> Runner:
 class Sweep:
     """The trials of a plan and their outcomes, in a folder."""
 
-    def __init__(self, plan: Plan, out: Path) -> None:
+    def __init__(self, plan: SweepPlan, out: Path) -> None:
         self.trials: list[Trial] = []
         """All that are planned so far."""
         self.outcomes: dict[str, Outcome] = {}
@@ -121,7 +110,7 @@ class Sweep:
         """Whether trials may still run when `run` has returned."""
         self.plan, self.out = plan, out
 
-    def run(self, runner: Runner, display: Display) -> int:
+    def run(self, runner: Runner, progress: SweepProgress) -> int:
         """Run all trials that have no outcome. Returns the exit status."""
         self.goes_on = runner.goes_on
         trials = list(self.plan.first)
@@ -129,8 +118,8 @@ class Sweep:
         try:
             for rung, _ in enumerate(shares):
                 self._take_up(trials)
-                display.wave(self.trials, self.outcomes)
-                self._run(trials, runner, display)
+                progress.plan(self.trials, self.outcomes)
+                self._run(trials, runner, progress)
                 if runner.stopped_by is not None:
                     return EXIT_RESUME
                 if rung + 1 < len(shares):
@@ -159,7 +148,7 @@ class Sweep:
                 self.outcomes[trial.key] = outcome
         self._write()
 
-    def _run(self, trials: Sequence[Trial], runner: Runner, display: Display) -> None:
+    def _run(self, trials: Sequence[Trial], runner: Runner, progress: SweepProgress) -> None:
         pending = {self.folder(trial): trial for trial in trials if trial.key not in self.outcomes}
         for folder, trial in pending.items():
             folder.mkdir(exist_ok=True)
@@ -169,11 +158,11 @@ class Sweep:
             outcome = record.recorded(ended.folder)
             if ended.why is not None or outcome is None:
                 self.failures.append(trial)
-                display.failed(trial, ended.why or f"{ended.folder} holds no outcome")
+                progress.fail(trial, ended.why or f"{ended.folder} holds no outcome")
             else:
                 self.outcomes[trial.key] = outcome
                 self._write()
-                display.done(trial, outcome)
+                progress.end(trial, outcome)
 
     def _promoted(self, trials: Sequence[Trial], share: Fraction) -> list[Trial]:
         losses = {trial.key: self.outcomes[trial.key].loss for trial in trials if trial.key in self.outcomes}
@@ -202,7 +191,7 @@ def _corpora(out: Path) -> Callable[[Config], Corpus]:
     return corpus_of
 
 
-def _asked(plan: Plan) -> dict[str, Any]:
+def _asked(plan: SweepPlan) -> dict[str, Any]:
     """The contents of sweep.json."""
     asked = asdict(plan.ask)
     keys = [trial.key for trial in plan.first]

@@ -1,4 +1,4 @@
-"""What a verification will try, and what it will not and why: known before a process starts. Pure."""
+"""What a verification will try, and what it refuses and why: known before a process starts. Pure."""
 
 import random
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from typing import Literal
 
 from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.parallel.layout import Layout, LayoutError, check
-from foretrain.scaling.layouts import all_layouts
-from foretrain.scaling.verify.shrink import shrink, with_knobs
+from foretrain.scaling.layouts import all_layouts, parallel_config
+from foretrain.scaling.verify.shrink import shrink
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: dict[str, tuple[Precision, ...]] = {"fp32": ("fp32",), "bf16": ("bf16",), "both": ("fp32", "bf16")}
 
 
 @dataclass(frozen=True)
-class Trial:
+class LayoutTrial:
     """One layout to try in one precision."""
 
     layout: Layout
@@ -26,22 +26,22 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that a verification does."""
+class VerifyPlan:
+    """Everything that a verification does."""
 
     config: Config
-    """The shrunk config; its precision is that of each trial."""
-    trials: tuple[Trial, ...]
-    refused: tuple[tuple[Trial, str], ...]
-    """What this config cannot run, each with the reasons, a line each."""
+    """The user's config, made small; each trial sets its own precision."""
+    trials: tuple[LayoutTrial, ...]
+    refused: tuple[tuple[LayoutTrial, str], ...]
+    """The trials that this config cannot run, and the reasons, one on each line."""
     num_steps: int
-    knobs: ParallelConfig
-    """The config's own: what is no part of a layout goes for each trial."""
+    parallel: ParallelConfig
+    """The user's settings; those that are not part of a layout hold for each trial."""
 
-    def config_of(self, trial: Trial) -> Config:
-        """What the ranks of a trial get."""
-        config = replace(self.config, train=replace(self.config.train, precision=trial.precision))
-        return with_knobs(config, self.knobs, trial.layout)
+    def config_of(self, trial: LayoutTrial) -> Config:
+        """The config that the ranks of a trial get."""
+        train = replace(self.config.train, precision=trial.precision)
+        return replace(self.config, train=train, parallel=parallel_config(trial.layout, self.parallel))
 
 
 def make_plan(
@@ -53,10 +53,11 @@ def make_plan(
     precision: str = "fp32",
     sample: int | None = None,
     seed: int = 0,
-) -> Plan:
-    """Plan to try the `named` layouts, or else every legal one of up to `max_processes` ranks, or `sample` of those.
+) -> VerifyPlan:
+    """The plan to try the `named` layouts; without them every legal layout of up to `max_processes` ranks, or `sample`
+    of those at random.
 
-    Legal is what the config's own sizes allow; only its batch is taken to be another. Raises ValueError for a named
+    A layout is legal if the config's own sizes allow it; only the batch size is ignored. Raises ValueError for a named
     layout that is refused, and for numbers that leave nothing to do.
     """
     for name, value in (("--max-processes", max_processes), ("--steps", num_steps), ("--sample", sample)):
@@ -65,9 +66,9 @@ def make_plan(
     if precision not in PRECISIONS:
         raise ValueError(f"--precision {precision}: use one of {', '.join(PRECISIONS)}")
     candidates = list(named) or list(all_layouts(max_processes))
-    plan = Plan(shrink(config, candidates), (), (), num_steps, config.parallel)
+    plan = VerifyPlan(shrink(config, candidates), (), (), num_steps, config.parallel)
     legal, refused = [], []
-    for trial in (Trial(layout, kind) for kind in PRECISIONS[precision] for layout in candidates):
+    for trial in (LayoutTrial(layout, kind) for kind in PRECISIONS[precision] for layout in candidates):
         try:
             check(trial.layout, config.model, plan.config_of(trial).train)
             legal.append(trial)

@@ -1,8 +1,8 @@
-"""A config made small but of the same kind, so that a few steps of it take a second on a CPU. Pure arithmetic.
+"""A small config with the same features as the user's: a few steps of it take a second on a CPU. Pure arithmetic.
 
-What could be wrong under some layout is kept: norms, positions, activation, biases, tying, grouped queries, documents
-that share a sample, recomputation, the parametrization and the optimizer. What only costs time is made small, and
-divides by what the config's own sizes divide by.
+It keeps everything that could be wrong under some layout: norms, positions, activation, biases, tied embeddings,
+grouped queries, documents that share a sample, recomputation, the parametrization and the optimizer. Sizes, which only
+cost time, become small, and keep the divisors that the config's own sizes have.
 """
 
 from collections.abc import Sequence
@@ -17,26 +17,26 @@ from foretrain.parallel.layout import Layout
 VOCAB_SIZE = 61
 """A prime: every tensor-parallel size pads the vocabulary, and the last ranks hold fewer rows."""
 INIT_STD = 0.1
-"""At this width what 0.02 is at a width of about 1,000; with less, attention and feed-forward would hardly matter."""
+"""Acts at this width as 0.02 does at about 1,000: with less, attention and feed-forward would hardly count."""
 MAX_LR = 1e-3
-"""Adam at larger rates turns the last bits of a gradient into different weights within a few steps."""
+"""At larger rates Adam turns differences in the last bits of a gradient into different weights within a few steps."""
 CLIP_NORM = 0.25
-"""Below the gradient norms of the first steps, so that every step clips."""
+"""Smaller than the gradient norms of the first steps, so that every step clips."""
 MICRO_BATCH_SIZE = 2
 MAX_MICROBATCHES = 24
-"""Of a step over all data-parallel ranks: it divides by what meshes of up to 4, 6 or 8 ranks ask for, but not by 5."""
+"""Limit for the micro-batches of a step over all ranks. Meshes of 4, 6 or 8 ranks divide it, those of 5 do not."""
 
 
 def shrink(config: Config, layouts: Sequence[Layout]) -> Config:
-    """`config` made small enough to try, and large enough for every one of `layouts` that its own sizes allow.
+    """A config small enough to try, and large enough for every one of `layouts` that the sizes of `config` allow.
 
-    Its layout is taken out: `with_knobs` puts back, for each layout, what else `parallel` holds.
+    Its section `parallel` is empty: `parallel_config` fills it for each layout.
     """
     model = _shrink_model(config.model, layouts)
     optimizer = replace(
         config.optimizer,
         lr=min(config.optimizer.lr, MAX_LR),
-        clip_norm=min(config.optimizer.clip_norm, CLIP_NORM),  # 0 stays: never
+        clip_norm=min(config.optimizer.clip_norm, CLIP_NORM),  # 0, which means never, stays
     )
     recompute_layers = config.train.recompute_layers
     if recompute_layers is not None:
@@ -54,23 +54,11 @@ def shrink(config: Config, layouts: Sequence[Layout]) -> Config:
     return Config(model=model, parallel=ParallelConfig(), mup=mup, optimizer=optimizer, train=train, data=data)
 
 
-def with_knobs(small: Config, parallel: ParallelConfig, layout: Layout) -> Config:
-    """`small` with the offloading and overlap of `parallel`, as far as `layout` can have them."""
-    knobs = ParallelConfig(
-        zero_stage=layout.zero_stage,  # type: ignore[arg-type]
-        pp=layout.pp,
-        offload_optimizer=parallel.offload_optimizer and layout.zero_stage >= 1,
-        offload_params=parallel.offload_params and layout.zero_stage == 3,
-        overlap_comm=parallel.overlap_comm and layout.zero_stage >= 1 and layout.pp == 1,
-    )
-    return replace(small, parallel=knobs)
-
-
 def _shrink_model(model: ModelConfig, layouts: Sequence[Layout]) -> ModelConfig:
-    max_parts = max(layout.tp * layout.cp for layout in layouts)  # into which heads and positions are cut
+    max_parts = max(layout.tp * layout.cp for layout in layouts)  # heads and positions are split into that many
     max_stages = min(model.num_layers, max(layout.num_stages for layout in layouts))
     num_kv_heads = model.block_shape.num_kv_heads
-    small_kv_heads = alike(num_kv_heads, max_parts)
+    small_kv_heads = shrink_keeping_divisors(num_kv_heads, max_parts)
     return replace(
         model,
         num_layers=max(4, max_stages) + 1,  # so that some stages are one block longer than others
@@ -78,15 +66,15 @@ def _shrink_model(model: ModelConfig, layouts: Sequence[Layout]) -> ModelConfig:
         num_heads=small_kv_heads * (model.num_heads // num_kv_heads),
         num_kv_heads=None if model.num_kv_heads is None else small_kv_heads,
         head_dim=8,
-        d_ff=alike(model.block_shape.d_ff, max_parts, at_least=48),
+        d_ff=shrink_keeping_divisors(model.block_shape.d_ff, max_parts, at_least=48),
         vocab_size=VOCAB_SIZE,
-        seq_len=alike(model.seq_len, max_parts, at_least=16),
+        seq_len=shrink_keeping_divisors(model.seq_len, max_parts, at_least=16),
         init_std=INIT_STD,
     )
 
 
 def _base(model: ModelConfig) -> BaseConfig:
-    """A base shape from which every factor of a parametrization is another one than 1, and others differ."""
+    """A base shape for which no factor of a parametrization is 1, and for which most factors differ."""
     assert model.head_dim is not None and model.d_ff is not None
     return BaseConfig(
         d_model=model.d_model // 2,
@@ -98,14 +86,14 @@ def _base(model: ModelConfig) -> BaseConfig:
     )
 
 
-def alike(number: int, max_divisor: int, at_least: int = 1) -> int:
-    """The smallest number >= at_least that divides by every d <= max_divisor by which `number` does."""
+def shrink_keeping_divisors(number: int, max_divisor: int, at_least: int = 1) -> int:
+    """The smallest number >= at_least that has every divisor d <= max_divisor of `number`."""
     unit = lcm(*(d for d in range(1, max_divisor + 1) if number % d == 0))
     return -(-at_least // unit) * unit
 
 
 def _num_microbatches(layouts: Sequence[Layout]) -> int:
-    """Microbatches over all data-parallel ranks: a multiple of dp * pp and at least twice that, as schedules ask."""
+    """Micro-batches over all data-parallel ranks: schedules need a multiple of dp * pp, and at least twice that."""
     meshes = {layout.dp * layout.pp for layout in layouts}
     unit = min(lcm(*meshes), MAX_MICROBATCHES)
     return -(-max(8, 2 * max(meshes)) // unit) * unit

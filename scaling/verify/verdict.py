@@ -1,19 +1,20 @@
-"""What is the same curve and what is not. Pure.
+"""Whether the curve of a layout is that of one process. Pure.
 
-A layout adds up the same numbers in another order. In fp32 each sum is then off by a few units of 2^-24 = 6e-8; in
-bf16, where each activation keeps 8 bits, by a few of 2^-8 = 4e-3 for a single value, and less for a mean over a batch.
+A layout adds up the same numbers in another order. In fp32 each sum then differs by a few units of 2^-24 = 6e-8. In
+bf16 each activation keeps 8 bits, so a single value differs by a few units of 2^-8 = 4e-3, and a mean over a batch by
+less.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from foretrain.scaling.verify.plan import Precision, Trial
+from foretrain.scaling.verify.plan import LayoutTrial, Precision
 from foretrain.trainer.curve import Curve, relative_difference
 
 
 @dataclass(frozen=True)
 class Distance:
-    """Of two curves: the largest relative differences over all steps."""
+    """The largest relative differences of two curves over all steps."""
 
     loss: float
     grad_norm: float
@@ -28,7 +29,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a trial is held to."""
+    """The curves that a trial is compared with."""
 
     near: Curve
     """One process in the trial's own precision."""
@@ -38,7 +39,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a curve may be from what is expected."""
+    """The largest distances that are allowed."""
 
     near: Distance
     exact: Distance
@@ -48,22 +49,23 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(near=Distance(1e-5, 1e-5), exact=Distance(1e-5, 1e-5)),
     "bf16": Tolerance(near=Distance(1e-3, 4e-2), exact=Distance(3e-3, 6e-2)),
 }
-"""fp32: thirty times the largest difference measured for any sound layout over ten steps, 4e-7; the faintest planted
-fault, clipping by a local norm, whose scale Adam nearly cancels, is a hundred times that. bf16: about three times the
-largest measured (near 3e-4 and 1.5e-2, exact 1.1e-3 and 2.3e-2), which grow with depth; there only coarse faults show,
-so fp32 is the sharper test of a layout, and bf16 one of what is done in bf16 alone.
+"""fp32: thirty times the largest difference that was measured for a correct layout over ten steps, 4e-7. The planted
+fault with the smallest effect is clipping by a local norm, because Adam nearly cancels the scale of a gradient; its
+difference is a hundred times larger than the tolerance. bf16: about three times the largest differences measured (near
+3e-4 and 1.5e-2, exact 1.1e-3 and 2.3e-2), which grow with depth. In bf16 only large faults are visible: fp32 is the
+sharper test of a layout, and bf16 tests what happens in bf16 alone.
 """
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a trial came to."""
+class LayoutVerdict:
+    """The result of a trial."""
 
-    trial: Trial
+    trial: LayoutTrial
     near: Distance | None
-    """From one process in the same precision; None where the ranks came to no curve."""
+    """Distance from one process in the same precision; None if the ranks did not return a curve."""
     exact: Distance | None
-    """From one process in float64."""
+    """Distance from one process in float64."""
     same_weights: bool
     """Whether the initial weights are bitwise those of one process."""
     problems: tuple[str, ...]
@@ -74,14 +76,19 @@ class Verdict:
         """Whether the layout has the curve of one process."""
         return not self.problems
 
+    @property
+    def summary(self) -> str:
+        """The verdict in one word."""
+        return "same" if self.passed else "DIFFERS"
 
-def judge(trial: Trial, curve: Curve, expected: Expected, wall_s: float) -> Verdict:
-    """Hold the curve of a trial to what is expected."""
+
+def judge(trial: LayoutTrial, curve: Curve, expected: Expected, wall_s: float) -> LayoutVerdict:
+    """Compare the curve of a trial with what is expected."""
     near, exact = Distance.between(curve, expected.near), Distance.between(curve, expected.exact)
     tolerance = TOLERANCES[trial.precision]
     problems = list(_too_far("one process", near, tolerance.near)) or list(_too_far("float64", exact, tolerance.exact))
     problems += _other_weights(curve.weights, expected.near.weights)
-    return Verdict(trial, near, exact, curve.weights == expected.near.weights, tuple(problems), wall_s)
+    return LayoutVerdict(trial, near, exact, curve.weights == expected.near.weights, tuple(problems), wall_s)
 
 
 def _too_far(what: str, distance: Distance, tolerance: Distance) -> Iterator[str]:

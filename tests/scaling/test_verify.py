@@ -15,9 +15,9 @@ from typer.testing import CliRunner, Result
 from foretrain.configs.load import load
 from foretrain.parallel.layout import Layout
 from foretrain.scaling.verify import run
-from foretrain.scaling.verify.plan import Plan, make_plan
-from foretrain.scaling.verify.report import Display
-from foretrain.scaling.verify.verdict import TOLERANCES, Verdict
+from foretrain.scaling.verify.plan import VerifyPlan, make_plan
+from foretrain.scaling.verify.report import progress_of
+from foretrain.scaling.verify.verdict import TOLERANCES
 from foretrain.verbs.app import app
 
 
@@ -33,6 +33,7 @@ def test_layouts_with_one_curve_exit_with_0_and_leave_a_record(tmp_path: Path) -
     assert "4 of 4 have the curve of one process" in result.stdout
     for line in ("dp=2 tp=1 pp=1 zero=2 fp32", "dp=1 tp=2 pp=1 cp=2 zero=1 bf16"):
         assert line in result.stdout
+    assert "one process first, then 4 trials" in result.stderr
     assert "4/4" in result.stderr and "about" in result.stderr, "progress and the time left"
     header, *records = map(json.loads, out.read_text().splitlines())
     assert header["num_trials"] == len(records) == 4
@@ -77,21 +78,20 @@ def test_what_cannot_run_exits_with_2_before_a_process_starts(
 def test_refusals_are_counted_by_reason() -> None:
     result = invoke("runs/dry_run", "--show-refused", "--max-processes", "2")
     assert result.exit_code == 0
-    assert "56 refused, as dp=1 tp=1 pp=1 sp zero=0 fp32: parallel.sp = true splits" in result.stdout
+    assert "56 refused, such as dp=1 tp=1 pp=1 sp zero=0 fp32: parallel.sp = true splits" in result.stdout
 
 
 def test_the_time_left_counts_processes() -> None:
     plan = make_plan(load("runs/dry_run"), [Layout(), Layout(dp=3)])
     console = Console(file=StringIO(), width=120)
-    with Display(plan, console) as display:
+    with progress_of(plan, console) as progress:
         for trial in plan.trials:
-            display.start(trial)
-            display.done(Verdict(trial, None, None, True, (), 2.0))
+            progress.start(trial)
+            progress.end(trial, "same", 2.0)
     assert isinstance(console.file, StringIO)
     lines = console.file.getvalue().splitlines()
-    assert lines[0] == "one process first, then 2 trials"
-    assert lines[1] == "1/2  dp=1 tp=1 pp=1 zero=1 fp32: same, 2.0 s, about 0 s left"
-    assert lines[2] == "2/2  dp=3 tp=1 pp=1 zero=1 fp32: same, 2.0 s, the last"
+    assert lines[0] == "1/2  dp=1 tp=1 pp=1 zero=1 fp32: same, 2.0 s, about 0:00:00 left"
+    assert lines[1] == "2/2  dp=3 tp=1 pp=1 zero=1 fp32: same, 2.0 s, none left"
 
 
 def test_documents_that_share_a_sample_are_proven_too() -> None:
@@ -108,7 +108,7 @@ CONFIGS = [load("runs/dry_run"), load("runs/gpt2_124m_a100"), load("runs/llama_7
 
 
 @st.composite
-def plans_of_one(draw: st.DrawFn) -> Plan:
+def plans_of_one(draw: st.DrawFn) -> VerifyPlan:
     """Any layout that some config allows."""
     config = draw(st.sampled_from(CONFIGS))
     config = replace(config, model=replace(config.model, qk_norm=draw(st.booleans())))
@@ -118,7 +118,7 @@ def plans_of_one(draw: st.DrawFn) -> Plan:
 
 @settings(max_examples=4, deadline=None)
 @given(plans_of_one())
-def test_any_layout_that_is_not_refused_has_the_curve_of_one_process(plan: Plan) -> None:
+def test_any_layout_that_is_not_refused_has_the_curve_of_one_process(plan: VerifyPlan) -> None:
     expected = run.references_of(plan)["fp32"]
     assert run.run_trial(plan, plan.trials[0], expected).problems == ()
     assert min(expected.near.grad_norms) > plan.config.optimizer.clip_norm, "a step that does not clip tests less"

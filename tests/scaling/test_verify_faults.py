@@ -6,7 +6,7 @@ import pytest
 
 from foretrain.configs.load import load
 from foretrain.parallel.layout import Layout
-from foretrain.scaling.verify.plan import Plan, Precision, make_plan
+from foretrain.scaling.verify.plan import Precision, VerifyPlan, make_plan
 from foretrain.scaling.verify.run import references_of, run_trial
 from foretrain.scaling.verify.verdict import Expected
 from tests.scaling import faults
@@ -31,25 +31,27 @@ SOUND = list(dict.fromkeys(layout for _, layout in FAULTS))
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
+def plan() -> VerifyPlan:
     """A GPT-2, since its embeddings are tied and its positions learned."""
     return make_plan(load("runs/gpt2_124m_a100"), SOUND, num_steps=5)
 
 
 @pytest.fixture(scope="module")
-def references(plan: Plan) -> dict[Precision, Expected]:
+def references(plan: VerifyPlan) -> dict[Precision, Expected]:
     return references_of(plan)
 
 
 @pytest.mark.parametrize("layout", SOUND, ids=str)
-def test_without_a_fault_the_layout_passes(layout: Layout, plan: Plan, references: dict[Precision, Expected]) -> None:
+def test_without_a_fault_the_layout_passes(
+    layout: Layout, plan: VerifyPlan, references: dict[Precision, Expected]
+) -> None:
     trial = plan.trials[SOUND.index(layout)]
     assert run_trial(plan, trial, references["fp32"]).problems == ()
 
 
 @pytest.mark.parametrize(("fault", "layout"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS])
 def test_a_planted_fault_is_seen(
-    fault: Callable, layout: Layout, plan: Plan, references: dict[Precision, Expected]
+    fault: Callable, layout: Layout, plan: VerifyPlan, references: dict[Precision, Expected]
 ) -> None:
     trial = plan.trials[SOUND.index(layout)]
     verdict = run_trial(plan, trial, references["fp32"], f"{fault.__module__}:{fault.__name__}")

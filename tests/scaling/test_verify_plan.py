@@ -17,7 +17,7 @@ from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainC
 from foretrain.parallel.layout import Layout, check
 from foretrain.scaling.layouts import SCHEDULES, all_layouts, parse_layouts
 from foretrain.scaling.verify.plan import make_plan
-from foretrain.scaling.verify.shrink import alike, shrink
+from foretrain.scaling.verify.shrink import shrink, shrink_keeping_divisors
 from foretrain.trainer.mup.parametrize import blueprint
 
 PRESETS = ["runs/dry_run", "runs/gpt2_124m_a100", "runs/llama_7b_a100", "runs/llama_70b_a100", "runs/gpt3_175b_a100"]
@@ -146,7 +146,7 @@ def test_the_parametrization_is_kept_and_each_of_its_factors_shows() -> None:
 
 @given(st.integers(1, 10**6), st.integers(1, 12), st.integers(1, 200))
 def test_alike_numbers_divide_by_what_the_number_divides_by(number: int, max_divisor: int, at_least: int) -> None:
-    small = alike(number, max_divisor, at_least)
+    small = shrink_keeping_divisors(number, max_divisor, at_least)
     assert small >= at_least
     assert all(small % d == 0 for d in range(1, max_divisor + 1) if number % d == 0)
 

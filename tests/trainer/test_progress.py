@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from foretrain.trainer.progress import SPEED_WINDOW_STEPS, Progress, Speed, format_duration, summary
+from foretrain.trainer.progress import SPEED_WINDOW_STEPS, Progress, Speed, summary
 
 CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -129,13 +129,6 @@ def test_speed_forgets_what_is_long_past() -> None:
     for step_s in [1.0, *[5.0] * 30, *[0.5] * SPEED_WINDOW_STEPS]:
         speed.add(step_s)
     assert speed.tokens_per_s() == pytest.approx(2000)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (360000, "100:00:00")]
-)
-def test_durations_are_hours_minutes_seconds(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
 
 
 def summary_text(records: list[dict[str, Any]], run_dir: Path) -> str:

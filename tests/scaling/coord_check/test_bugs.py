@@ -4,13 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from foretrain.configs.load import load
 from foretrain.configs.schema import Config
 from foretrain.parallel.layout import Layout
-from foretrain.scaling.coord_check.plan import Ladder, Plan, Rung, make_plan
+from foretrain.scaling.coord_check.plan import CoordCheckPlan, Ladder, Rung, make_plan
+from foretrain.scaling.coord_check.report import progress_of
 from foretrain.scaling.coord_check.run import MEASURE, check
-from foretrain.scaling.coord_check.verdict import Verdict
+from foretrain.scaling.coord_check.verdict import CoordCheckVerdict
 from tests.scaling.coord_check import bugs
 
 BASE = ["mup.base.d_model=64", "model.d_model=64", "model.num_heads=4", "model.d_ff=192", "model.num_layers=2"]
@@ -18,20 +20,14 @@ GPT2 = ["model.norm=layernorm", "model.position=learned", "model.bias=true", "mo
 GROUPED = ["model.num_kv_heads=2", "model.qk_norm=true"]
 
 
-class Silent:
-    def start(self, rung: Rung) -> None: ...
-
-    def done(self, rung: Rung, wall_s: float, problem: str | None) -> None: ...
-
-
-class OtherProportions(Plan):
+class OtherProportions(CoordCheckPlan):
     """Models whose feed-forward layer does not widen with them."""
 
     def configs_of(self, rung: Rung) -> list[Config]:
         return [replace(each, model=replace(each.model, d_ff=192)) for each in super().configs_of(rung)]
 
 
-class WiderHeads(Plan):
+class WiderHeads(CoordCheckPlan):
     """Models with as many heads at every width."""
 
     def configs_of(self, rung: Rung) -> list[Config]:
@@ -41,20 +37,20 @@ class WiderHeads(Plan):
         ]
 
 
-def over_widths(*overrides: str, layout: Layout | None = None) -> Plan:
+def over_widths(*overrides: str, layout: Layout | None = None) -> CoordCheckPlan:
     config = load("runs/dry_run", [*BASE, "mup.parametrization=mup", *overrides])
     return make_plan(config, widths=[64, 128, 256], num_seeds=1, layout=layout)
 
 
-def over_depths(*overrides: str) -> Plan:
+def over_depths(*overrides: str) -> CoordCheckPlan:
     config = load("runs/dry_run", [*BASE, "mup.parametrization=completep", "mup.base.num_layers=2", *overrides])
     plan = make_plan(config, widths=[32, 64, 128], depths=[2, 4, 8, 16], num_seeds=1)
     return replace(plan, ladders=plan.ladders[1:])
 
 
-def seen(plan: Plan, measure: Callable | None = None) -> Verdict:
+def seen(plan: CoordCheckPlan, measure: Callable | None = None) -> CoordCheckVerdict:
     target = MEASURE if measure is None else f"{measure.__module__}:{measure.__name__}"
-    return check(plan, Silent(), target)[1]
+    return check(plan, progress_of(plan, Console(quiet=True)), target)[1]
 
 
 @pytest.mark.parametrize("traits", [[], GPT2, GROUPED], ids=["llama", "gpt2", "grouped"])
@@ -130,7 +126,7 @@ def test_what_the_help_says_is_not_seen_is_not() -> None:
     assert seen(WiderHeads(**vars(sound)), bugs.attention_by_the_root).passed
 
 
-def first_steps(layout: Layout | None = None) -> Verdict:
+def first_steps(layout: Layout | None = None) -> CoordCheckVerdict:
     return seen(replace(over_widths(layout=layout), num_steps=1, ladders=NARROW))
 
 
@@ -138,12 +134,12 @@ NARROW = (Ladder("width", (Rung(64, 2), Rung(128, 2))),)
 
 
 @pytest.fixture(scope="module")
-def alone() -> Verdict:
+def alone() -> CoordCheckVerdict:
     return first_steps()
 
 
 @pytest.mark.parametrize("layout", [Layout(tp=2, sp=True), Layout(pp=2), Layout(dp=2, zero_stage=3)], ids=str)
-def test_slopes_are_the_same_under_every_layout(layout: Layout, alone: Verdict) -> None:
+def test_slopes_are_the_same_under_every_layout(layout: Layout, alone: CoordCheckVerdict) -> None:
     spread = first_steps(layout)
     assert [slope.module for slope in spread.slopes] == [slope.module for slope in alone.slopes]
     assert [slope.value for slope in spread.slopes] == pytest.approx([s.value for s in alone.slopes], abs=2e-3)

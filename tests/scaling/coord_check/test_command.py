@@ -2,18 +2,14 @@
 
 import json
 from functools import partial
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from foretrain.configs.load import load
 from foretrain.scaling.architecture import architecture
 from foretrain.scaling.coord_check import run
-from foretrain.scaling.coord_check.plan import make_plan
-from foretrain.scaling.coord_check.report import Display
 from foretrain.verbs.app import app
 
 MUP = ["runs/dry_run", "mup.parametrization=mup", "mup.base.d_model=64"]
@@ -30,7 +26,7 @@ def test_a_sound_config_exits_with_0_and_leaves_a_record_and_a_picture(tmp_path:
     assert result.exit_code == 0, result.output
     assert "PASSED: in mup every activation keeps its size over widths" in result.stdout
     assert "blocks.1.mlp.down" in result.stdout and "change t=8" in result.stdout
-    assert "3/3  width" in result.stderr and "the last" in result.stderr
+    assert "3/3  width" in result.stderr and "none left" in result.stderr
     record = json.loads((out / "coord_check.json").read_text())
     assert record["passed"] and record["problems"] == [] and 0 < record["max_slope"] <= 0.2
     assert record["architecture"] == architecture(load(MUP[0], MUP[1:]))
@@ -79,14 +75,3 @@ def test_what_cannot_run_exits_with_2_before_a_process_starts(
     result = invoke(*MUP, "--device", "cpu", *arguments)
     assert result.exit_code == 2, result.output
     assert says in result.stderr
-
-
-def test_a_terminal_sees_a_bar() -> None:
-    plan = make_plan(load(MUP[0], MUP[1:]), widths=[64, 128, 256])
-    console = Console(file=StringIO(), width=120, force_terminal=True)
-    with Display(plan, console) as display:
-        for rung in plan.rungs:
-            display.start(rung)
-            display.done(rung, 1.0, None)
-    assert isinstance(console.file, StringIO)
-    assert "━" in console.file.getvalue() and "1/3" not in console.file.getvalue()

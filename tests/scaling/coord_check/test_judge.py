@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from foretrain.configs.load import load
 from foretrain.scaling.coord_check.judge import TOLERANCES, fit, modules_of, slopes_of
-from foretrain.scaling.coord_check.plan import Ladder, Plan, Rung, make_plan
+from foretrain.scaling.coord_check.plan import CoordCheckPlan, Ladder, Rung, make_plan
 from foretrain.scaling.coord_check.verdict import judge
 
 WIDTHS, DEPTHS = (64, 128, 256), (2, 4, 8)
@@ -54,7 +54,7 @@ def shown(ladder: Ladder, powers: Mapping[tuple[str, str], float] | None = None)
     return {rung: [Shown(rung, powers or {}), Shown(rung, powers or {}, factor=3.0)] for rung in ladder.rungs}
 
 
-def over(ladder: Ladder) -> Plan:
+def over(ladder: Ladder) -> CoordCheckPlan:
     return replace(PLAN, ladders=(ladder,))
 
 

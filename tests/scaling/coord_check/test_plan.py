@@ -12,7 +12,8 @@ from foretrain.configs.load import load
 from foretrain.configs.schema import Config
 from foretrain.parallel.layout import Layout
 from foretrain.scaling.architecture import architecture
-from foretrain.scaling.coord_check.plan import Device, make_plan, parse_layout, parse_sizes
+from foretrain.scaling.coord_check.plan import Device, make_plan, parse_sizes
+from foretrain.scaling.layouts import parse_layout
 
 MUP = ["mup.parametrization=mup", "mup.base.d_model=64"]
 COMPLETEP = ["mup.parametrization=completep", "mup.base.d_model=64", "mup.base.num_layers=2"]

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
+from foretrain.scaling.layouts import parse_layout
 from foretrain.scaling.sweep.plan import (
     Ask,
     Corpus,
     Setting,
     Trial,
     check_axes,
-    layout_of,
     setting_of,
     shown,
     trials_of,
@@ -198,4 +198,4 @@ def test_values_go_through_the_schema() -> None:
 
 def test_powers_of_two_are_shown_as_such() -> None:
     assert [shown(value) for value in (2**-7, 0.001, 0.5, 3, "cosine")] == ["2^-7", "0.001", "0.5", "3", "cosine"]
-    assert str(layout_of("dp=2 tp=2")) == "dp=2 tp=2 pp=1 zero=1"
+    assert str(parse_layout("dp=2 tp=2")) == "dp=2 tp=2 pp=1 zero=1"

@@ -18,10 +18,11 @@ from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.scaling.sweep import plot, summary
 from foretrain.scaling.sweep.plan import Ask
+from foretrain.scaling.sweep.progress import SweepProgress, best_table
 from foretrain.scaling.sweep.record import OUTCOME_FILE, RESULTS_FILE, Outcome, recorded, trial_config, write
-from foretrain.scaling.sweep.run import Plan, make_plan, opened
+from foretrain.scaling.sweep.report import print_end
+from foretrain.scaling.sweep.run import SweepPlan, make_plan, opened
 from foretrain.scaling.sweep.runner import Ended
-from foretrain.scaling.sweep.view import Display, best_table, print_end
 from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED
 
 RATES = "optimizer.lr=2^-9..2^-1"
@@ -56,17 +57,17 @@ class Pure:
             yield Ended(folder)
 
 
-def plan(corpus: Path, out: Path, **asked: object) -> Plan:
+def plan(corpus: Path, out: Path, **asked: object) -> SweepPlan:
     overrides = [f"data.path={corpus}", "model.vocab_size=300"]
     ask = Ask(**{"over": (RATES,), **asked})  # type: ignore[arg-type]
     return make_plan(ask, lambda more: configs.load("runs/dry_run", [*overrides, *more]), out)
 
 
-def run(made: Plan, out: Path, runner: Pure) -> tuple[int, str, list[dict]]:
+def run(made: SweepPlan, out: Path, runner: Pure) -> tuple[int, str, list[dict]]:
     """Exit status, what was shown, and the results."""
     console = Console(file=StringIO(), width=160)
-    with opened(made, out) as sweep, Display(made.num_trials, console) as display:
-        status = sweep.run(runner, display)
+    with opened(made, out) as sweep, SweepProgress(made.num_trials, console) as progress:
+        status = sweep.run(runner, progress)
         print_end(sweep, status, console)
     assert isinstance(console.file, StringIO)
     return status, console.file.getvalue(), [json.loads(line) for line in (out / RESULTS_FILE).open()]
@@ -90,10 +91,10 @@ class Terminal(StringIO):
 def test_a_terminal_shows_the_best_of_each_shape_so_far(corpus: Path, tmp_path: Path) -> None:
     trials = plan(corpus, tmp_path, widths=(64, 128)).first
     console = Console(file=Terminal(), width=100, force_terminal=True)
-    with Display(len(trials), console) as display:
-        display.wave(trials, {})
+    with SweepProgress(len(trials), console) as progress:
+        progress.plan(trials, {})
         for trial in trials[:9]:
-            display.done(trial, Outcome("finished", loss_of(trial.config)))
+            progress.end(trial, Outcome("finished", loss_of(trial.config)))
     assert isinstance(console.file, Terminal)
     last = console.file.getvalue().rpartition("trials 9/18")[2]
     assert "best optimizer.lr" in last and "2^-5" in last and " left" in last
@@ -128,7 +129,7 @@ def test_killed_at_any_touch_of_its_files_it_goes_on_to_the_same_bytes(
     assert moment >= at_least * every
 
 
-def is_killed(made: Plan, out: Path, moment: int) -> bool:
+def is_killed(made: SweepPlan, out: Path, moment: int) -> bool:
     """Run a sweep in a process that dies at this moment, before it touches a file or with the file cut to nothing.
 
     False where the sweep had ended by then.

@@ -67,7 +67,7 @@ def test_a_sweep_leaves_a_result_for_each_trial_in_the_order_of_the_plan(whole: 
     assert (asked["widths"], asked["depths"], asked["seeds"], asked["search"]) == ([32], [1], [0, 1], "grid")
     assert configs.load(folder / "sweeps/whole/config.yaml").model.vocab_size == 300
     assert (folder / "sweeps/whole/loss.png").read_bytes().startswith(b"\x89PNG")
-    assert "4/4" in whole.err and "the last" in whole.err
+    assert "4/4" in whole.err and "none left" in whole.err
     assert "2^-6" in whole.out and "4 of 4 trials" in whole.out
 
 
