@@ -103,10 +103,15 @@ class BlockShape:
     """The sizes of one block, each of them set."""
 
     d_model: int
+    """Width of the residual stream."""
     num_heads: int
+    """Query heads."""
     num_kv_heads: int
+    """Key and value heads."""
     head_dim: int
+    """Width of one head."""
     d_ff: int
+    """Hidden width of the feed-forward layer."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,11 @@ class Shape(BlockShape):
     """The sizes of a model, each of them set."""
 
     num_layers: int
+    """Transformer blocks."""
     vocab_size: int
+    """Rows of the embedding, without the padding of tensor parallelism."""
     seq_len: int
+    """Tokens of one sample."""
 
     @classmethod
     def of(cls, model: ModelConfig) -> "Shape":
