@@ -8,23 +8,23 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.parallel.groups import Groups
-from foretrain.parallel.zero import Zero
-from foretrain.trainer.model.gpt import LocalParam
+from foretrain.trainer.model.shard import ParamShard
 from foretrain.trainer.run_folder import CONFIG_FILE, RECORD
+from foretrain.trainer.state import ModelState
 
 _PARTIAL = "partial-"
 
@@ -50,9 +50,7 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        zero: Zero,
-        local_params: Sequence[LocalParam],
-        groups: Groups,
+        state: ModelState,
         record: dict[str, Any],
         config: Config,
         attached: Sequence[Path] = (),
@@ -63,14 +61,21 @@ class Checkpoints:
         """
         target = self._path(step)
         partial = self.folder / f"{_PARTIAL}{target.name}"
-        if groups.rank == 0:
+        if state.groups.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             for leftover in self.folder.glob(f"{_PARTIAL}*"):
                 shutil.rmtree(leftover)
         dist.barrier()
-        state = {key: _tensors(local_params, groups, _Reader(zero, key)) for key in _states(zero)}
-        dcp.save(state, checkpoint_id=partial)
-        if groups.rank == 0:
+        distribute = _Distribute(state.groups)
+        tensors = {
+            key: {
+                shard.param.name: distribute(shard, values.to("cpu", copy=True))
+                for shard, values in state.items(key, state.owned)
+            }
+            for key in state.keys
+        }
+        dcp.save(tensors, checkpoint_id=partial)
+        if state.groups.rank == 0:
             (partial / RECORD).write_text(json.dumps(record, indent=1))
             configs.save(config, partial / CONFIG_FILE)
             for path in attached:
@@ -84,86 +89,41 @@ class Checkpoints:
         dist.barrier()
         return target
 
-    def load(self, path: Path, zero: Zero, local_params: Sequence[LocalParam], groups: Groups, step: int) -> None:
+    def load(self, path: Path, state: ModelState, step: int) -> None:
         """Put a checkpoint taken after `step` steps, in whatever layout, into this rank. Every rank calls it."""
-        zero.set_step(step)
-        for key in _states(zero):  # one at a time, to hold one copy and not three
-            tensors = _tensors(local_params, groups, lambda local: torch.empty(local_shape(local)))
+        state.set_step(step)
+        distribute = _Distribute(state.groups)
+        for key in state.keys:  # one at a time, to hold one copy and not three
+            local = {shard.param.name: torch.empty(shard.shape) for shard in state.shards}
+            tensors = {shard.param.name: distribute(shard, local[shard.param.name]) for shard in state.shards}
             dcp.load({key: tensors}, checkpoint_id=path)
-            for parameter, pieces in _by_parameter(local_params).items():
-                whole = torch.zeros(_shape(parameter))
-                for local in pieces:
-                    whole[local.rows] = _local(tensors[local.param.name])
-                zero.set(parameter, key, whole.to(groups.device))
+            state.set(key, local)
 
 
-def load_weights(path: Path, local_params: Sequence[LocalParam]) -> None:
-    """Put a checkpoint's weights alone into whole, unsharded modules in one process."""
-    tensors = {local.param.name: torch.empty(local.param.shape) for local in local_params}
+def load_weights(path: Path, shards: Sequence[ParamShard]) -> None:
+    """Put a checkpoint's weights alone into full, unsharded modules in one process."""
+    tensors = {shard.param.name: torch.empty(shard.param.shape) for shard in shards}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant to be here
         dcp.load({"weight": tensors}, checkpoint_id=path, no_dist=True)
     with torch.no_grad():
-        for local in local_params:
-            local.parameter[local.rows].copy_(tensors[local.param.name])
+        for shard in shards:
+            shard.values.copy_(tensors[shard.param.name])
 
 
-def local_shape(local: LocalParam) -> tuple[int, ...]:
-    """Shape of this rank's part of a parameter."""
-    shape = list(local.param.shape)
-    shape[local.tp_dim or 0] = local.cut.stop - local.cut.start
-    return tuple(shape)
+class _Distribute:
+    """Wraps this rank's shard of a parameter as torch.distributed.checkpoint takes it: a part of a global tensor."""
 
+    def __init__(self, groups: Groups) -> None:
+        self._mesh = DeviceMesh.from_group(groups.tp, "cpu") if groups.layout.tp > 1 else None
 
-def _states(zero: Zero) -> tuple[str, ...]:
-    return ("weight", *zero.moments)
-
-
-class _Reader:
-    """Reads this rank's part of one state; a tensor is gathered over dp once, for all the pieces that it holds."""
-
-    def __init__(self, zero: Zero, key: str) -> None:
-        self._zero, self._key = zero, key
-        self._parameter: nn.Parameter | None = None
-        self._whole = torch.empty(0)
-
-    def __call__(self, local: LocalParam) -> Tensor:
-        if self._parameter is not local.parameter:
-            self._parameter = local.parameter
-            self._whole = self._zero.get(local.parameter, self._key).detach().cpu()
-        return self._whole[local.rows].clone()
-
-
-def _tensors(
-    local_params: Sequence[LocalParam], groups: Groups, make: Callable[[LocalParam], Tensor]
-) -> dict[str, Tensor]:
-    """For each parameter this rank's part of its global tensor, as torch.distributed.checkpoint takes it."""
-    mesh = DeviceMesh.from_group(groups.tp, "cpu") if groups.layout.tp > 1 else None
-    tensors = {}
-    for local in local_params:
-        part = make(local)
-        if mesh is not None and local.tp_dim is not None:
-            shape = torch.Size(local.param.shape)
-            stride = torch.empty(shape, device="meta").stride()
-            placements = [Shard(local.tp_dim)]
-            part = DTensor.from_local(part, mesh, placements, run_check=False, shape=shape, stride=stride)
-        tensors[local.param.name] = part
-    return tensors
-
-
-def _by_parameter(local_params: Sequence[LocalParam]) -> dict[nn.Parameter, list[LocalParam]]:
-    pieces: dict[nn.Parameter, list[LocalParam]] = {}
-    for local in local_params:
-        pieces.setdefault(local.parameter, []).append(local)
-    return pieces
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _shape(parameter: nn.Parameter) -> torch.Size:
-    return getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves parameters empty between uses
+    def __call__(self, shard: ParamShard, values: Tensor) -> Tensor:
+        if shard.tp_dim is None or self._mesh is None:
+            return values
+        shape = torch.Size(shard.param.shape)
+        stride = torch.empty(shape, device="meta").stride()
+        placements = [Shard(shard.tp_dim)]
+        return DTensor.from_local(values, self._mesh, placements, run_check=False, shape=shape, stride=stride)
 
 
 def _sync(folder: Path) -> None:

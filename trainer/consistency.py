@@ -19,9 +19,8 @@ from torch import Tensor
 from foretrain.configs.data import CacheConfig
 from foretrain.configs.load import config_hash
 from foretrain.configs.schema import Config
-from foretrain.parallel.groups import Groups
-from foretrain.parallel.zero import Zero
-from foretrain.trainer.model.gpt import LocalParam
+from foretrain.trainer.model.shard import ParamShard
+from foretrain.trainer.state import ModelState
 
 Claims = Mapping[str, int | str]
 """Values in words, and checksums of parameters as integers."""
@@ -47,11 +46,10 @@ class Consistency:
     of them hold the same numbers: there, only the shards of what tp does not cut are compared, over tp.
     """
 
-    def __init__(
-        self, groups: Groups, zero: Zero, local_params: Sequence[LocalParam], config: Config, data_fingerprint: str
-    ) -> None:
-        """`local_params`: all that this rank holds, second copies of a tied embedding too. Every rank calls it."""
-        self._groups, self._optimizer = groups, zero.optimizer
+    def __init__(self, state: ModelState, config: Config, data_fingerprint: str) -> None:
+        """Every rank calls it."""
+        groups = self._groups = state.groups
+        self._optimizer = state.zero.optimizer
         self._run_dir = config.run_dir
         self._sound_step: int | None = None
         self._settings = {"config hash": config_hash(shared_settings(config)), "data fingerprint": data_fingerprint}
@@ -59,21 +57,21 @@ class Consistency:
         self._value_keys = sorted(set().union(*_gathered(list(self._values(0, 0)))))
 
         self._is_cut_by_zero = groups.layout.zero_stage == 3
-        held = {self._key(local): local for local in local_params}
-        over_replicas = [] if self._is_cut_by_zero else list(held)
-        over_tp = [key for key, local in held.items() if local.tp_dim is None]
-        over_ends = [key for key, local in held.items() if local.param.name == "embed.weight"]
+        shards = {self._key(shard): shard for shard in state.shards}
+        over_replicas = [] if self._is_cut_by_zero else list(shards)
+        over_tp = [key for key, shard in shards.items() if shard.tp_dim is None]
+        over_ends = [key for key, shard in shards.items() if shard.param.name == "embed.weight"]
         if not config.model.tie_embeddings:
             over_ends = []
         compared = [(groups.replicas, over_replicas), (groups.tp, over_tp), (groups.embedding, over_ends)]
         self._compared = [(group, keys) for group, keys in compared if group and group.size() > 1 and keys]
-        self._params = {key: held[key] for _, keys in self._compared for key in keys}
+        self._params = {key: shards[key] for _, keys in self._compared for key in keys}
 
     def check(self, step: int, samples_consumed: int) -> None:
         """Raise InconsistentRanksError, on every rank, if any ranks differ after `step` steps. Every rank calls it."""
         values = self._values(step, samples_consumed)
         rank = self._groups.replicas.rank()
-        checksums = {key: checksum(_bits(local, rank)).to(self._groups.device) for key, local in self._params.items()}
+        checksums = {key: checksum(_bits(shard, rank)).to(self._groups.device) for key, shard in self._params.items()}
         suspects = self._differing_values(values)
         for group, keys in self._compared:
             sums = torch.stack([checksums[key] for key in keys])
@@ -91,12 +89,12 @@ class Consistency:
         rates = {f"learning rate of {group['name']}": repr(group["lr"]) for group in self._optimizer.param_groups}
         return {"step": str(step), "samples consumed": str(samples_consumed), **rates, **self._settings}
 
-    def _key(self, local: LocalParam) -> str:
+    def _key(self, shard: ParamShard) -> str:
         """The same on ranks that must hold the same numbers, whatever their place in the pipeline."""
         groups = self._groups
-        places = [f"tp={groups.at.tp}"] if groups.layout.tp > 1 and local.tp_dim is not None else []
+        places = [f"tp={groups.at.tp}"] if shard.tp_dim is not None else []
         places += [f"shard={groups.replicas.rank()}"] if self._is_cut_by_zero else []
-        return local.param.name + (f"[{', '.join(places)}]" if places else "")
+        return shard.param.name + (f"[{', '.join(places)}]" if places else "")
 
     def _differing_values(self, values: Mapping[str, str]) -> list[str]:
         words = [_word(values[key]) if key in values else None for key in self._value_keys]
@@ -175,13 +173,13 @@ def findings(claims: Sequence[Claims], nodes: Sequence[str]) -> list[str]:
     return lines
 
 
-def _bits(local: LocalParam, replica: int) -> Tensor:
-    """What this rank holds of a parameter: its rows of the module's tensor, or under ZeRO-3 its shard of that."""
-    shard = getattr(local.parameter, "ds_tensor", None)
-    if shard is None:
-        return local.parameter[local.rows]
-    held = local.parameter.ds_numel - replica * shard.numel()  # type: ignore[attr-defined]
-    return shard.flatten()[: max(0, held)]  # what follows pads the last shards, and DeepSpeed leaves it unset
+def _bits(shard: ParamShard, replica: int) -> Tensor:
+    """The elements that this rank holds: its rows of the module's tensor, or under ZeRO-3 the replica's part of it."""
+    part = getattr(shard.tensor, "ds_tensor", None)
+    if part is None:
+        return shard.values
+    num_held = shard.tensor.ds_numel - replica * part.numel()  # type: ignore[attr-defined]
+    return part.flatten()[: max(0, num_held)]  # what follows pads the last parts, and DeepSpeed leaves it unset
 
 
 def _differs(values: Tensor, inverted: Tensor, group: dist.ProcessGroup | None) -> list[bool]:

@@ -67,7 +67,7 @@ def load_model(run_dir: Path, checkpoint: Path | None = None, device: str = "aut
         raise ValueError(f"{checkpoint or run_dir} holds no finished checkpoint: train first, or name another folder")
     config = configs.load(checkpoint / CONFIG_FILE)
     (stage,) = build_stages(blueprint(config), Layout(), pp_rank=0, tp=TensorParallel(), seed=config.train.seed)
-    load_weights(checkpoint, stage.local_params())
+    load_weights(checkpoint, stage.shards())
     stage.eval().to(shim.device_of(device, local_rank=0))
     eot_id = json.loads((checkpoint / RECORD).read_text())["eot_id"]
     return Model(config, stage, load_tokenizer(checkpoint / TOKENIZER), eot_id)

@@ -35,13 +35,12 @@ class Trainer:
     def __init__(self, run: Run, groups: Groups) -> None:
         config = run.config
         self.run, self.groups = run, groups
-        self.engine, held = build_engine(config, groups)
-        self.local_params = [local for local in held if not local.shared]
+        self.engine, self.state = build_engine(config, groups)
         self.checkpoints = Checkpoints(run.run_dir / CHECKPOINTS, config.train.keep_checkpoints)
         if run.resume is not None:
-            self.checkpoints.load(run.resume.checkpoint, self.engine.zero, held, groups, run.start_step)
+            self.checkpoints.load(run.resume.checkpoint, self.state, run.start_step)
         fingerprints = f"{run.data.fingerprint} {run.data.mixture_fingerprint}"
-        self.consistency = Consistency(groups, self.engine.zero, held, config, fingerprints)
+        self.consistency = Consistency(self.state, config, fingerprints)
         num_bad = run.resume.num_bad_samples if run.resume else 0
         self.telemetry = Telemetry(config, run.data, groups, num_bad)
         self.batches = Batches(
@@ -126,8 +125,7 @@ class Trainer:
         }
         # With its tokenizer a checkpoint can be generated from wherever the corpus is.
         attached = [data.any_stream.store.path(TOKENIZER)]
-        zero, config = self.engine.zero, self.run.config
-        self.checkpoints.save(step, zero, self.local_params, self.groups, record, config, attached)
+        self.checkpoints.save(step, self.state, record, self.run.config, attached)
 
 
 def train_rank(run: Run) -> None:

@@ -6,21 +6,21 @@ import torch
 from torch import nn
 
 from foretrain.configs.optimization import OptimizerConfig
-from foretrain.trainer.model.gpt import LocalParam
+from foretrain.trainer.model.shard import ParamShard
 from foretrain.trainer.model.spec import Param, Scale
 
 
-def build_optimizer(local_params: Sequence[LocalParam], config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(shards: Sequence[ParamShard], config: OptimizerConfig) -> torch.optim.Optimizer:
     """torch's AdamW, or its SGD with momentum, with few groups: parameters of equal factors that decay, or do not.
 
-    Matrices and embeddings decay, gains and biases do not. A group's `peak_lr` is what the schedule multiplies. Pieces
-    that share a tensor must agree on their group.
+    Matrices and embeddings decay, gains and biases do not. A group's `peak_lr` is what the schedule multiplies.
+    Parameters that share a tensor must have the same factors.
     """
     members: dict[tuple[Scale, bool], dict[nn.Parameter, None]] = {}  # dicts keep the order, and each tensor once
-    for local in local_params:
-        members.setdefault((local.param.scale, local.param.is_matrix), {})[local.parameter] = None
+    for shard in shards:
+        members.setdefault((shard.param.scale, shard.param.is_matrix), {})[shard.tensor] = None
     distinct = {parameter for parameters in members.values() for parameter in parameters}
-    assert len(distinct) == sum(map(len, members.values())), "pieces of one tensor want different groups"
+    assert len(distinct) == sum(map(len, members.values())), "parameters that share a tensor need the same group"
     groups = [
         {
             "params": list(parameters),

@@ -1,6 +1,5 @@
 """A few steps of a config on made-up batches, as one rank of a layout: what `trainer/reference.py` is compared with."""
 
-from collections.abc import Sequence
 from hashlib import sha256
 
 import torch
@@ -9,13 +8,11 @@ from torch import Tensor
 
 from foretrain.configs.schema import Config
 from foretrain.parallel import groups as parallel_groups
-from foretrain.parallel.groups import Groups
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import IGNORE
-from foretrain.parallel.zero import Zero
 from foretrain.trainer.build import build_engine
 from foretrain.trainer.curve import Curve
-from foretrain.trainer.model.gpt import LocalParam
+from foretrain.trainer.state import ModelState
 
 TIMEOUT_S = 120.0
 """A collective that waits longer than this is a deadlock: a step takes a fraction of a second."""
@@ -51,8 +48,8 @@ def probe(config: Config, layout: Layout, num_steps: int) -> Curve:
     """Be one rank of `layout` for `num_steps` steps at the peak learning rate; needs the launcher's environment."""
     torch.set_num_threads(1)
     groups = parallel_groups.start(layout, config.train.device, TIMEOUT_S)
-    engine, held = build_engine(config, groups)
-    weights = hash_weights(engine.zero, held, groups)
+    engine, state = build_engine(config, groups)
+    weights = hash_weights(state)
     size, model = config.train.global_batch_size, config.model
     share = size // layout.dp
     mine = slice(groups.at.dp * share, (groups.at.dp + 1) * share)
@@ -72,16 +69,16 @@ def is_packed(config: Config) -> bool:
     return config.data.packing != "windows"
 
 
-def hash_weights(zero: Zero, held: Sequence[LocalParam], groups: Groups) -> dict[str, str]:
-    """The sha256 of every whole parameter of the model, by name. Every rank calls it, and gets the same."""
-    mine = []
-    for local in held:
-        part = zero.get(local.parameter, "weight").detach().cpu()[local.rows].clone()
-        if local.tp_dim is not None and groups.layout.tp > 1:
+def hash_weights(state: ModelState) -> dict[str, str]:
+    """The sha256 of every full parameter of the model, by name. Every rank calls it, and gets the same."""
+    mine, groups = [], state.groups
+    for shard, values in state.items():
+        part = values.to("cpu", copy=True)
+        if shard.tp_dim is not None:
             parts: list[Tensor] = [part] * groups.layout.tp
             dist.all_gather_object(parts, part, group=groups.tp)
-            part = torch.cat(parts, dim=local.tp_dim)
-        mine.append((local.param.name, hash_tensor(part)))
+            part = torch.cat(parts, dim=shard.tp_dim)
+        mine.append((shard.param.name, hash_tensor(part)))
     everyones: list[list[tuple[str, str]]] = [[]] * groups.layout.world_size
     dist.all_gather_object(everyones, mine)
     copies: dict[str, set[str]] = {}

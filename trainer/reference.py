@@ -34,7 +34,7 @@ def reference(config: Config, dtype_name: str, num_steps: int, table: Parametriz
     assert vocab_size is not None
     plan = blueprint(config, table)
     (model,) = build_stages(plan, Layout(), 0, TensorParallel(), train.seed)
-    weights = {local.param.name: hash_tensor(local.parameter[local.rows]) for local in model.local_params()}
+    weights = {shard.param.name: hash_tensor(shard.values) for shard in model.shards()}
     model.to(getattr(torch, dtype_name))
     optimizer = _optimizer(model, config.optimizer)
     losses, grad_norms = [], []
@@ -74,15 +74,15 @@ def _loss_of_documents(model: Stage, tokens_BL: Tensor, targets_BL: Tensor, posi
 
 
 def _optimizer(model: Stage, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """A group for each piece's tensor; rows of one tensor that want other factors are no case here."""
+    """A group for each tensor: parameters that share one have the same factors."""
     groups = {
-        local.parameter: {
-            "params": [local.parameter],
-            "lr": config.lr * local.param.scale.lr,
-            "eps": config.eps * local.param.scale.eps,
-            "weight_decay": config.weight_decay * local.param.scale.weight_decay * (local.parameter.dim() == 2),
+        shard.tensor: {
+            "params": [shard.tensor],
+            "lr": config.lr * shard.param.scale.lr,
+            "eps": config.eps * shard.param.scale.eps,
+            "weight_decay": config.weight_decay * shard.param.scale.weight_decay * (shard.tensor.dim() == 2),
         }
-        for local in model.local_params()
+        for shard in model.shards()
     }
     if config.kind == "sgd":
         without_eps = [{key: value for key, value in group.items() if key != "eps"} for group in groups.values()]

@@ -15,6 +15,7 @@ from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import IGNORE, TensorParallel
 from foretrain.trainer.curve import Curve
 from foretrain.trainer.model import gpt, init
+from foretrain.trainer.model.spec import Param
 from foretrain.trainer.probe import probe
 
 
@@ -80,7 +81,7 @@ def virtual_stages_start_alike(config: Config, layout: Layout, num_steps: int) -
     def initialize(self: gpt.Stage, seed: int) -> None:
         first = int(next(iter(self.blocks)))
 
-        def fill(out: torch.Tensor, param: gpt.Param, *args: object) -> None:
+        def fill(out: torch.Tensor, param: Param, *args: object) -> None:
             _, _, rest = param.name.partition(".")
             number, _, name = rest.partition(".")
             alike = f"blocks.{int(number) - first}.{name}" if param.name.startswith("blocks.") else param.name
@@ -97,7 +98,7 @@ def virtual_stages_start_alike(config: Config, layout: Layout, num_steps: int) -
 def shards_start_alike(config: Config, layout: Layout, num_steps: int) -> Curve:
     """Each tensor-parallel rank draws its rows as if they were the first."""
 
-    def fill(out: torch.Tensor, param: gpt.Param, seed: int, rows: slice, columns: slice | None = None) -> None:
+    def fill(out: torch.Tensor, param: Param, seed: int, rows: slice, columns: slice | None = None) -> None:
         real(out, param, seed, slice(0, rows.stop - rows.start), columns)
 
     real, init.fill = init.fill, fill

@@ -1,10 +1,10 @@
-"""The GPT of one pipeline stage, and the parameters of the table that it holds.
+"""The GPT of one pipeline stage, and its shards of the parameter table.
 
 Legend: L sequence, B batch, D model width, V vocabulary.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,25 +14,9 @@ from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import Embedding, TensorParallel
 from foretrain.trainer.model import init
 from foretrain.trainer.model.blueprint import Blueprint
-from foretrain.trainer.model.layers import Block, Documents, Norm, Piece, scaled
-from foretrain.trainer.model.spec import Param, Shape
-
-
-@dataclass(frozen=True)
-class LocalParam:
-    """This rank's part of one parameter of the table.
-
-    Rows `rows` of the module's tensor `parameter` hold rows or columns `cut` of the whole parameter along `tp_dim`, or
-    all of it where that is None: no axis of it can be cut, or this layout does not cut it.
-    """
-
-    param: Param
-    parameter: nn.Parameter
-    rows: slice
-    tp_dim: int | None
-    cut: slice
-    shared: bool = False
-    """A second copy of a tied embedding: the first stage's copy speaks for it in norms and checkpoints."""
+from foretrain.trainer.model.layers import Block, Documents, Norm, scaled
+from foretrain.trainer.model.shard import Held, ParamShard, held_by
+from foretrain.trainer.model.spec import Shape
 
 
 @dataclass(frozen=True)
@@ -121,43 +105,38 @@ class Stage(nn.Module):
         logits_LBV = self._tp.head(x_LBD, weight_VD[: self.num_valid_rows] if padding else weight_VD)
         return F.pad(logits_LBV, (0, padding), value=-torch.inf) if padding else logits_LBV
 
-    def _pieces(self) -> Iterator[Piece]:
+    def shards(self) -> list[ParamShard]:
+        """This rank's shards of the parameters that the stage holds."""
+        table, tp = {param.name: param for param in self._blueprint.table}, (self._tp.rank, self._tp.size)
+        shards = [ParamShard.of(table[name], tensor, rows, tp) for name, tensor, rows in self._held()]
+        # The last stage's own embedding is the tied head.
+        return (
+            shards
+            if self.is_first
+            else [replace(shard, is_copy=shard.param.name == "embed.weight") for shard in shards]
+        )
+
+    def _held(self) -> Iterator[Held]:
         if self.embed is not None:
-            yield Piece("embed.weight", self.embed.weight, slice(0, self.num_valid_rows))
+            yield "embed.weight", self.embed.weight, slice(0, self.num_valid_rows)
         if self.position is not None:
-            yield Piece("position.weight", self.position, slice(0, len(self.position)))
+            yield "position.weight", self.position, slice(0, len(self.position))
         for layer, block in self.blocks.items():
-            assert isinstance(block, Block)
-            yield from block.pieces(f"blocks.{layer}")
+            yield from held_by(block, f"blocks.{layer}")
         if self.final_norm is not None:
-            yield from self.final_norm.pieces("final_norm")
+            yield from held_by(self.final_norm, "final_norm")
         if self.head is not None:
-            yield Piece("head.weight", self.head.weight, slice(0, self.num_valid_rows))
-
-    def local_params(self) -> list[LocalParam]:
-        """What this stage holds of the parameter table, on this tensor-parallel rank."""
-        table = {param.name: param for param in self._blueprint.table}
-        return [self._local(table[piece.name], piece) for piece in self._pieces()]
-
-    def _local(self, param: Param, piece: Piece) -> LocalParam:
-        shared = piece.name == "embed.weight" and not self.is_first
-        if param.tp_dim is None or not piece.is_cut:
-            return LocalParam(param, piece.parameter, piece.rows, None, slice(0, param.shape[0]), shared)
-        # ceil: only the vocabulary may be padded, and then the last ranks hold fewer rows
-        part = -(-param.shape[param.tp_dim] // self._tp.size)
-        start = min(self._tp.rank * part, param.shape[param.tp_dim])
-        cut = slice(start, min(start + part, param.shape[param.tp_dim]))
-        return LocalParam(param, piece.parameter, piece.rows, param.tp_dim, cut, shared)
+            yield "head.weight", self.head.weight, slice(0, self.num_valid_rows)
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
         """Fill every parameter from (seed, name, global index); padding rows are zero."""
         for parameter in self.parameters():
             parameter.zero_()
-        for local in self.local_params():
-            whole = slice(0, local.param.shape[0])
-            rows, columns = (whole, local.cut) if local.tp_dim == 1 else (local.cut, None)
-            init.fill(local.parameter.data[local.rows], local.param, seed, rows, columns)
+        for shard in self.shards():
+            every_row = slice(0, shard.param.shape[0])
+            rows, columns = (every_row, shard.span) if shard.tp_dim == 1 else (shard.span, None)
+            init.fill(shard.values.data, shard.param, seed, rows, columns)
 
 
 def build_stages(

@@ -4,8 +4,7 @@ Legend: L sequence, B batch, D model width, N query heads, K key-value heads, H 
 inside attention and feed-forward are this rank's. Residual activations are (L, B, D), under sequence parallelism
 (L / tp, B, D).
 
-Each module tells by `pieces()` which parameters of the table its tensors hold: matrices that multiply the same input
-are one tensor here (one matrix product, one gather of the sequence) and separate parameters in the table.
+A module's tensors have the names of the parameter table, or the module declares which parameters they hold (`held`).
 """
 
 from collections.abc import Callable, Iterator
@@ -22,18 +21,8 @@ from foretrain.parallel.segments import Segments
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.blueprint import Blueprint, Multipliers
 from foretrain.trainer.model.rope import rope_tables, rotate
+from foretrain.trainer.model.shard import Held, beside
 from foretrain.trainer.model.spec import Shape
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Rows `rows` of a module's tensor are this rank's part of the table's parameter `name`."""
-
-    name: str
-    parameter: nn.Parameter
-    rows: slice
-    is_cut: bool = True
-    """Whether tensor parallelism cuts it along the table's sharded axis; if not, every rank holds it whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +66,12 @@ class Norm(nn.Module):
         bias = None if self.bias is None else self._join(self.bias)
         return F.layer_norm(x, weight.shape, weight, bias, self._eps)
 
-    def pieces(self, prefix: str) -> Iterator[Piece]:
-        yield Piece(f"{prefix}.weight", self.weight, slice(0, len(self.weight)))
-        if self.bias is not None:
-            yield Piece(f"{prefix}.bias", self.bias, slice(0, len(self.bias)))
-
 
 class FusedColumn(nn.Module):
-    """Column-parallel matrices that share an input, as one; `names` and this rank's `sizes` list them from the top."""
+    """Column-parallel matrices that share an input, as one tensor; `names` and global `sizes` list them from the top.
+
+    In the table they are named beside this module, not below it.
+    """
 
     def __init__(self, tp: TensorParallel, width: int, names: list[str], sizes: list[int], bias: bool) -> None:
         super().__init__()
@@ -94,13 +81,13 @@ class FusedColumn(nn.Module):
     def forward(self, x_LBD: Tensor) -> tuple[Tensor, ...]:
         return self.linear(x_LBD).split(self._sizes, dim=-1)
 
-    def pieces(self, prefix: str) -> Iterator[Piece]:
+    def held(self, name: str) -> Iterator[Held]:
         start = 0
-        for name, size in zip(self.names, self._sizes, strict=True):
+        for part, size in zip(self.names, self._sizes, strict=True):
             rows = slice(start, start + size)
-            yield Piece(f"{prefix}.{name}.weight", self.linear.weight, rows)
+            yield beside(name, f"{part}.weight"), self.linear.weight, rows
             if self.linear.bias is not None:
-                yield Piece(f"{prefix}.{name}.bias", self.linear.bias, rows)
+                yield beside(name, f"{part}.bias"), self.linear.bias, rows
             start += size
 
 
@@ -117,10 +104,10 @@ class Row(nn.Module):
         x = self.linear(x)
         return x if self.bias is None else x + self._tp.replicated(self.bias)
 
-    def pieces(self, prefix: str) -> Iterator[Piece]:
-        yield Piece(f"{prefix}.weight", self.linear.weight, slice(0, len(self.linear.weight)))
+    def held(self, name: str) -> Iterator[Held]:
+        yield f"{name}.weight", self.linear.weight, slice(0, len(self.linear.weight))
         if self.bias is not None:
-            yield Piece(f"{prefix}.bias", self.bias, slice(0, len(self.bias)))
+            yield f"{name}.bias", self.bias, slice(0, len(self.bias))
 
 
 class SharedKeyValue(nn.Module):
@@ -148,11 +135,11 @@ class SharedKeyValue(nn.Module):
         bias = None if self.bias is None else self._tp.summed(self.bias)[self._rows]
         return F.linear(self._tp.enter(x_LBD), weight, bias).chunk(2, dim=-1)
 
-    def pieces(self, prefix: str) -> Iterator[Piece]:
-        for name, rows in (("k", slice(0, self._size)), ("v", slice(self._size, 2 * self._size))):
-            yield Piece(f"{prefix}.{name}.weight", self.weight, rows, is_cut=False)
+    def held(self, name: str) -> Iterator[Held]:
+        for part, rows in (("k", slice(0, self._size)), ("v", slice(self._size, 2 * self._size))):
+            yield beside(name, f"{part}.weight"), self.weight, rows
             if self.bias is not None:
-                yield Piece(f"{prefix}.{name}.bias", self.bias, rows, is_cut=False)
+                yield beside(name, f"{part}.bias"), self.bias, rows
 
 
 class Attention(nn.Module):
@@ -169,9 +156,9 @@ class Attention(nn.Module):
         self._rope_theta = model.rope_theta if model.position == "rope" else None
         sizes = [shape.num_heads * shape.head_dim] + 2 * [shape.num_kv_heads * shape.head_dim]
         shares_kv = shape.num_kv_heads % tp.size != 0
-        self.kv = SharedKeyValue(model, tp) if shares_kv else None
         num_fused = 1 if shares_kv else 3
         self.qkv = FusedColumn(tp, shape.d_model, ["q", "k", "v"][:num_fused], sizes[:num_fused], model.bias)
+        self.kv = SharedKeyValue(model, tp) if shares_kv else None
         self.q_norm = Norm(model, shape.head_dim, tp, per_head=True) if model.qk_norm else None
         self.k_norm = Norm(model, shape.head_dim, tp, per_head=True) if model.qk_norm else None
         self.out = Row(tp, sizes[0], shape.d_model, model.bias)
@@ -207,15 +194,6 @@ class Attention(nn.Module):
         cos_LH, sin_LH = rope_tables(seq_len, self._head_dim, self._rope_theta, q_LBNH.device)
         return cos_LH[mine, None, None], sin_LH[mine, None, None]
 
-    def pieces(self, prefix: str) -> Iterator[Piece]:
-        yield from self.qkv.pieces(prefix)
-        if self.kv is not None:
-            yield from self.kv.pieces(prefix)
-        if self.q_norm is not None and self.k_norm is not None:
-            yield from self.q_norm.pieces(f"{prefix}.q_norm")
-            yield from self.k_norm.pieces(f"{prefix}.k_norm")
-        yield from self.out.pieces(f"{prefix}.out")
-
 
 class FeedForward(nn.Module):
     """swiglu: down(silu(gate x) * up x); gelu: down(gelu(up x))."""
@@ -242,10 +220,6 @@ class FeedForward(nn.Module):
             return F.silu(gate_LBF) * value_LBF
         return F.gelu(up_LBF[0], approximate="tanh" if self._activation == "gelu_tanh" else "none")
 
-    def pieces(self, prefix: str) -> Iterator[Piece]:
-        yield from self.up.pieces(prefix)
-        yield from self.down.pieces(f"{prefix}.down")
-
 
 class Block(nn.Module):
     """Pre-norm attention and feed-forward, each added to the residual stream."""
@@ -267,12 +241,6 @@ class Block(nn.Module):
     def _layers(self, x_LBD: Tensor, documents: Documents | None) -> Tensor:
         x_LBD = x_LBD + scaled(self.attn(self.attn_norm(x_LBD), documents=documents), self._residual)
         return x_LBD + scaled(self.mlp(self.mlp_norm(x_LBD)), self._residual)
-
-    def pieces(self, prefix: str) -> Iterator[Piece]:
-        yield from self.attn_norm.pieces(f"{prefix}.attn_norm")
-        yield from self.attn.pieces(f"{prefix}.attn")
-        yield from self.mlp_norm.pieces(f"{prefix}.mlp_norm")
-        yield from self.mlp.pieces(f"{prefix}.mlp")
 
 
 def scaled(x: Tensor, factor: float) -> Tensor:

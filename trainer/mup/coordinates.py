@@ -24,8 +24,9 @@ from foretrain.parallel import groups as parallel_groups
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.layout import Layout
 from foretrain.trainer.build import build_engine
-from foretrain.trainer.model.gpt import LocalParam, Stage
+from foretrain.trainer.model.gpt import Stage
 from foretrain.trainer.model.layers import Block
+from foretrain.trainer.model.shard import ParamShard
 
 TIMEOUT_S = 120.0
 """A collective that waits longer than this is a deadlock: a step takes a fraction of a second."""
@@ -59,7 +60,8 @@ def measure(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[C
 
 def measure_in(config: Config, groups: Groups, num_steps: int) -> Coordinates:
     """As `measure`, of one config in groups that have started."""
-    engine, held = build_engine(config, groups)
+    engine, state = build_engine(config, groups)
+    watched = [shard for shard in state.shards if _is_watched(shard)]
     engine.set_lr(1.0)
     share = config.train.global_batch_size // groups.layout.dp
     mine = slice(groups.at.dp * share, (groups.at.dp + 1) * share)
@@ -69,8 +71,8 @@ def measure_in(config: Config, groups: Groups, num_steps: int) -> Coordinates:
     results = []
     for step in range(num_steps + 1):
         take = sums.of_step(step)
-        for local in filter(_is_watched, held):
-            take(local.param.name, engine.zero.get(local.parameter, "weight")[local.rows])
+        for shard, values in state.items("weight", watched):
+            take(shard.param.name, values)
         with _watched(stages, take):
             results.append(engine.train_step(tokens_BL, targets_BL))
     size, change = sums.means(num_steps + 1, groups)
@@ -146,9 +148,9 @@ class _Sums:
         return dict(zip(names, sizes, strict=True)), dict(zip(names, changes, strict=True))
 
 
-def _is_watched(local: LocalParam) -> bool:
+def _is_watched(shard: ParamShard) -> bool:
     # What is added to all keys alike turns no attention, and so has no gradient but rounding.
-    return local.param.role in ("gain", "bias", "output") and not local.param.name.endswith("attn.k.bias")
+    return shard.param.role in ("gain", "bias", "output") and not shard.param.name.endswith("attn.k.bias")
 
 
 @contextmanager

@@ -127,12 +127,12 @@ def test_loss_and_every_gradient_are_those_of_the_library_with_a_dense_mask(fami
     loss.backward()
     assert loss.item() == pytest.approx(their_loss.item(), rel=1e-6)
     expected = family.gradients(model, theirs)
-    for local in stage.local_params():
-        name = local.param.name
-        assert local.parameter.grad is not None, name
+    for shard in stage.shards():
+        name = shard.param.name
+        assert shard.tensor.grad is not None, name
         # A bias of the keys shifts all scores of a query alike: its gradient is rounding noise around 0.
         scale = expected[name.replace("attn.k.bias", "attn.q.bias")].norm()
-        assert (local.parameter.grad[local.rows] - expected[name]).norm() <= 1e-5 * scale, name
+        assert (shard.tensor.grad[shard.rows] - expected[name]).norm() <= 1e-5 * scale, name
 
 
 @families

@@ -46,14 +46,14 @@ def build(model: ModelConfig) -> Stage:
     (stage,) = build_stages(Blueprint.of(model), Layout(), 0, TensorParallel(), seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for local in stage.local_params():
-            if not local.param.is_matrix:
-                local.parameter[local.rows] += 0.3 * torch.randn(local.param.shape, generator=generator)
+        for shard in stage.shards():
+            if not shard.param.is_matrix:
+                shard.tensor[shard.rows] += 0.3 * torch.randn(shard.param.shape, generator=generator)
     return stage
 
 
 def weights(stage: Stage) -> dict[str, Tensor]:
-    return {local.param.name: local.parameter.data[local.rows] for local in stage.local_params()}
+    return {shard.param.name: shard.values.data for shard in stage.shards()}
 
 
 def tokens_of(model: ModelConfig) -> Tensor:
@@ -91,10 +91,10 @@ def test_loss_and_every_gradient_are_those_of_the_library(family: Family, model:
     loss.backward()
     assert loss.item() == pytest.approx(their_loss.item(), rel=1e-6)
     expected = family.gradients(model, theirs)
-    for local in stage.local_params():
-        name = local.param.name
-        assert local.parameter.grad is not None, name
-        gradient = local.parameter.grad[local.rows]
+    for shard in stage.shards():
+        name = shard.param.name
+        assert shard.tensor.grad is not None, name
+        gradient = shard.tensor.grad[shard.rows]
         # A bias of the keys shifts all scores of a query alike: its gradient is rounding noise around 0.
         scale = expected[name.replace("attn.k.bias", "attn.q.bias")].norm()
         assert (gradient - expected[name]).norm() <= 1e-4 * scale, name
@@ -156,7 +156,7 @@ def test_a_checkpoint_of_a_sharded_run_is_the_same_model_in_the_library(
     saved = ranks(parallel.tp * parallel.pp, train_and_save, config, 2, tmp_path)
     (checkpoint,) = {of_rank.checkpoint for of_rank in saved}
     stage = build(configs.load(checkpoint / CONFIG_FILE).model)
-    load_weights(checkpoint, stage.local_params())
+    load_weights(checkpoint, stage.shards())
     theirs = family.model(model, weights(stage))
 
     tokens, targets = batch(2, model, config.train)

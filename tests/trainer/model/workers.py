@@ -8,6 +8,7 @@ from foretrain.parallel import groups
 from foretrain.parallel.layout import Layout
 from foretrain.trainer.checkpoint import Checkpoints
 from foretrain.trainer.model.gpt import Stage
+from foretrain.trainer.state import ModelState
 from tests.parallel.workers import batch, make_engine
 
 
@@ -30,10 +31,10 @@ def train_and_save(config: Config, num_steps: int, folder: Path) -> Saved:
     engine.set_lr(1.0)
     for tokens, targets in batches[:-1]:
         engine.train_step(tokens, targets)
-    stages = [module for module in engine.zero.engine.module.modules() if isinstance(module, Stage)]
-    held = [local for stage in stages for local in stage.local_params() if not local.shared]
+    stages = [stage for stage in engine.stages if isinstance(stage, Stage)]
+    state = ModelState(engine.groups, engine.zero, [shard for stage in stages for shard in stage.shards()])
     record = {"step": num_steps, "samples_consumed": 0, "data_fingerprint": ""}
-    checkpoint = Checkpoints(folder, keep=1).save(num_steps, engine.zero, held, engine.groups, record, config)
+    checkpoint = Checkpoints(folder, keep=1).save(num_steps, state, record, config)
     loss, num_tokens = engine.eval_step(*batches[-1])
     saved = Saved(checkpoint, loss / num_tokens, engine.train_step(*batches[-1]).loss)
     groups.stop()

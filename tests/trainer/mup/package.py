@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from foretrain.configs.schema import Config, ModelConfig
 from foretrain.parallel.tensor import IGNORE
 from foretrain.trainer.model import init
-from foretrain.trainer.model.gpt import LocalParam
 from foretrain.trainer.model.resize import resized
+from foretrain.trainer.model.shard import ParamShard
 from foretrain.trainer.model.spec import param_table
 from foretrain.trainer.mup.parametrize import base_model, blueprint, scaled_table
 from foretrain.trainer.mup.table import Kind, Parametrization
@@ -145,11 +145,10 @@ def our_model(mup: Any, config: Config) -> GPT:
 
 def our_optimizer(config: Config, model: GPT) -> torch.optim.Optimizer:
     """Our optimizer of the plain GPT's parameters."""
-    local = [
-        LocalParam(row.param, model.get_parameter(row.param.name), slice(None), None, slice(None))
-        for row in scaled_table(config)
+    shards = [
+        ParamShard.of(row.param, model.get_parameter(row.param.name), slice(None)) for row in scaled_table(config)
     ]
-    return build_optimizer(local, config.optimizer)
+    return build_optimizer(shards, config.optimizer)
 
 
 def losses(model: nn.Module, optimizer: torch.optim.Optimizer, config: Config, num_steps: int) -> list[float]:

@@ -12,7 +12,7 @@ from foretrain.parallel.engine import Engine
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.layout import Layout
 from foretrain.trainer import build, optim
-from foretrain.trainer.model.gpt import LocalParam
+from foretrain.trainer.model.shard import ParamShard
 from foretrain.trainer.mup import parametrize
 from foretrain.trainer.mup.coordinates import Coordinates, measure, measure_in
 from foretrain.trainer.probe import make_batch
@@ -50,20 +50,20 @@ def _built(config: Config, groups: Groups) -> tuple[Engine, dict[str, tuple[floa
 
     # DeepSpeed puts flat tensors in the place of each group's parameters.
     build.build_optimizer = remember  # type: ignore[assignment]
-    engine, held = build.build_engine(config, groups)
+    engine, state = build.build_engine(config, groups)
     build.build_optimizer = optim.build_optimizer
-    return engine, _factors(engine, held, members)
+    return engine, _factors(engine, state.shards, members)
 
 
 def _factors(
-    engine: Engine, held: Sequence[LocalParam], members: Sequence[Sequence[torch.nn.Parameter]]
+    engine: Engine, shards: Sequence[ParamShard], members: Sequence[Sequence[torch.nn.Parameter]]
 ) -> dict[str, tuple[float, ...]]:
     settings = {
         parameter: group
         for group, parameters in zip(engine.zero.optimizer.param_groups, members, strict=True)
         for parameter in parameters
     }
-    groups = {local.param.name: settings[local.parameter] for local in held}
+    groups = {shard.param.name: settings[shard.tensor] for shard in shards}
     return {name: (group["peak_lr"], group["eps"], group["weight_decay"]) for name, group in groups.items()}
 
 
