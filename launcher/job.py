@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from foretrain.configs.launching import SECRET
+from foretrain.configs.launching import SECRET, LaunchConfig
 from foretrain.configs.schema import Config
 from foretrain.parallel.layout import Layout, LayoutError
 from foretrain.trainer.run_folder import CODE, CONFIG_FILE, LOGS
@@ -61,8 +61,7 @@ class Job:
     @property
     def command(self) -> tuple[str, ...]:
         """What each rank runs, with RANK and its kin in its environment."""
-        # -P: else a foretrain.py in the working directory would hide the snapshot's.
-        train = (self.python, "-P", "-m", "foretrain", "train", str(self.folder / CONFIG_FILE))
+        train = (self.python, "-m", "foretrain", "train", str(self.folder / CONFIG_FILE))
         return (*train, *self.train_options)
 
     @property
@@ -97,8 +96,7 @@ def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train
     run_dir = (workdir / config.run_dir).absolute()
     cluster, launch = config.cluster, config.launch
     carried, settings = environment(launch.env, environ)
-    ours = {"PYTHONPATH": str(run_dir / CODE), "OMP_NUM_THREADS": str(launch.cpus_per_rank), "PYTHONUNBUFFERED": "1"}
-    env = {**carried, **ours, **settings}
+    env = {**carried, **rank_variables(run_dir / CODE, launch), **settings}
     return Job(
         name=re.sub(r"[^\w.-]+", "-", run_dir.name) or "foretrain",
         run_dir=str(run_dir),
@@ -112,6 +110,19 @@ def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train
         max_starts=launch.max_starts,
         train_options=tuple(train_options),
     )
+
+
+def code_variables(code: Path) -> dict[str, str]:
+    """The variables that have every Python process of a job import the copy of the code in `code`.
+
+    PYTHONSAFEPATH: a `foretrain.py` in the working directory must not hide the copy.
+    """
+    return {"PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
+
+
+def rank_variables(code: Path, launch: LaunchConfig) -> dict[str, str]:
+    """What the ranks of a cluster's job need in their environment beside what `launch.env` says."""
+    return {**code_variables(code), "OMP_NUM_THREADS": str(launch.cpus_per_rank), "PYTHONUNBUFFERED": "1"}
 
 
 def environment(wanted: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 from foretrain.configs.launching import LaunchConfig
-from foretrain.launcher.job import Job, environment
+from foretrain.launcher.job import Job, code_variables, environment
 
 SCRIPT = "job.sh"
 
@@ -14,7 +14,7 @@ SCRIPT = "job.sh"
 def render(job: Job, launch: LaunchConfig) -> str:
     """The script that trains on all ranks here, in the environment in which it is started."""
     _, settings = environment(launch.env, {})
-    exports = {**settings, "PYTHONPATH": str(job.code)}
+    exports = {**settings, **code_variables(job.code)}
     return "\n".join(
         [
             "#!/bin/bash",

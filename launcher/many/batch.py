@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from foretrain.configs.launching import LaunchConfig
-from foretrain.launcher.job import Job, environment
+from foretrain.launcher.job import Job, environment, rank_variables
 from foretrain.launcher.many.task import Task
 from foretrain.trainer.run_folder import CODE
 
@@ -55,12 +55,6 @@ class Batch:
 def as_job(batch: Batch, environ: Mapping[str, str]) -> Job:
     """What each task gets, as a run of one node would: its CPUs and GPUs, and the environment out of `environ`."""
     carried, settings = environment(batch.launch.env, environ)
-    cpus_per_rank = batch.launch.cpus_per_rank
-    ours = {
-        "PYTHONPATH": str(batch.folder / CODE),
-        "OMP_NUM_THREADS": str(cpus_per_rank),
-        "PYTHONUNBUFFERED": "1",
-    }
     return Job(
         name=re.sub(r"[^\w.-]+", "-", batch.name) or "foretrain",
         run_dir=str(batch.folder),
@@ -68,8 +62,8 @@ def as_job(batch: Batch, environ: Mapping[str, str]) -> Job:
         python=batch.python,
         num_nodes=1,
         ranks_per_node=batch.ranks,
-        cpus_per_rank=cpus_per_rank,
+        cpus_per_rank=batch.launch.cpus_per_rank,
         gpus_per_node=batch.ranks if batch.on_gpus else 0,
-        env=tuple(sorted({**carried, **ours, **settings}.items())),
+        env=tuple(sorted({**carried, **rank_variables(batch.folder / CODE, batch.launch), **settings}.items())),
         max_starts=batch.launch.max_starts,
     )

@@ -29,7 +29,7 @@ def render(batch: Batch, job: Job, submission_id: str) -> str:
     """The text of `submission.SCRIPT`: what is submitted, and what the driver reads, but for the tasks."""
     launch = batch.launch
     values = json.loads(submission.render(job, submission_id, launch.ray.wait_s, launch.stop_lead_s))
-    values["submit"]["entrypoint"] = shlex.join([job.python, "-P", "-m", DRIVER, str(job.folder / submission.SCRIPT)])
+    values["submit"]["entrypoint"] = shlex.join([job.python, "-m", DRIVER, str(job.folder / submission.SCRIPT)])
     return json.dumps({**values, "at_once": batch.at_once}, indent=1) + "\n"
 
 

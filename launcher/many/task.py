@@ -20,7 +20,6 @@ class Task:
     name: str
     """Of letters, digits, `_` and `-`: its files are called so."""
     command: tuple[str, ...]
-    """Python needs -P before -m: else code in the working directory would hide the batch's copy of it."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for what cannot be a file's name, or stand on one line."""

@@ -131,7 +131,7 @@ def _kill_group_with_this_process(group: int) -> IO[bytes]:
 
 def _start(what: RankProcess, log_fd: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [what.python, "-P", "-m", "foretrain.launcher.ray.child", str(os.getpid()), *what.command],
+        [what.python, "-m", "foretrain.launcher.ray.child", str(os.getpid()), *what.command],
         cwd=what.workdir,
         env=what.env,
         stdin=subprocess.DEVNULL,

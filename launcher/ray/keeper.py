@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     mine["TMPDIR"] = str(folder)  # for what Ray leaves there; and by it its jobs are known
     mine["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # else it waits for actors that have nobody
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *arguments[1:]], env=mine, stdin=subprocess.DEVNULL
+        [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments[1:]], env=mine, stdin=subprocess.DEVNULL
     )
     try:
         while process.poll() is None and not select.select([sys.stdin], [], [], 0.2)[0]:

@@ -23,7 +23,7 @@ STOP_GRACE_S = 300
 """So long a job that is stopped has to write its checkpoint."""
 _REAP_S = 30
 """So long the driver then has to end its ranks, before Ray kills the driver."""
-_DRIVER_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONPATH")
+_DRIVER_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSAFEPATH")
 """Of the ranks' environment, what the driver and its actors need. Ray's dashboard shows these to everyone, and the rest
 may hold secrets: the ranks get that from the file."""
 _CONNECT_S = 5.0
@@ -51,7 +51,7 @@ def render(job: Job, submission_id: str, wait_s: float, stop_grace_s: int = STOP
     # Of the supervisor, which kills a driver that goes on so long after it was asked to stop; else after 3 s.
     env["RAY_JOB_STOP_WAIT_TIME_S"] = str(stop_grace_s + _REAP_S)
     submit = {
-        "entrypoint": shlex.join([job.python, "-P", "-m", DRIVER, script]),
+        "entrypoint": shlex.join([job.python, "-m", DRIVER, script]),
         "submission_id": submission_id,
         "runtime_env": {"env_vars": dict(sorted(env.items()))},
         "metadata": {"run_dir": job.run_dir, "name": job.name},

@@ -52,8 +52,7 @@ class Cluster:
 
     def _batch(self, waiting: dict[str, Path]) -> Batch:
         tasks = (
-            # -P: else a folder called scaling in the working directory would hide the batch's copy of the code.
-            Task(name, (sys.executable, "-P", "-m", "foretrain.scaling.sweep.trial", str(folder.absolute())))
+            Task(name, (sys.executable, "-m", "foretrain.scaling.sweep.trial", str(folder.absolute())))
             for name, folder in waiting.items()
         )
         return Batch(

@@ -40,7 +40,12 @@ def test_the_environment_is_what_the_config_names_and_what_the_ranks_need_and_no
     settings = config()
     settings.launch.env = ["HOME", "NCCL_*", "MISSING", "TRACE=a=b c"]
     made = job(settings)
-    ours = {"PYTHONPATH": "/my/work/runs/one two/code", "OMP_NUM_THREADS": "8", "PYTHONUNBUFFERED": "1"}
+    ours = {
+        "PYTHONPATH": "/my/work/runs/one two/code",
+        "PYTHONSAFEPATH": "1",
+        "OMP_NUM_THREADS": "8",
+        "PYTHONUNBUFFERED": "1",
+    }
     carried = {"HOME": "/my/home", "NCCL_DEBUG": "INFO", "NCCL_IB_HCA": "mlx5"}
     assert dict(made.env) == {**carried, **ours, "TRACE": "a=b c"}
 

@@ -11,7 +11,7 @@ import pytest
 
 from foretrain.configs import load as configs
 from foretrain.launcher import launch as launching
-from foretrain.launcher.job import Job
+from foretrain.launcher.job import Job, code_variables
 from foretrain.launcher.snapshot import code_hash, snapshot
 from foretrain.launcher.submitted import Launch, launches, note
 from foretrain.trainer.environment import record
@@ -98,9 +98,9 @@ def test_the_folder_holds_all_that_a_rerun_needs(folder: Path) -> None:
 def test_the_copy_of_the_code_runs_by_itself_whatever_the_working_directory_holds(tmp_path: Path) -> None:
     snapshot(tmp_path / "code")
     (tmp_path / "foretrain.py").write_text("raise SystemExit('the wrong one')")
-    env = {**environment(), "PYTHONPATH": str(tmp_path / "code")}
+    env = {**environment(), **code_variables(tmp_path / "code")}
     where = "import foretrain.launcher.ray.submission, foretrain.slurm, foretrain.scaling; print(foretrain.__file__)"
-    for command in (["-P", "-c", where], ["-P", "-m", "foretrain", "--help"]):
+    for command in (["-c", where], ["-m", "foretrain", "--help"]):
         done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
         assert str(tmp_path / "code/foretrain/__init__.py") in done.stdout or "Usage: foretrain" in done.stdout

@@ -14,11 +14,11 @@ import pytest
 
 from foretrain.configs.launching import LaunchConfig
 from foretrain.launcher import slurm as launcher
-from foretrain.launcher.job import Job
+from foretrain.launcher.job import Job, code_variables
 from tests.slurm.cluster.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
-FAKE = Path(__file__).parent / "fake"
+FAKE = ROOT / "tests/launcher/fake_ranks"
 Submit = Callable[..., tuple[str, Path]]
 
 
@@ -33,7 +33,8 @@ def submit(tmp_path: Path, slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> S
     def submit(fake: str, num_nodes: int = 1, gpus_per_node: int = 0, **launch: Any) -> tuple[str, Path]:
         run_dir = tmp_path / "the run"
         (run_dir / "logs").mkdir(parents=True)
-        env = {"PYTHONPATH": f"{FAKE}:{ROOT}", "FAKE": fake, "PATH": os.environ["PATH"], "MY_TOKEN": "it's $1"}
+        (tmp_path / "foretrain.py").write_text("raise SystemExit('a module of the user took the place of the package')")
+        env = {**code_variables(FAKE), "FAKE": fake, "PATH": os.environ["PATH"], "MY_TOKEN": "it's $1"}
         env |= launch.pop("env", {})
         config = LaunchConfig(**launch)
         job = Job(
@@ -81,8 +82,8 @@ def test_ranks_follow_the_nodes_meet_where_slurm_says_and_see_the_allow_list_and
     assert {env["MASTER_ADDR"] for env in seen} == {"127.0.0.1"}  # NodeAddr of n1
     assert len({env["MASTER_PORT"] for env in seen}) == 1
     assert {env["SLURM_CPUS_PER_TASK"] for env in seen} == {"2"}
-    ours = {"PATH", "PYTHONPATH", "FAKE", "MY_TOKEN", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"}
-    ours |= {"MASTER_ADDR", "MASTER_PORT"}
+    ours = {"PATH", "FAKE", "MY_TOKEN", *code_variables(FAKE)}
+    ours |= {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     assert {env["MY_TOKEN"] for env in seen} == {"it's $1"}
     shells = {"PWD", "SHLVL", "_", "OLDPWD"}
     slurms = {"TMPDIR", "SRUN_DEBUG", "CUDA_VISIBLE_DEVICES"}
@@ -97,7 +98,7 @@ def test_ranks_follow_the_nodes_meet_where_slurm_says_and_see_the_allow_list_and
 def test_a_killed_rank_is_started_again_and_a_job_that_comes_no_further_gives_up(
     submit: Submit, slurm: Cluster
 ) -> None:
-    job_id, run_dir = submit("137,85,0", max_starts=2)
+    job_id, run_dir = submit("killed first,85,0", max_starts=2)
     slurm.wait(job_id, "FAILED")
     log = said(run_dir, job_id)
     assert "the ranks ended with status 137; a rank was killed (status 137): goes on from the start" in log

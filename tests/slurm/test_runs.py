@@ -91,7 +91,7 @@ def log_of(run_dir: Path, job_id: str) -> str:
 
 def ranks_of(run_dir: Path) -> list[psutil.Process]:
     """The processes that train, and not the srun that waits for them."""
-    return [rank for rank in of_folder(run_dir) if command(rank)[1:5] == ["-P", "-m", "foretrain", "train"]]
+    return [rank for rank in of_folder(run_dir) if command(rank)[1:4] == ["-m", "foretrain", "train"]]
 
 
 def pause(run_dir: Path, num_ranks: int) -> list[psutil.Process]:

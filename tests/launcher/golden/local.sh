@@ -4,4 +4,5 @@ cd '/scratch/my work' || exit
 export LANG=C.UTF-8
 export NOTE='it'"'"'s $5'
 export PYTHONPATH='/scratch/my work/runs/it'"'"'s 100% new/code'
-exec /opt/env/bin/python -P -m foretrain train '/scratch/my work/runs/it'"'"'s 100% new/config.yaml'
+export PYTHONSAFEPATH=1
+exec /opt/env/bin/python -m foretrain train '/scratch/my work/runs/it'"'"'s 100% new/config.yaml'

@@ -68,7 +68,7 @@ def test_a_task_sees_what_the_config_names_and_the_copy_of_the_code_and_nothing_
     launch = LaunchConfig(cpus_per_rank=3, env=["HOME", "A=1", "MY_TOKEN"])
     batch = Batch("my sweep", Path("/b"), (Task("a", ("true",)),), launch, ranks=2, on_gpus=True)
     job = as_job(batch, {"HOME": "/h", "MY_TOKEN": "hush", "EDITOR": "vi"})
-    ours = {"PYTHONPATH": "/b/code", "OMP_NUM_THREADS": "3", "PYTHONUNBUFFERED": "1"}
+    ours = {"PYTHONPATH": "/b/code", "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "3", "PYTHONUNBUFFERED": "1"}
     assert dict(job.env) == {"HOME": "/h", "A": "1", "MY_TOKEN": "hush", **ours}
     assert job.secrets == {"MY_TOKEN": "hush"}
     assert (job.name, batch.cpus, job.gpus_per_node) == ("my-sweep", 6, 2)

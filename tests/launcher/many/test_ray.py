@@ -18,7 +18,7 @@ def test_what_is_submitted_is_the_driver_of_tasks_with_no_more_of_the_environmen
     assert submission.read(text) == submission.Request("tasks-1", job, 600.0, 60)
     values = json.loads(text)
     assert values["at_once"] == 2
-    assert f"-P -m foretrain.launcher.many.ray_driver '{made.folder}/job.ray.json'" in values["submit"]["entrypoint"]
+    assert f"-m foretrain.launcher.many.ray_driver '{made.folder}/job.ray.json'" in values["submit"]["entrypoint"]
     assert "hush" not in json.dumps(values["submit"])
 
 

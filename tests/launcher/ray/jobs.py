@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foretrain.launcher.job import Job
+from foretrain.launcher.job import Job, code_variables
 from foretrain.launcher.ray import submission
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 ROOT = Path(__file__).parents[3]
-FAKE = Path(__file__).parent / "fake"
+FAKE = ROOT / "tests/launcher/fake_ranks"
 DEADLINE_S = 120.0
 
 
@@ -31,7 +31,8 @@ def make_job(folder: Path, num_nodes: int = 2, ranks_per_node: int = 1, *, fake:
     """A job in a new folder; fake: what its ranks do at each start, in place of a training."""
     run_dir = folder / "run"
     run_dir.mkdir()
-    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    (folder / "foretrain.py").write_text("raise SystemExit('a module of the user took the place of the package')")
+    env = {"PATH": "/usr/bin:/bin", **code_variables(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     if fake:
         env |= {"PYTHONPATH": f"{FAKE}:{ROOT}", "FAKE": fake}
     env["TEST_FOLDER"] = str(folder)  # so that a process that is left over is found

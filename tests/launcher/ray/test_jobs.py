@@ -68,7 +68,7 @@ def test_a_job_that_is_stopped_saves_and_leaves_nothing(cluster: RayCluster, tmp
 def test_a_job_goes_on_without_a_node_that_died_and_gives_up_where_that_does_not_help(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
-    job = make_job(tmp_path, fake="sleep,killed,0", max_starts=2)
+    job = make_job(tmp_path, fake="parent,killed,0", max_starts=2)
     submission_id = submit(job, cluster.address)
     wait_for(lambda: len([*job.folder.glob("ready-0-*")]) == 2, "ranks")
     raylet = processes.rank(tmp_path, 1).parent().parent()

@@ -50,13 +50,13 @@ def test_ctrl_c_has_the_run_save_and_leaves_no_cluster(ray_installed: None, fold
     assert out.startswith("starting a Ray cluster of this machine\n")
     assert out.count("rank 0 of 2: save") == 1
     assert len([*job.folder.glob("saved-*")]) == 2
-    assert "GPUs: 0,1\n" in (job.logs / "rank-000.log").read_text()
-    assert "GPUs: 0,1\n" in (job.logs / "rank-001.log").read_text()
+    assert '"CUDA_VISIBLE_DEVICES": "0,1"' in (job.logs / "rank-000.log").read_text()
+    assert '"CUDA_VISIBLE_DEVICES": "0,1"' in (job.logs / "rank-001.log").read_text()
     assert_none(tmp_path)
 
 
 def test_nothing_outlives_a_program_that_is_killed(ray_installed: None, folder: Path, tmp_path: Path) -> None:
-    job = make_job(tmp_path, num_nodes=1, fake="sleep")
+    job = make_job(tmp_path, num_nodes=1, fake="parent")
     written(job, "run-1")
     program = start(job.folder / submission.SCRIPT, folder)
     wait_for(lambda: (job.folder / "ready-0-0").exists() or program.poll() is not None, "rank")

@@ -26,9 +26,11 @@ def test_what_is_submitted_is_the_driver_with_no_more_of_the_environment_than_it
     job = make_job(folder)
     submit = json.loads(submission.render(job, "run-1", 60.0, stop_grace_s=100))["submit"]
     assert submit == {
-        "entrypoint": f"{sys.executable} -P -m foretrain.launcher.ray.driver '{job.run_dir}/job.ray.json'",
+        "entrypoint": f"{sys.executable} -m foretrain.launcher.ray.driver '{job.run_dir}/job.ray.json'",
         "submission_id": "run-1",
-        "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT), "RAY_JOB_STOP_WAIT_TIME_S": "130"}},
+        "runtime_env": {
+            "env_vars": {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "RAY_JOB_STOP_WAIT_TIME_S": "130"}
+        },
         "metadata": {"run_dir": job.run_dir, "name": "run"},
         "entrypoint_num_cpus": 0,
         "entrypoint_num_gpus": 0,
