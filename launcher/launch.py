@@ -11,10 +11,10 @@ from foretrain.configs.launching import LaunchConfig
 from foretrain.configs.schema import Config
 from foretrain.launcher import slurm
 from foretrain.launcher.job import Job, make_job
+from foretrain.launcher.launches import Submitted, launches, record_launch
 from foretrain.launcher.local import script as local
 from foretrain.launcher.ray import submission as ray
 from foretrain.launcher.snapshot import snapshot
-from foretrain.launcher.submitted import Submitted, launches, note
 from foretrain.parallel.layout import Layout
 from foretrain.trainer.environment import record
 from foretrain.trainer.lock import locked
@@ -147,12 +147,12 @@ def submit(plan: Plan) -> Submitted:
     launch = plan.launch
     if plan.on == "slurm":
         submitted = slurm.submit(plan.job)
-        note(plan.job.folder, "slurm", submitted.id)
+        record_launch(plan.job.folder, "slurm", submitted.id)
         return submitted
     address = launch.ray.address
     assert plan.on == "ray" and address is not None
     job_id = ray.submit(plan.job, plan.text, address)
-    note(plan.job.folder, "ray", job_id, address)
+    record_launch(plan.job.folder, "ray", job_id, address)
     watch = tuple(ray.watch_commands(job_id, address))
     return Submitted(f"Ray job {job_id}", job_id, watch, ray.stop_command(job_id, address))
 
@@ -160,9 +160,9 @@ def submit(plan: Plan) -> Submitted:
 def run_here(plan: Plan) -> int:
     """Run the script of a local plan, or of a Ray plan on a cluster of its own, and return its exit status."""
     if plan.on == "local":
-        note(plan.job.folder, "local", str(os.getpid()))
+        record_launch(plan.job.folder, "local", str(os.getpid()))
         local.become(plan.job)
     from foretrain.launcher.ray.foreground import run_on_own_cluster
 
-    note(plan.job.folder, "ray", _ray_id(plan.job))
+    record_launch(plan.job.folder, "ray", _ray_id(plan.job))
     return run_on_own_cluster(plan.job, plan.text)

@@ -1,6 +1,6 @@
 """Whether a run is started again: from how its last start ended, and whether its starts bring it forward.
 
-Batch scripts ask with `python -m foretrain.launcher.restart begin|next RUN_DIR ...`, Ray's driver by the functions.
+Batch scripts ask with `python -m foretrain.launcher.restart record-start|next RUN_DIR ...`, Ray's driver by the functions.
 Every start is a line of RUN_DIR/starts.jsonl.
 """
 
@@ -64,7 +64,7 @@ def newest_step(run_dir: Path) -> int:
     return step_of(newest) if newest else 0
 
 
-def begin(run_dir: Path, job: str, max_starts: int) -> str | None:
+def record_start(run_dir: Path, job: str, max_starts: int) -> str | None:
     """Note that a start of `job` begins; or return why it must not."""
     starts, step = read_starts(run_dir), newest_step(run_dir)
     refusal = stuck(starts, job, step, max_starts)
@@ -73,7 +73,7 @@ def begin(run_dir: Path, job: str, max_starts: int) -> str | None:
     return refusal
 
 
-def verdict(run_dir: Path, job: str, max_starts: int, status: int) -> tuple[bool, str]:
+def decide(run_dir: Path, job: str, max_starts: int, status: int) -> tuple[bool, str]:
     """Whether `job`, whose ranks ended with `status`, is to be started again, and that in words."""
     step = newest_step(run_dir)
     if status == EXIT_DONE:
@@ -92,18 +92,18 @@ def verdict(run_dir: Path, job: str, max_starts: int, status: int) -> tuple[bool
 def main(arguments: Sequence[str] | None = None) -> int:
     """What a batch script asks: exits with 0 where the ranks may be started (again), else with 1, and says why."""
     parser = ArgumentParser(prog="foretrain.launcher.restart", description=__doc__)
-    parser.add_argument("question", choices=["begin", "next"])
+    parser.add_argument("question", choices=["record-start", "decide"])
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--job", required=True)
     parser.add_argument("--max-starts", type=int, required=True)
-    parser.add_argument("--status", type=int, help="of the ranks that ended; for `next`")
+    parser.add_argument("--status", type=int, help="of the ranks that ended; for `decide`")
     asked = parser.parse_args(arguments)
-    if asked.question == "begin":
-        refusal = begin(asked.run_dir, asked.job, asked.max_starts)
+    if asked.question == "record-start":
+        refusal = record_start(asked.run_dir, asked.job, asked.max_starts)
         if refusal is not None:
             print(refusal)
         return 0 if refusal is None else 1
-    again, words = verdict(asked.run_dir, asked.job, asked.max_starts, asked.status)
+    again, words = decide(asked.run_dir, asked.job, asked.max_starts, asked.status)
     print(words)
     return 0 if again else 1
 

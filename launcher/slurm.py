@@ -11,8 +11,8 @@ from pathlib import Path
 
 from foretrain.configs.launching import LaunchConfig
 from foretrain.launcher.job import Job
+from foretrain.launcher.launches import Submitted
 from foretrain.launcher.logs import log_path
-from foretrain.launcher.submitted import Submitted
 
 SCRIPT = "job.sbatch"
 SECRETS = "job.env"

@@ -16,7 +16,7 @@ import pytest
 from typer.main import get_command
 
 from foretrain.configs import load as configs
-from foretrain.launcher import training
+from foretrain.launcher import train
 from foretrain.trainer import stopping
 from foretrain.trainer.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED, EXIT_RESUME
 from foretrain.trainer.setup import prepare_run
@@ -114,9 +114,9 @@ def test_a_launcher_is_told_never_to_start_a_bad_config_again(folder: Path, as_a
     assert_told(told, "num_heads", status=EXIT_CONFIG)
 
 
-@pytest.mark.parametrize("place", [training.Place(), training.Place(rank=0, world_size=2)])
+@pytest.mark.parametrize("place", [train.Place(), train.Place(rank=0, world_size=2)])
 def test_who_waited_for_the_folder_goes_on_from_where_the_other_one_ended(
-    place: training.Place, folder: Path, tmp_path: Path, as_a_rank: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    place: train.Place, folder: Path, tmp_path: Path, as_a_rank: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
     settings = configs.load("tiny.yaml", [f"run_dir={tmp_path}"])
@@ -131,14 +131,14 @@ def test_who_waited_for_the_folder_goes_on_from_where_the_other_one_ended(
         (checkpoint / "run.json").write_text(json.dumps(record))
         yield
 
-    monkeypatch.setattr(training, "locked", locked_after_a_while)
+    monkeypatch.setattr(train, "locked", locked_after_a_while)
     if place.is_launcher:
-        with training.opened(settings, place, allow_data_change=False) as run:
+        with train.prepared_run(settings, place, allow_data_change=False) as run:
             assert run.is_complete
     else:  # all ranks have to look again
         with (
             pytest.raises(SystemExit, match=str(EXIT_RESUME)),
-            training.opened(settings, place, allow_data_change=False),
+            train.prepared_run(settings, place, allow_data_change=False),
         ):
             pass
 
@@ -146,7 +146,7 @@ def test_who_waited_for_the_folder_goes_on_from_where_the_other_one_ended(
 def test_a_launcher_may_start_again_what_another_process_was_in_the_way_of(
     folder: Path, as_a_rank: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr(train, "LOCK_WAIT_S", 0.0)
     hold = "import sys; from pathlib import Path; from foretrain.trainer.lock import locked\n"
     hold += "with locked(Path(sys.argv[1])): print('held', flush=True); input()"
     command = [sys.executable, "-c", hold, str(folder / "runs/whole")]

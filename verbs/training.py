@@ -25,16 +25,16 @@ def train(
     Example: `foretrain train runs/dry_run train.num_tokens=2e5`
     """
     from foretrain.configs import load as configs
-    from foretrain.launcher import training
+    from foretrain.launcher import train
 
     with ExitStack() as until_done:
         with bad_input():
-            place = training.my_place()
+            place = train.place_from_environment()
             settings = configs.load(config, overrides or [])
-            run = until_done.enter_context(training.opened(settings, place, allow_data_change=allow_data_change))
+            run = until_done.enter_context(train.prepared_run(settings, place, allow_data_change=allow_data_change))
             if place.rank == 0:
-                training.begin(run)
-        raise typer.Exit(EXIT_DONE if run.is_complete else training.start(run, place))
+                train.announce(run)
+        raise typer.Exit(EXIT_DONE if run.is_complete else train.train(run, place))
 
 
 def launch(

@@ -7,9 +7,9 @@ for them, and the certainty that the server dies with the launcher. It is import
 import os
 import signal
 
-from foretrain.launcher.death import die_with_parent
 from foretrain.launcher.local.forkserver import PRELOAD_VARIABLE
 from foretrain.launcher.local.imports import import_all
+from foretrain.launcher.parent_death import die_with_parent
 
 HELD_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
 """Blocked here and unblocked by each rank, so that one sent while a rank starts is neither lost nor deadly."""

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from foretrain.launcher.death import die_with_parent
 from foretrain.launcher.local.forkserver import InheritedFd
 from foretrain.launcher.local.outcome import Exited, Raised, Report, Returned
+from foretrain.launcher.parent_death import die_with_parent
 
 _COMMUNICATION_WORDS = (
     "closed by peer",

@@ -85,7 +85,7 @@ class Ranks:
                 self._receive(reports[ready])
             else:
                 assert isinstance(ready, int)
-                self._bury(sentinels[ready])
+                self._reap(sentinels[ready])
 
     def _receive(self, index: int) -> None:
         with self._reports.pop(index) as receiver:
@@ -96,7 +96,7 @@ class Ranks:
         at_s = report.at_s if isinstance(report, Raised | Exited) else time.monotonic()
         self.outcomes[index] = Outcome(index, report, None, at_s)
 
-    def _bury(self, index: int) -> None:
+    def _reap(self, index: int) -> None:
         process = self.processes[index]
         process.join()
         if index in self._reports and self._reports[index].poll():

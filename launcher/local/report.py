@@ -64,7 +64,7 @@ def details(outcome: Outcome, log_dir: Path | None) -> str:
     return "".join(f"{line}\n" for line in [f"The last lines of {log}:", *said.splitlines()[1:][-_TAIL_LINES:]])
 
 
-def tell(failure: Outcome, outcomes: Iterable[Outcome], log_dir: Path | None) -> None:
+def print_failure(failure: Outcome, outcomes: Iterable[Outcome], log_dir: Path | None) -> None:
     """Print the failure on stderr: a user's error as one line, any other with what explains it.
 
     Every rank's traceback is kept in its log, where there is a log_dir.

@@ -12,7 +12,7 @@ from foretrain.launcher.local.forkserver import PRELOAD
 from foretrain.launcher.local.forwarding import Forwarding, Interrupt, Stop
 from foretrain.launcher.local.outcome import Outcome, Raised, Returned
 from foretrain.launcher.local.ranks import Ranks, started
-from foretrain.launcher.local.report import details, first_failure, headline, is_decision, tell
+from foretrain.launcher.local.report import details, first_failure, headline, is_decision, print_failure
 
 _SETTLE_S = 1.0
 """A rank that fails because another died may be heard of first: so long we wait for the cause."""
@@ -121,7 +121,7 @@ def _end(ranks: Ranks, log_dir: Path | None) -> int:
     if failure is None:
         return 0
     if not is_decision(ranks.outcomes.values()):
-        tell(failure, ranks.outcomes.values(), log_dir)
+        print_failure(failure, ranks.outcomes.values(), log_dir)
     return failure.status
 
 
@@ -136,7 +136,7 @@ def _end_stopped(ranks: Ranks, signum: int, log_dir: Path | None) -> int:
     is_victim = failure is not None and isinstance(failure.report, Raised) and failure.report.is_communication
     if failure is not None and (all_answered or not is_victim):
         if not is_decision(answers):
-            tell(failure, answers, log_dir)
+            print_failure(failure, answers, log_dir)
         return failure.status
     return 0 if all_answered else 128 + signum
 

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-from foretrain.launcher.death import die_with_parent
+from foretrain.launcher.parent_death import die_with_parent
 
 
 def main() -> None:

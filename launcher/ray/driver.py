@@ -14,16 +14,16 @@ import ray
 
 from foretrain.launcher.job import Job
 from foretrain.launcher.logs import log_path
+from foretrain.launcher.ray.actor_group import ActorGroup, NotPlacedError
 from foretrain.launcher.ray.agent import RankProcess
-from foretrain.launcher.ray.asks import Asks
 from foretrain.launcher.ray.echo import echoed
 from foretrain.launcher.ray.ending import exit_status
-from foretrain.launcher.ray.group import Group, NotPlacedError
 from foretrain.launcher.ray.places import Assigned, rank_env
 from foretrain.launcher.ray.say import say
+from foretrain.launcher.ray.stop_signals import StopSignals
 from foretrain.launcher.ray.submission import Request, read
-from foretrain.launcher.ray.supervise import Ranks, look_after
-from foretrain.launcher.restart import begin, newest_step, read_starts, verdict
+from foretrain.launcher.ray.supervise import Ranks, supervise
+from foretrain.launcher.restart import decide, newest_step, read_starts, record_start
 from foretrain.trainer.exit_status import EXIT_CONFIG
 
 LAST_WORDS = "the driver exits with status"
@@ -40,40 +40,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_CONFIG
     request = read(Path(path).read_text(encoding="utf-8"))
     ray.init(address=address, log_to_driver=False)
-    asks = Asks()
-    with Group(request.job, request.wait_s) as group:
-        status = run(request, group, asks)
+    stop_signals = StopSignals()
+    with ActorGroup(request.job, request.wait_s) as group:
+        status = run(request, group, stop_signals)
     say(f"{LAST_WORDS} {status}")
     return status
 
 
-def run(request: Request, group: Group, asks: Asks) -> int:
+def run(request: Request, group: ActorGroup, stop_signals: StopSignals) -> int:
     """Start the ranks until the run is done, is stopped, or comes no further; return the driver's exit status."""
     job, job_id = request.job, request.submission_id
     while True:
         try:
-            assigned = group.gather(asks)
+            assigned = group.gather(stop_signals)
         except NotPlacedError as error:
             say(str(error))
             return error.status
         _say_places(assigned)
-        refusal = begin(job.folder, job_id, job.max_starts)
+        refusal = record_start(job.folder, job_id, job.max_starts)
         if refusal is not None:
             say(refusal)
             return 1
         number = sum(start.job == job_id for start in read_starts(job.folder))
         step = newest_step(job.folder)
         say(f"start {number}, {f'from step {step:,}' if step else 'from the start'}; logs in {job.logs}")
-        status = _start(request, group, assigned, number, asks)
-        if asks.asked:
+        status = _start(request, group, assigned, number, stop_signals)
+        if stop_signals.received:
             return exit_status(status, asked=True)
-        again, words = verdict(job.folder, job_id, job.max_starts, status)
+        again, words = decide(job.folder, job_id, job.max_starts, status)
         say(words)
         if not again:
             return exit_status(status, asked=False)
 
 
-def _start(request: Request, group: Group, assigned: Sequence[Assigned], number: int, asks: Asks) -> int:
+def _start(
+    request: Request, group: ActorGroup, assigned: Sequence[Assigned], number: int, stop_signals: StopSignals
+) -> int:
     """Run all ranks once, and return how that ended."""
     job = request.job
     agents = [group.agents[place.actor] for place in assigned]
@@ -81,7 +83,7 @@ def _start(request: Request, group: Group, assigned: Sequence[Assigned], number:
     master = (assigned[0].place.node_ip, port)
     processes = [_process(job, place, master) for place in assigned]
     with echoed(processes[0].log):
-        return look_after(Ranks(agents, processes), asks, request.stop_grace_s)
+        return supervise(Ranks(agents, processes), stop_signals, request.stop_grace_s)
 
 
 def _process(job: Job, assigned: Assigned, master: tuple[str, int]) -> RankProcess:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-from foretrain.launcher.ray import keeper
+from foretrain.launcher.ray import cluster_guard
 from foretrain.launcher.ray.submission import check
 
 _START_S = 120.0
@@ -48,14 +48,14 @@ def local_cluster(num_cpus: int, num_gpus: int = 0) -> Iterator[str]:
         finally:
             assert process.stdin is not None
             process.stdin.close()
-            process.wait(keeper.TERM_S + 2 * keeper.KILL_S)
+            process.wait(cluster_guard.TERM_S + 2 * cluster_guard.KILL_S)
 
 
 def _start(log: BinaryIO, port: int, num_cpus: int, num_gpus: int) -> "subprocess.Popen[bytes]":
     folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie in it
     ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
     command = [
-        *(sys.executable, "-m", "foretrain.launcher.ray.keeper", folder),
+        *(sys.executable, "-m", "foretrain.launcher.ray.cluster_guard", folder),
         *("--head", "--block", "--disable-usage-stats", f"--temp-dir={folder}"),
         *(f"--dashboard-host={_HOST}", f"--dashboard-port={port}", "--min-worker-port=0", "--max-worker-port=0"),
         *(f"--{name}={number}" for name, number in ports.items()),

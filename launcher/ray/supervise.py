@@ -10,9 +10,9 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
 from foretrain.launcher.ray.agent import RankProcess
-from foretrain.launcher.ray.asks import FORWARDED, Asks
 from foretrain.launcher.ray.ending import LOST, End, decisive
 from foretrain.launcher.ray.say import say
+from foretrain.launcher.ray.stop_signals import FORWARDED, StopSignals
 from foretrain.trainer.exit_status import EXIT_DONE, EXIT_RESUME
 
 _POLL_S = 0.5
@@ -88,12 +88,12 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
 
 
-def look_after(ranks: Ranks, asks: Asks, stop_grace_s: float) -> int:
+def supervise(ranks: Ranks, stop_signals: StopSignals, stop_grace_s: float) -> int:
     """Wait until no rank is left, and return the status of the start; pass on what the driver is asked.
 
     The first failure ends the others.
     """
-    failed = _until_a_failure(ranks, asks, stop_grace_s)
+    failed = _until_a_failure(ranks, stop_signals, stop_grace_s)
     if failed is not None and ranks.running:
         say(f"{_told(failed)}: stops the others")
         ranks.wait(SETTLE_S)
@@ -108,12 +108,12 @@ def look_after(ranks: Ranks, asks: Asks, stop_grace_s: float) -> int:
     return end.status
 
 
-def _until_a_failure(ranks: Ranks, asks: Asks, stop_grace_s: float) -> End | None:
+def _until_a_failure(ranks: Ranks, stop_signals: StopSignals, stop_grace_s: float) -> End | None:
     """Wait for the first rank that fails, or for all to end, or until they have taken too long to stop."""
     deadline_s = math.inf
     while ranks.running and time.monotonic() < deadline_s:
         new = ranks.poll(_POLL_S)
-        for signum in asks.take():
+        for signum in stop_signals.take():
             say(f"{signum.name}: waits up to {stop_grace_s:g} s for the ranks to write a checkpoint")
             ranks.send(FORWARDED[signum])
             deadline_s = min(deadline_s, time.monotonic() + stop_grace_s)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from foretrain.configs.schema import Config
-from foretrain.launcher.many import ray, slurm
-from foretrain.launcher.many.batch import Batch
-from foretrain.launcher.many.task import TASKS_FILE, Task
-from foretrain.launcher.many.watch import Ended as TaskEnded
+from foretrain.launcher.array import ray, slurm
+from foretrain.launcher.array.job_array import JobArray
+from foretrain.launcher.array.task import TASKS_FILE, Task
+from foretrain.launcher.array.watch import Ended as TaskEnded
 from foretrain.scaling.sweep.record import conclude, recorded, trial_config
 from foretrain.scaling.sweep.runner import Ended
 
@@ -20,7 +20,7 @@ TAIL_LINES = 15
 
 
 class Cluster:
-    """Runs trials as tasks of a batch. Ctrl-C ends them on Ray, and leaves them on Slurm: the next run joins them."""
+    """Runs trials as tasks of a array. Ctrl-C ends them on Ray, and leaves them on Slurm: the next run joins them."""
 
     goes_on = False
 
@@ -50,12 +50,12 @@ class Cluster:
     def _tasks_ended(self, waiting: dict[str, Path]) -> Iterator[TaskEnded]:
         raise NotImplementedError
 
-    def _batch(self, waiting: dict[str, Path]) -> Batch:
+    def _batch(self, waiting: dict[str, Path]) -> JobArray:
         tasks = (
             Task(name, (sys.executable, "-m", "foretrain.scaling.sweep.trial", str(folder.absolute())))
             for name, folder in waiting.items()
         )
-        return Batch(
+        return JobArray(
             name=f"sweep-{self._out.name}",
             folder=self._out / BATCH,
             tasks=tuple(tasks),

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from foretrain.launcher import training
+from foretrain.launcher import train
 from foretrain.launcher.logs import LOG_START, log_path
 from foretrain.scaling.sweep import local
 from foretrain.scaling.sweep.record import trial_config
@@ -22,15 +22,15 @@ from foretrain.trainer.stopping import catch_signals
 
 def rank(folder: str) -> None:
     """Be one rank of the trial in a folder; the launcher calls it in each process. Rank 0 prints into a log too."""
-    place = training.my_place()
+    place = train.place_from_environment()
     if place.rank == 0:
         _print_into(log_path(Path(folder) / LOGS, 0))
-    with training.opened(trial_config(Path(folder)), place, allow_data_change=False) as run:
+    with train.prepared_run(trial_config(Path(folder)), place, allow_data_change=False) as run:
         if run.is_complete:
             return
         if place.rank == 0:
-            training.begin(run)
-        training.start(run, place)
+            train.announce(run)
+        train.train(run, place)
 
 
 rank.on_start = catch_signals  # type: ignore[attr-defined]

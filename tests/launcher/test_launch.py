@@ -12,8 +12,8 @@ import pytest
 from foretrain.configs import load as configs
 from foretrain.launcher import launch as launching
 from foretrain.launcher.job import Job, code_variables
+from foretrain.launcher.launches import Launch, launches, record_launch
 from foretrain.launcher.snapshot import code_hash, snapshot
-from foretrain.launcher.submitted import Launch, launches, note
 from foretrain.trainer.environment import record
 from tests.cli import CONFIG, ROOT, assert_told, called, environment, foretrain
 
@@ -128,8 +128,8 @@ def test_the_copy_is_made_anew_where_it_differs_and_left_alone_where_it_does_not
 
 
 def test_launches_are_noted_in_order(tmp_path: Path) -> None:
-    note(tmp_path, "slurm", "12")
-    note(tmp_path, "ray", "mine-1", "http://head:8265")
+    record_launch(tmp_path, "slurm", "12")
+    record_launch(tmp_path, "ray", "mine-1", "http://head:8265")
     noted = launches(tmp_path)
     assert [(each.on, each.id, each.address) for each in noted] == [
         ("slurm", "12", None),
@@ -139,10 +139,10 @@ def test_launches_are_noted_in_order(tmp_path: Path) -> None:
 
 
 def test_a_record_of_launches_that_was_cut_short_loses_that_line_alone(tmp_path: Path) -> None:
-    note(tmp_path, "slurm", "12")
+    record_launch(tmp_path, "slurm", "12")
     with (tmp_path / "launches.jsonl").open("a") as file:
         file.write('{"on": "slurm", "i')
-    note(tmp_path, "slurm", "13")
+    record_launch(tmp_path, "slurm", "13")
     assert [launch.id for launch in launches(tmp_path)] == ["12", "13"]
 
 
@@ -157,7 +157,7 @@ def test_an_environment_that_was_cut_short_is_written_anew(tmp_path: Path) -> No
 def test_each_launch_on_ray_has_a_name_of_its_own(folder: Path) -> None:
     (folder / "runs/named").mkdir(parents=True)
     first = plan(folder, "ray", "run_dir=runs/named")
-    note(folder / "runs/named", "ray", "named-1", "http://head:8265")
+    record_launch(folder / "runs/named", "ray", "named-1", "http://head:8265")
     names = [
         json.loads(each.text)["submit"]["submission_id"] for each in (first, plan(folder, "ray", "run_dir=runs/named"))
     ]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foretrain.launcher.restart import STARTS_FILE, Start, begin, main, newest_step, read_starts, stuck, verdict
+from foretrain.launcher.restart import STARTS_FILE, Start, decide, main, newest_step, read_starts, record_start, stuck
 from foretrain.trainer.run_folder import CHECKPOINTS
 
 
@@ -56,20 +56,20 @@ def test_a_job_that_gives_up_says_where_it_is_stuck_and_what_to_look_at() -> Non
 )
 def test_the_status_says_whether_to_start_again(status: int, again: bool, words: str, tmp_path: Path) -> None:
     checkpoint(tmp_path, 40)
-    assert begin(tmp_path, "7", 3) is None
-    decided = verdict(tmp_path, "7", 3, status)
+    assert record_start(tmp_path, "7", 3) is None
+    decided = decide(tmp_path, "7", 3, status)
     assert decided[0] == again
     assert words in decided[1]
 
 
 def test_a_job_that_is_stopped_before_its_first_checkpoint_starts_as_often_as_it_may(tmp_path: Path) -> None:
     for start in range(3):
-        assert begin(tmp_path, "7", 3) is None
-        assert verdict(tmp_path, "7", 3, 85)[0] == (start < 2)
-    assert "gives up" in (begin(tmp_path, "7", 3) or "")
-    assert begin(tmp_path, "8", 3) is None
+        assert record_start(tmp_path, "7", 3) is None
+        assert decide(tmp_path, "7", 3, 85)[0] == (start < 2)
+    assert "gives up" in (record_start(tmp_path, "7", 3) or "")
+    assert record_start(tmp_path, "8", 3) is None
     checkpoint(tmp_path, 1)
-    assert begin(tmp_path, "7", 3) is None
+    assert record_start(tmp_path, "7", 3) is None
 
 
 def test_partial_checkpoints_are_no_progress_and_the_newest_whole_one_is(tmp_path: Path) -> None:
@@ -81,10 +81,10 @@ def test_partial_checkpoints_are_no_progress_and_the_newest_whole_one_is(tmp_pat
 
 
 def test_a_record_that_was_cut_short_loses_that_line_alone(tmp_path: Path) -> None:
-    begin(tmp_path, "7", 9)
+    record_start(tmp_path, "7", 9)
     with (tmp_path / STARTS_FILE).open("a") as file:
         file.write('{"job": "7", "st')
-    begin(tmp_path, "7", 9)
+    record_start(tmp_path, "7", 9)
     assert [(start.job, start.step) for start in read_starts(tmp_path)] == [("7", 0), ("7", 0)]
 
 
@@ -92,10 +92,10 @@ def test_a_batch_script_gets_its_answers_as_status_and_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = [str(tmp_path), "--job", "7", "--max-starts", "1"]
-    assert main(["begin", *asked]) == 0
-    assert main(["next", *asked, "--status", "85"]) == 1
+    assert main(["record-start", *asked]) == 0
+    assert main(["decide", *asked, "--status", "85"]) == 1
     assert "gives up" in capsys.readouterr().out
-    assert main(["begin", *asked]) == 1
+    assert main(["record-start", *asked]) == 1
     checkpoint(tmp_path, 3)
-    assert main(["next", *asked, "--status", "85"]) == 0
+    assert main(["decide", *asked, "--status", "85"]) == 0
     assert capsys.readouterr().out.endswith("stopped when asked to: goes on from step 3\n")

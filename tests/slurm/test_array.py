@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from foretrain.configs.launching import LaunchConfig, SlurmConfig
-from foretrain.launcher.many import slurm as arrays
-from foretrain.launcher.many.batch import Batch
-from foretrain.launcher.many.ending import status_of
-from foretrain.launcher.many.task import Task
-from foretrain.launcher.submitted import launches
-from tests.launcher.many.programs import batch, most_at_once, words
+from foretrain.launcher.array import slurm as arrays
+from foretrain.launcher.array.ending import status_of
+from foretrain.launcher.array.job_array import JobArray
+from foretrain.launcher.array.task import Task
+from foretrain.launcher.launches import launches
+from tests.launcher.array.programs import job_array, most_at_once, words
 from tests.processes import assert_none
 from tests.required import not_here
 from tests.slurm.cluster.cluster import Cluster
 
-GOLDEN = Path(__file__).parents[1] / "launcher/many/golden"
+GOLDEN = Path(__file__).parents[1] / "launcher/array/golden"
 ENVIRON = {"HOME": "/my/home", "PATH": "/usr/bin:/bin", "HF_TOKEN": "hush", "EDITOR": "vi"}
 BRIEF = "note('begin'); time.sleep(0.5); note('end')"
 EVERY_S = 0.1
@@ -34,10 +34,12 @@ def rendered(name: str) -> str:
         launch = LaunchConfig(
             cpus_per_rank=2, env=["HOME", "NOTE=it's $5", "HF_TOKEN"], setup=["module load python"], slurm=slurm
         )
-        made = Batch("my sweep", folder, tasks, launch, ranks=2, at_once=2, workdir=workdir, python="/opt/bin/python")
+        made = JobArray(
+            "my sweep", folder, tasks, launch, ranks=2, at_once=2, workdir=workdir, python="/opt/bin/python"
+        )
         return arrays.render(made, environ=ENVIRON)
     launch = LaunchConfig(env=["PATH"], stop_lead_s=60)
-    made = Batch("sweep", folder, tasks, launch, ranks=4, on_gpus=True, workdir=workdir, python="/opt/bin/python")
+    made = JobArray("sweep", folder, tasks, launch, ranks=4, on_gpus=True, workdir=workdir, python="/opt/bin/python")
     return arrays.render(made, range(3, 5), ENVIRON)
 
 
@@ -81,7 +83,7 @@ def test_each_command_runs_once_on_some_node_and_one_that_fails_is_told_with_its
     programs = dict.fromkeys("abcd", f"print(sorted(os.environ.items())); {BRIEF}") | {
         "e": "print('a bug'); sys.exit(3)"
     }
-    made = batch(tmp_path, programs, ranks=2, on_gpus=True, cpus_per_rank=4)  # a task fills a node
+    made = job_array(tmp_path, programs, ranks=2, on_gpus=True, cpus_per_rank=4)  # a task fills a node
     submitted = arrays.submit(made)
     with pytest.raises(ValueError, match=f"were started as slurm job {submitted.id}, which still waits or runs"):
         arrays.submit(made)
@@ -103,7 +105,7 @@ def test_no_more_run_at_once_than_asked_also_where_slurm_takes_only_small_arrays
     here: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrays, "max_array_size", lambda: 3)
-    made = batch(tmp_path, dict.fromkeys("abcde", BRIEF), at_once=2)
+    made = job_array(tmp_path, dict.fromkeys("abcde", BRIEF), at_once=2)
     submitted = arrays.submit(made)
     assert len(submitted.id.split()) == 2
     assert arrays.unfinished(made.folder) == set("abcde")
@@ -121,7 +123,7 @@ def test_what_is_killed_or_preempted_or_asks_for_it_is_started_again_and_alone(h
         "requeued": first % "requeued" + "time.sleep(100)",
         "killed": first % "killed" + "os.kill(os.getpid(), signal.SIGKILL)",  # the last one's id is that of the array
     }
-    made = batch(tmp_path, programs)
+    made = job_array(tmp_path, programs)
     array = arrays.submit(made).id
     wait_for(lambda: all(words(tmp_path, name) for name in ("asks", "killed", "requeued")))
     here.run("scontrol", "requeue", f"{array}_2")
@@ -140,13 +142,13 @@ def test_nothing_is_left_of_an_array_that_is_cancelled_and_it_can_be_started_ane
     here: Cluster, tmp_path: Path
 ) -> None:
     sleeps = "import subprocess; note('start'); subprocess.run(['sleep', '1000'])"
-    made = batch(tmp_path, {"a": sleeps, "b": sleeps, "c": sleeps}, at_once=2)
+    made = job_array(tmp_path, {"a": sleeps, "b": sleeps, "c": sleeps}, at_once=2)
     arrays.submit(made)
     wait_for(lambda: sum(words(tmp_path, name) == ["start"] for name in "abc") == 2)
     arrays.cancel(made.folder)
     assert arrays.unfinished(made.folder) == frozenset()
     assert_none(tmp_path)
     assert [ended.status for ended in arrays.follow(made.folder, EVERY_S)] == [None] * 3
-    arrays.submit(batch(tmp_path, {"b": "sys.exit(5)"}))
+    arrays.submit(job_array(tmp_path, {"b": "sys.exit(5)"}))
     assert [ended.status for ended in arrays.follow(made.folder, EVERY_S)] == [5]
     assert status_of(made.folder, "b") == 5

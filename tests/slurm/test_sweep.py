@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from foretrain.launcher.submitted import launches
+from foretrain.launcher.launches import launches
 from foretrain.scaling.sweep.cluster import BATCH
 from foretrain.scaling.sweep.record import RESULTS_FILE
 from foretrain.trainer.exit_status import EXIT_DONE

@@ -18,7 +18,7 @@ from types import TracebackType
 
 import psutil
 
-from foretrain.launcher.death import die_with_parent
+from foretrain.launcher.parent_death import die_with_parent
 from foretrain.launcher.rendezvous import FIRST_PORT, NUM_PORTS, free_port
 from tests.slurm.cluster.processes import kill_cluster, of_cluster, of_jobs
 

@@ -7,17 +7,17 @@ FORWARDED = {signal.SIGTERM: signal.SIGTERM, signal.SIGUSR2: signal.SIGUSR2, sig
 """What the ranks get for what the driver got. Where RAY_JOB_STOP_SIGNAL says so, Ray stops jobs by SIGINT."""
 
 
-class Asks:
+class StopSignals:
     """Catches signals once it is made; to be made after ray.init, which takes SIGTERM for itself."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.received = False
         self._new: list[signal.Signals] = []
         for signum in FORWARDED:
             signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.received = True
         self._new.append(signal.Signals(signum))
 
     def take(self) -> list[signal.Signals]:

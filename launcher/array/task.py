@@ -1,4 +1,4 @@
-"""A task, and the file that lists those of a batch: a line for each, as a shell would take it."""
+"""A task, and the file that lists those of a job array: a line for each, as a shell would take it."""
 
 import re
 import shlex
@@ -37,7 +37,7 @@ def to_text(tasks: Sequence[Task]) -> str:
 
 
 def read(folder: Path) -> list[Task]:
-    """The tasks of a batch's folder, in their order."""
+    """The tasks of a job array's folder, in their order."""
     lines = (folder / TASKS_FILE).read_text(encoding="utf-8").split("\n")
     words = [shlex.split(line) for line in lines if line]
     return [Task(name, tuple(command)) for name, *command in words]

@@ -43,7 +43,7 @@ class Launch:
     """Of a Ray cluster."""
 
 
-def note(run_dir: Path, on: str, job_id: str, address: str | None = None) -> None:
+def record_launch(run_dir: Path, on: str, job_id: str, address: str | None = None) -> None:
     """Add a launch to the record."""
     launch = Launch(on, job_id, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), address)
     records.append(run_dir / LAUNCHES_FILE, asdict(launch))

@@ -1,6 +1,6 @@
-"""The entrypoint of a Ray job that runs the tasks of a batch: each in an actor, and again while that helps.
+"""The entrypoint of a Ray job that runs the tasks of a job array: each in an actor, and again while that helps.
 
-Usage: python -m foretrain.launcher.many.ray_driver FOLDER/job.ray.json, by Ray's Jobs API. Exits with 0 when all tasks
+Usage: python -m foretrain.launcher.array.ray_driver FOLDER/job.ray.json, by Ray's Jobs API. Exits with 0 when all tasks
 have ended, however they did, 85 when it was stopped, 93 where no node is large enough for a task, and 1 where none
 became free.
 """
@@ -16,13 +16,13 @@ from pathlib import Path
 
 import ray
 
-from foretrain.launcher.many.ending import note_end
-from foretrain.launcher.many.ray_starts import NOT_STARTED, Starts
-from foretrain.launcher.many.task import Task, read
+from foretrain.launcher.array.ending import record_end
+from foretrain.launcher.array.ray_tasks import NOT_STARTED, RunningTasks
+from foretrain.launcher.array.task import Task, read
 from foretrain.launcher.ray import resources
-from foretrain.launcher.ray.asks import FORWARDED, Asks
-from foretrain.launcher.ray.group import alive_nodes
+from foretrain.launcher.ray.actor_group import alive_nodes
 from foretrain.launcher.ray.say import say
+from foretrain.launcher.ray.stop_signals import FORWARDED, StopSignals
 from foretrain.launcher.ray.submission import Request
 from foretrain.launcher.ray.submission import read as read_request
 from foretrain.launcher.restart import asks_for_restart
@@ -46,12 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_CONFIG
     text = Path(path).read_text(encoding="utf-8")
     ray.init(address=address, log_to_driver=False)
-    asks = Asks()
+    stop_signals = StopSignals()
     driver = Driver(read_request(text), json.loads(text)["at_once"])
     try:
-        return driver.run(asks)
+        return driver.run(stop_signals)
     finally:
-        driver.starts.drop()
+        driver.running.drop()
 
 
 class Driver:
@@ -63,60 +63,62 @@ class Driver:
         self._tasks = read(self._job.folder)
         self._waiting: deque[Task] = deque(self._tasks)
         self._at_once = at_once or len(self._tasks)
-        self.starts = Starts(self._job)
+        self.running = RunningTasks(self._job)
 
-    def run(self, asks: Asks) -> int:
+    def run(self, stop_signals: StopSignals) -> int:
         """Run all tasks, and return the driver's exit status."""
         say(f"{len(self._tasks)} tasks, {self._at_once} at once where there is room; one asks for {self._asked()}")
         idle_since_s = time.monotonic()
-        while (self._waiting or self.starts) and not asks.asked:
+        while (self._waiting or self.running) and not stop_signals.received:
             self._fill()
-            for task, status in self.starts.poll(_POLL_S):
+            for task, status in self.running.poll(_POLL_S):
                 self._note(task, status)
-            if self.starts.num_running:
+            if self.running.num_running:
                 idle_since_s = time.monotonic()
-            elif self.starts and time.monotonic() > idle_since_s + self._request.wait_s:
+            elif self.running and time.monotonic() > idle_since_s + self._request.wait_s:
                 nodes = alive_nodes()
                 say(resources.shortage(self._job, nodes, self._request.wait_s))
                 return 1 if resources.can_ever_fit(self._job, nodes) else EXIT_CONFIG
-        return self._stop(asks) if asks.asked else EXIT_DONE
+        return self._stop(stop_signals) if stop_signals.received else EXIT_DONE
 
     def _asked(self) -> str:
         return resources.asked(self._job).removesuffix(" each")
 
     def _fill(self) -> None:
-        while self._waiting and len(self.starts) < self._at_once and self.starts.num_placing < MAX_PLACING:
-            self.starts.start(self._waiting.popleft())
+        while self._waiting and len(self.running) < self._at_once and self.running.num_placing < MAX_PLACING:
+            self.running.start(self._waiting.popleft())
 
     def _note(self, task: Task, status: int) -> None:
         if status == NOT_STARTED:
             self._waiting.appendleft(task)
             time.sleep(_RETRY_S)
             return
-        again, words = note_end(self._job.folder, task.name, self._request.submission_id, status, self._job.max_starts)
+        again, words = record_end(
+            self._job.folder, task.name, self._request.submission_id, status, self._job.max_starts
+        )
         say(f"{task.name}: {words}")
         if again:
             self._waiting.appendleft(task)
 
-    def _stop(self, asks: Asks) -> int:
+    def _stop(self, stop_signals: StopSignals) -> int:
         """Have the tasks end, and kill those that take too long."""
         grace_s = self._request.stop_grace_s
         deadline_s = time.monotonic() + grace_s
-        self.starts.drop_placing()
-        while self.starts and time.monotonic() < deadline_s:
-            for signum in asks.take():
-                say(f"{signum.name}: waits up to {grace_s:g} s for {len(self.starts)} tasks to end")
-                self.starts.send(FORWARDED[signum])
+        self.running.drop_placing()
+        while self.running and time.monotonic() < deadline_s:
+            for signum in stop_signals.take():
+                say(f"{signum.name}: waits up to {grace_s:g} s for {len(self.running)} tasks to end")
+                self.running.send(FORWARDED[signum])
             self._note_stopped()
-        self.starts.send(signal.SIGKILL)
+        self.running.send(signal.SIGKILL)
         deadline_s = time.monotonic() + _KILL_S
-        while self.starts and time.monotonic() < deadline_s:
+        while self.running and time.monotonic() < deadline_s:
             self._note_stopped()
         say("stopped")
         return EXIT_RESUME
 
     def _note_stopped(self) -> None:
-        for task, status in self.starts.poll(_POLL_S):
+        for task, status in self.running.poll(_POLL_S):
             if not asks_for_restart(status):
                 self._note(task, status)
 

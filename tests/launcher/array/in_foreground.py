@@ -1,13 +1,13 @@
 """A program for the tests to interrupt: starts two tasks that sleep, on a Ray cluster of its own, and waits for them.
 
-Usage: python -m tests.launcher.many.in_foreground FOLDER
+Usage: python -m tests.launcher.array.in_foreground FOLDER
 """
 
 import sys
 from pathlib import Path
 
-from foretrain.launcher.many import ray
-from tests.launcher.many.programs import batch
+from foretrain.launcher.array import ray
+from tests.launcher.array.programs import job_array
 
 SLEEPS = (
     "import subprocess; signal.signal(signal.SIGTERM, lambda *_: (note('saved'), os._exit(85))); "
@@ -17,7 +17,7 @@ SLEEPS = (
 
 def main() -> None:
     """Run the tasks."""
-    with ray.running(batch(Path(sys.argv[1]), {"a": SLEEPS, "b": SLEEPS}, at_once=2)) as ends:
+    with ray.running(job_array(Path(sys.argv[1]), {"a": SLEEPS, "b": SLEEPS}, at_once=2)) as ends:
         print(next(ends))
 
 

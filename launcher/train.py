@@ -35,7 +35,7 @@ class Place:
         return self.world_size is None
 
 
-def my_place() -> Place:
+def place_from_environment() -> Place:
     """The place that RANK and its kin give this process; the launcher's where there is no RANK.
 
     Raises ValueError where some of them are missing, or are not numbers.
@@ -52,7 +52,7 @@ def my_place() -> Place:
 
 
 @contextmanager
-def opened(config: Config, place: Place, *, allow_data_change: bool) -> Iterator[Run]:
+def prepared_run(config: Config, place: Place, *, allow_data_change: bool) -> Iterator[Run]:
     """Yield the run, checked, with its folder locked for it. Raises ValueError with what to change."""
     if not place.is_launcher:
         catch_signals()  # not only when torch is there: it takes seconds
@@ -71,7 +71,7 @@ def opened(config: Config, place: Place, *, allow_data_change: bool) -> Iterator
         yield run
 
 
-def begin(run: Run) -> None:
+def announce(run: Run) -> None:
     """Say what is going to happen, and write what the run is into its folder; of a complete run show the end again."""
     print(run.outlook, flush=True)
     if not run.is_complete:
@@ -83,7 +83,7 @@ def begin(run: Run) -> None:
     finish(run)
 
 
-def start(run: Run, place: Place) -> int:
+def train(run: Run, place: Place) -> int:
     """Train as this rank, or start all ranks and wait for them. Returns the exit status."""
     if place.is_launcher:
         return run_local("foretrain.trainer.loop:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / LOGS)

@@ -1,4 +1,4 @@
-"""The tasks of a batch that run on Ray, each in an actor of its own, and how they end."""
+"""The tasks of a job array that run on Ray, each in an actor of its own, and how they end."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from foretrain.launcher.array.ending import log_path
+from foretrain.launcher.array.task import Task
 from foretrain.launcher.job import Job
-from foretrain.launcher.many.ending import log_path
-from foretrain.launcher.many.task import Task
 from foretrain.launcher.ray.agent import CONCURRENCY, Agent, RankProcess
 from foretrain.launcher.ray.places import Place
 from foretrain.launcher.ray.say import say
@@ -36,7 +36,7 @@ class _Start:
     agent: Any
 
 
-class Starts:
+class RunningTasks:
     """Tasks that run, or wait for room on a node."""
 
     def __init__(self, job: Job) -> None:

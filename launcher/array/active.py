@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from foretrain.launcher import slurm
+from foretrain.launcher.launches import launches
 from foretrain.launcher.ray import submission as ray
-from foretrain.launcher.submitted import launches
 
 _SCRIPT = re.compile(r"array-(\d+)\.sbatch")
 
@@ -21,11 +21,11 @@ class Element:
     array: str
     """The id of the array's job."""
     task: int
-    """The task's place in the batch."""
+    """The task's place in the array."""
 
 
 def script(folder: Path, first: int) -> Path:
-    """The batch script of the array whose first task has the place `first` in the batch."""
+    """The batch script of the array whose first task has the place `first` in the array."""
     return folder / f"array-{first}.sbatch"
 
 

@@ -1,6 +1,6 @@
 """Keeps a Ray cluster of this machine until its stdin is closed, which the end of whoever holds it does.
 
-Usage: python -m foretrain.launcher.ray.keeper FOLDER ARGUMENTS ..., the arguments being those of `ray start`. Ray's own
+Usage: python -m foretrain.launcher.ray.cluster_guard FOLDER ARGUMENTS ... (the arguments of `ray start`). Ray's own
 processes would not all end with a `ray start` that is killed.
 """
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from foretrain.launcher.many import watch as watching
-from foretrain.launcher.many.ending import note_end
-from foretrain.launcher.many.watch import watch
+from foretrain.launcher.array import watch as watching
+from foretrain.launcher.array.ending import record_end
+from foretrain.launcher.array.watch import watch
 
 
 def asked(*answers: Collection[str] | None) -> Callable[[], Collection[str]]:
@@ -25,7 +25,7 @@ def asked(*answers: Collection[str] | None) -> Callable[[], Collection[str]]:
 
 def test_each_end_is_told_once_and_a_task_that_is_gone_without_a_word_after_a_second_look(tmp_path: Path) -> None:
     for name, status in (("b", 0), ("c", 1)):
-        note_end(tmp_path, name, "7", status, 3)
+        record_end(tmp_path, name, "7", status, 3)
     ends = watch(tmp_path, ["a", "b", "c", "d"], asked("abcd", None, "d", "d", "", ""), 0.0)
     told = [(ended.name, ended.status, ended.log) for ended in ends]
     log = tmp_path / "logs"
@@ -41,7 +41,7 @@ def test_an_end_that_is_seen_late_is_no_loss(tmp_path: Path) -> None:
     def late() -> Collection[str]:
         calls.append(None)
         if len(calls) == 2:
-            note_end(tmp_path, "a", "7", 0, 3)
+            record_end(tmp_path, "a", "7", 0, 3)
         return ()
 
     calls: list[None] = []

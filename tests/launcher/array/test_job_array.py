@@ -1,4 +1,4 @@
-"""What a batch refuses, and that its commands reach a shell, and come back from the file, as they are."""
+"""What a job array refuses, and that its commands reach a shell, and come back from the file, as they are."""
 
 import subprocess
 from pathlib import Path
@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foretrain.configs.launching import LaunchConfig
-from foretrain.launcher.many.batch import Batch, as_job
-from foretrain.launcher.many.task import TASKS_FILE, Task, read, to_text
+from foretrain.launcher.array.job_array import JobArray, as_job
+from foretrain.launcher.array.task import TASKS_FILE, Task, read, to_text
 
 WORD = st.text(st.characters(blacklist_characters="\n\r\0", blacklist_categories=["Cs"]), max_size=8)
 COMMAND = st.lists(WORD, min_size=1, max_size=4).map(tuple)
@@ -50,7 +50,7 @@ def test_a_task_that_could_not_be_named_or_listed_is_refused(name: str, command:
         Task(name, command)
 
 
-def test_a_batch_that_no_launcher_could_start_is_refused() -> None:
+def test_a_job_array_that_no_launcher_could_start_is_refused() -> None:
     one, folder = (Task("a", ("true",)),), Path("/b")
     cases: list[tuple[tuple[Task, ...], Path, dict[str, Any], str]] = [
         ((), folder, {}, "no tasks"),
@@ -61,14 +61,14 @@ def test_a_batch_that_no_launcher_could_start_is_refused() -> None:
     ]
     for tasks, where, more, words in cases:
         with pytest.raises(ValueError, match=words):
-            Batch("b", where, tasks, LaunchConfig(), **more)
+            JobArray("b", where, tasks, LaunchConfig(), **more)
 
 
 def test_a_task_sees_what_the_config_names_and_the_copy_of_the_code_and_nothing_else() -> None:
     launch = LaunchConfig(cpus_per_rank=3, env=["HOME", "A=1", "MY_TOKEN"])
-    batch = Batch("my sweep", Path("/b"), (Task("a", ("true",)),), launch, ranks=2, on_gpus=True)
-    job = as_job(batch, {"HOME": "/h", "MY_TOKEN": "hush", "EDITOR": "vi"})
+    array = JobArray("my sweep", Path("/b"), (Task("a", ("true",)),), launch, ranks=2, on_gpus=True)
+    job = as_job(array, {"HOME": "/h", "MY_TOKEN": "hush", "EDITOR": "vi"})
     ours = {"PYTHONPATH": "/b/code", "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "3", "PYTHONUNBUFFERED": "1"}
     assert dict(job.env) == {"HOME": "/h", "A": "1", "MY_TOKEN": "hush", **ours}
     assert job.secrets == {"MY_TOKEN": "hush"}
-    assert (job.name, batch.cpus, job.gpus_per_node) == ("my-sweep", 6, 2)
+    assert (job.name, array.cpus, job.gpus_per_node) == ("my-sweep", 6, 2)

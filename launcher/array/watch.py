@@ -1,11 +1,11 @@
-"""Waits for the tasks of a batch, and tells how each ended."""
+"""Waits for the tasks of a job array, and tells how each ended."""
 
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from foretrain.launcher.many.ending import log_path, status_of
+from foretrain.launcher.array.ending import log_path, status_of
 
 SILENCE_S = 600.0
 """So long a cluster that does not answer is asked again: its daemons may be starting again."""

@@ -15,10 +15,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from foretrain.launcher.job import Job
 from foretrain.launcher.ray import resources
 from foretrain.launcher.ray.agent import CONCURRENCY, Agent
-from foretrain.launcher.ray.asks import Asks
 from foretrain.launcher.ray.places import Assigned, assign
 from foretrain.launcher.ray.resources import Node
 from foretrain.launcher.ray.say import say
+from foretrain.launcher.ray.stop_signals import StopSignals
 from foretrain.trainer.exit_status import EXIT_CONFIG, EXIT_RESUME
 
 _POLL_S = 1.0
@@ -36,7 +36,7 @@ class NotPlacedError(Exception):
         self.status = status
 
 
-class Group:
+class ActorGroup:
     """Nodes that are kept from start to start, and on each of them an actor for every rank."""
 
     def __init__(self, job: Job, wait_s: float) -> None:
@@ -60,7 +60,7 @@ class Group:
             ray.kill(agent)
         self.agents = []
 
-    def gather(self, asks: Asks) -> list[Assigned]:
+    def gather(self, stop_signals: StopSignals) -> list[Assigned]:
         """Start new actors, and number them once they are all there. Raises NotPlacedError."""
         say(f"asks for {resources.asked(self._job)}")
         deadline_s = time.monotonic() + self._wait_s
@@ -68,7 +68,7 @@ class Group:
             self.drop()
             self.agents = self._start()
             places = [agent.place.remote() for agent in self.agents]
-            self._wait(places, deadline_s, asks)
+            self._wait(places, deadline_s, stop_signals)
             try:
                 return assign(ray.get(places), self._job.ranks_per_node)
             except RayError as error:
@@ -97,13 +97,13 @@ class Group:
             for _ in range(job.ranks_per_node)
         ]
 
-    def _wait(self, places: Sequence[Any], deadline_s: float, asks: Asks) -> None:
+    def _wait(self, places: Sequence[Any], deadline_s: float, stop_signals: StopSignals) -> None:
         """Wait until all actors have told their places, or one of them failed. Raises NotPlacedError."""
         told_s = -math.inf
         missing = [*places]
         while missing:
             _, missing = ray.wait(missing, num_returns=len(missing), timeout=_POLL_S)
-            if asks.asked:
+            if stop_signals.received:
                 raise NotPlacedError("stopped before there were ranks", EXIT_RESUME)
             now_s = time.monotonic()
             granted = bool(missing) and self._granted()

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from foretrain.configs.launching import LaunchConfig
+from foretrain.launcher.array.task import Task
 from foretrain.launcher.job import Job, environment, rank_variables
-from foretrain.launcher.many.task import Task
 from foretrain.trainer.run_folder import CODE
 
 
 @dataclass(frozen=True)
-class Batch:
+class JobArray:
     """Tasks that know nothing of each other, on nodes that see the same files at the same paths."""
 
     name: str
     """What the cluster shows."""
     folder: Path
-    """For scripts, logs, and how each task ended; absolute, and of this batch alone."""
+    """For scripts, logs, and how each task ended; absolute, and of this job array alone."""
     tasks: tuple[Task, ...]
     launch: LaunchConfig
     ranks: int = 1
@@ -52,18 +52,18 @@ class Batch:
         return self.ranks * self.launch.cpus_per_rank
 
 
-def as_job(batch: Batch, environ: Mapping[str, str]) -> Job:
+def as_job(array: JobArray, environ: Mapping[str, str]) -> Job:
     """What each task gets, as a run of one node would: its CPUs and GPUs, and the environment out of `environ`."""
-    carried, settings = environment(batch.launch.env, environ)
+    carried, settings = environment(array.launch.env, environ)
     return Job(
-        name=re.sub(r"[^\w.-]+", "-", batch.name) or "foretrain",
-        run_dir=str(batch.folder),
-        workdir=str(batch.workdir),
-        python=batch.python,
+        name=re.sub(r"[^\w.-]+", "-", array.name) or "foretrain",
+        run_dir=str(array.folder),
+        workdir=str(array.workdir),
+        python=array.python,
         num_nodes=1,
-        ranks_per_node=batch.ranks,
-        cpus_per_rank=batch.launch.cpus_per_rank,
-        gpus_per_node=batch.ranks if batch.on_gpus else 0,
-        env=tuple(sorted({**carried, **rank_variables(batch.folder / CODE, batch.launch), **settings}.items())),
-        max_starts=batch.launch.max_starts,
+        ranks_per_node=array.ranks,
+        cpus_per_rank=array.launch.cpus_per_rank,
+        gpus_per_node=array.ranks if array.on_gpus else 0,
+        env=tuple(sorted({**carried, **rank_variables(array.folder / CODE, array.launch), **settings}.items())),
+        max_starts=array.launch.max_starts,
     )

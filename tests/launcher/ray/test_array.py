@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from foretrain.launcher.many import ray
-from foretrain.launcher.many.ending import status_of
-from foretrain.launcher.submitted import launches
-from tests.launcher.many.programs import batch, most_at_once, words
+from foretrain.launcher.array import ray
+from foretrain.launcher.array.ending import status_of
+from foretrain.launcher.launches import launches
+from tests.launcher.array.programs import job_array, most_at_once, words
 from tests.launcher.ray.conftest import RayCluster
 from tests.launcher.ray.jobs import ROOT, wait_for
 from tests.processes import assert_none, command, of_folder
@@ -30,7 +30,7 @@ def test_each_command_runs_once_or_again_where_it_was_killed_and_no_more_at_once
         "bug": "print('a bug'); sys.exit(3)",
         **dict.fromkeys("ab", BRIEF),
     }
-    made = batch(tmp_path, programs, at_once=2, env=["PATH", "NOT_CARRIED", f"TEST_FOLDER={tmp_path}"])
+    made = job_array(tmp_path, programs, at_once=2, env=["PATH", "NOT_CARRIED", f"TEST_FOLDER={tmp_path}"])
     made.launch.ray.address = cluster.address
     with ray.running(made, every_s=0.1) as ends:
         with pytest.raises(ValueError, match="which still waits or runs"), ray.running(made):
@@ -56,7 +56,7 @@ def test_each_command_runs_once_or_again_where_it_was_killed_and_no_more_at_once
 def test_ctrl_c_has_the_tasks_save_and_leaves_neither_them_nor_a_cluster(ray_installed: None, tmp_path: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray's sockets lie in it
     program = subprocess.Popen(
-        [sys.executable, "-m", "tests.launcher.many.in_foreground", str(tmp_path)],
+        [sys.executable, "-m", "tests.launcher.array.in_foreground", str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "RAY_ADDRESS": "http://another:1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -8,33 +8,33 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from foretrain.launcher.array import folder as folders
+from foretrain.launcher.array.active import refuse_active
+from foretrain.launcher.array.job_array import JobArray, as_job
+from foretrain.launcher.array.watch import Ended, watch
 from foretrain.launcher.job import Job
-from foretrain.launcher.many import folder as folders
-from foretrain.launcher.many.active import refuse_active
-from foretrain.launcher.many.batch import Batch, as_job
-from foretrain.launcher.many.watch import Ended, watch
+from foretrain.launcher.launches import record_launch
 from foretrain.launcher.ray import submission
 from foretrain.launcher.ray.local_cluster import local_cluster
-from foretrain.launcher.submitted import note
 from foretrain.trainer.lock import locked
 
-DRIVER = "foretrain.launcher.many.ray_driver"
+DRIVER = "foretrain.launcher.array.ray_driver"
 _STOP_S = 30.0
 """So much longer than its tasks the driver may take to end."""
 _WORDS = 10
 """Lines of the driver's log that tell why it failed."""
 
 
-def render(batch: Batch, job: Job, submission_id: str) -> str:
+def render(array: JobArray, job: Job, submission_id: str) -> str:
     """The text of `submission.SCRIPT`: what is submitted, and what the driver reads, but for the tasks."""
-    launch = batch.launch
+    launch = array.launch
     values = json.loads(submission.render(job, submission_id, launch.ray.wait_s, launch.stop_lead_s))
     values["submit"]["entrypoint"] = shlex.join([job.python, "-m", DRIVER, str(job.folder / submission.SCRIPT)])
-    return json.dumps({**values, "at_once": batch.at_once}, indent=1) + "\n"
+    return json.dumps({**values, "at_once": array.at_once}, indent=1) + "\n"
 
 
 @contextmanager
-def running(batch: Batch, every_s: float = 1.0) -> Iterator[Iterator[Ended]]:
+def running(array: JobArray, every_s: float = 1.0) -> Iterator[Iterator[Ended]]:
     """Start the tasks, and yield an iterator over their ends, which looks for new ones each every_s.
 
     They run on the cluster at launch.ray.address, or on one of this machine that ends with the block. When the block is
@@ -43,42 +43,42 @@ def running(batch: Batch, every_s: float = 1.0) -> Iterator[Iterator[Ended]]:
     iterator raises RuntimeError where the driver fails, as where no node is large enough.
     """
     submission.check()
-    with locked(batch.folder):
-        refuse_active(batch.folder, "ray")
-        job = as_job(batch, os.environ)
+    with locked(array.folder):
+        refuse_active(array.folder, "ray")
+        job = as_job(array, os.environ)
         submission_id = f"{job.name}-{time.time_ns() // 1_000_000}"  # Ray takes no name twice
-        text = render(batch, job, submission_id)
-        folders.write(batch, job)
-        folders.write_private(batch.folder / submission.SCRIPT, text)
-        with _cluster(batch) as address:
-            note(batch.folder, "ray", submission_id, batch.launch.ray.address)
+        text = render(array, job, submission_id)
+        folders.write(array, job)
+        folders.write_private(array.folder / submission.SCRIPT, text)
+        with _cluster(array) as address:
+            record_launch(array.folder, "ray", submission_id, array.launch.ray.address)
             submission.submit(job, text, address)
             try:
-                yield _ends(batch, address, submission_id, every_s)
+                yield _ends(array, address, submission_id, every_s)
             finally:
-                _stop(address, submission_id, batch.launch.stop_lead_s + _STOP_S)
+                _stop(address, submission_id, array.launch.stop_lead_s + _STOP_S)
                 _keep_log(address, submission_id, job.logs)
 
 
-def _cluster(batch: Batch) -> AbstractContextManager[str]:
-    if batch.launch.ray.address is not None:
-        return nullcontext(batch.launch.ray.address)
-    num_tasks = tasks_here(batch)
-    return local_cluster(num_tasks * batch.cpus, num_tasks * batch.ranks if batch.on_gpus else 0)
+def _cluster(array: JobArray) -> AbstractContextManager[str]:
+    if array.launch.ray.address is not None:
+        return nullcontext(array.launch.ray.address)
+    num_tasks = tasks_here(array)
+    return local_cluster(num_tasks * array.cpus, num_tasks * array.ranks if array.on_gpus else 0)
 
 
-def tasks_here(batch: Batch) -> int:
+def tasks_here(array: JobArray) -> int:
     """How many tasks run on this machine at once. Raises ValueError where it has too few GPUs for one."""
-    if not batch.on_gpus:
-        by_cores = max(1, len(os.sched_getaffinity(0)) // batch.cpus)
-        return min(batch.at_once or by_cores, len(batch.tasks))
+    if not array.on_gpus:
+        by_cores = max(1, len(os.sched_getaffinity(0)) // array.cpus)
+        return min(array.at_once or by_cores, len(array.tasks))
     num_gpus = _gpus_here()
-    if num_gpus < batch.ranks:
+    if num_gpus < array.ranks:
         raise ValueError(
-            f"a task needs {batch.ranks} GPUs, and this machine has {num_gpus}: name a cluster by launch.ray.address, "
+            f"a task needs {array.ranks} GPUs, and this machine has {num_gpus}: name a cluster by launch.ray.address, "
             "or set train.device=cpu"
         )
-    return min(batch.at_once or len(batch.tasks), num_gpus // batch.ranks, len(batch.tasks))
+    return min(array.at_once or len(array.tasks), num_gpus // array.ranks, len(array.tasks))
 
 
 def _gpus_here() -> int:
@@ -88,13 +88,13 @@ def _gpus_here() -> int:
     return there if visible is None else min(there, len([device for device in visible.split(",") if device.strip()]))
 
 
-def _ends(batch: Batch, address: str, submission_id: str, every_s: float) -> Iterator[Ended]:
-    names = [task.name for task in batch.tasks]
+def _ends(array: JobArray, address: str, submission_id: str, every_s: float) -> Iterator[Ended]:
+    names = [task.name for task in array.tasks]
 
     def unfinished() -> list[str]:
         return names if submission.is_active(address, submission_id) else []
 
-    for ended in watch(batch.folder, names, unfinished, every_s):
+    for ended in watch(array.folder, names, unfinished, every_s):
         if ended.status is None:
             last = _log(address, submission_id).strip().splitlines()[-_WORDS:]
             raise RuntimeError("\n".join([f"Ray job {submission_id} ended before its tasks; its last words:", *last]))

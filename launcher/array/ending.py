@@ -1,6 +1,6 @@
 """How a task ended: whether it is started again, and the file that says that it is not.
 
-Batch scripts tell with `python -m foretrain.launcher.many.ending FOLDER NAME ...`, Ray's driver by the functions. Each
+Batch scripts ask with `python -m foretrain.launcher.array.ending FOLDER NAME ...`, Ray's driver by the functions. Each
 end is a line of FOLDER/starts/NAME.jsonl.
 """
 
@@ -40,7 +40,7 @@ def status_of(folder: Path, name: str) -> int | None:
         return None
 
 
-def note_end(folder: Path, name: str, job: str, status: int, max_starts: int) -> tuple[bool, str]:
+def record_end(folder: Path, name: str, job: str, status: int, max_starts: int) -> tuple[bool, str]:
     """Note that a start of a task ended; return whether it is to be started again, and that in words.
 
     job: a later job of the same task is not blamed for this one. max_starts: so many times in a row it may be killed.
@@ -73,14 +73,14 @@ def _write(path: Path, values: dict[str, int]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """What a batch script asks: exits with 0 where the task is to be started again, else with 1, and says why."""
-    parser = ArgumentParser(prog="foretrain.launcher.many.ending", description=__doc__)
+    parser = ArgumentParser(prog="foretrain.launcher.array.ending", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("name")
     parser.add_argument("--job", required=True)
     parser.add_argument("--max-starts", type=int, required=True)
     parser.add_argument("--status", type=int, required=True)
     asked = parser.parse_args(arguments)
-    again, words = note_end(asked.folder, asked.name, asked.job, asked.status, asked.max_starts)
+    again, words = record_end(asked.folder, asked.name, asked.job, asked.status, asked.max_starts)
     print(words)
     return 0 if again else 1
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from foretrain.launcher import slurm
-from foretrain.launcher.many import folder as folders
-from foretrain.launcher.many.active import elements, refuse_active, script
-from foretrain.launcher.many.batch import Batch, as_job
-from foretrain.launcher.many.task import read
-from foretrain.launcher.many.watch import Ended, watch
-from foretrain.launcher.submitted import Submitted, note
+from foretrain.launcher.array import folder as folders
+from foretrain.launcher.array.active import elements, refuse_active, script
+from foretrain.launcher.array.job_array import JobArray, as_job
+from foretrain.launcher.array.task import read
+from foretrain.launcher.array.watch import Ended, watch
+from foretrain.launcher.launches import Submitted, record_launch
 from foretrain.trainer.lock import locked
 
 _DEVICES = "CUDA_VISIBLE_DEVICES | ROCR_VISIBLE_DEVICES | ZE_AFFINITY_MASK | GPU_DEVICE_ORDINAL"
@@ -22,35 +22,35 @@ _POLL_S = 0.5
 _CLEAR_UP_S = 60.0
 
 
-def render(batch: Batch, part: range | None = None, environ: Mapping[str, str] = os.environ) -> str:
-    """The batch script of an array, for the tasks whose places in the batch are `part` (by default for all)."""
-    part = range(len(batch.tasks)) if part is None else part
-    job = as_job(batch, environ)
+def render(array: JobArray, part: range | None = None, environ: Mapping[str, str] = os.environ) -> str:
+    """The batch script of an array, for the tasks whose places in the job array are `part` (by default for all)."""
+    part = range(len(array.tasks)) if part is None else part
+    job = as_job(array, environ)
     values = {
-        "OPTIONS": "\n".join(f"#SBATCH {option}" for option in _options(batch, part)),
-        "LEAD": str(batch.launch.stop_lead_s),
-        "DEVICES": f"{_DEVICES} | " if batch.on_gpus else "",
+        "OPTIONS": "\n".join(f"#SBATCH {option}" for option in _options(array, part)),
+        "LEAD": str(array.launch.stop_lead_s),
+        "DEVICES": f"{_DEVICES} | " if array.on_gpus else "",
         "EXPORTS": slurm.exports(job),
-        "FOLDER": shlex.quote(str(batch.folder)),
-        "PYTHON": shlex.quote(batch.python),
+        "FOLDER": shlex.quote(str(array.folder)),
+        "PYTHON": shlex.quote(array.python),
         "FIRST": str(part.start),
         "MAX_STARTS": str(job.max_starts),
-        "SETUP": slurm.setup_lines(batch.launch.setup),
+        "SETUP": slurm.setup_lines(array.launch.setup),
     }
     return slurm.filled("array.sbatch.in", values)
 
 
-def _options(batch: Batch, part: range) -> list[str]:
-    launch = batch.launch
-    job = as_job(batch, {})
-    at_once = f"%{batch.at_once}" if batch.at_once is not None else ""
+def _options(array: JobArray, part: range) -> list[str]:
+    launch = array.launch
+    job = as_job(array, {})
+    at_once = f"%{array.at_once}" if array.at_once is not None else ""
     return [
         f"--job-name={job.name}",
         f"--array=0-{len(part) - 1}{at_once}",
         "--nodes=1",
         "--ntasks=1",
-        f"--cpus-per-task={batch.cpus}",
-        *([f"--gres=gpu:{batch.ranks}"] if batch.on_gpus else []),
+        f"--cpus-per-task={array.cpus}",
+        *([f"--gres=gpu:{array.ranks}"] if array.on_gpus else []),
         *slurm.chosen(launch),
         f"--signal=B:USR2@{launch.stop_lead_s}",
         "--requeue",
@@ -75,24 +75,24 @@ def max_array_size() -> int:
     return int(found[1])
 
 
-def submit(batch: Batch) -> Submitted:
-    """Write the batch's folder, submit its tasks, and note that. The ids of the arrays are the words of `id`.
+def submit(array: JobArray) -> Submitted:
+    """Write the job array's folder, submit its tasks, and note that. The ids of the arrays are the words of `id`.
 
     Raises ValueError where tasks of this folder wait or run, and with what Slurm says against it.
     """
     slurm.check()
-    with locked(batch.folder):
-        refuse_active(batch.folder, "slurm")
-        ranges = parts(len(batch.tasks), max_array_size())
-        scripts = {script(batch.folder, part.start): render(batch, part) for part in ranges}
-        job = as_job(batch, os.environ)
-        folders.write(batch, job)
-        folders.write_private(batch.folder / slurm.SECRETS, slurm.secrets(job))
+    with locked(array.folder):
+        refuse_active(array.folder, "slurm")
+        ranges = parts(len(array.tasks), max_array_size())
+        scripts = {script(array.folder, part.start): render(array, part) for part in ranges}
+        job = as_job(array, os.environ)
+        folders.write(array, job)
+        folders.write_private(array.folder / slurm.SECRETS, slurm.secrets(job))
         for path, text in scripts.items():
             path.write_text(text, encoding="utf-8")
-        arrays = _submit_all([*scripts], in_turn=batch.at_once is not None)
-        for array in arrays:
-            note(batch.folder, "slurm", array)
+        arrays = _submit_all([*scripts], in_turn=array.at_once is not None)
+        for array_id in arrays:
+            record_launch(array.folder, "slurm", array_id)
     return Submitted(
         title=f"Slurm array {' and '.join(arrays)}",
         id=" ".join(arrays),
@@ -117,13 +117,13 @@ def _submit_all(scripts: list[Path], in_turn: bool) -> list[str]:
 
 
 def unfinished(folder: Path) -> frozenset[str]:
-    """The names of the tasks of a batch's folder that wait or run. Raises ValueError where Slurm does not tell."""
+    """The names of the tasks of a job array's folder that wait or run. Raises ValueError where Slurm does not tell."""
     tasks = read(folder)
     return frozenset(tasks[element.task].name for element in elements(folder) if element.task < len(tasks))
 
 
 def follow(folder: Path, every_s: float = 10.0) -> Iterator[Ended]:
-    """Yield each task of a batch's folder as it ends, asking Slurm each every_s, until all have and the array is gone.
+    """Yield each task of a job array's folder as it ends, asking Slurm each every_s, until all have and the array is gone.
 
     The array goes on whether anybody listens or not.
     """
@@ -135,7 +135,7 @@ def follow(folder: Path, every_s: float = 10.0) -> Iterator[Ended]:
 
 
 def cancel(folder: Path, wait_s: float = 60.0) -> None:
-    """End all tasks of a batch's folder, and wait for that. Raises ValueError where some are left after wait_s."""
+    """End all tasks of a job array's folder, and wait for that. Raises ValueError where some are left after wait_s."""
     deadline_s = time.monotonic() + wait_s
     while left := elements(folder):
         if time.monotonic() > deadline_s:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from foretrain.configs.launching import LaunchConfig
-from foretrain.launcher.many.batch import Batch
-from foretrain.launcher.many.task import Task
+from foretrain.launcher.array.job_array import JobArray
+from foretrain.launcher.array.task import Task
 
 NOTE = (
     "import os, signal, sys, time; "
@@ -42,7 +42,7 @@ def most_at_once(folder: Path, names: list[str]) -> int:
     return most
 
 
-def batch(
+def job_array(
     folder: Path,
     programs: dict[str, str],
     *,
@@ -50,10 +50,10 @@ def batch(
     ranks: int = 1,
     on_gpus: bool = False,
     **launch: Any,
-) -> Batch:
+) -> JobArray:
     """A batch of programs by their names, in folder/"the batch"; none of its processes hides from tests.processes."""
     launch = {"cpus_per_rank": 1, "env": ["PATH", f"TEST_FOLDER={folder}"], "stop_lead_s": 60, **launch}
-    return Batch(
+    return JobArray(
         name="tasks",
         folder=folder / "the batch",
         tasks=tuple(task(folder, name, program) for name, program in programs.items()),

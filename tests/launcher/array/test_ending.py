@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from foretrain.launcher.many import ending
-from foretrain.launcher.many.ending import note_end, status_of
+from foretrain.launcher.array import ending
+from foretrain.launcher.array.ending import record_end, status_of
 
 
 @pytest.mark.parametrize(
@@ -27,13 +27,13 @@ from foretrain.launcher.many.ending import note_end, status_of
 def test_a_task_that_is_killed_is_started_again_a_few_times_in_a_row_and_one_that_asks_always(
     statuses: list[int], expected: int | None, tmp_path: Path
 ) -> None:
-    again = [note_end(tmp_path, "a", "7", status, max_starts=3)[0] for status in statuses]
+    again = [record_end(tmp_path, "a", "7", status, max_starts=3)[0] for status in statuses]
     assert again == [True] * (len(statuses) - 1) + [expected is None]
     assert status_of(tmp_path, "a") == expected
 
 
 def test_a_later_job_is_not_blamed_for_the_starts_of_an_earlier_one(tmp_path: Path) -> None:
-    assert [note_end(tmp_path, "a", job, 137, max_starts=2)[0] for job in ("7", "8", "8")] == [True, True, False]
+    assert [record_end(tmp_path, "a", job, 137, max_starts=2)[0] for job in ("7", "8", "8")] == [True, True, False]
 
 
 def test_a_script_is_told_by_the_status_and_its_log_by_words(
