@@ -1,7 +1,7 @@
 """Whether a run is started again: from how its last start ended, and whether its starts bring it forward.
 
-Batch scripts ask with `python -m foretrain.launcher.restart record-start|next RUN_DIR ...`, Ray's driver by the functions.
-Every start is a line of RUN_DIR/starts.jsonl.
+Batch scripts run `python -m foretrain.launcher.restart record-start|decide RUN_DIR ...`; Ray's driver calls the
+functions. Every start is a line of RUN_DIR/starts.jsonl.
 """
 
 import sys

@@ -123,9 +123,9 @@ def unfinished(folder: Path) -> frozenset[str]:
 
 
 def follow(folder: Path, every_s: float = 10.0) -> Iterator[Ended]:
-    """Yield each task of a job array's folder as it ends, asking Slurm each every_s, until all have and the array is gone.
+    """Yield each task of a job array's folder as it ends, and return once Slurm knows none of them any more.
 
-    The array goes on whether anybody listens or not.
+    Slurm is asked every `every_s` seconds. The array continues even if nobody follows it.
     """
     yield from watch(folder, [task.name for task in read(folder)], lambda: unfinished(folder), every_s)
     # Slurm clears up after tasks that have told of their end; until then they would be refused anew.
