@@ -23,7 +23,7 @@ from foretrain.data_pipeline.stream.batches import Batches
 from foretrain.data_pipeline.stream.data import open_data
 from foretrain.data_pipeline.stream.mixture import Mixture, SourceShare
 from foretrain.data_pipeline.stream.order import Order
-from foretrain.data_pipeline.stream.packing import samples_of
+from foretrain.data_pipeline.stream.packing import open_samples
 from foretrain.data_pipeline.stream.samples import SampleStream, Source
 
 NUM_SHARDS = 40_000
@@ -130,7 +130,7 @@ def _open_simulated(folder: Path) -> TokenStream:
 
 
 def _samples_of(tokens: TokenStream, seq_len: int) -> SampleStream:
-    samples = samples_of(tokens, seq_len, "windows")
+    samples = open_samples(tokens, seq_len, "windows")
     source = Source("", tokens, samples, Order(samples.shard_starts, "order/0"))
     return SampleStream([source], Mixture([SourceShare("", samples.num_samples, 1.0)]), seq_len, seed=0)
 

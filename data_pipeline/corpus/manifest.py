@@ -36,7 +36,7 @@ def checked_name(split: str) -> str:
 def is_part_of_corpus(name: str) -> bool:
     """Return whether `prepare`, or a reader of its corpus, writes files of this name."""
     checks = (".{}.checked.json*", "..{}.checked.json.*")
-    patterns = ("{}-*.tar", "{}.index.npy", *checks, "{}.best_fit-*.npy", ".{}.best_fit-*.npy.*")
+    patterns = ("{}-*.tar", "{}.index.npy", *checks, "{}.best_fit-*", ".{}.best_fit-*")
     return name in (MANIFEST, TOKENIZER) or any(
         fnmatchcase(name, pattern.format(split)) for pattern in patterns for split in SPLITS
     )

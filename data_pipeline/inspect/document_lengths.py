@@ -1,6 +1,6 @@
-"""How long the documents of a corpus are: exactly, in memory that grows with the number of different lengths only.
+"""Exact counts of document lengths, in memory that grows only with the number of different lengths.
 
-Different lengths are few: n tokens hold documents of at most sqrt(2 n) different lengths, 2 million in 2 trillion.
+There are few different lengths: n tokens hold documents of at most sqrt(2 n) lengths, 2 million in 2 trillion tokens.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from foretrain.data_pipeline.stream.batch import IntArray
 
 PERCENTS = (1, 10, 25, 50, 75, 90, 99)
 MERGED_AT_ONCE = 1 << 16
-"""Lengths that wait at least until they are counted together."""
+"""Least number of lengths that are merged into the counts in one step."""
 
 
 @dataclass(frozen=True)
-class Bin:
-    """Documents of [low, 2 * low) tokens."""
+class LengthBin:
+    """The documents of [low, 2 * low) tokens."""
 
     low: int
     num_documents: int
@@ -26,7 +26,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of documents, the EOT token that ends each included."""
+    """Lengths of documents in tokens, with the EOT token that ends each document."""
 
     num_documents: int
     num_tokens: int
@@ -34,13 +34,13 @@ class Lengths:
     min: int
     max: int
     percentiles: dict[str, int]
-    """By the percent: the least length that so many percent of the documents do not exceed."""
-    bins: list[Bin]
-    """From the shortest document's to the longest one's, empty ones too; `low` is a power of two."""
+    """By percentage p: the least length that at least p percent of the documents do not exceed."""
+    bins: list[LengthBin]
+    """From the bin of the shortest document to that of the longest, empty bins too; `low` is a power of two."""
 
 
 class LengthCounter:
-    """Counts lengths, given piece by piece."""
+    """Counts lengths that are given in several parts."""
 
     def __init__(self) -> None:
         self._length, self._count = np.empty((2, 0), dtype=np.int64)
@@ -48,7 +48,7 @@ class LengthCounter:
         self._num_waiting = 0
 
     def add(self, lengths: IntArray) -> None:
-        """Count lengths, all at least 1."""
+        """Count lengths, each at least 1."""
         length, count = np.unique(lengths, return_counts=True)
         self._waiting.append((length, count))
         self._num_waiting += len(length)
@@ -56,14 +56,14 @@ class LengthCounter:
             self._merge()
 
     def lengths(self) -> Lengths:
-        """Return what was counted so far: at least one length."""
+        """Return the statistics of the lengths so far, of which there must be at least one."""
         self._merge()
         length, count = self._length, self._count
         assert len(length), "no document was counted"
-        up_to = np.cumsum(count)
-        num_documents, num_tokens = int(up_to[-1]), int((length * count).sum())
+        cumulative = np.cumsum(count)
+        num_documents, num_tokens = int(cumulative[-1]), int((length * count).sum())
         ranks = [-(-percent * num_documents // 100) for percent in PERCENTS]  # rounded up
-        at_percent = length[np.searchsorted(up_to, ranks)]
+        at_percent = length[np.searchsorted(cumulative, ranks)]
         return Lengths(
             num_documents=num_documents,
             num_tokens=num_tokens,
@@ -77,16 +77,17 @@ class LengthCounter:
     def _merge(self) -> None:
         lengths, counts = zip((self._length, self._count), *self._waiting, strict=True)
         self._length, place = np.unique(np.concatenate(lengths), return_inverse=True)
-        # Not np.bincount's weights: they would be added up as floats.
+        # Not with the weights of np.bincount: it would add the counts as floats.
         self._count = np.zeros(len(self._length), dtype=np.int64)
         np.add.at(self._count, place, np.concatenate(counts))
         self._waiting, self._num_waiting = [], 0
 
-    def _bins(self) -> list[Bin]:
+    def _bins(self) -> list[LengthBin]:
         first, last = (int(length).bit_length() - 1 for length in self._length[[0, -1]])
-        edges = np.searchsorted(self._length, [1 << power for power in range(first, last + 2)])
-        slices = [slice(begin, end) for begin, end in pairwise(edges)]
+        powers = range(first, last + 1)
+        edges = np.searchsorted(self._length, [1 << power for power in (*powers, last + 1)])
+        parts = [slice(begin, end) for begin, end in pairwise(edges)]
         return [
-            Bin(1 << power, int(self._count[part].sum()), int((self._length[part] * self._count[part]).sum()))
-            for power, part in zip(range(first, last + 1), slices, strict=True)
+            LengthBin(1 << power, int(self._count[part].sum()), int((self._length[part] * self._count[part]).sum()))
+            for power, part in zip(powers, parts, strict=True)
         ]

@@ -1,7 +1,7 @@
-"""How good a shuffle an order is, and what it costs: each measure beside the value of an ideal shuffle.
+"""Quality and cost of an order of samples: each measure next to its value for an ideal shuffle.
 
-Measured on the first epoch, on at most MAX_DRAWS draws for each measure, so that a corpus of any size takes a fraction
-of a second. The draws measured are always the same ones.
+Each measure takes at most MAX_DRAWS draws of the first epoch, always the same ones. So a corpus of any size takes a
+fraction of a second.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ class Measure:
 
     value: float
     ideal: float
-    """Of a shuffle in which every order of the epoch is equally likely; of `shards_at_hand`, the least there can be."""
+    """Value for a shuffle in which all orders of an epoch are equally likely; for `shards_at_hand`, the least value."""
     meaning: str
-    """One line."""
+    """One line of explanation."""
 
 
 @dataclass(frozen=True)
 class ShuffleQuality:
-    """What an engineer must know of an order before a run."""
+    """The measures of one order for one batch size."""
 
     displacement: Measure
     serial_correlation: Measure
@@ -36,7 +36,7 @@ class ShuffleQuality:
 
 
 def shuffle_quality(order: Order, global_batch_size: int) -> ShuffleQuality:
-    """Measure the order as the batches of a run see it. A batch larger than the epoch counts as the whole epoch."""
+    """Return the measures of an order. A batch larger than the epoch counts as the full epoch."""
     n, batch_size = order.num_samples, min(global_batch_size, order.num_samples)
     draws = permute(np.arange(min(n, MAX_DRAWS)), n, b"order_quality")
     sample, next_sample = order.at(draws)[1], order.at(np.minimum(draws + 1, n - 1))[1]
@@ -53,12 +53,12 @@ def shuffle_quality(order: Order, global_batch_size: int) -> ShuffleQuality:
         Measure(
             _correlation(sample[inside], next_sample[inside]),
             0.0,
-            "correlation of the corpus positions of two samples drawn in a row; 1 is no shuffle",
+            "correlation of the positions in the corpus of two consecutive samples; 1 means no shuffle",
         ),
         Measure(
             float(neighbours),
             (batch_size - 1) / n,
-            "share of a global batch's samples whose successor in the corpus is in the same batch",
+            "share of a global batch's samples whose next sample in the corpus is in the same batch",
         ),
         Measure(
             float(num_shards),
@@ -68,13 +68,13 @@ def shuffle_quality(order: Order, global_batch_size: int) -> ShuffleQuality:
         Measure(
             float(order.num_shards_at_hand()),
             1.0,
-            "shards needed at hand at once, at most; twice as many where the next block's are fetched ahead",
+            "most shards needed at once; twice as many if the shards of the next block are fetched ahead",
         ),
     )
 
 
 def _batch_starts(n: int, batch_size: int) -> list[int]:
-    """Return the first draws of global batches that are spread evenly over an epoch."""
+    """Return the first draw of each measured batch; the batches are spread evenly over an epoch."""
     num_batches = n // batch_size
     num_measured = min(num_batches, max(1, MAX_DRAWS // batch_size))
     return [i * num_batches // num_measured * batch_size for i in range(num_measured)]
@@ -91,16 +91,16 @@ def _num_shards(shard_starts: IntArray, samples: IntArray) -> int:
 
 
 def _ideal_shards(shard_sizes: IntArray, batch_size: int) -> float:
-    """Return how many shards a batch drawn without repeats is expected to touch.
+    """Return the expected number of shards of a batch that is drawn without repeats.
 
-    A shard of s of the n samples is missed by the draw after i others with probability 1 - s / (n - i). The logarithms
-    are added up at 64 of the draws (midpoint rule), or at all where there are no more.
+    If i samples were drawn and none is from a shard of s of the n samples, the next draw misses that shard too with
+    probability 1 - s / (n - i). The logarithms are summed over at most 64 of the draws by the midpoint rule.
     """
     n = int(shard_sizes.sum())
     sizes, counts = np.unique(shard_sizes[shard_sizes > 0], return_counts=True)
     num_nodes = min(batch_size, 64)
     draw_I = (np.arange(num_nodes) + 0.5) * batch_size / num_nodes - 0.5
     hit_SI = np.minimum(sizes[:, None] / (n - draw_I), 1.0)
-    with np.errstate(divide="ignore"):  # a shard that cannot be missed: the logarithm of 0
+    with np.errstate(divide="ignore"):  # the logarithm of 0, if a shard cannot be missed
         missed_S = np.exp(batch_size * np.log1p(-hit_SI).mean(axis=1))
     return float((counts * (1 - missed_S)).sum())

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from foretrain.data_pipeline.corpus.shards import TokenStream
-from foretrain.data_pipeline.stream.best_fit_plan import documents_by_shard
-from foretrain.data_pipeline.stream.packing import BestFit, Samples
+from foretrain.data_pipeline.inspect.document_lengths import LengthCounter, Lengths
+from foretrain.data_pipeline.stream.documents import documents_by_shard
+from foretrain.data_pipeline.stream.packing import Samples
+from foretrain.progress import Advance
 
 
 @dataclass(frozen=True)
@@ -17,38 +17,39 @@ class PackingStats:
     num_padding: int
     """Positions of samples that hold no token of the corpus."""
     padding_share: float
-    """Of all positions of the samples."""
+    """Share of all positions of the samples."""
     num_unused: int
     """Tokens that are no sample's target."""
     num_documents: int
     num_truncated: int
-    """Documents that do not lie in one sample whole."""
+    """Documents that are not completely in one sample."""
     truncated_share: float
-    """Of all documents."""
+    """Share of all documents."""
 
 
-def packing_stats(stream: TokenStream, samples: Samples, seq_len: int) -> PackingStats:
-    """Count over all documents of a stream, reading their lengths only. Raises CorpusError as a packing does."""
-    whole_documents = isinstance(samples, BestFit)
-    num_documents = num_truncated = 0
-    for starts, ends, first, _ in documents_by_shard(stream):
-        here = starts >= first
-        starts, ends = starts[here], ends[here]
-        if whole_documents:
-            is_truncated = ends - starts > seq_len
-        else:  # inputs begin at the EOT before the document, and end before its own
-            first_window, last_window = np.maximum(starts - 1, 0) // seq_len, np.maximum(ends - 2, 0) // seq_len
-            is_truncated = (first_window != last_window) | (last_window >= samples.num_samples)
-        num_documents += len(starts)
-        num_truncated += int(is_truncated.sum())
+def count_documents(
+    stream: TokenStream, samples: Samples, seq_len: int, advance: Advance = lambda num_bytes: None
+) -> tuple[Lengths, PackingStats]:
+    """Count the documents of a stream; only their lengths are read.
+
+    `advance` is called with the stored size of the tokens of each shard. Raises CorpusError if the lengths do not add
+    up to the tokens of the stream.
+    """
+    counter = LengthCounter()
+    num_truncated = 0
+    for documents in documents_by_shard(stream):
+        starts, ends = documents.beginning_here()
+        counter.add(ends - starts)
+        num_truncated += int(samples.is_truncated(starts, ends).sum())
+        advance((documents.end - documents.first) * stream.dtype.itemsize)
+    lengths = counter.lengths()
     num_positions = samples.num_samples * seq_len
-    num_targets = stream.num_tokens if whole_documents else num_positions
-    return PackingStats(
+    return lengths, PackingStats(
         num_samples=samples.num_samples,
-        num_padding=num_positions - num_targets,
-        padding_share=(num_positions - num_targets) / num_positions,
-        num_unused=stream.num_tokens - num_targets,
-        num_documents=num_documents,
+        num_padding=num_positions - samples.num_targets,
+        padding_share=(num_positions - samples.num_targets) / num_positions,
+        num_unused=stream.num_tokens - samples.num_targets,
+        num_documents=lengths.num_documents,
         num_truncated=num_truncated,
-        truncated_share=num_truncated / max(1, num_documents),
+        truncated_share=num_truncated / lengths.num_documents,
     )

@@ -1,4 +1,4 @@
-"""Text of unknown origin that a terminal may be given: what would steer it, or could not be seen, is spelled out."""
+"""Text of unknown origin made safe for a terminal: characters that control it or are invisible are escaped."""
 
 from unicodedata import category
 
@@ -6,16 +6,16 @@ KEPT = "\n\t"
 
 
 def printable(text: str) -> str:
-    r"""Return the text with every character that shows nothing (control, format, surrogate) written as \x1b or \u202e.
+    r"""Return the text with every control, format or surrogate character escaped, as in \x1b or \u202e.
 
-    New lines, tabs and the spaces of all scripts stay.
+    New lines, tabs and the spaces of all scripts are kept.
     """
     if text.isprintable():
         return text
     return "".join(
-        char if char.isprintable() or char in KEPT or category(char) == "Zs" else _spelled_out(char) for char in text
+        char if char.isprintable() or char in KEPT or category(char) == "Zs" else _escape(char) for char in text
     )
 
 
-def _spelled_out(char: str) -> str:
+def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")

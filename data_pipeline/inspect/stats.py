@@ -1,6 +1,6 @@
-"""The numbers of a run's data: what its sources hold, how often it sees them, how well they are packed and shuffled.
+"""The numbers of a run's data: size of its sources, epochs of each, and quality of packing and shuffle.
 
-No token is read but those that say how long documents are.
+Of the corpora, only the lengths of documents are read, and no tokens.
 """
 
 import math
@@ -9,12 +9,10 @@ from typing import Any
 
 from foretrain.configs.schema import Config
 from foretrain.data_pipeline.corpus.shards import TokenStream
-from foretrain.data_pipeline.inspect.document_lengths import LengthCounter, Lengths
+from foretrain.data_pipeline.inspect.document_lengths import Lengths
 from foretrain.data_pipeline.inspect.order_quality import ShuffleQuality, shuffle_quality
-from foretrain.data_pipeline.inspect.packing_stats import PackingStats, packing_stats
-from foretrain.data_pipeline.inspect.target import source_paths
-from foretrain.data_pipeline.stream.best_fit_plan import documents_by_shard
-from foretrain.data_pipeline.stream.data import Data, open_data
+from foretrain.data_pipeline.inspect.packing_stats import PackingStats, count_documents
+from foretrain.data_pipeline.stream.data import Data, named_sources, open_data
 from foretrain.data_pipeline.stream.order import Order
 from foretrain.data_pipeline.stream.samples import Source
 from foretrain.progress import byte_progress
@@ -25,16 +23,16 @@ class SplitStats:
     """The size of one split."""
 
     num_tokens: int
-    """The EOT token of each document included."""
+    """Tokens, with the EOT token of each document."""
     num_documents: int
     num_text_bytes: int
-    """In UTF-8."""
+    """Bytes of text in UTF-8."""
     bytes_per_token: float
     num_shards: int
     num_members: int
-    """Samples in WebDataset's sense."""
+    """Members of shards: what WebDataset calls samples."""
     size_bytes: int
-    """Of the shards' files."""
+    """Bytes of the files of the shards."""
 
 
 @dataclass(frozen=True)
@@ -42,46 +40,46 @@ class SourceStats:
     """One source of the mixture."""
 
     name: str
-    """Empty where the run names none."""
+    """Empty if the run does not name its only source."""
     path: str
     fingerprint: str
     train: SplitStats
     held_out: SplitStats
     packing: PackingStats
-    """Of the train split."""
+    """Packing of the train split."""
     lengths: Lengths
-    """Of the train split's documents."""
+    """Lengths of the documents of the train split."""
     weight: float
-    """Share of the samples that its weight asks for before the first stage."""
+    """Share of the samples that the source's weight asks for before the first stage."""
     max_epochs: float | None
     num_drawn: int
-    """Samples that the run takes from it."""
+    """Samples that the run takes from the source."""
     drawn_share: float
-    """Of all samples of the run."""
+    """Share of all samples of the run."""
     epochs: float
-    """How often the run sees it."""
+    """Epochs of the source that the run sees."""
     shuffle: dict[str, ShuffleQuality]
-    """By data.order: what each does to this source, in global batches of its share."""
+    """By value of data.order: quality of that order for this source, in batches of its share of the global batch."""
 
 
 @dataclass(frozen=True)
 class StageStats:
-    """A stretch of the run with constant weights."""
+    """A part of the run with constant weights."""
 
     name: str
-    """Empty for the sources' own weights."""
+    """Empty for the stage with the weights of the sources themselves."""
     from_tokens: int
     to_tokens: int
-    """Both rounded up to whole samples; equal where the run ends before the stage begins."""
+    """First token, and one past the last, both rounded up to full samples; equal if the run ends before the stage."""
     weights: dict[str, float]
-    """Share of the samples that is asked for, by source."""
+    """Share of the samples that the weights ask for, by source."""
     drawn: dict[str, int]
-    """Samples that are taken."""
+    """Samples that are taken, by source."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of the data the run takes, and how."""
+    """How much data the run takes, and in which way."""
 
     seq_len: int
     packing: str
@@ -89,17 +87,17 @@ class Budget:
     shuffle_window: int
     seed: int
     num_tokens: int
-    """Of whole steps: train.num_tokens, rounded up."""
+    """train.num_tokens, rounded up to full steps."""
     global_batch_size: int
     num_steps: int
     num_samples: int
     num_available: int | None
-    """Samples until all sources have reached their max_epochs; None: there is no end."""
+    """Samples until all sources have reached their max_epochs; None: no limit."""
 
 
 @dataclass(frozen=True)
 class Stats:
-    """All of it."""
+    """The numbers of a run's data."""
 
     budget: Budget
     sources: list[SourceStats]
@@ -109,33 +107,34 @@ class Stats:
     mixture_fingerprint: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
+        """Return plain values that can be written as JSON."""
         return asdict(self)
 
 
 def collect(config: Config, *, progress: bool = False) -> Stats:
-    """Return the numbers of the data of a config. Raises CorpusError and ValueError as `open_data` does."""
+    """Return the numbers of the data of a config. Raises ValueError and CorpusError as `open_data` does."""
     data = open_data(config.data, config.model.seq_len, progress=progress)
     budget = _budget(config, data)
     taken = min(budget.num_samples, budget.num_available or budget.num_samples)
     drawn = data.train.mixture.counts(taken).tolist()
-    lengths = _all_lengths(data, progress)
-    paths = source_paths(config.data)
-    weights = _shares({share.name: share.weight for share in data.train.mixture.sources})
+    counts = _count_documents(data, progress)
+    named = named_sources(config.data)
+    weights = _shares(data.train.mixture.weights(0))
     sources = []
     for number, source in enumerate(data.train.sources):
         share = drawn[number] / taken if taken else 0.0
+        lengths, packing = counts[number]
         sources.append(
             SourceStats(
                 name=source.name,
-                path=paths[source.name],
+                path=named[source.name].path,
                 fingerprint=source.stream.fingerprint,
                 train=_split(source.stream),
                 held_out=_split(data.held_out[number].stream),
-                packing=packing_stats(source.stream, source.samples, budget.seq_len),
-                lengths=lengths[number],
+                packing=packing,
+                lengths=lengths,
                 weight=weights[source.name],
-                max_epochs=data.train.mixture.sources[number].max_epochs,
+                max_epochs=named[source.name].max_epochs,
                 num_drawn=drawn[number],
                 drawn_share=share,
                 epochs=drawn[number] / source.samples.num_samples,
@@ -175,20 +174,13 @@ def _split(stream: TokenStream) -> SplitStats:
     )
 
 
-def _all_lengths(data: Data, progress: bool) -> list[Lengths]:
-    """Return the lengths of the documents of each source, read shard by shard."""
-    streams = [source.stream for source in data.train.sources]
-    total_bytes = sum(stream.num_tokens * stream.dtype.itemsize for stream in streams)
-    all_lengths = []
+def _count_documents(data: Data, progress: bool) -> list[tuple[Lengths, PackingStats]]:
+    """Return the lengths and the packing of the documents of each source."""
+    total_bytes = sum(source.stream.num_tokens * source.stream.dtype.itemsize for source in data.train.sources)
     with byte_progress("reading the lengths of documents", total_bytes, enabled=progress) as advance:
-        for stream in streams:
-            counter = LengthCounter()
-            for starts, ends, first, end in documents_by_shard(stream):
-                begins_here = starts >= first
-                counter.add((ends - starts)[begins_here])
-                advance((end - first) * stream.dtype.itemsize)
-            all_lengths.append(counter.lengths())
-    return all_lengths
+        return [
+            count_documents(source.stream, source.samples, data.train.seq_len, advance) for source in data.train.sources
+        ]
 
 
 def _shuffle(source: Source, batch_size: int, window: int) -> dict[str, ShuffleQuality]:
@@ -202,7 +194,6 @@ def _shuffle(source: Source, batch_size: int, window: int) -> dict[str, ShuffleQ
 def _stages(data: Data, taken: int) -> list[StageStats]:
     mixture = data.train.mixture
     names = [source.name for source in mixture.sources]
-    weights = [{source.name: source.weight for source in mixture.sources}, *(stage.weights for stage in mixture.stages)]
     begins = [0, *(stage.from_sample for stage in mixture.stages)]
     edges = [min(edge, taken) for edge in (*begins, taken)]
     stages = []
@@ -214,7 +205,7 @@ def _stages(data: Data, taken: int) -> list[StageStats]:
                 name=name,
                 from_tokens=begins[number] * data.train.seq_len,
                 to_tokens=max(end, begins[number]) * data.train.seq_len,
-                weights=_shares({source: weights[number].get(source, 0.0) for source in names}),
+                weights=_shares(mixture.weights(number)),
                 drawn=dict(zip(names, drawn, strict=True)),
             )
         )

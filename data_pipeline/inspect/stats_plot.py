@@ -1,4 +1,4 @@
-"""The lengths of documents as a picture."""
+"""A picture of the lengths of documents."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from foretrain.data_pipeline.inspect.document_lengths import Bin
+from foretrain.data_pipeline.inspect.document_lengths import LengthBin
 from foretrain.data_pipeline.inspect.stats import Stats
 
 COLORS = ("#2563eb", "#ea580c", "#0d9488", "#9333ea", "#ca8a04", "#db2777")
@@ -15,7 +15,7 @@ QUIET_COLOR = "#6b7280"
 
 
 def plot_lengths(stats: Stats, png_path: Path) -> None:
-    """Draw, of each source, which share of its documents and of its tokens is in documents of what length, as PNG."""
+    """Draw as PNG, for each source, the share of its documents and of its tokens by length of the document."""
     figure = Figure(figsize=(8, 5.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     of_documents, of_tokens = figure.subplots(2, 1, sharex=True)
@@ -40,7 +40,7 @@ def plot_lengths(stats: Stats, png_path: Path) -> None:
     figure.savefig(png_path, format="png")
 
 
-def _draw(axes: Axes, bins: Sequence[Bin], shares: Sequence[float], color: str, label: str | None = None) -> None:
+def _draw(axes: Axes, bins: Sequence[LengthBin], shares: Sequence[float], color: str, label: str | None = None) -> None:
     edges = [*(each.low for each in bins), 2 * bins[-1].low]
     percents = [100 * share for share in shares]
     axes.stairs(percents, edges, color=color, fill=True, alpha=0.15)

@@ -1,4 +1,4 @@
-"""Stats as people read them: tables and bars, in plain ASCII where the output is no terminal."""
+"""Tables and bars of the statistics, in plain ASCII if the output is not a terminal."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
@@ -17,7 +17,7 @@ from foretrain.data_pipeline.inspect.stats import Budget, SourceStats, Stats
 EIGHTHS = " ▏▎▍▌▋▊▉"
 BAR_WIDTH = 24
 FACTS_WIDTH, SOURCE_WIDTH = 30, 18
-"""Columns of a terminal that the names of facts take, and each source next to them at the least."""
+"""Columns of the terminal that the names of facts take, and the least columns that each source takes."""
 
 FACTS: dict[str, Callable[[SourceStats], str]] = {
     "tokens": lambda source: f"{source.train.num_tokens:,}",
@@ -41,8 +41,8 @@ FACTS: dict[str, Callable[[SourceStats], str]] = {
 
 
 def print_stats(stats: Stats, console: Console) -> None:
-    """Print everything."""
-    view = _View(console)
+    """Print all statistics."""
+    view = _StatsView(console)
     view.say(*_summary(stats))
     for some in _side_by_side(stats.sources, console.width):
         view.facts(some)
@@ -53,7 +53,7 @@ def print_stats(stats: Stats, console: Console) -> None:
     view.shuffles(stats)
 
 
-class _View:
+class _StatsView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._fancy = console.is_terminal and not console.options.ascii_only
@@ -63,14 +63,14 @@ class _View:
             self._console.print(Text(printable(line)), soft_wrap=True)
 
     def facts(self, sources: Sequence[SourceStats]) -> None:
-        """What the sources hold, side by side."""
+        """Print the facts of several sources, side by side."""
         table = self._table("", *(source.name or "corpus" for source in sources))
         for name, value in FACTS.items():
             table.add_row(name, *(value(source) for source in sources))
         self._print(table)
 
     def stages(self, stats: Stats) -> None:
-        """From which token on which weights hold, and what share of the samples there is each source's."""
+        """Print the first token of each stage, its weights, and the samples that it takes from each source."""
         table = self._table("stage", "source", "from token", "weight", "drawn", "share", num_names=2)
         for stage in stats.stages:
             total = sum(stage.drawn.values())
@@ -82,7 +82,7 @@ class _View:
         self._print(table)
 
     def lengths(self, source: SourceStats, seq_len: int) -> None:
-        """The histogram of a source's documents by length."""
+        """Print the histogram of a source's documents by length."""
         lengths = source.lengths
         most = max(each.num_documents for each in lengths.bins)
         ranges = [f"{each.low:,} - {2 * each.low - 1:,}" for each in lengths.bins]
@@ -99,7 +99,7 @@ class _View:
             self._console.print(line, soft_wrap=True)
 
     def shuffles(self, stats: Stats) -> None:
-        """What the two orders do to each source, next to an ideal shuffle."""
+        """Print the quality of both orders for each source, next to that of an ideal shuffle."""
         table = self._table("source", "shuffle quality", "shuffle", "local", "ideal", num_names=2)
         for source in stats.sources:
             title = source.name or "corpus"
@@ -113,7 +113,7 @@ class _View:
         self.say(f"  local: with data.shuffle_window = {stats.budget.shuffle_window:,}; this run: {stats.budget.order}")
 
     def _table(self, *columns: str, num_names: int = 1) -> Table:
-        """A table of names, and numbers right of them; it neither cuts a cell nor leaves ASCII where it must not."""
+        """Return a table whose first `num_names` columns are names and the others numbers."""
         table = Table(box=box.SIMPLE_HEAD if self._fancy else box.ASCII2)
         for number, column in enumerate(columns):
             justify: Literal["left", "right"] = "left" if number < num_names else "right"
@@ -126,9 +126,9 @@ class _View:
 
 
 def bar(share: float, width: int, *, fancy: bool) -> str:
-    """Return a bar of `share` of `width` characters: in eighths of one where `fancy`, else in whole `#`.
+    """Return a bar of `share` of `width` characters: blocks in eighths of a character if `fancy`, else full `#`.
 
-    What is more than nothing is seen.
+    A share greater than 0 is never an empty bar.
     """
     if share <= 0:
         return ""
@@ -158,7 +158,7 @@ def _too_short(budget: Budget) -> Iterator[str]:
 
 
 def _side_by_side(sources: list[SourceStats], width: int) -> Iterator[list[SourceStats]]:
-    """Yield as many sources at a time as have room next to one another."""
+    """Yield groups of as many sources as fit next to each other."""
     count = max(1, (width - FACTS_WIDTH) // SOURCE_WIDTH)
     for first in range(0, len(sources), count):
         yield sources[first : first + count]

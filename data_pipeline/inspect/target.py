@@ -1,4 +1,4 @@
-"""What a `data` command looks at: a corpus by its folder or URL, or the data of a config."""
+"""The target of a `data` command: a corpus, by its folder or URL, or the data of a config."""
 
 import tempfile
 from collections.abc import Sequence
@@ -12,13 +12,14 @@ from foretrain.configs.schema import Config
 from foretrain.data_pipeline.corpus.manifest import MANIFEST, Manifest
 from foretrain.data_pipeline.corpus.shards import verify
 from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.stream.data import named_sources
 
 
 def config_of(target: str, overrides: Sequence[str] = ()) -> Config:
-    """Return the config that `target` names, or the default one of the corpus that it names; overrides are key=value.
+    """Return the config that `target` names, or a default config for the corpus that it names. Overrides are key=value.
 
-    A URL and a folder with a manifest are corpora, then comes a config of that name: a preset may be called as a
-    folder of runs is. Raises ValueError, which says what to change.
+    A URL, and a folder with a manifest, is a corpus. Any other name is first looked up as a config, because a folder of
+    runs may have the name of a preset. Raises ValueError, which says what to change.
     """
     if _is_url(target) or (Path(target) / MANIFEST).is_file():
         return _config_of_corpus(target, overrides)
@@ -28,7 +29,7 @@ def config_of(target: str, overrides: Sequence[str] = ()) -> Config:
         if not str(error).startswith(f"no config file '{target}'"):
             raise
         if Path(target).is_dir():
-            return _config_of_corpus(target, overrides)  # opening it tells what is missing there
+            return _config_of_corpus(target, overrides)  # to open it reports what is missing there
         if Path(target).suffix in (".yaml", ".yml"):
             raise
         raise CorpusError(
@@ -36,19 +37,15 @@ def config_of(target: str, overrides: Sequence[str] = ()) -> Config:
         ) from error
 
 
-def source_paths(config: DataConfig) -> dict[str, str]:
-    """Return the path of every source by its name, in the order of names; the only one that has none is ""."""
-    return {name: source.path for name, source in sorted(config.sources.items())} or {"": config.path}
-
-
 def verify_sources(config: DataConfig, *, progress: bool = False) -> dict[str, Manifest]:
-    """Return the manifest of each corpus by its path, after reading every byte of all.
+    """Read every byte of each corpus of a config, and return the manifests by the path of the corpus.
 
-    Raises CorpusError that lists every fault of every corpus.
+    Raises CorpusError, which lists every fault of every corpus.
     """
     manifests: dict[str, Manifest] = {}
     faults = []
-    for path in dict.fromkeys(source_paths(config).values()):  # two sources may be one corpus
+    paths = [source.path for source in named_sources(config).values()]
+    for path in dict.fromkeys(paths):  # two sources may share a corpus
         try:
             manifests[path] = verify(path, progress=progress, cache=config.cache)
         except CorpusError as error:
@@ -67,6 +64,6 @@ def _config_of_corpus(path: str, overrides: Sequence[str]) -> Config:
         config = configs.load(no_settings.name, overrides)
     if config.data.sources or config.data.path != DataConfig.path:
         raise CorpusError(
-            f"{path} is a corpus, and the overrides name another: give data.path or data.sources to a config alone"
+            f"{path} is a corpus, and the overrides name another one: set data.path or data.sources only with a config"
         )
     return replace(config, data=replace(config.data, path=path))

@@ -1,6 +1,6 @@
-"""A batch as the trainer takes it: plain arrays.
+"""A batch in the form that the trainer takes: plain arrays.
 
-Shape letters: B samples, L positions of a sample.
+Shape letters: B samples, L positions of a sample, C = L + 1 tokens of a row.
 """
 
 from dataclasses import dataclass, field
@@ -11,52 +11,54 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int64]
 
 IGNORE = -100
-"""The target that carries no loss."""
+"""Target of a position that carries no loss."""
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """A sample that could not be read, and the one that took its place."""
+    """A sample that could not be read, and the sample that took its place."""
 
     g: int
-    """The global sample."""
+    """Number of the global sample."""
     source: str
     sample: int
-    """Of the source, unreadable."""
+    """Number, in its source, of the sample that could not be read."""
     used: int
-    """Sample of the source that was read instead."""
+    """Number, in its source, of the sample that was read instead."""
     shard: str
+    """Shard in which reading failed."""
     offset_bytes: int
-    """Where reading failed."""
+    """Byte of the shard at which reading failed."""
     why: str
 
 
 @dataclass
 class Batch:
-    """Samples side by side; every array int64, of shape (B, L)."""
+    """Samples side by side. Every array is int64 of shape (B, L)."""
 
     tokens_BL: IntArray
     targets_BL: IntArray
-    """The token that follows each one, or IGNORE."""
+    """Next token of each position, or IGNORE."""
     positions_BL: IntArray | None = None
-    """Each token's position in its document, where attention stays inside documents: a 0 begins one. None: attention
-    sees the whole sample."""
+    """Position of each token in its document: a 0 begins a document, and attention stays inside documents. None means
+    that attention sees the full sample."""
     num_padding: int = 0
-    """Positions that hold no token of the corpus."""
+    """Number of positions that hold no token of the corpus."""
     replaced: list[Replacement] = field(default_factory=list)
-    """Samples that stand in for unreadable ones."""
+    """Samples that could not be read, and what was read instead."""
 
     rows_BC: IntArray | None = None
-    """Where each target is the next token: the one array, of shape (B, L + 1), that tokens and targets are views of."""
+    """If each target is the token at the next position: the array, of shape (B, L + 1), of which tokens and targets are
+    views."""
 
     @classmethod
     def of_rows(cls, num_samples: int, seq_len: int, *, with_positions: bool) -> "Batch":
-        """A batch to be filled in through its rows, L + 1 tokens in a row of the stream each."""
+        """Return a batch to be filled through its rows, each of which holds L + 1 consecutive tokens of the stream."""
         rows_BC = np.empty((num_samples, seq_len + 1), dtype=np.int64)
         positions_BL = np.empty((num_samples, seq_len), dtype=np.int64) if with_positions else None
         return cls(rows_BC[:, :-1], rows_BC[:, 1:], positions_BL, rows_BC=rows_BC)
 
     @classmethod
     def empty(cls, num_samples: int, seq_len: int) -> "Batch":
-        """A batch to be filled in, with positions."""
+        """Return a batch to be filled, with positions."""
         return cls(*np.empty((3, num_samples, seq_len), dtype=np.int64))

@@ -1,7 +1,9 @@
-"""Batches of one data-parallel rank, a pure function of the samples consumed, and a thread that reads ahead."""
+"""Batches of one data-parallel rank as a function of the samples consumed, and a thread that reads ahead."""
 
 import threading
 import time
+from collections.abc import Iterable
+from itertools import count
 from queue import SimpleQueue
 
 import numpy as np
@@ -11,22 +13,24 @@ from foretrain.data_pipeline.stream.samples import SampleStream
 
 
 class Batches:
-    """This rank's share of every global batch.
+    """This rank's share of every global batch, by the number of samples consumed before it.
 
-    The samples of a global batch are dealt to the ranks in contiguous shares, rank 0 first, so the shares of any number
-    of ranks are together the same samples in the same order. Nothing is remembered from one call to the next. Raises
-    ValueError where the batch cannot be dealt evenly.
+    The samples of a global batch are divided among the ranks in contiguous shares, rank 0 first. So any number of ranks
+    together read the same samples in the same order. No call depends on an earlier call.
+
+    Raises ValueError if `dp_size` does not divide `global_batch_size`.
     """
 
     def __init__(
         self, stream: SampleStream, global_batch_size: int, dp_rank: int, dp_size: int, prefetch_samples: int = 0
     ) -> None:
-        """`prefetch_samples`: how far ahead shards are fetched, where they are not on this machine."""
-        if global_batch_size % dp_size:
+        """`prefetch_samples`: number of samples ahead of need for which remote shards are fetched."""
+        if global_batch_size < 1 or global_batch_size % dp_size:
             raise ValueError(
                 f"global_batch_size = {global_batch_size} is not a multiple of dp = {dp_size}: change one of them"
             )
-        assert 0 <= dp_rank < dp_size, f"dp_rank = {dp_rank} is outside [0, {dp_size})"
+        if not 0 <= dp_rank < dp_size:
+            raise ValueError(f"dp_rank = {dp_rank} is not among the dp_size = {dp_size} ranks, which count from 0")
         self.global_batch_size = global_batch_size
         self._stream = stream
         self._prefetch_samples = max(prefetch_samples, global_batch_size)
@@ -35,12 +39,12 @@ class Batches:
         self._first = dp_rank * self._local_size
 
     def batch(self, samples_consumed: int) -> Batch:
-        """This rank's global_batch_size / dp_size samples of the global batch that follows `samples_consumed`."""
+        """Return this rank's global_batch_size / dp_size samples of the global batch after `samples_consumed`."""
         self._fetch_ahead(samples_consumed)
         return self._stream.read(samples_consumed + self._first + np.arange(self._local_size))
 
     def _fetch_ahead(self, samples_consumed: int) -> None:
-        """Name the shards that will be needed, again whenever an eighth of those named before is used up."""
+        """Request the shards that will be needed, each time an eighth of the last request has been used."""
         start = self._fetched_from
         if start is None or not start <= samples_consumed < start + self._prefetch_samples // 8:
             self._fetched_from = samples_consumed
@@ -48,31 +52,38 @@ class Batches:
 
 
 class Prefetcher:
-    """Iterates over `num_batches` batches from sample `start` on, read ahead in a thread, at most `depth` of them.
+    """An iterator over the batches of one rank; a thread reads at most `depth` of them ahead.
 
-    `samples_consumed` counts what was handed out, whatever was read ahead. An exception of the reader is raised where
-    its batch would have been handed out. With depth 0 there is no thread. Close it, or use it in a `with`.
+    It begins after `start` samples and ends after `num_batches` (None: never). With depth 0 there is no thread. If
+    reading a batch fails, `next` raises the error in place of that batch. `close`, or the end of a `with` block, ends
+    the thread at once; without them the thread ends when the iterator is exhausted or no longer referenced.
     """
 
-    def __init__(self, batches: Batches, start: int, num_batches: int, depth: int) -> None:
+    def __init__(self, batches: Batches, start: int, num_batches: int | None, depth: int) -> None:
         self.samples_consumed = start
+        """Samples of all ranks up to and with the last batch that was returned. Batches read ahead do not count. This
+        number is all that a resume needs."""
         self.wait_s = 0.0
-        """Time that the last batch was waited for."""
+        """Seconds that the last call of `next` waited for its batch."""
         self._batches = batches
-        self._end = start + num_batches * batches.global_batch_size
+        size = batches.global_batch_size
+        self._end = None if num_batches is None else start + num_batches * size
         self._ready: SimpleQueue[Batch | BaseException] = SimpleQueue()
         self._free = threading.Semaphore(depth)
-        self._closed = False
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         if depth > 0:
-            self._thread = threading.Thread(target=self._read_ahead, args=(start,), name="prefetch", daemon=True)
+            starts = count(start, size) if self._end is None else range(start, self._end, size)
+            # The thread holds no reference to this object, so that an iterator that nobody uses can be deleted.
+            arguments = (batches, starts, self._ready, self._free, self._closed)
+            self._thread = threading.Thread(target=_read_ahead, args=arguments, name="prefetch", daemon=True)
             self._thread.start()
 
     def __iter__(self) -> "Prefetcher":
         return self
 
     def __next__(self) -> Batch:
-        if self._closed or self.samples_consumed >= self._end:
+        if self._closed.is_set() or (self._end is not None and self.samples_consumed >= self._end):
             raise StopIteration
         asked_s = time.perf_counter()
         batch = self._batches.batch(self.samples_consumed) if self._thread is None else self._next_ready()
@@ -89,11 +100,14 @@ class Prefetcher:
         return result
 
     def close(self) -> None:
-        """Stop the thread and wait for the batch it is reading; further iteration ends. May be called twice."""
-        self._closed = True
-        self._free.release()
+        """Stop the thread and wait for the batch that it is reading. Iteration ends. May be called twice."""
+        self._stop()
         if self._thread is not None:
             self._thread.join()
+
+    def _stop(self) -> None:
+        self._closed.set()
+        self._free.release()
 
     def __enter__(self) -> "Prefetcher":
         return self
@@ -101,13 +115,23 @@ class Prefetcher:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _read_ahead(self, start: int) -> None:
-        for samples in range(start, self._end, self._batches.global_batch_size):
-            self._free.acquire()
-            if self._closed:
-                return
-            try:
-                self._ready.put(self._batches.batch(samples))
-            except BaseException as error:  # noqa: BLE001 (raised again in the consumer)
-                self._ready.put(error)
-                return
+    def __del__(self) -> None:
+        self._stop()
+
+
+def _read_ahead(
+    batches: Batches,
+    starts: Iterable[int],
+    ready: "SimpleQueue[Batch | BaseException]",
+    free: threading.Semaphore,
+    closed: threading.Event,
+) -> None:
+    for samples_consumed in starts:
+        free.acquire()
+        if closed.is_set():
+            return
+        try:
+            ready.put(batches.batch(samples_consumed))
+        except BaseException as error:  # noqa: BLE001 (raised again in the consumer)
+            ready.put(error)
+            return

@@ -1,11 +1,11 @@
-"""Pack documents into samples of one length without cutting those that fit: best-fit decreasing, as plain arithmetic.
+"""Packing of documents into samples of one length by best-fit decreasing, as plain arithmetic.
 
 Ding et al., "Fewer Truncations Improve Language Modeling", ICML 2024 (arXiv 2404.10830): only documents longer than a
 sample are cut, and the pieces go into as few samples as best-fit decreasing needs.
 
-A piece is named by the stream position of its first target. Its inputs are the tokens one position before its targets,
-so that the inputs of a whole document are the EOT before it and all its tokens but its own EOT, and every token of the
-stream is a target once.
+A piece is identified by the stream position of its first target. Its inputs are the tokens one position before its
+targets: the inputs of a complete document are the EOT before it and all its tokens but its own EOT. So every token of
+the stream is a target once.
 
 Shape letters: D documents, P pieces, S samples.
 """
@@ -18,14 +18,15 @@ import numpy as np
 from foretrain.data_pipeline.stream.batch import IntArray
 
 RADIX_SORTED = 1 << 16
-"""numpy sorts numbers below this in linear time, and those above in n log n."""
+"""numpy sorts numbers below this in linear time, and larger ones in n log n."""
 
 
 def cut_into_pieces(starts: IntArray, ends: IntArray, seq_len: int, first: int, end: int) -> tuple[IntArray, IntArray]:
-    """Return (starts, lengths), both of shape (P,), of the pieces of documents that start in stream [first, end).
+    """Return (starts, lengths), both of shape (P,), of the pieces that start in [first, end) of the stream.
 
-    A document [start, end), shape (D,), is cut every seq_len tokens from its start on, wherever [first, end) lies: all
-    its pieces but the last have seq_len tokens, and neighbouring stretches have each piece once.
+    Document d is tokens [starts[d], ends[d]); both have shape (D,). It is cut every seq_len tokens from its start on,
+    wherever `first` and `end` are. So all its pieces but the last have seq_len tokens, and neighbouring ranges
+    [first, end) together have each piece once.
     """
     before = np.maximum(0, -((starts - first) // seq_len))
     through = -((starts - np.minimum(ends, end)) // seq_len)
@@ -36,16 +37,15 @@ def cut_into_pieces(starts: IntArray, ends: IntArray, seq_len: int, first: int, 
 
 
 def pack(lengths: IntArray, seq_len: int) -> tuple[IntArray, IntArray]:
-    """Return (pieces, offsets): sample s holds the pieces with the numbers pieces[offsets[s] : offsets[s + 1]].
+    """Return (pieces, offsets), shapes (P,) and (S + 1,): sample s has the pieces pieces[offsets[s] : offsets[s + 1]].
 
-    `lengths`, shape (P,), are from 1 to seq_len; the pieces of a sample are together no longer than seq_len. Samples
-    are those of best-fit decreasing: from the longest piece to the shortest, each goes where the least room is left
-    that holds it, and into a new sample where there is none. A sample's pieces stand in that order, so the longest
-    first; samples stand in the order of their first piece, so that neighbours differ no more in the lengths of their
-    pieces than any two samples do. Shapes (P,) and (S + 1,).
+    `lengths`, shape (P,), are from 1 to seq_len; the pieces of a sample have together at most seq_len tokens. Best-fit
+    decreasing takes the pieces from the longest to the shortest, and puts each into the sample with the least room that
+    is enough, or into a new sample if none has enough. A sample's pieces are in that order, the longest first. Samples
+    are in the order of their first piece in the stream, so that samples of long pieces do not all come first.
 
-    Pieces of one length are placed together, and samples with the same room left are alike, so the work in Python grows
-    with the number of distinct lengths, at most seq_len, and not with P.
+    Pieces of one length are placed together, and samples with the same room left are interchangeable. So the work in
+    Python grows with the number of distinct lengths, which is at most seq_len, and not with P.
     """
     if len(lengths) == 0:
         return np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
@@ -71,8 +71,9 @@ def count_up(counts: IntArray) -> IntArray:
 def _place(descending: IntArray, seq_len: int) -> tuple[IntArray, IntArray]:
     """Return the sample of each piece, shape (P,), and the first piece of each sample, shape (S,).
 
-    Of several pieces of one length, the first goes where the room is least. What it leaves is less than any other room,
-    so while it is enough, the next goes there too: a sample takes as many as it can before the next sample has a turn.
+    The first of several pieces of one length goes into the sample with the least room. What it leaves there is less
+    than any other room, so the next piece goes there too if it fits. A sample therefore takes as many of these pieces
+    as it can hold before the next sample takes any.
     """
     sample_of = np.empty_like(descending)
     openers: list[IntArray] = []
@@ -105,14 +106,14 @@ def _place(descending: IntArray, seq_len: int) -> tuple[IntArray, IntArray]:
 
 
 class _Rooms:
-    """The samples that are not full, by the room that is left in them."""
+    """The samples that are not full, by the room left in them."""
 
     def __init__(self) -> None:
         self._samples: dict[int, list[IntArray]] = {}
         self._ascending: list[int] = []
 
     def put(self, room: int, samples: IntArray) -> None:
-        """Add samples that have so much room."""
+        """Add samples with this much room."""
         if room == 0 or len(samples) == 0:
             return
         if room not in self._samples:
@@ -121,7 +122,7 @@ class _Rooms:
         self._samples[room].append(samples)
 
     def take_least(self, at_least: int) -> tuple[int, IntArray] | None:
-        """Remove and return the least room that is enough and all samples that have it; None where none has enough."""
+        """Remove and return the least room that is enough, and all samples with that room; None if none has enough."""
         place = bisect_left(self._ascending, at_least)
         if place == len(self._ascending):
             return None

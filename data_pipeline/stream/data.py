@@ -1,16 +1,29 @@
-"""Open all the data of a run, as its config names it: the stream of training samples, and what is held out."""
+"""All the data of a run: the stream of training samples, and the held-out samples.
+
+    data = open_data("data/mine", seq_len=1024)
+    for batch in data.batches(global_batch_size=256, dp_rank=rank, dp_size=num_ranks):
+        train(batch.tokens_BL, batch.targets_BL)
+
+Shape letters: B samples of one rank's batch, L positions of a sample.
+"""
 
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from foretrain.configs.data import CacheConfig, DataConfig, SourceConfig
+from foretrain.configs.schema import Config
 from foretrain.data_pipeline.corpus.shards import TokenStream, open_corpus
 from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.stream.batches import Batches, Prefetcher
 from foretrain.data_pipeline.stream.mixture import Mixture, SourceShare, Stage
 from foretrain.data_pipeline.stream.order import Order
-from foretrain.data_pipeline.stream.packing import samples_of
+from foretrain.data_pipeline.stream.packing import open_samples
 from foretrain.data_pipeline.stream.samples import SampleStream, Source
 
 
@@ -21,21 +34,50 @@ class HeldOut:
     name: str
     stream: TokenStream
     weight: float
-    """The source's share of the samples of an evaluation, relative to the others'."""
+    """The source's share of the samples of an evaluation, relative to the weights of the other sources."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """The data of a run. It can be pickled: the copy opens its files again."""
+    """The data of a run. It can be pickled; a copy opens its files again."""
 
     train: SampleStream
     held_out: list[HeldOut]
+    config: DataConfig
     fingerprints: dict[str, str]
-    """By the source's name: changes with any token of its train split, their order, and the tokenizer."""
+    """By the name of the source. A fingerprint changes with any token of the source's train split, with the order of
+    the tokens, and with the tokenizer."""
     mixture_fingerprint: str
-    """Changes with anything else that decides which tokens a global sample is made of."""
+    """It changes with anything else that decides which tokens make up a global sample."""
     stage_names: list[str]
-    """Of the mixture's stages, the first one being that of the sources' own weights: ""."""
+    """Names of the mixture's stages. The first is "": the stage with the weights of the sources themselves."""
+
+    def batches(
+        self,
+        global_batch_size: int,
+        *,
+        dp_rank: int = 0,
+        dp_size: int = 1,
+        samples_consumed: int = 0,
+        num_batches: int | None = None,
+    ) -> Prefetcher:
+        """Return an iterator over this rank's batches, read ahead by a thread.
+
+        `global_batch_size` samples are divided among the `dp_size` ranks; `dp_rank` counts from 0. Each batch has
+        int64 arrays of shape (B, L), where B = global_batch_size / dp_size and L = seq_len: `tokens_BL`, `targets_BL`
+        (-100 carries no loss), and `positions_BL`, or None if attention sees the full sample.
+
+        To resume, save `samples_consumed` of the iterator and pass it here again, with any number of ranks: together
+        they read the same samples in the same order. `num_batches`: batches until the iterator ends; None: until
+        `max_epochs` of the sources ends, or without end. Raises ValueError if `dp_size` does not divide
+        `global_batch_size`.
+        """
+        prefetch_samples = self.samples_in(self.config.cache.prefetch_gb)
+        batches = Batches(self.train, global_batch_size, dp_rank, dp_size, prefetch_samples)
+        available = self.train.mixture.num_samples
+        if num_batches is None and available is not None:
+            num_batches = max(0, available - samples_consumed) // global_batch_size
+        return Prefetcher(batches, samples_consumed, num_batches, self.config.prefetch_batches)
 
     @property
     def fingerprint(self) -> str:
@@ -45,21 +87,21 @@ class Data:
 
     @property
     def any_stream(self) -> TokenStream:
-        """The train split of one source: vocabulary, EOT and tokenizer are the same in all."""
+        """The train split of one source. All sources have the same vocabulary, EOT and tokenizer."""
         return self.train.sources[0].stream
 
     @property
     def unigram_entropy_nats(self) -> float:
-        """Loss of a model that knows how often each token occurs in each source, over the held-out samples' mixture."""
+        """Loss, on the held-out samples, of a model that knows only how often each token occurs in each source."""
         total = sum(source.weight for source in self.held_out)
         return sum(source.weight * source.stream.manifest.unigram_entropy_nats for source in self.held_out) / total
 
     def samples_in(self, gigabytes: float) -> int:
-        """How many samples of tokens have that size."""
+        """Return how many samples of stored tokens have that size."""
         return int(gigabytes * 1e9 / (self.train.seq_len * self.any_stream.dtype.itemsize))
 
     def state(self, samples_consumed: int) -> dict[str, object]:
-        """All that the stream needs to go on, the same on every rank."""
+        """Return all that the stream needs to resume, and what it must then find unchanged. Equal on every rank."""
         return {
             "samples_consumed": samples_consumed,
             "seed": self.train.seed,
@@ -69,7 +111,7 @@ class Data:
         }
 
     def check_budget(self, num_samples: int) -> None:
-        """Raise CorpusError unless there are that many samples; sources without a cap are endless."""
+        """Raise CorpusError if `max_epochs` of the sources leaves fewer than `num_samples` samples."""
         available = self.train.mixture.num_samples
         if available is not None and num_samples > available:
             raise CorpusError(
@@ -78,15 +120,30 @@ class Data:
             )
 
 
-def open_data(config: DataConfig, seq_len: int, *, progress: bool = False) -> Data:
-    """Open every source of `config` for samples of `seq_len` tokens.
+def open_data(
+    source: Config | DataConfig | str | Path, seq_len: int | None = None, *, progress: bool = False, **settings: Any
+) -> Data:
+    """Open the training samples and the held-out samples of a run.
 
-    Raises CorpusError for sources that cannot be opened, cannot be mixed, or hold no sample.
+    `source` is a `Config`, its `data` section, or the path of a corpus: a folder that `foretrain prepare` wrote, or its
+    URL. `seq_len` is the number of tokens of a sample; it may be left out if `source` is a `Config`. `settings` are
+    fields of the `data` section that win over `source`: `open_data("data/mine", 1024, packing="best_fit", seed=1)`.
+    `progress` shows on stderr how far long work is.
+
+    Raises ValueError if a setting is wrong, and its subclass CorpusError if a source cannot be opened or mixed with the
+    others, or holds no sample.
     """
-    named = dict(sorted(config.sources.items())) or {"": SourceConfig(config.path)}
+    if isinstance(source, Config):
+        config, seq_len = source.data, seq_len or source.model.seq_len
+    else:
+        config = source if isinstance(source, DataConfig) else DataConfig(path=str(source))
+    if seq_len is None:
+        raise ValueError("open_data needs seq_len, the number of tokens of a sample: pass it, or pass a Config")
+    config = _with_settings(config, settings)
+    named = named_sources(config)
     streams = {name: _open(name, source.path, "train", config.cache) for name, source in named.items()}
     held_out = [
-        HeldOut(name, _held_out(name, source.path, config.cache), source.weight) for name, source in named.items()
+        HeldOut(name, _open_held_out(name, source.path, config.cache), source.weight) for name, source in named.items()
     ]
     _check_one_tokenizer(streams)
     sources = [_source(name, stream, config, seq_len, progress) for name, stream in streams.items()]
@@ -97,7 +154,7 @@ def open_data(config: DataConfig, seq_len: int, *, progress: bool = False) -> Da
     stage_configs = sorted(config.stages.items(), key=lambda item: item[1].from_tokens)
     stages = [Stage(-(-stage.from_tokens // seq_len), stage.weights) for _, stage in stage_configs]
     mixture = Mixture(shares, stages, config.seed, config.mixture_block)
-    decides = {
+    decisive = {
         "sources": [[share.name, share.num_samples, share.weight, share.max_epochs] for share in shares],
         "stages": [[stage.from_sample, sorted(stage.weights.items())] for stage in stages],
         "block": config.mixture_block if len(shares) > 1 else None,
@@ -107,7 +164,25 @@ def open_data(config: DataConfig, seq_len: int, *, progress: bool = False) -> Da
     }
     train = SampleStream(sources, mixture, seq_len, config.seed, replaces_unreadable=config.max_bad_samples > 0)
     fingerprints = {name: stream.fingerprint for name, stream in streams.items()}
-    return Data(train, held_out, fingerprints, _hash(decides), ["", *(name for name, _ in stage_configs)])
+    return Data(train, held_out, config, fingerprints, _hash(decisive), ["", *(name for name, _ in stage_configs)])
+
+
+def named_sources(config: DataConfig) -> dict[str, SourceConfig]:
+    """Return the sources by name, sorted by name. If the config has only `path`, its name is ""."""
+    return dict(sorted(config.sources.items())) or {"": SourceConfig(config.path)}
+
+
+def _with_settings(config: DataConfig, settings: dict[str, Any]) -> DataConfig:
+    """Return the config with some fields replaced, checked as those of a file are. Raises ValueError."""
+    if not settings:
+        return config
+    try:
+        changed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), settings))
+    except (ValueError, OmegaConfBaseException) as error:
+        first_line = str(error).partition("\n")[0]
+        raise ValueError(f"open_data cannot set {', '.join(settings)} of `data`: {first_line}") from error
+    assert isinstance(changed, DataConfig)
+    return changed
 
 
 def _open(name: str, path: str, split: str, cache: CacheConfig) -> TokenStream:
@@ -117,7 +192,7 @@ def _open(name: str, path: str, split: str, cache: CacheConfig) -> TokenStream:
         raise CorpusError(f"data.sources.{name}: {error}" if name else str(error)) from error
 
 
-def _held_out(name: str, path: str, cache: CacheConfig) -> TokenStream:
+def _open_held_out(name: str, path: str, cache: CacheConfig) -> TokenStream:
     stream = _open(name, path, "val", cache)
     if stream.num_tokens < 2:
         raise CorpusError(
@@ -129,7 +204,7 @@ def _held_out(name: str, path: str, cache: CacheConfig) -> TokenStream:
 
 def _source(name: str, stream: TokenStream, config: DataConfig, seq_len: int, progress: bool) -> Source:
     cache_dir = Path(config.cache.dir) if config.cache.dir else None
-    samples = samples_of(stream, seq_len, config.packing, cache_dir, progress=progress)
+    samples = open_samples(stream, seq_len, config.packing, cache_dir, progress=progress)
     key = f"order/{config.seed}/{name}" if name else f"order/{config.seed}"
     window = config.shuffle_window if config.order == "local" else None
     return Source(name, stream, samples, Order(samples.shard_starts, key, window))

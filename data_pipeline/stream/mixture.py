@@ -1,9 +1,10 @@
-"""Which source global sample g comes from, and which of that source's samples it is: a pure function of g.
+"""Which source global sample g comes from, and which of that source's draws it is: a pure function of g.
 
-Samples are dealt in blocks. In each, a source has exactly its share, rounded by the method of the largest remainder,
-and a permutation says which slots of the block are its own. It gives its samples in its own order, so where g stands in
-the source is a count of what it gave before. That count needs no walk from 0: the blocks between two events (a stage
-begins, a source has given all it may) are all alike, and the few such runs of blocks are found when a Mixture is made.
+Samples are divided among the sources in blocks. In each block a source has exactly its share, rounded by the method of
+the largest remainder, and a permutation says which slots of the block it fills. A source gives its samples in its own
+order, so g is the source's k-th draw if the source gave k samples before g. To count them needs no walk from 0: between
+two events (a stage begins, a source reaches its `max_epochs`) all blocks are alike. These runs of alike blocks are few,
+and are found when a Mixture is made.
 
 Shape letters: N samples, J sources, T slots of a block.
 """
@@ -17,10 +18,11 @@ from math import isfinite, lcm
 import numpy as np
 import numpy.typing as npt
 
-from foretrain.data_pipeline.stream.order import IntArray, groups, permute
+from foretrain.data_pipeline.stream.batch import IntArray
+from foretrain.data_pipeline.stream.order import groups, permute
 
 ENDLESS = 2**62
-"""Samples that no run reaches."""
+"""A number of samples that no run reaches."""
 
 
 @dataclass(frozen=True)
@@ -29,30 +31,30 @@ class SourceShare:
 
     name: str
     num_samples: int
-    """In one of its epochs."""
+    """Samples of one epoch of the source."""
     weight: float
-    """Share of the samples, relative to the other sources' weights, until a stage changes it."""
+    """Share of the samples, relative to the weights of the other sources, until a stage changes it."""
     max_epochs: float | None = None
-    """It gives at most the whole number of samples in this many epochs; None: as many as are asked for."""
+    """The source gives at most this many epochs, rounded down to a whole number of samples; None: no limit."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Weights that hold from one sample on. A source that is not named has weight 0."""
+    """Weights that apply from one sample on. A source that is not named has weight 0."""
 
     from_sample: int
     weights: dict[str, float] = field(default_factory=dict)
 
 
 class Mixture:
-    """Deals global samples to sources.
+    """The division of global samples among sources.
 
-    A stage begins its blocks anew, and nothing before it depends on it. A source that may give no more (`max_epochs`)
-    gives exactly what it has left in the block that asks for more, and the others share the rest of that block; from
-    the next block on its weight is 0. Where no source of the stage is left, the mixture ends.
+    Each stage begins with a new block, and changes no sample before it. If a block asks a source for more samples than
+    its `max_epochs` leaves, the source gives exactly what is left, the others share the rest of the block, and from the
+    next block on the source's weight is 0. The mixture ends when no source of the stage has a sample left.
 
-    Threads may share a Mixture; a pickled copy is made anew. Raises ValueError, which says what to change, for sources
-    and stages that cannot be.
+    Several threads may share a Mixture. Raises ValueError, which says what to change, for sources and stages that
+    cannot be mixed.
     """
 
     def __init__(
@@ -64,15 +66,15 @@ class Mixture:
         self._stage_starts: IntArray = np.array([0, *(stage.from_sample for stage in stages)], dtype=np.int64)
         self._runs: list[_Run] = []
         self.num_samples = self._find_runs()
-        """Where the mixture ends; None: nowhere."""
+        """Samples until the mixture ends; None: it does not end."""
         self._run_starts: IntArray = np.array([run.start for run in self._runs], dtype=np.int64)
         self._sizes: IntArray = np.array([run.size for run in self._runs], dtype=np.int64)
         self._identity = len(self.sources) == 1
 
     def locate(self, g: npt.ArrayLike) -> tuple[IntArray, IntArray]:
-        """Return (source_number, k) of each global sample, in the shape of g, int64: it is that source's k-th draw.
+        """Return (source_number, k) of each global sample, int64 in the shape of g: it is that source's k-th draw.
 
-        Raises ValueError for a sample beyond the end.
+        Raises ValueError for a sample beyond the end of the mixture.
         """
         g_N = np.array(g, dtype=np.int64).ravel()
         assert g_N.size == 0 or g_N.min() >= 0, "a global sample has a negative number"
@@ -95,7 +97,7 @@ class Mixture:
     def counts(self, num_samples: int) -> IntArray:
         """Return how many of the first `num_samples` global samples come from each source, shape (J,).
 
-        Raises ValueError where the mixture ends before.
+        Raises ValueError if the mixture ends earlier.
         """
         assert num_samples >= 0, f"num_samples = {num_samples} must not be negative"
         self._check_end(num_samples)
@@ -103,22 +105,28 @@ class Mixture:
         return self._used_after(number, num_samples - self._runs[number].start)
 
     def stage(self, g: int) -> int:
-        """Return the stage that sample g is in: 0 before the first of `stages`, 1 in the first, and so on."""
+        """Return the number of the stage of sample g: 0 before the first of `stages`, 1 in the first, and so on."""
         return int(np.searchsorted(self._stage_starts, g, side="right")) - 1
+
+    def weights(self, stage: int) -> dict[str, float]:
+        """Return the weight of every source in a stage, by the source's name."""
+        if stage == 0:
+            return {source.name: source.weight for source in self.sources}
+        return {source.name: self.stages[stage - 1].weights.get(source.name, 0.0) for source in self.sources}
 
     def __reduce__(self) -> tuple[type["Mixture"], tuple[tuple[SourceShare, ...], tuple[Stage, ...], int, int]]:
         return Mixture, (self.sources, self.stages, self.seed, self.block)
 
     def _find_runs(self) -> int | None:
-        """Fill in the runs, and return where the mixture ends, or None.
+        """Fill in the runs, and return the number of samples after which the mixture ends, or None.
 
-        A run ends where its stage does or where a source comes to its end, so they are few.
+        A run ends when its stage ends or when a source has no sample left.
         """
         caps = np.array([_cap(source) for source in self.sources], dtype=np.int64)
         used: IntArray = np.zeros_like(caps)
         stage_ends = [*self._stage_starts[1:].tolist(), ENDLESS]
         for stage, (stage_start, stage_end) in enumerate(zip(self._stage_starts.tolist(), stage_ends, strict=True)):
-            weights = _whole_weights(self._weights(stage))
+            weights = _whole_weights(list(self.weights(stage).values()))
             start = stage_start
             while start < stage_end:
                 left = (caps - used).tolist()
@@ -128,7 +136,7 @@ class Mixture:
                 regular = largest_remainder(open_weights, self.block)
                 self._check_shares(stage, open_weights, regular)
                 shares = _shares_within(open_weights, regular, left)
-                # 1 where a source is at its end: its share is what it has left.
+                # 1 if a source ends in this block, because its share is then all that it has left.
                 num_blocks = min(rest // share for rest, share in zip(left, shares, strict=True) if share)
                 first_block = (start - stage_start) // self.block
                 run = _Run(start, stage, first_block, sum(shares), np.array(shares, dtype=np.int64), used)
@@ -140,7 +148,7 @@ class Mixture:
         return None
 
     def _used_after(self, number: int, length: int) -> IntArray:
-        """Return how many samples each source gave up to `length` samples after the start of a run."""
+        """Return how many samples each source gave in the first `length` samples of a run and in all before it."""
         run = self._runs[number]
         block, slot = divmod(length, run.size)
         used = run.used_before(block)
@@ -149,9 +157,9 @@ class Mixture:
         return used
 
     def _deal_slots(self, number: int, block: int) -> tuple[IntArray, IntArray]:
-        """Return, for each slot of a block of a run, its source and how many earlier slots of the block are that one's.
+        """Return the source of each slot of a block, and how many earlier slots of the block have the same source.
 
-        Both have shape (T,), in the smallest integers that hold them.
+        Both have shape (T,) and the smallest integer type that holds them.
         """
         run = self._runs[number]
         num_sources = len(run.shares)
@@ -163,11 +171,6 @@ class Mixture:
         rank_T = np.empty(run.size, dtype=np.min_scalar_type(run.size))
         rank_T[np.argsort(sources_T, kind="stable")] = np.arange(run.size) - np.repeat(firsts, run.shares)
         return sources_T, rank_T
-
-    def _weights(self, stage: int) -> list[float]:
-        if stage == 0:
-            return [source.weight for source in self.sources]
-        return [self.stages[stage - 1].weights.get(source.name, 0.0) for source in self.sources]
 
     def _check_shares(self, stage: int, weights: list[int], shares: list[int]) -> None:
         for source, weight, share in zip(self.sources, weights, shares, strict=True):
@@ -194,15 +197,15 @@ class Mixture:
 
 @dataclass(frozen=True)
 class _Run:
-    """Blocks in a row in which every source has the same share."""
+    """Consecutive blocks in which every source has the same share."""
 
     start: int
-    """Its first sample."""
+    """First sample of the run."""
     stage: int
     first_block: int
-    """Number of its first block, counted from the start of the stage."""
+    """Number of the first block of the run, counted from the start of the stage."""
     size: int
-    """Samples of a block: fewer than elsewhere only where the mixture ends."""
+    """Samples of a block; only the last block of a mixture has fewer than the others."""
     shares: IntArray
     """Samples of each source in a block, shape (J,)."""
     used: IntArray
@@ -214,23 +217,23 @@ class _Run:
 
 
 def largest_remainder(weights: Sequence[int], total: int) -> list[int]:
-    """Return the shares of `total` that are nearest to the weights: whole, and together `total`.
+    """Return whole numbers in about the ratios of the weights, with the sum `total`.
 
-    Each is its quota rounded down, and what is missing goes to the largest remainders, of equal ones to the first.
+    Each share is its quota rounded down; what is missing goes to the largest remainders, among equal ones to the first.
     """
-    whole = sum(weights)
-    shares = [total * weight // whole for weight in weights]
-    by_remainder = sorted(range(len(weights)), key=lambda j: -(total * weights[j] % whole))  # stable
+    weight_sum = sum(weights)
+    shares = [total * weight // weight_sum for weight in weights]
+    by_remainder = sorted(range(len(weights)), key=lambda j: -(total * weights[j] % weight_sum))  # stable
     for j in by_remainder[: total - sum(shares)]:
         shares[j] += 1
     return shares
 
 
 def _shares_within(weights: Sequence[int], regular: list[int], left: Sequence[int]) -> list[int]:
-    """Return the shares of a block of which no source gives more than it has left, as near to `regular` as can be.
+    """Return the shares of a block such that no source gives more than it has left.
 
-    Those asked for more give all they have, and the others share the rest, until none is asked for more. They come
-    to less than a block only where all sources end.
+    A source that is asked for more than that gives all it has, and the others share the rest of the block by weight.
+    The sum of the shares is less than a block only if all sources end.
     """
     weights, rest = list(weights), sum(regular)
     shares, fixed = regular, [0] * len(regular)
@@ -242,25 +245,25 @@ def _shares_within(weights: Sequence[int], regular: list[int], left: Sequence[in
 
 
 def _whole_weights(weights: Sequence[float]) -> list[int]:
-    """Return whole numbers in the same ratios. A weight is taken as the decimal it is written as: 0.1 is a tenth."""
+    """Return whole numbers in the same ratios. A weight counts as the decimal that is written: 0.1 is a tenth."""
     exact = [Fraction(repr(float(weight))) for weight in weights]
     scale = lcm(*(weight.denominator for weight in exact))
     return [int(weight * scale) for weight in exact]
 
 
 def _cap(source: SourceShare) -> int:
-    """Return the most samples that a source gives."""
+    """Return the largest number of samples that a source gives."""
     if source.max_epochs is None:
         return ENDLESS
     return min(int(Fraction(repr(float(source.max_epochs))) * source.num_samples), ENDLESS)
 
 
 def _check(sources: Sequence[SourceShare], stages: Sequence[Stage], block: int) -> None:
-    """Raise ValueError for what can be refused at sight."""
+    """Raise ValueError for sources and stages that are wrong in themselves."""
     names = [source.name for source in sources]
     _require(bool(names), "a mixture needs a source")
     _require(len(set(names)) == len(names), f"sources are named {', '.join(names)}: give each a name of its own")
-    _require(block > 0, f"a block of {block} samples cannot be: the block must be positive")
+    _require(block > 0, f"a block of {block} samples is impossible: the block must be positive")
     for source in sources:
         _require(source.num_samples > 0, f"{source.name} has no sample: leave it out")
         if source.max_epochs is not None:
@@ -281,8 +284,8 @@ def _check(sources: Sequence[SourceShare], stages: Sequence[Stage], block: int) 
         _check_weights(stage.weights, number)
         _require(
             previous < stage.from_sample < ENDLESS,
-            f"stage {number} begins at sample {stage.from_sample}: it must begin after sample {previous}, where the "
-            f"one before begins, and before {ENDLESS}",
+            f"stage {number} begins at sample {stage.from_sample}: it must begin after sample {previous}, at which the "
+            f"previous stage begins, and before {ENDLESS}",
         )
         previous = stage.from_sample
 

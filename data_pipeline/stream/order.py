@@ -14,39 +14,35 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
+from foretrain.data_pipeline.stream.batch import IntArray
+
 UintArray = npt.NDArray[np.uint64]
 
 MIN_BITS = 6
-"""A half of fewer than 3 bits holds too little for the rounds to hide which pairs of places go together."""
+"""With halves of fewer than 3 bits, which pairs of indices go together would show."""
 
 NUM_ROUNDS = 8
-"""Even, so that the halves end up where they began; 8 round keys of 8 bytes are one blake2b digest."""
+"""An even number, so that the halves end in their first places; 8 keys of 8 bytes are one blake2b digest."""
 
 FACTORS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 HALF = np.uint64(32)
 
 WALKED_AT_ONCE = 4096
-"""Draws whose shards are looked up together."""
-
-
-def epoch_key(seed: int, epoch: int) -> bytes:
-    """Return the key of the permutation of one epoch."""
-    return f"order/{seed}/{epoch}".encode()
+"""Draws whose shards are looked up in one step."""
 
 
 def permute(index: npt.ArrayLike, n: int, key: bytes) -> IntArray:
-    """Return where the permutation of [0, n) that `key` selects sends each index.
+    """Return the image of each index under the permutation of [0, n) that `key` selects, int64 in the shape of `index`.
 
-    Shape and order are those of `index`; dtype int64. It is a bijection of [0, n) for every n from 1 to 2**62.
+    It is a bijection of [0, n) for every n from 1 to 2**62.
     """
     return permute_each(np.ravel(index), n, [key], np.zeros(1, dtype=np.int64)).reshape(np.shape(index))
 
 
 def permute_each(index: npt.ArrayLike, n: int, keys: Sequence[bytes], which: IntArray) -> IntArray:
-    """Return where the permutations of [0, n) send each index: index[i] is sent by that of keys[which[i]].
+    """Return the image of index[i] under the permutation of [0, n) that keys[which[i]] selects, int64, shape (N,).
 
-    `index` has shape (N,), `which` shape (N,), or (1,) where all indices have one key. Shape (N,), int64.
+    `index` has shape (N,); `which` has shape (N,), or (1,) if all indices share one key.
     """
     value = np.asarray(index, dtype=np.int64)
     assert 1 <= n <= 2**62, f"n = {n} is outside [1, 2**62]"
@@ -65,15 +61,16 @@ def permute_each(index: npt.ArrayLike, n: int, keys: Sequence[bytes], which: Int
 
 
 class Order:
-    """Which sample is drawn k-th from one source: every sample once in each epoch, each epoch in its own order.
+    """The sample that the k-th draw from one source takes. Each epoch draws every sample once, in its own order.
 
-    `shard_starts`, shape (num_shards + 1,), are the number of the first sample of each shard, and the end; a shard may
-    have none. Without a `window`, an epoch is one permutation of all samples, so that every shard is in use all the
-    time. With one (locality mode), an epoch lays the shards end to end in a shuffled order, and permutes the samples
-    inside blocks of `window`: the samples of a block come from few shards. A window that holds all samples is none.
+    `shard_starts`, shape (num_shards + 1,), is the number of the first sample of each shard, and the end; a shard may
+    have no sample. Without a `window`, an epoch is one permutation of all samples, and every shard is in use all the
+    time. With a window (locality mode), an epoch puts the shards end to end in a shuffled order, and permutes the
+    samples inside blocks of `window` samples, so that the samples of a block come from few shards. A window that holds
+    all samples has no effect.
 
-    `key` selects the order. Nothing is kept but, of the last epochs and blocks, what is quicker kept than computed:
-    threads may share an Order, and a pickled copy begins without.
+    `key` selects the order. Several threads may share an Order. It caches layouts of the last epochs and blocks; a
+    pickled copy starts with empty caches.
     """
 
     def __init__(self, shard_starts: npt.ArrayLike, key: str, window: int | None = None) -> None:
@@ -103,10 +100,11 @@ class Order:
         return epoch.reshape(np.shape(k)), sample.reshape(np.shape(k))
 
     def shards_ahead(self, k: int, count: int) -> IntArray:
-        """Return the shards of draws [k, k + count), in the order of first need, each once.
+        """Return the shards of draws [k, k + count), each once, in the order in which they are first needed.
 
-        In locality mode the cost is that of a block (a hundredth of a second at 65,536 samples) when k or k + count
-        comes to another one, and small otherwise. Without a window it grows with `count` until all shards are found.
+        In locality mode the call costs a block (a hundredth of a second at 65,536 samples) each time k or k + count
+        enters another block, and little otherwise. Without a window the cost grows with `count` until every shard has
+        been found.
         """
         seen: dict[int, None] = {}
         end = k + count
@@ -119,10 +117,10 @@ class Order:
                 block = int(self._block_of(epoch, position))
                 first, last = (epoch * self.num_samples + int(edge) for edge in self._edges(epoch, block))
                 stop = min(last, end)
-                whole = k == first and stop == last
+                is_full_block = k == first and stop == last
                 need = (
                     self._block_needs(epoch, block)
-                    if whole
+                    if is_full_block
                     else self._need(self._block_shards(epoch, block)[k - first : stop - first])
                 )
             seen.update(dict.fromkeys(need.tolist()))
@@ -130,11 +128,11 @@ class Order:
         return np.fromiter(seen, dtype=np.int64, count=len(seen))
 
     def num_shards_at_hand(self, epoch: int = 0) -> int:
-        """Return the most shards that a block of this epoch can come from, wherever it begins."""
+        """Return the largest number of shards that a block of this epoch can come from, wherever the block begins."""
         if self.window is None:
             return len(self.shards)
         layout = self._layout(epoch)
-        # A block takes in the most shards where it begins with the last sample of one.
+        # A block spans the most shards if it begins with the last sample of a shard.
         last_sample = np.minimum(layout.starts[1:] - 1 + self.window - 1, self.num_samples - 1)
         return int((layout.slot(last_sample) - np.arange(len(layout.shards))).max()) + 1
 
@@ -160,11 +158,11 @@ class Order:
         return np.maximum(begin, 0), np.minimum(begin + self.window, self.num_samples)
 
     def _shuffle_blocks(self, epoch: int, position: IntArray) -> IntArray:
-        """Permute positions of an epoch, each inside its block."""
+        """Permute positions of an epoch inside their blocks."""
         block = self._block_of(epoch, position)
         begin, end = self._edges(epoch, block)
         shuffled = np.empty_like(position)
-        for size, here in groups(end - begin):  # three sizes at most: one permutation of many keys for each
+        for size, here in groups(end - begin):  # at most three sizes; one call permutes all blocks of a size
             blocks, which = np.unique(block[here], return_inverse=True)
             keys = [f"{self.key}/{epoch}/{each}".encode() for each in blocks.tolist()]
             which = which if len(keys) > 1 else which[:1]
@@ -175,7 +173,7 @@ class Order:
         return np.searchsorted(self.shard_starts, sample, side="right") - 1
 
     def _need(self, shards: IntArray) -> IntArray:
-        """Return the distinct values of `shards` in the order of their first places."""
+        """Return the distinct values of `shards` in the order in which they first occur."""
         first = np.full(len(self.shard_starts), len(shards))
         np.minimum.at(first, shards, np.arange(len(shards)))
         present = np.flatnonzero(first < len(shards))
@@ -192,23 +190,23 @@ class Order:
 
 
 class _Layout(NamedTuple):
-    """One epoch of locality mode before its blocks are shuffled."""
+    """One epoch of locality mode before the samples inside its blocks are shuffled."""
 
     shards: IntArray
-    """The shards with samples, in the order in which they are laid end to end."""
+    """The shards that have samples, in the order in which they are put end to end."""
     starts: IntArray
-    """Where each of them begins, and the end: shape (len(shards) + 1,)."""
+    """Position at which each of them begins, and the end, shape (len(shards) + 1,)."""
     shift: int
-    """By how much the first block is short. The edges of blocks fall elsewhere in each epoch, so that samples of a
-    shard larger than a block do not always meet the same others."""
+    """Samples that the first block lacks. It moves the edges of blocks in each epoch. Otherwise a sample of a shard
+    larger than a block would always be shuffled among the same samples."""
 
     def slot(self, laid: npt.ArrayLike) -> IntArray:
-        """Return the place in `shards` of the shard that holds each position."""
+        """Return the index in `shards` of the shard that holds each position."""
         return np.searchsorted(self.starts, laid, side="right") - 1
 
 
 def groups(ids: IntArray) -> Iterator[tuple[int, IntArray]]:
-    """Yield each distinct value of `ids`, shape (N,), with the places where it stands; both ascend."""
+    """Yield each distinct value of `ids`, shape (N,), and the indices at which it occurs; both ascend."""
     by_id = np.argsort(ids, kind="stable")
     edges = [0, *(np.flatnonzero(np.diff(ids[by_id])) + 1).tolist(), len(ids)]
     for first, last in pairwise(edges):
@@ -217,10 +215,10 @@ def groups(ids: IntArray) -> Iterator[tuple[int, IntArray]]:
 
 
 def _feistel(value: UintArray, num_bits: int, round_keys: UintArray) -> UintArray:
-    """Permute [0, 2**num_bits): each round swaps the halves and adds a hash of one to the other.
+    """Permute [0, 2**num_bits): each round swaps the halves and adds a hash of one half to the other.
 
-    `value` has shape (N,), `round_keys` shape (NUM_ROUNDS, N) or (NUM_ROUNDS, 1). Works in place on memory of its own:
-    a batch is small, and its time is that of numpy's calls.
+    `value` has shape (N,), `round_keys` shape (NUM_ROUNDS, N) or (NUM_ROUNDS, 1). A batch is small, and the number of
+    numpy calls decides the time, so each call writes into arrays that are used again.
     """
     left_bits, right_bits = np.uint64(num_bits // 2), np.uint64((num_bits + 1) // 2)
     masks = _mask(left_bits), _mask(right_bits)
@@ -236,7 +234,7 @@ def _feistel(value: UintArray, num_bits: int, round_keys: UintArray) -> UintArra
 
 
 def _mix(value: UintArray, shifted: UintArray) -> None:
-    """Spread every input bit over the low output bits (multiply and xor-shift, modulo 2**64); `shifted` is scratch."""
+    """Spread every input bit over the low output bits: multiply and xor-shift, modulo 2**64. Overwrites `shifted`."""
     for factor in FACTORS:
         value *= factor
         np.right_shift(value, HALF, out=shifted)

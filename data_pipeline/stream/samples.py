@@ -1,4 +1,4 @@
-"""Which tokens global sample g is made of: sources, mixture, order and packing joined. Nothing is remembered.
+"""Which tokens make up global sample g: sources, mixture, order and packing together.
 
 g -> mixture -> the k-th sample of one source -> order -> the source's sample number -> packing -> its tokens
 """
@@ -17,14 +17,14 @@ from foretrain.data_pipeline.stream.order import Order, permute
 from foretrain.data_pipeline.stream.packing import Samples
 
 MAX_ATTEMPTS = 32
-"""Samples tried in the place of one that cannot be read: when all of them fail, it is not the samples that are bad."""
+"""Samples that are tried in place of one that cannot be read. If all of them fail, the samples are not at fault."""
 
 MAX_CHUNK = 4096
-"""Neighbouring global samples whose draws are computed together, and kept for the next call."""
+"""Neighbouring global samples whose draws are computed together and kept for later calls."""
 MAX_CHUNKS = 8
 
 MAX_DRAWS_AHEAD = 2**17
-"""Samples of a source whose shards are looked up ahead of need: beyond, a full shuffle needs every shard anyway."""
+"""Samples of a source whose shards are looked up ahead. Over more samples, a full shuffle needs every shard anyway."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Source:
     """One corpus of the mixture."""
 
     name: str
-    """Empty for the only source of a run that names none."""
+    """Empty for the only source of a run that does not name it."""
     stream: TokenStream
     samples: Samples
     order: Order
@@ -44,16 +44,16 @@ class Location:
 
     source: Source
     epoch: int
-    """Of the source, from 0."""
+    """Epoch of the source, from 0."""
     sample: int
-    """Of the source."""
+    """Number of the sample in its source."""
 
 
 class SampleStream:
-    """The global samples of a run, g = 0, 1, ...: reading is a pure function of g, safe from several threads.
+    """The global samples of a run, by number g from 0. Reading is a pure function of g; several threads may read.
 
-    With `replaces_unreadable`, a sample that cannot be read is replaced by another one of its source, always the same
-    one as long as the same samples can be read; else UnreadableError is raised.
+    If a sample cannot be read, UnreadableError is raised. With `replaces_unreadable` another sample of the same source
+    takes its place; it is always the same one if the same samples can be read.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class SampleStream:
         self.has_positions = self.sources[0].samples.has_positions
         self.seed = seed
         self._replaces_unreadable = replaces_unreadable
-        # Drawing thousands of samples takes hardly longer than drawing one. (Threads may draw a chunk twice: no harm.)
+        # To draw thousands of samples takes hardly longer than to draw one. Two threads may draw the same chunk.
         self._chunks: dict[int, IntArray] = {}
-        # Of small sources a chunk would be many epochs, each with an order of its own.
+        # Each epoch has its own order, so a chunk should not span many epochs of a small source.
         self._chunk_size = min(MAX_CHUNK, max(16, min(source.samples.num_samples for source in sources)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_chunks": {}}
 
     def locate(self, g: IntArray) -> list[Location]:
-        """Where each of the global samples comes from."""
+        """Return where each of the global samples comes from."""
         located: list[Location] = [None] * len(g)  # type: ignore[list-item]  # every entry is filled in
         for source, rows, epoch, sample in self._by_source(g):
             for row, e, s in zip(rows, epoch, sample, strict=True):
@@ -82,7 +82,7 @@ class SampleStream:
         return located
 
     def read(self, g: IntArray) -> Batch:
-        """The global samples, side by side in this order."""
+        """Return the global samples g, shape (B,), side by side in this order."""
         batch = self.sources[0].samples.new_batch(len(g))
         for source, rows, _, sample in self._by_source(g):
             try:
@@ -94,7 +94,7 @@ class SampleStream:
         return batch
 
     def prefetch(self, g: int, num_samples: int) -> None:
-        """Have remote sources fetch the shards that the global samples from g on need, some way ahead."""
+        """Let remote sources fetch the shards that hold the `num_samples` global samples from g on."""
         if all(source.stream.store.is_local for source in self.sources):
             return
         end = g + num_samples if self.mixture.num_samples is None else min(g + num_samples, self.mixture.num_samples)
@@ -105,7 +105,7 @@ class SampleStream:
                 source.stream.store.prefetch([source.stream.shard_names[shard] for shard in shards])
 
     def _by_source(self, g: IntArray) -> Iterator[tuple[Source, IntArray, IntArray, IntArray]]:
-        """(source, rows of g that it fills, their epochs, their samples) of every source that is drawn."""
+        """Yield (source, its places in g, their epochs, their samples) for every source that is drawn."""
         number, epoch, sample = self._draws(g)
         if len(self.sources) == 1:
             yield self.sources[0], np.arange(len(g)), epoch, sample
@@ -115,7 +115,7 @@ class SampleStream:
             yield self.sources[each], rows, epoch[rows], sample[rows]
 
     def _draws(self, g: IntArray) -> IntArray:
-        """(number of the source, its epoch, its sample) of each g, shape (3, len(g))."""
+        """Return (number of the source, its epoch, its sample) of each g, shape (3, len(g))."""
         if len(g) == 0:
             return np.empty((3, 0), dtype=np.int64)
         first, last = int(g.min()) // self._chunk_size, int(g.max()) // self._chunk_size
@@ -125,7 +125,7 @@ class SampleStream:
         return (chunks[0] if len(chunks) == 1 else np.concatenate(chunks, axis=1))[:, g - first * self._chunk_size]
 
     def _chunk(self, number: int) -> IntArray:
-        """The draws of a chunk of global samples, shape (3, size of a chunk), or of as many as there are."""
+        """Return the draws of a chunk of global samples, shape (3, chunk size), or fewer if the mixture ends."""
         found = self._chunks.get(number)
         if found is None:
             start = number * self._chunk_size
@@ -158,7 +158,7 @@ class SampleStream:
                 )
 
     def _read_another(self, source: Source, sample: int, batch: Batch, row: int, first: UnreadableError) -> int:
-        """Fill a row with the first of a fixed sequence of other samples that can be read, and return its number."""
+        """Fill a row with the first readable sample of a fixed sequence of others, and return its number."""
         for attempt in range(MAX_ATTEMPTS):
             key = f"replace/{self.seed}/{source.name}/{attempt}".encode()
             other = permute(np.array([sample]), source.samples.num_samples, key)
@@ -173,7 +173,7 @@ class SampleStream:
 
 
 def _read(source: Source, samples: IntArray, batch: Batch, rows: IntArray) -> None:
-    """Fill rows of a batch with samples of a source; where that fails, their padding is not counted."""
+    """Fill rows of a batch with samples of a source. If reading fails, their padding is not counted."""
     num_padding = batch.num_padding
     try:
         source.samples.read(samples, batch, rows)

@@ -11,7 +11,7 @@ from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.data_pipeline.corpus.opening import open_store
 from foretrain.data_pipeline.corpus.verify import read_manifest
-from foretrain.data_pipeline.inspect.target import source_paths
+from foretrain.data_pipeline.stream.data import named_sources
 from foretrain.scaling.transfer import coordinates, evidence
 from foretrain.scaling.transfer.coordinates import CHECK_FILE, read_check
 from foretrain.scaling.transfer.study import Study, study
@@ -54,7 +54,7 @@ def with_vocabulary(config: Config) -> Config:
     """The config with the vocabulary that its data have, where they can be read from here."""
     if config.model.vocab_size is not None:
         return config
-    path = next(iter(source_paths(config.data).values()))  # all sources have one tokenizer
+    path = next(iter(named_sources(config.data).values())).path  # all sources have one tokenizer
     try:
         vocab_size = read_manifest(open_store(path, config.data.cache)).vocab_size
     except (OSError, ValueError):

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from foretrain.configs.data import DataConfig, SourceConfig, StageConfig
 from foretrain.configs.schema import Config, ModelConfig, TrainConfig
-from foretrain.data_pipeline.inspect.peek import Look, look
+from foretrain.data_pipeline.inspect.peek import SampleInfo, inspect_sample
 from foretrain.data_pipeline.inspect.peek_view import show
 from foretrain.data_pipeline.inspect.printable import printable
 from foretrain.data_pipeline.prepare.build import prepare
@@ -62,7 +62,7 @@ def check_place(shard: Path, member: str, at_byte: int, tokens: np.ndarray) -> N
     assert (found == tokens[: len(found)]).all()
 
 
-def check_look(folder: Path, data: Data, seen: Look) -> None:
+def check_sample(folder: Path, data: Data, seen: SampleInfo) -> None:
     """That a sample is what training gets, and that each part is where it is said to be."""
     batch = data.train.read(np.array([seen.g]))
     stream, tokens_L = seen.source.stream, seen.tokens_L
@@ -91,12 +91,12 @@ def test_every_sample_is_what_training_gets_from_where_it_is_said_to_lie(
     data = open_data(data_config(corpus, tmp_path, packing=packing), SEQ_LEN)
     num_samples = data.train.sources[0].samples.num_samples
     for g in range(0, num_samples + 10, 2):
-        seen = look(data, g)
-        check_look(corpus, data, seen)
+        seen = inspect_sample(data, g)
+        check_sample(corpus, data, seen)
         assert (seen.epoch, seen.stage, seen.replaced) == (g // num_samples, "", None)
         if packing == "best_fit":  # the EOT that leads in a document is none of its own
             assert [part.at for part in seen.parts] == [
-                stretch.at + int(seen.tokens_L[stretch.at] == data.any_stream.eot_id) for stretch in seen.stretches
+                span.at + int(seen.tokens_L[span.at] == data.any_stream.eot_id) for span in seen.spans
             ]
     if packing == "best_fit":
         assert data.train.read(np.arange(num_samples)).num_padding > 0
@@ -113,8 +113,8 @@ def test_a_document_of_many_shards_is_followed_to_its_beginning(
     data = open_data(data_config(folder, tmp_path, packing=packing), SEQ_LEN)
     most = 0
     for g in range(data.train.sources[0].samples.num_samples):
-        seen = look(data, g)
-        check_look(folder, data, seen)
+        seen = inspect_sample(data, g)
+        check_sample(folder, data, seen)
         most = max(most, *(part.num_before for part in seen.parts))
     assert most > 3 * 70
 
@@ -130,8 +130,8 @@ def test_a_sample_of_a_mixture_names_its_source_and_stage(corpus: Path, tmp_path
     folders = {"web": corpus, "code": tmp_path / "copy"}
     names = []
     for g in range(20):
-        seen = look(data, g)
-        check_look(folders[seen.source.name], data, seen)
+        seen = inspect_sample(data, g)
+        check_sample(folders[seen.source.name], data, seen)
         names.append((seen.source.name, seen.stage))
     assert set(names[:10]) == {("web", ""), ("code", "")}
     assert set(names[10:]) == {("code", "anneal")}
@@ -147,14 +147,14 @@ def test_what_is_printed_reads_back_as_the_sample(packing: Any, corpus: Path, tm
     data = open_data(config, SEQ_LEN)
     tokenizer = Tokenizer.from_file(str(corpus / "tokenizer.json"))
     for g in range(12):
-        seen, text = look(data, g), shown(config, g)
+        seen, text = inspect_sample(data, g), shown(config, g)
         lines = text.splitlines()
         assert all(line.startswith(("-- ", "| ")) for line in lines)
         headings = [line for line in lines if line.startswith("-- document ")]
         assert len(headings) == len(seen.parts)
         for number, (part, heading) in enumerate(zip(seen.parts, headings, strict=True), start=1):
             place = part.place
-            begins = "goes on" if part.num_before else "begins"
+            begins = "continues" if part.num_before else "begins"
             assert heading.startswith(f"-- document {number} {begins} at position {part.at}")
             assert heading.endswith(f"shard {place.shard}, member {place.member}, byte {place.offset_bytes:,} --")
             # No character of the corpus's text is unprintable: what is shown is what the tokens say.
@@ -216,13 +216,13 @@ def test_a_sample_that_stands_in_for_an_unreadable_one_says_so(corpus: Path, tmp
     folder = tmp_path / "corpus"
     shutil.copytree(corpus, folder)
     g = 3
-    (part, *_) = look(open_data(data_config(folder, tmp_path), SEQ_LEN), g).parts
+    (part, *_) = inspect_sample(open_data(data_config(folder, tmp_path), SEQ_LEN), g).parts
     with (folder / part.place.shard).open("r+b") as file:
         file.seek(part.place.offset_bytes)
         file.write(b"\xff\xff")  # no token of so small a vocabulary
     config = data_config(folder, tmp_path, max_bad_samples=1)
-    seen = look(open_data(config, SEQ_LEN), g)
+    seen = inspect_sample(open_data(config, SEQ_LEN), g)
     assert seen.replaced is not None
     assert (seen.replaced.shard, seen.sample) == (part.place.shard, seen.replaced.used)
-    check_look(folder, open_data(config, SEQ_LEN), seen)
-    assert f"stands in for sample {seen.replaced.sample}, which cannot be read" in shown(config, g)
+    check_sample(folder, open_data(config, SEQ_LEN), seen)
+    assert f"replaces sample {seen.replaced.sample}, which cannot be read" in shown(config, g)

@@ -14,7 +14,7 @@ from foretrain.data_pipeline.corpus.shards import TokenStream
 from foretrain.data_pipeline.corpus.store import FolderStore, Store
 from foretrain.data_pipeline.errors import UnreadableError
 from foretrain.data_pipeline.stream.batch import IntArray
-from foretrain.data_pipeline.stream.packing import samples_of
+from foretrain.data_pipeline.stream.packing import open_samples
 
 EOT = 0
 
@@ -80,4 +80,4 @@ class MemoryStream:
 
 def pack_and_count(stream: MemoryStream, seq_len: int) -> int:
     """Open a best-fit packing, as the work of a process, and return its number of samples."""
-    return samples_of(stream.as_stream(), seq_len, "best_fit").num_samples
+    return open_samples(stream.as_stream(), seq_len, "best_fit").num_samples

@@ -1,7 +1,8 @@
-"""Batches: how samples are dealt to ranks, and nothing lost to reading ahead."""
+"""Samples are divided among ranks, and reading ahead loses none."""
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,19 @@ def stream() -> SampleStream:
     return make_case([MemoryStream(Path("/nowhere"), [70] * 100)], [1.0], seq_len=32).stream
 
 
-def test_a_batch_is_dealt_in_contiguous_shares_rank_0_first(stream: SampleStream) -> None:
+def test_a_batch_is_divided_into_contiguous_shares_rank_0_first(stream: SampleStream) -> None:
     shares = [Batches(stream, 8, rank, 4).batch(100).tokens_BL for rank in range(4)]
     assert all(share.shape == (2, 32) and share.dtype == np.int64 for share in shares)
     assert np.array_equal(np.concatenate(shares), stream.read(np.arange(100, 108)).tokens_BL)
 
 
-def test_an_uneven_deal_is_refused(stream: SampleStream) -> None:
+def test_a_batch_that_the_ranks_do_not_divide_is_refused(stream: SampleStream) -> None:
     with pytest.raises(ValueError, match="global_batch_size = 10 is not a multiple of dp = 4"):
         Batches(stream, 10, 0, 4)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
-def test_prefetching_hands_out_the_same_batches_and_counts_only_those(stream: SampleStream, depth: int) -> None:
+def test_prefetching_returns_the_same_batches_and_counts_only_those(stream: SampleStream, depth: int) -> None:
     batches = Batches(stream, 4, 0, 1)
     with Prefetcher(batches, start=8, num_batches=5, depth=depth) as prefetcher:
         assert prefetcher.samples_consumed == 8
@@ -48,7 +49,7 @@ def test_prefetching_hands_out_the_same_batches_and_counts_only_those(stream: Sa
 
 
 class Watched(Batches):
-    """Batches that record which were read, and that fail at one."""
+    """Batches that record which of them were read; one of them fails."""
 
     def __init__(self, *arguments: Any, fail_at: int | None = None) -> None:
         super().__init__(*arguments)
@@ -62,10 +63,10 @@ class Watched(Batches):
         return super().batch(samples_consumed)
 
 
-def wait_until(condition: Any) -> None:
-    deadline_s = time.monotonic() + 10
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 120
     while not condition():
-        assert time.monotonic() < deadline_s, "waited 10 s in vain"
+        assert time.monotonic() < deadline_s, "the condition did not come true"
         time.sleep(0.001)
 
 
@@ -91,7 +92,7 @@ def test_an_error_of_the_reader_is_raised_in_place_of_its_batch(stream: SampleSt
         assert prefetcher.samples_consumed == 8
 
 
-def test_close_ends_the_thread_wherever_it_is(stream: SampleStream) -> None:
+def test_close_ends_the_thread_at_any_point(stream: SampleStream) -> None:
     def num_threads() -> int:
         return sum(thread.name == "prefetch" for thread in threading.enumerate())
 
@@ -104,17 +105,34 @@ def test_close_ends_the_thread_wherever_it_is(stream: SampleStream) -> None:
         assert list(prefetcher) == []
 
 
-def test_the_time_that_a_batch_was_waited_for_is_told(stream: SampleStream) -> None:
-    class Slow(Batches):
+def test_wait_s_is_the_time_for_which_the_last_batch_was_waited_for(
+    stream: SampleStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    asked = threading.Event()
+
+    def clock() -> float:
+        asked_at_s = now_s
+        asked.set()
+        return asked_at_s
+
+    class Slow(Watched):
+        """Each batch takes 5 s by the clock, from the moment that one is asked for."""
+
         def batch(self, samples_consumed: int) -> Batch:
-            time.sleep(0.1)
+            nonlocal now_s
+            asked.wait(120)
+            now_s += 5
             return super().batch(samples_consumed)
 
+    monkeypatch.setattr(time, "perf_counter", clock)
     for depth in (0, 1):
-        with Prefetcher(Slow(stream, 4, 0, 1), start=0, num_batches=2, depth=depth) as prefetcher:
+        asked.clear()
+        with Prefetcher(Slow(stream, 4, 0, 1), start=0, num_batches=1, depth=depth) as prefetcher:
             next(prefetcher)
-            assert prefetcher.wait_s > 0.05
-    with Prefetcher(Slow(stream, 4, 0, 1), start=0, num_batches=1, depth=1) as prefetcher:
-        time.sleep(0.5)
+            assert prefetcher.wait_s == 5
+    read_ahead = Slow(stream, 4, 0, 1)
+    with Prefetcher(read_ahead, start=0, num_batches=1, depth=1) as prefetcher:
+        wait_until(lambda: read_ahead.read == [0])
         next(prefetcher)
-        assert prefetcher.wait_s < 0.1
+        assert prefetcher.wait_s == 0

@@ -1,20 +1,22 @@
-"""The file of a best-fit plan: found again, never believed when damaged, and made once by many processes."""
+"""A best-fit plan is found again, is never used when damaged, and is made once for many processes."""
 
 import multiprocessing
+import os
 import pickle
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretrain.data_pipeline.corpus.shards import TokenStream
 from foretrain.data_pipeline.errors import CorpusError
-from foretrain.data_pipeline.stream.best_fit_plan import Plan, open_plan
-from foretrain.data_pipeline.stream.packing import BestFit
+from foretrain.data_pipeline.stream.best_fit_plan import ABANDONED_S, ARRAYS, BestFitPlan, open_plan
+from foretrain.data_pipeline.stream.packing import BestFitSamples
 from tests.data_pipeline.stream.memory_stream import MemoryStream, pack_and_count
 
 DOC_LENS = np.random.default_rng(0).integers(1, 40, 60).tolist()
@@ -24,26 +26,29 @@ SEQ_LEN = 16
 
 @pytest.fixture
 def memory(tmp_path: Path) -> MemoryStream:
-    """A stream whose folder can hold a plan, and that notes when its documents are read."""
+    """A stream whose folder can hold a plan, and which logs when its documents are read."""
     (tmp_path / "corpus").mkdir()
     return MemoryStream(tmp_path / "corpus", DOC_LENS, CUTS, log=tmp_path / "log")
 
 
 @pytest.fixture(autouse=True)
 def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's cache folder, of this test only."""
+    """A cache folder of the user for one test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
-def _equal(one: Plan, other: Plan) -> bool:
-    names = ("pieces", "sample_starts", "shard_starts")
-    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
+def _equal(one: BestFitPlan, other: BestFitPlan) -> bool:
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ARRAYS)
 
 
-def _only_file(folder: Path) -> Path:
-    (file,) = folder.iterdir()
-    return file
+def _only_plan(folder: Path) -> Path:
+    (plan,) = folder.iterdir()
+    return plan
+
+
+def _content(plan: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in plan.iterdir()}
 
 
 def test_a_plan_is_made_once_and_found_again(memory: MemoryStream) -> None:
@@ -52,48 +57,53 @@ def test_a_plan_is_made_once_and_found_again(memory: MemoryStream) -> None:
     memory.log.unlink()
     assert _equal(open_plan(memory.as_stream(), SEQ_LEN, None), made)
     assert not memory.log.exists()
-    assert np.array_equal(np.load(_only_file(memory.folder))[: made.pieces.size].reshape(-1, 2), made.pieces)
+    assert np.array_equal(np.fromfile(_only_plan(memory.folder) / "pieces", "<i8").reshape(-1, 2), made.pieces)
 
 
-def test_a_plan_is_one_file_and_the_same_bytes_wherever_it_is_made(memory: MemoryStream, tmp_path: Path) -> None:
+def test_a_plan_has_the_same_bytes_wherever_it_is_made(memory: MemoryStream, tmp_path: Path) -> None:
     open_plan(memory.as_stream(), SEQ_LEN, None)
     open_plan(memory.as_stream(), SEQ_LEN, tmp_path / "elsewhere")
-    file, other = _only_file(memory.folder), _only_file(tmp_path / "elsewhere" / "plans")
-    assert file.name == other.name
-    assert file.read_bytes() == other.read_bytes()
+    plan, other = _only_plan(memory.folder), _only_plan(tmp_path / "elsewhere" / "plans")
+    assert plan.name == other.name
+    assert _content(plan) == _content(other)
 
 
 def test_each_seq_len_and_each_corpus_has_its_own_plan(memory: MemoryStream) -> None:
     one = open_plan(memory.as_stream(), SEQ_LEN, None)
-    file = _only_file(memory.folder)
+    plan = _only_plan(memory.folder)
     other = MemoryStream(memory.folder, list(reversed(DOC_LENS)), CUTS, fingerprint="0" * 64)
     expected = {
         seq_len: open_plan(stream.as_stream(), seq_len, None) for stream, seq_len in [(other, SEQ_LEN), (memory, 32)]
     }
-    files = [each for each in memory.folder.iterdir() if each != file]
-    assert len(files) == 2
-    for each in files:  # a plan under another's name
-        each.unlink()
-        shutil.copyfile(file, each)
+    plans = [each for each in memory.folder.iterdir() if each != plan]
+    assert len(plans) == 2
+    for each in plans:  # a plan under the name of another plan
+        shutil.rmtree(each)
+        shutil.copytree(plan, each)
     assert _equal(open_plan(other.as_stream(), SEQ_LEN, None), expected[SEQ_LEN])
     assert _equal(open_plan(memory.as_stream(), 32, None), expected[32])
     assert not _equal(one, expected[SEQ_LEN])
 
 
 @pytest.fixture(scope="module")
-def plan_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[MemoryStream, Path, bytes]:
-    """A stream, the file of its plan, and the file's bytes."""
+def plan_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[MemoryStream, Path, dict[str, bytes]]:
+    """A stream, the folder of its plan, and the content of each file."""
     memory = MemoryStream(tmp_path_factory.mktemp("corpus"), DOC_LENS, CUTS)
     open_plan(memory.as_stream(), SEQ_LEN, None)
-    file = _only_file(memory.folder)
-    return memory, file, file.read_bytes()
+    plan = _only_plan(memory.folder)
+    return memory, plan, _content(plan)
 
 
+@settings(max_examples=40)
 @given(data=st.data())
-def test_a_damaged_plan_is_made_again(plan_file: tuple[MemoryStream, Path, bytes], data: st.DataObject) -> None:
-    memory, file, sound = plan_file
-    at = data.draw(st.integers(0, len(sound) - 1) | st.integers(0, 140) | st.integers(len(sound) - 64, len(sound) - 1))
-    damage = data.draw(st.sampled_from(["flip", "cut", "insert", "append", "zero"]))
+def test_a_damaged_plan_is_made_again(
+    plan_folder: tuple[MemoryStream, Path, dict[str, bytes]], data: st.DataObject
+) -> None:
+    memory, plan, content = plan_folder
+    file = plan / data.draw(st.sampled_from(sorted(content)))
+    sound = content[file.name]
+    at = data.draw(st.integers(0, len(sound) - 1) | st.integers(max(0, len(sound) - 64), len(sound) - 1))
+    damage = data.draw(st.sampled_from(["flip", "cut", "insert", "append", "zero", "remove"]))
     if damage == "flip":
         damaged = sound[:at] + bytes([sound[at] ^ (1 << data.draw(st.integers(0, 7)))]) + sound[at + 1 :]
     elif damage == "cut":
@@ -104,23 +114,23 @@ def test_a_damaged_plan_is_made_again(plan_file: tuple[MemoryStream, Path, bytes
         damaged = sound + bytes(data.draw(st.integers(1, 24)))
     else:
         damaged = sound[:at] + bytes(len(sound) - at)
-    file.write_bytes(damaged)
+    file.unlink() if damage == "remove" else file.write_bytes(damaged)
     open_plan(memory.as_stream(), SEQ_LEN, None)
-    assert file.read_bytes() == sound
+    assert _content(plan) == content
 
 
-def test_a_folder_that_cannot_be_written_leaves_the_plan_to_the_users_cache(
+def test_if_the_corpus_cannot_be_written_to_the_plan_is_kept_in_the_users_cache(
     memory: MemoryStream, tmp_path: Path, user_cache: Path
 ) -> None:
     taken = tmp_path / "taken"
     taken.write_text("a file is no folder, even for root")
     memory.folder = taken
     plan = open_plan(memory.as_stream(), SEQ_LEN, None)
-    assert _only_file(user_cache / "foretrain" / "plans").suffix == ".npy"
+    assert _content(_only_plan(user_cache / "foretrain" / "plans")).keys() == {*ARRAYS, "plan.json"}
     assert _equal(open_plan(memory.as_stream(), SEQ_LEN, taken / "cache"), plan)
 
 
-def test_no_folder_to_write_into_is_refused_with_what_to_set(
+def test_if_no_folder_can_be_written_to_the_error_says_what_to_set(
     memory: MemoryStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = tmp_path / "taken"
@@ -131,7 +141,7 @@ def test_no_folder_to_write_into_is_refused_with_what_to_set(
         open_plan(memory.as_stream(), SEQ_LEN, None)
 
 
-def test_documents_that_do_not_make_up_the_stream_are_refused(memory: MemoryStream) -> None:
+def test_documents_that_do_not_add_up_to_the_stream_are_refused(memory: MemoryStream) -> None:
     sound = memory.starts
     for wrong in (sound[1:], np.sort(np.append(sound, sound[5])), np.delete(sound, np.s_[:20])):
         memory.starts = wrong
@@ -140,43 +150,51 @@ def test_documents_that_do_not_make_up_the_stream_are_refused(memory: MemoryStre
     assert list(memory.folder.iterdir()) == []
 
 
-def test_processes_that_need_a_plan_at_once_make_it_once(memory: MemoryStream) -> None:
-    memory.seconds_per_shard = 0.25  # so that the others come while the first is at it
+def test_processes_that_need_a_plan_at_the_same_time_make_it_once(memory: MemoryStream) -> None:
+    memory.seconds_per_shard = 0.25  # so that the others arrive while the first makes it
     context = multiprocessing.get_context("spawn")
     with context.Pool(3) as pool:
-        counts = pool.starmap(pack_and_count, [(memory, SEQ_LEN)] * 6, chunksize=1)
+        counts = pool.starmap(pack_and_count, [(memory, SEQ_LEN)] * 3, chunksize=1)
     assert len(set(counts)) == 1
     assert memory.log is not None
     assert len(memory.log.read_text().splitlines()) == len(memory.shard_names)
-    assert _only_file(memory.folder).suffix == ".npy"
+    assert _only_plan(memory.folder).is_dir()
 
 
-def test_a_process_killed_while_it_packs_leaves_nothing_that_is_believed(memory: MemoryStream) -> None:
+def test_what_a_killed_process_leaves_is_never_used_and_is_removed_after_an_hour(memory: MemoryStream) -> None:
     memory.killed_at_shard = 2
     process = multiprocessing.get_context("spawn").Process(target=pack_and_count, args=(memory, SEQ_LEN))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert list(memory.folder.glob("*.npy")) == []
+    (unfinished,) = memory.folder.glob(".*/plan")
+    assert list(memory.folder.glob("train*")) == []
     memory.killed_at_shard = None
     plan = open_plan(memory.as_stream(), SEQ_LEN, None)
     assert plan.pieces[:, 1].sum() == memory.num_tokens
+    assert unfinished.exists()  # a process of another machine might still write it
+    long_ago_s = time.time() - ABANDONED_S - 60
+    os.utime(unfinished / "pieces", (long_ago_s, long_ago_s))
+    (made,) = memory.folder.glob("train*")
+    shutil.rmtree(made)
+    open_plan(memory.as_stream(), SEQ_LEN, None)
+    assert _only_plan(memory.folder) == made
 
 
-def test_a_long_packing_shows_how_far_it_is(memory: MemoryStream, capsys: pytest.CaptureFixture[str]) -> None:
+def test_packing_reports_its_progress(memory: MemoryStream, capsys: pytest.CaptureFixture[str]) -> None:
     open_plan(memory.as_stream(), SEQ_LEN, None)
     assert capsys.readouterr().err == ""
-    _only_file(memory.folder).unlink()
+    shutil.rmtree(_only_plan(memory.folder))
     open_plan(memory.as_stream(), SEQ_LEN, None, progress=True)
     assert "packing" in capsys.readouterr().err
 
 
-def test_a_pickled_copy_maps_the_file_again_and_makes_it_again_where_it_is_gone(memory: MemoryStream) -> None:
-    samples = BestFit(memory.as_stream(), SEQ_LEN)
+def test_a_pickled_copy_maps_the_plan_again_and_makes_it_again_if_it_is_gone(memory: MemoryStream) -> None:
+    samples = BestFitSamples(memory.as_stream(), SEQ_LEN)
     pickled = pickle.dumps(samples)
     assert len(pickled) < 10_000 + memory.tokens.nbytes + memory.starts.nbytes * 3
     assert _equal(pickle.loads(pickled).plan, samples.plan)
-    _only_file(memory.folder).unlink()
+    shutil.rmtree(_only_plan(memory.folder))
     assert _equal(pickle.loads(pickled).plan, samples.plan)
 
 

@@ -13,11 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import foretrain.data_pipeline.stream.order
-from foretrain.data_pipeline.stream.order import Order, epoch_key, permute, permute_each
+from foretrain.data_pipeline.stream.order import Order, permute, permute_each
 
 seeds = st.integers(0, 2**63 - 1)
 shard_sizes = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any)
 windows = st.none() | st.integers(1, 100)
+
+
+def epoch_key(seed: int, epoch: int) -> bytes:
+    """The key of the permutation of one epoch without a window."""
+    return f"order/{seed}/{epoch}".encode()
 
 
 def starts_of(sizes: list[int]) -> list[int]:

@@ -1,6 +1,7 @@
 """The samples of one corpus, packed three ways: the same tokens, each a target once, and none of another document."""
 
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 
 from foretrain.data_pipeline.corpus.shards import TokenStream
 from foretrain.data_pipeline.errors import CorpusError, UnreadableError
-from foretrain.data_pipeline.inspect.packing_stats import packing_stats
+from foretrain.data_pipeline.inspect.packing_stats import count_documents
 from foretrain.data_pipeline.stream.batch import IGNORE, Batch
-from foretrain.data_pipeline.stream.packing import BestFit, Packing, Samples, positions_of, samples_of
+from foretrain.data_pipeline.stream.packing import BestFitSamples, Packing, Samples, open_samples, positions_of
 from tests.data_pipeline.stream.memory_stream import EOT, MemoryStream
 
 PACKINGS: tuple[Packing, ...] = ("windows", "documents", "best_fit")
@@ -39,9 +40,8 @@ seq_lens = st.integers(1, 48)
 
 
 def _samples(stream: MemoryStream, seq_len: int, packing: Packing, folder: Path) -> Samples:
-    for plan in folder.glob("plans/*"):
-        plan.unlink()
-    return samples_of(stream.as_stream(), seq_len, packing, folder)
+    shutil.rmtree(folder / "plans", ignore_errors=True)
+    return open_samples(stream.as_stream(), seq_len, packing, folder)
 
 
 def _read(samples: Samples, numbers: np.ndarray, seq_len: int) -> Batch:
@@ -113,7 +113,7 @@ def test_best_fit_inputs_are_the_token_before_the_target_and_positions_restart_a
     stream: MemoryStream, seq_len: int, folder: Path
 ) -> None:
     samples = _samples(stream, seq_len, "best_fit", folder)
-    assert isinstance(samples, BestFit)
+    assert isinstance(samples, BestFitSamples)
     batch = _read_all(samples, seq_len)
     assert batch.positions_BL is not None
     before = np.concatenate([[EOT], stream.tokens])
@@ -147,7 +147,7 @@ def test_a_sample_is_of_the_shard_in_which_it_begins(stream: MemoryStream, seq_l
         for shard in range(len(stream.shard_starts) - 1):
             first, end = stream.shard_starts[shard : shard + 2]
             for sample in range(*samples.shard_starts[shard : shard + 2].tolist()):
-                if isinstance(samples, BestFit):
+                if isinstance(samples, BestFitSamples):
                     pieces = samples.plan.pieces[slice(*samples.plan.sample_starts[sample : sample + 2])]
                     assert ((pieces[:, 0] >= first) & (pieces[:, 0] < end)).all()
                 else:
@@ -163,10 +163,10 @@ def test_stretches_say_where_the_inputs_come_from(stream: MemoryStream, seq_len:
         batch = _read_all(samples, seq_len)
         for sample, tokens in enumerate(batch.tokens_BL):
             expected = np.full(seq_len, EOT)
-            for stretch in samples.stretches(sample):
-                assert stretch.count > 0
-                stretch_tokens = stream.tokens[stretch.start : stretch.start + stretch.count]
-                expected[stretch.at : stretch.at + stretch.count] = stretch_tokens
+            for span in samples.spans(sample):
+                assert span.count > 0
+                stretch_tokens = stream.tokens[span.start : span.start + span.count]
+                expected[span.at : span.at + span.count] = stretch_tokens
             assert np.array_equal(tokens, expected)
 
 
@@ -213,11 +213,11 @@ def test_stats_count_what_a_walk_over_all_samples_counts(stream: MemoryStream, s
         samples = _samples(stream, seq_len, packing, folder)
         sample_of: dict[int, int] = {}  # by the stream position of a target
         for sample in range(samples.num_samples):
-            for stretch in samples.stretches(sample):
-                first_target = stretch.start + 1
-                if stretch.start == 0 and stretch.at > 0:  # after an EOT that the stream does not have
+            for span in samples.spans(sample):
+                first_target = span.start + 1
+                if span.start == 0 and span.at > 0:  # after an EOT that the stream does not have
                     sample_of[0] = sample
-                sample_of |= dict.fromkeys(range(first_target, first_target + stretch.count), sample)
+                sample_of |= dict.fromkeys(range(first_target, first_target + span.count), sample)
         if packing == "best_fit":
             sample_of.setdefault(0, -1)  # in a sample of its own
         held = [
@@ -225,7 +225,7 @@ def test_stats_count_what_a_walk_over_all_samples_counts(stream: MemoryStream, s
             for start, end in zip(stream.starts.tolist(), stream.ends.tolist(), strict=True)
         ]
         batch = _read_all(samples, seq_len)
-        stats = packing_stats(stream.as_stream(), samples, seq_len)
+        _, stats = count_documents(stream.as_stream(), samples, seq_len)
         assert stats.num_documents == len(held)
         assert stats.num_truncated == sum(len(each) > 1 or None in each for each in held)
         assert stats.num_padding == (batch.targets_BL == IGNORE).sum()
@@ -236,17 +236,17 @@ def test_stats_count_what_a_walk_over_all_samples_counts(stream: MemoryStream, s
 def test_windows_truncate_what_crosses_an_edge_or_is_left_over(folder: Path) -> None:
     # Windows of 4: targets 1-4, 5-8, 9-12 of 15 tokens; the documents are [0, 3), [3, 5), [5, 9), [9, 11), [11, 15).
     stream = MemoryStream(folder, [3, 2, 4, 2, 4]).as_stream()
-    stats = packing_stats(stream, samples_of(stream, 4, "windows"), 4)
+    _, stats = count_documents(stream, open_samples(stream, 4, "windows"), 4)
     assert (stats.num_samples, stats.num_truncated, stats.num_unused) == (3, 1, 3)
     assert stats.truncated_share == 0.2
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_the_samples_of_a_prepared_corpus_survive_pickling_and_threads(
+def test_the_open_samples_a_prepared_corpus_survive_pickling_and_threads(
     stream: TokenStream, packing: Packing, tmp_path: Path
 ) -> None:
     seq_len = 100
-    samples = samples_of(stream, seq_len, packing, tmp_path)
+    samples = open_samples(stream, seq_len, packing, tmp_path)
     expected = _read_all(samples, seq_len)
     copy = pickle.loads(pickle.dumps(samples))
     with ThreadPoolExecutor(4) as pool:
@@ -258,6 +258,8 @@ def test_the_samples_of_a_prepared_corpus_survive_pickling_and_threads(
     if packing == "best_fit":
         targets = expected.targets_BL[expected.targets_BL != IGNORE]
         assert np.array_equal(np.sort(targets), np.sort(stream.read(0, stream.num_tokens)))
-        assert (expected.targets_BL == stream.eot_id).sum() == packing_stats(stream, samples, seq_len).num_documents
+        assert (expected.targets_BL == stream.eot_id).sum() == count_documents(stream, samples, seq_len)[
+            0
+        ].num_documents
     else:
         assert np.array_equal(expected.targets_BL.ravel(), stream.read(1, samples.num_samples * seq_len))

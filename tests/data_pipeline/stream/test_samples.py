@@ -1,4 +1,4 @@
-"""The whole stream: for any corpora, mixture and number of ranks, the same samples in the same order."""
+"""The stream has the same samples in the same order for any corpora, mixture and number of ranks."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from foretrain.data_pipeline.stream.batch import IGNORE
 from foretrain.data_pipeline.stream.batches import Batches
 from foretrain.data_pipeline.stream.mixture import Mixture, SourceShare, Stage
 from foretrain.data_pipeline.stream.order import Order
-from foretrain.data_pipeline.stream.packing import Samples, samples_of
+from foretrain.data_pipeline.stream.packing import Samples, open_samples
 from foretrain.data_pipeline.stream.samples import SampleStream, Source
 from tests.data_pipeline.stream.memory_stream import EOT, MemoryStream
 
@@ -24,7 +24,7 @@ PACKINGS = ("windows", "documents")
 
 @dataclass(frozen=True)
 class Case:
-    """A stream, and what it is made of."""
+    """A stream, and the streams of tokens that it is made of."""
 
     stream: SampleStream
     memories: list[MemoryStream]
@@ -45,7 +45,7 @@ def make_case(
     sources, shares = [], []
     for number, (memory, weight) in enumerate(zip(memories, weights, strict=True)):
         name = f"source{number}"
-        samples: Samples = samples_of(memory.as_stream(), seq_len, packing)  # type: ignore[arg-type]
+        samples: Samples = open_samples(memory.as_stream(), seq_len, packing)  # type: ignore[arg-type]
         order = Order(samples.shard_starts, f"order/{seed}/{name}", window)
         sources.append(Source(name, memory.as_stream(), samples, order))
         shares.append(SourceShare(name, samples.num_samples, weight))
@@ -81,10 +81,8 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@given(case=cases(), first=st.integers(0, 10**10), size=st.sampled_from([1, 4, 12, 24]), data=st.data())
-def test_the_ranks_together_read_what_one_process_reads_also_when_their_number_changes(
-    case: Case, first: int, size: int, data: st.DataObject
-) -> None:
+def check_ranks(case: Case, first: int, size: int, data: st.DataObject) -> None:
+    """Check that ranks whose number changes from step to step together read what one process reads."""
     divisors = [dp for dp in range(1, size + 1) if size % dp == 0]
     num_steps = 5
     alone = case.stream.read(first + np.arange(num_steps * size))
@@ -100,10 +98,27 @@ def test_the_ranks_together_read_what_one_process_reads_also_when_their_number_c
             assert np.array_equal(np.concatenate(positions), alone.positions_BL[rows])
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
+@given(case=cases(), first=st.integers(0, 10**10), size=st.sampled_from([1, 4, 12, 24]), data=st.data())
+def test_the_ranks_together_read_what_one_process_reads_also_when_their_number_changes(
+    case: Case, first: int, size: int, data: st.DataObject
+) -> None:
+    check_ranks(case, first, size, data)
+
+
+@pytest.mark.long
+@settings(max_examples=400)
+@given(case=cases(), first=st.integers(0, 10**10), size=st.sampled_from([1, 4, 12, 24]), data=st.data())
+def test_the_ranks_of_many_more_streams_read_what_one_process_reads(
+    case: Case, first: int, size: int, data: st.DataObject
+) -> None:
+    check_ranks(case, first, size, data)
+
+
+@settings(max_examples=15)
 @given(case=cases())
 def test_each_epoch_of_a_source_gives_each_of_its_samples_once_and_then_all_again(case: Case) -> None:
-    num_samples = 3 * sum(source.samples.num_samples for source in case.stream.sources) + 200
+    num_samples = 3 * sum(source.samples.num_samples for source in case.stream.sources) + 100
     given_by: dict[str, list[tuple[int, int]]] = {}
     for location in case.stream.locate(np.arange(num_samples)):
         given_by.setdefault(location.source.name, []).append((location.epoch, location.sample))
@@ -117,15 +132,16 @@ def test_each_epoch_of_a_source_gives_each_of_its_samples_once_and_then_all_agai
         assert max(Counter(rest).values(), default=1) == 1
 
 
+@settings(max_examples=50)
 @given(case=cases(), g=st.integers(0, 10**10))
-def test_a_sample_is_the_tokens_of_its_stretches(case: Case, g: int) -> None:
+def test_a_sample_is_the_tokens_of_its_spans(case: Case, g: int) -> None:
     batch = case.stream.read(np.array([g]))
     (location,) = case.stream.locate(np.array([g]))
     memory = case.memories[int(location.source.name.removeprefix("source"))]
-    for stretch in location.source.samples.stretches(location.sample):
-        at, end = stretch.at, stretch.at + stretch.count
-        assert np.array_equal(batch.tokens_BL[0, at:end], memory.read(stretch.start, stretch.count))
-        assert np.array_equal(batch.targets_BL[0, at:end], memory.read(stretch.start + 1, stretch.count))
+    for span in location.source.samples.spans(location.sample):
+        at, end = span.at, span.at + span.count
+        assert np.array_equal(batch.tokens_BL[0, at:end], memory.read(span.start, span.count))
+        assert np.array_equal(batch.targets_BL[0, at:end], memory.read(span.start + 1, span.count))
 
 
 def test_no_rank_and_no_call_changes_what_another_one_reads() -> None:
@@ -139,7 +155,7 @@ def test_no_rank_and_no_call_changes_what_another_one_reads() -> None:
 
 
 class Holey(MemoryStream):
-    """A stream of which some tokens cannot be read."""
+    """A stream with tokens that cannot be read."""
 
     holes: frozenset[int] = frozenset()
 
@@ -156,7 +172,7 @@ def holey(holes: set[int], packing: str = "documents", *, replaces: bool = True)
     return case.stream
 
 
-def test_an_unreadable_sample_ends_the_reading_where_none_may_be_replaced() -> None:
+def test_an_unreadable_sample_is_an_error_if_none_may_be_replaced() -> None:
     with pytest.raises(UnreadableError, match="no token 100"):
         holey({100}, replaces=False).read(np.arange(49))
 
@@ -181,11 +197,11 @@ def test_an_unreadable_sample_is_replaced_by_the_same_other_one_whoever_reads_it
             assert np.array_equal(alone.tokens_BL[0], expected.tokens_BL[g])
 
 
-def test_replacing_ends_where_nothing_can_be_read() -> None:
+def test_replacing_is_an_error_if_nothing_can_be_read() -> None:
     with pytest.raises(UnreadableError, match=r"nor can any of 32 other samples be read"):
         holey(set(range(800))).read(np.arange(2))
 
 
-def test_targets_are_all_tokens_where_nothing_is_padded() -> None:
+def test_all_targets_are_tokens_if_there_is_no_padding() -> None:
     batch = holey(set(), "windows").read(np.arange(49))
     assert batch.num_padding == 0 and not (batch.targets_BL == IGNORE).any()
