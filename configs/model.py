@@ -27,6 +27,10 @@ class ModelConfig:
     """Hidden width of the feed-forward layer; None: 4 * d_model."""
     vocab_size: int | None = None
     """Rows of the embedding; None: the vocabulary of the data's tokenizer."""
+    attention: str = "grouped_query"
+    """Kind of attention of every block: "grouped_query", or one that a plugin adds."""
+    feed_forward: str = "dense"
+    """Kind of feed-forward layer of every block: "dense", or one that a plugin adds."""
     seq_len: int = 256
     """Tokens of one sample, and the number of learned positions where `position` is learned."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"

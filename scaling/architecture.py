@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from foretrain.configs.model import ModelConfig
 from foretrain.configs.schema import Config
 
 
@@ -16,6 +17,9 @@ def architecture(config: Config) -> dict[str, Any]:
     return {
         "parametrization": config.mup.parametrization,
         "optimizer": config.optimizer.kind,
+        # None for the default, as in the files that older versions wrote.
+        "attention": None if model.attention == ModelConfig.attention else model.attention,
+        "feed_forward": None if model.feed_forward == ModelConfig.feed_forward else model.feed_forward,
         "norm": model.norm,
         "norm_eps": model.norm_eps,
         "position": model.position,

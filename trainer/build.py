@@ -16,7 +16,7 @@ def build_engine(config: Config, groups: Groups) -> tuple[Engine, ModelState]:
     recompute = Recompute(config.train.recompute, config.train.recompute_layers)
     stages = build_stages(blueprint(config), groups.layout, groups.at.pp, tp, config.train.seed, recompute)
     shards = [shard for stage in stages for shard in stage.shards()]
-    tied = [shard.tensor for shard in shards if config.model.tie_embeddings and shard.param.name == "embed.weight"]
+    tied = [shard.tensor for shard in shards if config.model.tie_embeddings and shard.param.is_token_embedding]
     optimizer = build_optimizer(shards, config.optimizer)
     engine = Engine(groups, stages, tp.cross_entropy, optimizer, config, tied)
     return engine, ModelState(groups, engine.zero, shards)

@@ -60,7 +60,7 @@ class Consistency:
         shards = {self._key(shard): shard for shard in state.shards}
         over_replicas = [] if self._is_cut_by_zero else list(shards)
         over_tp = [key for key, shard in shards.items() if shard.tp_dim is None]
-        over_ends = [key for key, shard in shards.items() if shard.param.name == "embed.weight"]
+        over_ends = [key for key, shard in shards.items() if shard.param.is_token_embedding]
         if not config.model.tie_embeddings:
             over_ends = []
         compared = [(groups.replicas, over_replicas), (groups.tp, over_tp), (groups.embedding, over_ends)]

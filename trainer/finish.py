@@ -5,7 +5,7 @@ from rich.text import Text
 
 from foretrain.trainer.inference import continue_all, load_model
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
-from foretrain.trainer.model.spec import num_params
+from foretrain.trainer.model.table import num_params
 from foretrain.trainer.plots import loss_curve
 from foretrain.trainer.progress import summary
 from foretrain.trainer.setup import Run

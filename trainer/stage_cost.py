@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from foretrain.configs.schema import ModelConfig, TrainConfig
 from foretrain.parallel.balance import split
 from foretrain.parallel.layout import Layout
-from foretrain.trainer.model.spec import Shape, flops_per_token
+from foretrain.trainer.model.table import block_flops, head_flops
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,10 @@ def counted(model: ModelConfig, train: TrainConfig) -> Costs:
     Attention is counted below the diagonal only, as its kernels compute it. What a block recomputes, it runs forward
     twice, a third of its cost more; where only some blocks do, `block` is the mean.
     """
-    shape = Shape.of(model)
-    head = 6.0 * shape.vocab_size * shape.d_model
-    attention = 6.0 * shape.num_heads * shape.head_dim * shape.seq_len
-    block = (flops_per_token(model, causal=True) - head) / shape.num_layers
-    again = {"none": 0.0, "selective": attention / 3, "full": block / 3}[train.recompute]
-    share = min(train.recompute_layers or shape.num_layers, shape.num_layers) / shape.num_layers
-    return Costs(first=0.0, block=block + share * again, last=head)
+    block = block_flops(model, causal=True)
+    again = {"none": 0.0, "selective": block.selective / 3, "full": block.total / 3}[train.recompute]
+    share = min(train.recompute_layers or model.num_layers, model.num_layers) / model.num_layers
+    return Costs(first=0.0, block=block.total + share * again, last=head_flops(model))
 
 
 def balanced(layout: Layout, num_layers: int, costs: Costs) -> Layout:

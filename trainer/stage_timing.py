@@ -10,13 +10,13 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from foretrain.configs.schema import ModelConfig, TrainConfig
+from foretrain.configs.model import ModelConfig, Shape
+from foretrain.configs.schema import TrainConfig
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Recompute, Stage
-from foretrain.trainer.model.spec import Shape
 from foretrain.trainer.stage_cost import Costs, balanced
 
 STAGES_FILE = "stages.json"
@@ -55,7 +55,7 @@ def measured(model: ModelConfig, layout: Layout, train: TrainConfig, device: tor
     first, block, last = part(range(0), is_first=True), part(range(1)), part(range(0), is_last=True)
     passes: list[Callable[[], None]] = [
         lambda: first(tokens_BL).backward(grad_LBD),
-        lambda: block(x_LBD).backward(grad_LBD),
+        lambda: block(x_LBD, loss_scale=1.0).backward(grad_LBD),
         lambda: tp.cross_entropy(last(x_LBD), tokens_BL).sum().backward(),
     ]
     # In turns, so that a machine that slows down does so for all three.

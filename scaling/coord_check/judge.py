@@ -2,10 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, Protocol
 
+from foretrain.configs.model import ModelConfig
 from foretrain.scaling.coord_check.plan import Axis, Ladder, Rung
+from foretrain.trainer.model.spec import Param
+from foretrain.trainer.model.table import layers_of, param_table
 
 Kind = Literal["size", "change"]
 KINDS: tuple[Kind, ...] = ("size", "change")
@@ -17,10 +21,6 @@ the residual stream that its blocks hold at the start falls as depth^-1/2, and t
 initial weights: sound models of 2 to 16 blocks came to 0.39, planted bugs to 0.44 and more.
 """
 LAST, LOGITS = "blocks.last", "logits"
-AT_AN_EDGE = frozenset({"blocks.0.mlp.gate", "blocks.0.mlp.up", *(f"{LAST}.attn.{part}" for part in "qkv")})
-"""Modules that read a share of the 2 L updates of the residual stream which depends on L: 1 of them, or 2 L - 2. Their
-change levels off only in deep models: from 2 to 16 blocks it was measured to go as depth^-0.3 and depth^0.3.
-"""
 
 
 class Measured(Protocol):
@@ -45,13 +45,15 @@ class Slope:
     kind: Kind
     step: int
     value: float | None
-    """The exponent; None where no line goes through the values, since one is zero or not finite."""
+    """The exponent; None if no line goes through the values, since one is zero or not finite."""
+    is_at_an_edge: bool = False
+    """Whether the module's place among the blocks depends on their number; see `_at_an_edge`."""
 
     @property
     def is_judged(self) -> bool:
-        """Whether the slope says anything; see `_is_remnant` and AT_AN_EDGE for what goes with size in sound models."""
+        """Whether the slope says anything: some go with size in sound models (`is_at_an_edge`, `_is_remnant`)."""
         if self.axis == "depth":
-            return not (self.kind == "change" and self.module in AT_AN_EDGE)
+            return not (self.kind == "change" and self.is_at_an_edge)
         return not self._is_remnant
 
     @property
@@ -91,8 +93,8 @@ def values_of(
     return [_mean(each, _name_in(module, rung), kind, step) for rung in ladder.rungs for each in [measured[rung]]]
 
 
-def modules_of(ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]]) -> list[str]:
-    """The modules that every rung has, in the order in which data meets them.
+def modules_of(ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]], model: ModelConfig) -> list[str]:
+    """The modules that every rung has, in the order in which data meets them; `model` is of any size.
 
     Over widths those are all. Over depths they are what stands outside the blocks, the layers of the first block and
     of the last, which is named `blocks.last`, and the residual stream after the last: after the first it holds one
@@ -100,17 +102,21 @@ def modules_of(ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]]) -> l
     """
     names = [_shared_names(rung, ladder.axis, measured[rung][0]) for rung in ladder.rungs]
     shared = [name for name in names[0] if all(name in others for others in names)]
-    return sorted(shared, key=_place)
+    return sorted(shared, key=partial(_place, _one_block(model)))
 
 
-def slopes_of(ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]], steps: Sequence[int]) -> list[Slope]:
-    """The slope of every module and statistic at each of `steps`."""
-    return [
-        Slope(ladder.axis, module, kind, step, fit(ladder.sizes, values_of(ladder, measured, module, kind, step)))
-        for module in modules_of(ladder, measured)
-        for kind in KINDS
-        for step in steps
-    ]
+def slopes_of(
+    ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]], steps: Sequence[int], model: ModelConfig
+) -> list[Slope]:
+    """The slope of every module and statistic at each of `steps`; `model` is of any size."""
+    edge = _at_an_edge(model)
+
+    def slope(module: str, kind: Kind, step: int) -> Slope:
+        exponent = fit(ladder.sizes, values_of(ladder, measured, module, kind, step))
+        return Slope(ladder.axis, module, kind, step, exponent, module in edge)
+
+    modules = modules_of(ladder, measured, model)
+    return [slope(module, kind, step) for module in modules for kind in KINDS for step in steps]
 
 
 def failures(measured: Mapping[Rung, Sequence[Measured]]) -> Iterator[str]:
@@ -137,19 +143,34 @@ def _mean(seeds: Sequence[Measured], name: str, kind: Kind, step: int) -> float:
     return sum(getattr(each, kind)[name][step] for each in seeds) / len(seeds)
 
 
-_ORDER = ("embed", "blocks", "final_norm", "head", LOGITS)
-_ORDER_IN_BLOCK = ("attn_norm", "attn.q", "attn.k", "attn.v", "attn", "mlp_norm", "mlp.gate", "mlp.up", "mlp", "")
+def _one_block(model: ModelConfig) -> list[Param]:
+    """The parameter table of `model` with one block; sizes do not matter here."""
+    return param_table(replace(model, num_layers=1, vocab_size=1))
 
 
-def _place(module: str) -> tuple[int, float, int, str]:
-    """Where a module, or a parameter of one, stands on the way of the data."""
-    room, _, rest = module.partition(".")
-    if room != "blocks":
-        return _ORDER.index(room), 0, 0, rest
-    number, _, part = rest.partition(".")
-    place = next(place for place, start in enumerate(_ORDER_IN_BLOCK) if part.startswith(start))
-    # The residual stream, "", comes after all parts of its block.
-    return _ORDER.index(room), math.inf if number == "last" else int(number), place, part
+def _at_an_edge(model: ModelConfig) -> set[str]:
+    """Modules that read a share of the 2 L updates of the residual stream which depends on L: 1 of them, or 2 L - 2.
+
+    They are the last layer of the first block, and the first layer of the last block. Their change levels off only in
+    deep models: from 2 to 16 blocks it was measured to go as depth^-0.3 and depth^0.3.
+    """
+    readers = [param.name.split(".", 2)[2] for param in _one_block(model) if param.reads_residual]
+    first_layer = next(iter(layers_of(model)))
+    return {
+        f"{LAST if name.startswith(f'{first_layer}.') else 'blocks.0'}.{name.removesuffix('.weight')}"
+        for name in readers
+    }
+
+
+def _place(table: Sequence[Param], module: str) -> tuple[float, float, float, str]:
+    """Where a module, or a parameter of one, is on the way of the data."""
+    outer, _, rest = module.partition(".")
+    number, _, part = rest.partition(".") if outer == "blocks" else ("0", "", module)
+    # The residual stream, "blocks.3", comes after all parts of its block, and the logits after everything.
+    names = [f"{param.name.removeprefix('blocks.0.')}." for param in table]
+    inside = next((i for i, name in enumerate(names) if part and name.startswith(f"{part}.")), math.inf)
+    first = next(i for i, param in enumerate(table) if param.in_block) if outer == "blocks" else inside
+    return first, math.inf if number == "last" else int(number), inside, part
 
 
 def _name_in(module: str, rung: Rung) -> str:

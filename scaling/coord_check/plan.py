@@ -89,6 +89,7 @@ class CoordCheckPlan:
         train = _train(self.layout, self.device)
         return [
             Config(
+                plugins=self.config.plugins,
                 model=model,
                 data=DataConfig(),
                 parallel=parallel_config(self.layout, ParallelConfig()),

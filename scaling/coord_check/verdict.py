@@ -35,7 +35,9 @@ def judge(
 ) -> CoordCheckVerdict:
     """Hold what was measured to the tolerance; `problems` say why rungs of the plan were not."""
     ladders = [ladder for ladder in plan.ladders if all(rung in measured for rung in ladder.rungs)]
-    slopes = [slope for ladder in ladders for slope in slopes_of(ladder, measured, plan.judged_steps)]
+    slopes = [
+        slope for ladder in ladders for slope in slopes_of(ladder, measured, plan.judged_steps, plan.config.model)
+    ]
     broken = [*problems, *failures(measured)]
     return CoordCheckVerdict(tuple(slopes), (*broken, *_offenders(slopes)))
 

@@ -12,7 +12,7 @@ from foretrain.configs.keys import changes_curve
 from foretrain.configs.schema import Config
 from foretrain.scaling.layouts import parse_layout
 from foretrain.scaling.sweep.proxy import proxy
-from foretrain.trainer.model.spec import num_params
+from foretrain.trainer.model.table import num_params
 from foretrain.trainer.mup.parametrize import blueprint
 
 Search = Literal["grid", "random", "halving"]

@@ -10,7 +10,7 @@ from foretrain.configs.load import diff
 from foretrain.configs.schema import Config
 from foretrain.scaling.architecture import architecture, differences
 from foretrain.scaling.transfer.study import CARRIED, Drift, Study, are_numbers, speaking_sizes
-from foretrain.trainer.model.spec import num_params
+from foretrain.trainer.model.table import num_params
 
 MAX_SLOPE = 0.15
 """Octaves of the best rate for each doubling. Measured (benchmarks/results/transfer): muP -0.03 over widths, CompleteP

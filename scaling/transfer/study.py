@@ -13,7 +13,7 @@ from foretrain.configs.schema import Config
 from foretrain.scaling.transfer.optimum import NoOptimumError, Optimum, find_optimum, mean_losses
 from foretrain.scaling.transfer.sweep_folder import RATE, Size, Sweep, Trial
 from foretrain.trainer.model.resize import resized
-from foretrain.trainer.model.spec import num_params
+from foretrain.trainer.model.table import num_params
 
 Axis = Literal["d_model", "num_layers"]
 CARRIED = re.compile(r"optimizer\.(?!kind$)\w+|model\.(embed_|head_)?init_std")

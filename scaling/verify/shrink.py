@@ -51,7 +51,15 @@ def shrink(config: Config, layouts: Sequence[Layout]) -> Config:
     )
     data = DataConfig(packing=config.data.packing)
     mup = replace(config.mup, base=_base(model))
-    return Config(model=model, parallel=ParallelConfig(), mup=mup, optimizer=optimizer, train=train, data=data)
+    return Config(
+        plugins=config.plugins,
+        model=model,
+        parallel=ParallelConfig(),
+        mup=mup,
+        optimizer=optimizer,
+        train=train,
+        data=data,
+    )
 
 
 def _shrink_model(model: ModelConfig, layouts: Sequence[Layout]) -> ModelConfig:

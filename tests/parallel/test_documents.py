@@ -90,7 +90,7 @@ def segments_ignored_on_the_last_stage() -> None:
     def ignore(self: Stage, x: Tensor, positions: Tensor | None = None) -> Tensor:
         return forward(self, x, None if self.is_last else positions)
 
-    Stage.forward = ignore  # type: ignore[method-assign]
+    Stage.forward = ignore  # type: ignore[method-assign,assignment]
 
 
 def segments_of_its_own_slice() -> None:

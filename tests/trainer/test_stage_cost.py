@@ -15,7 +15,7 @@ from foretrain.launcher.local.run import run_local
 from foretrain.parallel.layout import Layout, LayoutError
 from foretrain.trainer import loop
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
-from foretrain.trainer.model.spec import block_table, flops_per_token
+from foretrain.trainer.model.table import block_table, flops_per_token
 from foretrain.trainer.setup import Run, prepare_run
 from foretrain.trainer.stage_cost import Costs, balanced, counted
 from foretrain.trainer.stage_timing import STAGES_FILE, local_model, measured

@@ -1,36 +1,24 @@
-"""A model as it is built: its shape, its parameters' laws, and the constants that its activations are multiplied by."""
+"""A model as it is built: its shape, its parameters, and the constants that its activations are multiplied by."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
-from foretrain.configs.schema import ModelConfig
-from foretrain.trainer.model.spec import Param, param_table
+from foretrain.configs.model import ModelConfig
+from foretrain.trainer.model.spec import Param
+from foretrain.trainer.model.table import param_table
 
 
 @dataclass(frozen=True)
 class Multipliers:
-    """What is multiplied on the way forward, the same in every block; 1 costs nothing and changes no bit.
+    """Constants that activations are multiplied by, beside those of single parameters (`Param.multiplier`)."""
 
-    That of a matrix goes on its input, so that a bias is left as it is.
-    """
-
-    embed: float = 1.0
-    """Of looked-up token embeddings."""
-    position: float = 1.0
-    """Of learned positions."""
-    qkv: float = 1.0
-    """Of the matrices of queries, keys and values."""
     attention: float = 1.0
-    """Of attention logits, beside 1 / sqrt(head_dim)."""
-    out: float = 1.0
-    """Of attention's output matrix."""
-    up: float = 1.0
-    """Of the feed-forward layer's first matrices."""
-    down: float = 1.0
-    """Of the feed-forward layer's last matrix."""
+    """Multiplies attention logits, beside 1 / sqrt(head_dim)."""
     residual: float = 1.0
-    """Of what attention and the feed-forward layer add to the residual stream."""
+    """Multiplies what attention and the feed-forward layer add to the residual stream."""
     head: float = 1.0
-    """Of the head's matrix, tied or not."""
+    """Multiplies the input of the head, tied or not."""
 
 
 @dataclass(frozen=True)
@@ -45,3 +33,13 @@ class Blueprint:
     def of(cls, model: ModelConfig) -> "Blueprint":
         """The model in the standard parametrization."""
         return cls(model, tuple(param_table(model)))
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Param]:
+        """The parameters by name."""
+        return {param.name: param for param in self.table}
+
+    def rows_of(self, module: str) -> Mapping[str, Param]:
+        """The parameters of a module by the names that they have in it."""
+        prefix = f"{module}."
+        return {name.removeprefix(prefix): param for name, param in self.by_name.items() if name.startswith(prefix)}

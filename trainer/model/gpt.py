@@ -1,34 +1,37 @@
-"""The GPT of one pipeline stage, and its shards of the parameter table.
+"""One pipeline stage of the model, and its shards of the parameters.
 
 Legend: L sequence, B batch, D model width, V vocabulary.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foretrain.configs.model import Shape
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import Embedding, TensorParallel
 from foretrain.trainer.model import init
+from foretrain.trainer.model.block import Block
 from foretrain.trainer.model.blueprint import Blueprint
-from foretrain.trainer.model.layers import Block, Documents, Norm, scaled
+from foretrain.trainer.model.layers import Documents, Norm, checkpointed, scaled
 from foretrain.trainer.model.shard import Held, ParamShard, held_by
-from foretrain.trainer.model.spec import Shape
+from foretrain.trainer.model.table import layers_of
 
 
 @dataclass(frozen=True)
 class Recompute:
-    """What is computed again for the backward pass: "none", "selective" or "full", in the first `num_layers` blocks."""
+    """What the backward pass computes again ("none", "selective" or "full"), in the first `num_layers` blocks."""
 
     kind: str = "none"
     num_layers: int | None = None
 
-    def of(self, layer: int) -> str:
-        """What block `layer` recomputes."""
-        return self.kind if self.num_layers is None or layer < self.num_layers else "none"
+    def of(self, block: int) -> str:
+        """What block number `block` recomputes."""
+        return self.kind if self.num_layers is None or block < self.num_layers else "none"
 
 
 KEEP_ALL = Recompute()
@@ -48,7 +51,7 @@ class Stage(nn.Module):
         tied_to: "Stage | None" = None,
         recompute: Recompute = KEEP_ALL,
     ) -> None:
-        """`tied_to`: the first stage, where it is on this rank too: a tied head then uses that stage's embedding."""
+        """`tied_to`: the first stage, if it is on this rank too: a tied head then uses the first stage's embedding."""
         super().__init__()
         model, shape = blueprint.model, Shape.of(blueprint.model)
         self._blueprint, self._tp = blueprint, tp
@@ -60,40 +63,46 @@ class Stage(nn.Module):
         self.position: nn.Parameter | None = None
         if is_first and model.position == "learned":
             self.position = nn.Parameter(torch.empty(shape.seq_len, shape.d_model))
-        self.blocks = nn.ModuleDict({str(layer): Block(blueprint, tp, recompute.of(layer)) for layer in layers})
+        self.blocks = nn.ModuleDict(
+            {str(number): Block(blueprint, number, tp, recompute.of(number) == "selective") for number in layers}
+        )
+        self._recomputed = {str(number) for number in layers if recompute.of(number) == "full"}
+        self.takes_loss_scale = any(kind.has_loss for kind in layers_of(model).values())
         self.final_norm = Norm(model, shape.d_model, tp) if is_last else None
-        # An embedding module, since its rows are cut over ranks just as the head's are.
+        # An embedding module, since its rows are sharded just as the head's are.
         self.head = tp.embedding(self._num_padded_rows, shape.d_model) if is_last and not model.tie_embeddings else None
-        # Rows of this rank's slice of the vocabulary that are not padding.
+        # Rows of this rank's shard of the vocabulary that are not padding.
         rows = self._num_padded_rows // tp.size
         self.num_valid_rows = max(0, min(rows, shape.vocab_size - tp.rank * rows))
 
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor | None = None, loss_scale: float | None = None) -> Tensor:
         """First stage: tokens (B, L) in; last stage: this rank's logits (L, B, V / tp) out; else (L, B, D).
 
-        `positions`, (B, L) on the CPU and never cut over ranks, are those of the tokens in their documents: attention
-        stays inside a document. None: a sample is one document.
+        `positions`, (B, L) on the CPU and never split over ranks, are those of the tokens in their documents: attention
+        stays inside a document. None: a sample is one document. `loss_scale`: what the losses of layers are multiplied
+        by, if any layer has one (`takes_loss_scale`).
         """
         documents = (
             None if positions is None else Documents.of(positions, self._blueprint.model, self._tp.context, x.device)
         )
         if self.is_first:
             x = self._embed(x, positions)
-        for block in self.blocks.values():
-            x = block(x, documents=documents)
+        for number, block in self.blocks.items():
+            run = partial(checkpointed, block) if number in self._recomputed else block
+            x = run(x, documents, loss_scale)
         return self._logits(x) if self.is_last else x
 
     def _embed(self, tokens_BL: Tensor, positions_BL: Tensor | None) -> Tensor:
         assert self.embed is not None
-        multipliers = self._blueprint.multipliers
-        x_LBD = scaled(self.embed(tokens_BL), multipliers.embed)
+        table = self._blueprint.by_name
+        x_LBD = scaled(self.embed(tokens_BL), table["embed.weight"].multiplier)
         if self.position is not None:
-            mine = self._tp.sequence_slice(tokens_BL.shape[1])
-            weight = scaled(self._tp.replicated(self.position), multipliers.position)
+            own = self._tp.sequence_slice(tokens_BL.shape[1])
+            weight = scaled(self._tp.replicated(self.position), table["position.weight"].multiplier)
             if positions_BL is None:
-                return x_LBD + weight[mine, None]
-            mine_LB = positions_BL[:, mine].T.to(tokens_BL.device, non_blocking=True)
-            x_LBD = x_LBD + F.embedding(mine_LB, weight)
+                return x_LBD + weight[own, None]
+            own_LB = positions_BL[:, own].T.to(tokens_BL.device, non_blocking=True)
+            x_LBD = x_LBD + F.embedding(own_LB, weight)
         return x_LBD
 
     def _logits(self, x_LBD: Tensor) -> Tensor:
@@ -107,14 +116,10 @@ class Stage(nn.Module):
 
     def shards(self) -> list[ParamShard]:
         """This rank's shards of the parameters that the stage holds."""
-        table, tp = {param.name: param for param in self._blueprint.table}, (self._tp.rank, self._tp.size)
+        table, tp = self._blueprint.by_name, (self._tp.rank, self._tp.size)
         shards = [ParamShard.of(table[name], tensor, rows, tp) for name, tensor, rows in self._held()]
         # The last stage's own embedding is the tied head.
-        return (
-            shards
-            if self.is_first
-            else [replace(shard, is_copy=shard.param.name == "embed.weight") for shard in shards]
-        )
+        return shards if self.is_first else [replace(shard, is_copy=shard.param.is_token_embedding) for shard in shards]
 
     def _held(self) -> Iterator[Held]:
         if self.embed is not None:
@@ -130,7 +135,7 @@ class Stage(nn.Module):
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
-        """Fill every parameter from (seed, name, global index); padding rows are zero."""
+        """Fill every parameter with values that depend on (seed, name, global index); padding rows are zero."""
         for parameter in self.parameters():
             parameter.zero_()
         for shard in self.shards():
@@ -147,7 +152,7 @@ def build_stages(
     seed: int,
     recompute: Recompute = KEEP_ALL,
 ) -> list[Stage]:
-    """This rank's stages, initialised, on the CPU in fp32."""
+    """This rank's stages with their initial weights, on the CPU in fp32."""
     model = blueprint.model
     stages: list[Stage] = []
     for index in layout.stages_of(pp_rank):

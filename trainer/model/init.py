@@ -1,7 +1,7 @@
 """Initial weights as a function of (seed, name, global index): every layout starts from the same model, bitwise.
 
-A parameter is drawn in blocks of whole rows. Each block has a generator of its own, seeded by (seed, name, block), so a
-rank draws only the blocks that its slice touches, and never holds more than BLOCK_BYTES of draws at a time.
+A parameter is drawn in blocks of rows. Each block has its own generator, seeded by (seed, name, block), so a rank draws
+only the blocks that its shard overlaps, and never holds more than BLOCK_BYTES of draws at a time.
 """
 
 from hashlib import blake2b
@@ -17,7 +17,8 @@ BLOCK_BYTES = 16 << 20
 def fill(out: Tensor, param: Param, seed: int, rows: slice, columns: slice | None = None) -> None:
     """Write rows `rows` (and columns `columns` of a matrix; None: all) of the initial `param` into `out`.
 
-    `out` has the slice's shape, any dtype and device; the draw is fp32 on the CPU, so that every device starts alike.
+    `out` has the shape of the slice, any dtype and device. The draw is fp32 on the CPU, so that all devices start from
+    the same values.
     """
     if param.std == 0:
         out.fill_(param.fill)

@@ -1,4 +1,4 @@
-"""The same model at another width or depth: heads and feed-forward width in proportion, and heads as wide as before."""
+"""A model at another width or depth: heads and feed-forward width in proportion, and heads as wide as before."""
 
 from dataclasses import replace
 from math import gcd, lcm
@@ -16,10 +16,10 @@ def resized(
     head_dim: int | None = None,
     d_ff: int | None = None,
 ) -> ModelConfig:
-    """`model` with that width and that many layers (None: its own), in its own proportions.
+    """`model` with the given width and number of layers (None: its own), in its own proportions.
 
-    The width of a head stays, and so does the number of query heads that share a key-value head; sizes that are given
-    are taken as they are. Raises ValueError, with the widths that can be, where a proportion is no whole number.
+    The width of a head and the number of query heads per key-value head stay the same. Sizes that are given are used as
+    they are. Raises ValueError, with the widths that are possible, if a size in proportion is not a whole number.
     """
     width = d_model or model.d_model
 
@@ -27,8 +27,8 @@ def resized(
         if size is None or size * new % old == 0:
             return size and size * new // old
         raise ValueError(
-            f"a model of d_model = {width} in the proportions of this one (d_model = {model.d_model}, {name} = {size}) "
-            f"would have {name} = {size * new / old:g}: take a multiple of {_step(model)}"
+            f"a model of d_model = {width} in the proportions of this one (d_model = {model.d_model}, {name} = {size})"
+            f" would have {name} = {size * new / old:g}: take a multiple of {_step(model)}"
         )
 
     heads = num_heads or part("num_heads", model.num_heads, width, model.d_model)
@@ -45,6 +45,6 @@ def resized(
 
 
 def _step(model: ModelConfig) -> int:
-    """The smallest width, of which all that can be are multiples."""
+    """The smallest possible width; all possible widths are multiples of it."""
     parts = [size for size in (model.num_heads, model.num_kv_heads, model.d_ff) if size is not None]
     return lcm(*(model.d_model // gcd(size, model.d_model) for size in parts))

@@ -1,17 +1,17 @@
-"""How large a model's activations are and how far they have moved, step by step: what a coordinate check looks at.
+"""The measurements of a coordinate check: size of a model's activations, and how far they have moved, step by step.
 
-So are those parameters whose entries are to move alike at every size: gains, biases and the head. What they do to
+Gains, biases and the head are measured too: their entries should move by the same amount at every size. What they do to
 activations is small beside what matrices do, or hidden by a random head.
 
-The same made-up batch at every step, so that what moves is the model. Every rank adds up what it sees of each module's
-output; sums over all ranks then give the means over the global batch, under any layout: an output that several ranks
-hold whole is counted by each of them, equally often.
+The same made-up batch is used at every step, so that only the model moves. Every rank adds up what it has of each
+module's output. Sums over all ranks then give the means over the global batch, under any layout: if several ranks hold
+the full output, each element is counted equally often.
 
 Legend: B batch, L sequence.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,18 +23,19 @@ from foretrain.configs.schema import Config
 from foretrain.parallel import groups as parallel_groups
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.layout import Layout
+from foretrain.registry import import_plugins
 from foretrain.trainer.build import build_engine
 from foretrain.trainer.model.gpt import Stage
-from foretrain.trainer.model.layers import Block
-from foretrain.trainer.model.shard import ParamShard
+from foretrain.trainer.model.shard import HoldsParams
+from foretrain.trainer.model.spec import Param
 
 TIMEOUT_S = 120.0
-"""A collective that waits longer than this is a deadlock: a step takes a fraction of a second."""
+"""A collective that waits longer is a deadlock: a step takes a fraction of a second."""
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Statistics of each module's output, and of some parameters, by step t = 0 .. num_steps: after t updates."""
+    """Statistics of each module's output, and of some parameters, after t = 0 .. num_steps updates."""
 
     size: dict[str, list[float]]
     """Mean |x_t|."""
@@ -47,11 +48,12 @@ class Coordinates:
 def measure(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
     """Be one rank of `layout`, and train each config for num_steps + 1 (two or more) steps at its peak learning rate.
 
-    Modules are "embed", "blocks.0.attn.q", .k, .v and .out, "blocks.0.mlp.gate", .up and .down, "blocks.0" (the
-    residual stream after it), "final_norm" and "logits"; parameters have the table's names. Needs the launcher's
-    environment; every rank returns the same.
+    Modules are "embed", the matrices of blocks, such as "blocks.0.attn.q", "blocks.0" (the residual stream after the
+    block), "final_norm" and "logits"; parameters have the table's names. Needs the launcher's environment; every rank
+    returns the same.
     """
     torch.set_num_threads(1)
+    import_plugins(configs[0].plugins)
     groups = parallel_groups.start(layout, configs[0].train.device, TIMEOUT_S)
     found = [measure_in(config, groups, num_steps) for config in configs]
     parallel_groups.stop()
@@ -59,9 +61,10 @@ def measure(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[C
 
 
 def measure_in(config: Config, groups: Groups, num_steps: int) -> Coordinates:
-    """As `measure`, of one config in groups that have started."""
+    """The measurements of one config, in process groups that have started."""
     engine, state = build_engine(config, groups)
-    watched = [shard for shard in state.shards if _is_watched(shard)]
+    watched = [shard for shard in state.shards if _is_watched(shard.param)]
+    matrices = {shard.param.name for shard in state.shards if shard.param.is_matrix}
     engine.set_lr(1.0)
     share = config.train.global_batch_size // groups.layout.dp
     mine = slice(groups.at.dp * share, (groups.at.dp + 1) * share)
@@ -70,19 +73,19 @@ def measure_in(config: Config, groups: Groups, num_steps: int) -> Coordinates:
     sums = _Sums(groups.layout.num_microbatches(config.train))
     results = []
     for step in range(num_steps + 1):
-        take = sums.of_step(step)
+        take = sums.taker(step)
         for shard, values in state.items("weight", watched):
             take(shard.param.name, values)
-        with _watched(stages, take):
+        with _watched(stages, matrices, take):
             results.append(engine.train_step(tokens_BL, targets_BL))
     size, change = sums.means(num_steps + 1, groups)
     return Coordinates(size, change, [result.loss for result in results], [result.grad_norm for result in results])
 
 
 def _batch(config: Config) -> tuple[Tensor, Tensor]:
-    """Tokens and targets (B, L) of a language with something to learn for the head, attention and the layers between.
+    """Tokens and targets (B, L) from which the head, attention and the layers between can learn.
 
-    Some tokens are frequent, and half of them follow from the one before.
+    Some tokens are frequent, and half of the tokens follow from the one before.
     """
     model = config.model
     assert model.vocab_size is not None
@@ -106,8 +109,8 @@ class _Sums:
         self._at_start: dict[str, list[Tensor]] = {}
         self._sums: dict[tuple[str, int], Tensor] = {}
 
-    def of_step(self, step: int) -> Callable[[str, Tensor], None]:
-        """What takes the outputs of one step, microbatch after microbatch, by module."""
+    def taker(self, step: int) -> Callable[[str, Tensor], None]:
+        """A function that takes the name and the output of a module, for each micro-batch of one step in order."""
         if step == 0:
             return lambda name, x: self._at_start.setdefault(name, []).append(x.detach().float().clone())
         if step == 1:
@@ -123,7 +126,7 @@ class _Sums:
 
     def _take_start(self) -> None:
         for name, outputs in self._at_start.items():
-            # Before its first microbatch a pipeline sends made-up tensors through, to learn their shapes.
+            # Before the first micro-batch a pipeline runs made-up tensors through the stages, to learn their shapes.
             self._at_start[name] = outputs[-self._num_microbatches :]
             for x_0 in self._at_start[name]:
                 self._add(name, 0, x_0, x_0)
@@ -134,7 +137,7 @@ class _Sums:
         self._sums[name, step] = self._sums[name, step] + sums if (name, step) in self._sums else sums
 
     def means(self, num_steps: int, groups: Groups) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-        """Mean |x| and RMS(x - x_0) by module over all ranks; the same on each of them."""
+        """Mean |x| and RMS(x - x_0) over all ranks by module; every rank returns the same."""
         names = sorted({name for name, _ in self._sums})
         everyones: list[list[str]] = [[]] * groups.layout.world_size
         dist.all_gather_object(everyones, names)
@@ -148,15 +151,15 @@ class _Sums:
         return dict(zip(names, sizes, strict=True)), dict(zip(names, changes, strict=True))
 
 
-def _is_watched(shard: ParamShard) -> bool:
-    # What is added to all keys alike turns no attention, and so has no gradient but rounding.
-    return shard.param.role in ("gain", "bias", "output") and not shard.param.name.endswith("attn.k.bias")
+def _is_watched(param: Param) -> bool:
+    return param.role in ("gain", "bias", "output") and param.has_gradient
 
 
 @contextmanager
-def _watched(stages: Sequence[Stage], take: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """While it lasts, `take` gets what each module of the stages returns."""
-    hooks = [module.register_forward_hook(_hook(names, take)) for stage in stages for module, names in _modules(stage)]
+def _watched(stages: Sequence[Stage], matrices: Set[str], take: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """In this context, `take` gets what each module of the stages returns."""
+    modules = [found for stage in stages for found in _modules(stage, matrices)]
+    hooks = [module.register_forward_hook(_hook(names, take)) for module, names in modules]
     try:
         yield
     finally:
@@ -173,21 +176,20 @@ def _hook(names: Sequence[str], take: Callable[[str, Tensor], None]) -> Callable
     return hook
 
 
-def _modules(stage: Stage) -> Iterator[tuple[nn.Module, list[str]]]:
-    """Each module that is watched, with the names of what it returns."""
+def _modules(stage: Stage, matrices: Set[str]) -> Iterator[tuple[nn.Module, list[str]]]:
+    """Each module that is watched, with the names of what it returns: in a block, one output for each of its matrices.
+
+    The names are those of the parameter table without `.weight`.
+    """
     if stage.is_first:
         assert stage.embed is not None
         yield stage.embed, ["embed"]
-    for layer, block in stage.blocks.items():
-        assert isinstance(block, Block)
-        name = f"blocks.{layer}"
-        yield block.attn.qkv, [f"{name}.attn.{part}" for part in block.attn.qkv.names]
-        if block.attn.kv is not None:
-            yield block.attn.kv, [f"{name}.attn.k", f"{name}.attn.v"]
-        yield block.attn.out, [f"{name}.attn.out"]
-        yield block.mlp.up, [f"{name}.mlp.{part}" for part in block.mlp.up.names]
-        yield block.mlp.down, [f"{name}.mlp.down"]
-        yield block, [name]
+    for number, block in stage.blocks.items():
+        for name, module in block.named_modules(prefix=f"blocks.{number}"):
+            held = module.held(name) if isinstance(module, HoldsParams) else ()
+            if outputs := [param.removesuffix(".weight") for param, _, _ in held if param in matrices]:
+                yield module, outputs
+        yield block, [f"blocks.{number}"]
     if stage.is_last:
         assert stage.final_norm is not None
         yield stage.final_norm, ["final_norm"]

@@ -9,21 +9,9 @@ from foretrain.configs.parametrization import BaseConfig
 from foretrain.configs.schema import Config, ModelConfig
 from foretrain.trainer.model.blueprint import Blueprint, Multipliers
 from foretrain.trainer.model.resize import resized
-from foretrain.trainer.model.spec import Param, Scale, Shape, param_table
+from foretrain.trainer.model.spec import Param, Scale
+from foretrain.trainer.model.table import param_table
 from foretrain.trainer.mup.table import PARAMETRIZATIONS, Kind, Parametrization, Ratios, Rule
-
-_MULTIPLIED = {
-    "embed": "embed.weight",
-    "position": "position.weight",
-    "qkv": "blocks.0.attn.q.weight",
-    "out": "blocks.0.attn.out.weight",
-    "up": "blocks.0.mlp.up.weight",
-    "down": "blocks.0.mlp.down.weight",
-    "head": "head.weight",
-}
-"""Whose rule says what each multiplier is."""
-_ALIKE = (("attn.q", "attn.k", "attn.v"), ("mlp.gate", "mlp.up"))
-"""Matrices that are one tensor in a module, and so must share the factors of their optimizer."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +19,8 @@ class Scaled:
     """A parameter of a model beside the base model's."""
 
     param: Param
-    """With the parametrization's initial law and factors."""
+    """With the parametrization's initial values, multiplier and factors."""
     ratios: Ratios
-    multiplier: float
 
 
 def blueprint(config: Config, table: Parametrization | None = None) -> Blueprint:
@@ -45,14 +32,15 @@ def blueprint(config: Config, table: Parametrization | None = None) -> Blueprint
     model = config.model
     base = base_model(model, config.mup.base)
     rows = scaled_table(config, table)
-    by_name = {row.param.name: row for row in rows}
-    found = {name: by_name[of].multiplier for name, of in _MULTIPLIED.items() if of in by_name}
     if model.tie_embeddings:
-        found["head"] = _tied_head(by_name["embed.weight"].ratios, table, config.optimizer.kind)
+        (embed,) = (row for row in rows if row.param.is_token_embedding)
+        head = _tied_head(embed.ratios, table, config.optimizer.kind)
+    else:
+        (head,) = (row.param.multiplier for row in rows if row.param.role == "output")
     multipliers = Multipliers(
-        attention=(Shape.of(model).head_dim / Shape.of(base).head_dim) ** table.attention,
+        attention=(model.block_shape.head_dim / base.block_shape.head_dim) ** table.attention,
         residual=(model.num_layers / base.num_layers) ** table.residual,
-        **found,
+        head=head,
     )
     return Blueprint(model, tuple(row.param for row in rows), multipliers)
 
@@ -62,16 +50,16 @@ def scaled_table(config: Config, table: Parametrization | None = None) -> list[S
     table = table or PARAMETRIZATIONS[config.mup.parametrization]
     base = base_model(config.model, config.mup.base)
     depth = config.model.num_layers / base.num_layers
-    base_params = {param.name: param for param in param_table(base)}
+    # All blocks of the base are alike, and it may have fewer of them.
+    base_params = {param.name_in_any_block: param for param in param_table(base)}
     rows = []
     for param in param_table(config.model):
-        # All blocks of the base are alike, and it may have fewer of them.
-        at_base = base_params[_in_first_block(param)]
+        at_base = base_params[param.name_in_any_block]
         ratios = Ratios(
             param.fan_in / at_base.fan_in, param.fan_out / at_base.fan_out, depth if param.in_block else 1.0
         )
         rows.append(_scaled(param, ratios, table.rules[param.role], config.optimizer.kind))
-    _check_alike(rows, config.model)
+    _check_shared_tensors(rows, config.model)
     return rows
 
 
@@ -86,7 +74,8 @@ def base_model(model: ModelConfig, base: BaseConfig) -> ModelConfig:
 def _scaled(param: Param, ratios: Ratios, rule: Rule, kind: Kind) -> Scaled:
     lr = rule.lr(kind)(ratios)
     scale = Scale(lr=lr, eps=rule.adam_eps(ratios), weight_decay=1 / lr)
-    return Scaled(replace(param, std=param.std * rule.std(ratios), scale=scale), ratios, rule.multiplier(ratios))
+    multiplier = rule.multiplier(ratios)
+    return Scaled(replace(param, std=param.std * rule.std(ratios), scale=scale, multiplier=multiplier), ratios)
 
 
 def _tied_head(embed: Ratios, table: Parametrization, kind: Kind) -> float:
@@ -102,21 +91,14 @@ def _tied_head(embed: Ratios, table: Parametrization, kind: Kind) -> float:
     return head.multiplier(ratios)
 
 
-def _check_alike(rows: list[Scaled], model: ModelConfig) -> None:
-    """Raise ValueError where matrices that share a tensor would need other factors."""
-    scales = {row.param.name: row.param.scale for row in rows}
-    for names in _ALIKE:
-        for kind in ("weight", "bias"):
-            full = [f"blocks.0.{name}.{kind}" for name in names]
-            if len({scales[name] for name in full if name in scales}) > 1:
-                raise ValueError(
-                    f"queries and keys would need other learning rates or epsilons: keep num_heads / num_kv_heads = "
-                    f"{model.num_heads} / {model.num_kv_heads} as in mup.base, or set mup.base.num_kv_heads"
-                )
-
-
-def _in_first_block(param: Param) -> str:
-    if not param.in_block:
-        return param.name
-    blocks, _, rest = param.name.split(".", 2)
-    return f"{blocks}.0.{rest}"
+def _check_shared_tensors(rows: list[Scaled], model: ModelConfig) -> None:
+    """Raise ValueError if parameters that share a tensor would need different factors."""
+    first: dict[str, Param] = {}
+    for param in (row.param for row in rows if row.param.tensor):
+        other = first.setdefault(param.tensor, param)
+        if (param.scale, param.multiplier) != (other.scale, other.multiplier):
+            raise ValueError(
+                f"mup.base: {other.name} and {param.name} are one tensor and would need different learning rates or "
+                f"epsilons: keep num_heads / num_kv_heads = {model.num_heads} / {model.num_kv_heads} and the other "
+                "proportions of a block as in mup.base, or set mup.base.num_kv_heads"
+            )

@@ -33,7 +33,7 @@ def show(config: Config, console: Console) -> None:
         param, scale = row.param, row.param.scale
         cells = [name, param.role, _sizes(param)]
         cells += [f"x{_number(row.ratios.fan_in)}", f"x{_number(row.ratios.fan_out)}"]
-        cells += [_law(param), _number(row.multiplier), _number(optimizer.lr * scale.lr)]
+        cells += [_law(param), _number(param.multiplier), _number(optimizer.lr * scale.lr)]
         cells += [_number(optimizer.eps * scale.eps)] if optimizer.kind == "adamw" else []
         cells += [_number(optimizer.weight_decay * scale.weight_decay) if param.is_matrix else "-"]
         table.add_row(*cells)
@@ -52,17 +52,14 @@ def _kinds(rows: list[Scaled]) -> Iterator[tuple[str, Scaled]]:
     """Rows by name, those of all blocks as one, in the table's order."""
     by_name: dict[str, list[Scaled]] = {}
     for row in rows:
-        name = row.param.name
-        if row.param.in_block:
-            name = f"blocks.*.{name.split('.', 2)[2]}"
-        by_name.setdefault(name, []).append(row)
+        by_name.setdefault(row.param.name_in_any_block, []).append(row)
     for name, alike in by_name.items():
         assert len(list(groupby(alike, key=_values))) == 1, f"{name} differs between blocks"
         yield name, alike[0]
 
 
 def _values(row: Scaled) -> tuple[object, ...]:
-    return row.param.std, row.param.scale, row.param.shape, row.multiplier
+    return row.param.std, row.param.scale, row.param.shape, row.param.multiplier
 
 
 def _law(param: Param) -> str:

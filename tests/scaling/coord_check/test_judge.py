@@ -99,7 +99,7 @@ def test_logits_may_shrink_as_the_random_head_does_and_not_otherwise() -> None:
 
 
 def test_over_depths_the_first_and_the_last_block_stand_for_all() -> None:
-    modules = modules_of(OVER_DEPTHS, shown(OVER_DEPTHS))
+    modules = modules_of(OVER_DEPTHS, shown(OVER_DEPTHS), PLAN.config.model)
     first = [f"blocks.0.{part}" for part in IN_A_BLOCK]
     last = [f"blocks.last.{part}" for part in IN_A_BLOCK]
     assert modules == ["embed", *first, *last, "blocks.last", "final_norm", "logits"]
@@ -107,7 +107,7 @@ def test_over_depths_the_first_and_the_last_block_stand_for_all() -> None:
 
 def test_modules_come_in_the_order_of_the_data_however_many_blocks_there_are() -> None:
     ladder = Ladder("width", (Rung(64, 11), Rung(128, 11)))
-    modules = modules_of(ladder, shown(ladder))
+    modules = modules_of(ladder, shown(ladder), PLAN.config.model)
     assert [name for name in modules if name.count(".") == 1] == [f"blocks.{layer}" for layer in range(11)]
     assert modules[0] == "embed" and modules[-2:] == ["final_norm", "logits"]
 
@@ -115,7 +115,9 @@ def test_modules_come_in_the_order_of_the_data_however_many_blocks_there_are() -
 def test_seeds_are_averaged_before_the_fit() -> None:
     measured = shown(OVER_WIDTHS)
     measured[OVER_WIDTHS.rungs[0]][1].factor = 1.0  # means 1, 2, 2 on the three rungs
-    slopes = {(slope.module, slope.kind): slope.value for slope in slopes_of(OVER_WIDTHS, measured, [1])}
+    slopes = {
+        (slope.module, slope.kind): slope.value for slope in slopes_of(OVER_WIDTHS, measured, [1], PLAN.config.model)
+    }
     assert slopes["embed", "size"] == pytest.approx(0.5)
 
 

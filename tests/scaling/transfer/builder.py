@@ -16,7 +16,7 @@ from foretrain.scaling.architecture import architecture
 from foretrain.scaling.transfer.sweep_folder import CONFIG_FILE, PLAN_FILE, RATE, RESULTS_FILE
 from foretrain.scaling.transfer.transfer import CHECK_FILE, Transfer, make_transfer
 from foretrain.trainer.model.resize import resized
-from foretrain.trainer.model.spec import num_params
+from foretrain.trainer.model.table import num_params
 
 TOKENS_PER_PARAMETER = 20
 LossOf = Callable[[int, int, float, int, Mapping[str, Any]], float]

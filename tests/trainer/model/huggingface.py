@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 
+from foretrain.configs.model import Shape
 from foretrain.configs.schema import ModelConfig
-from foretrain.trainer.model.spec import Shape, param_table
+from foretrain.trainer.model.table import param_table
 
 
 class Place(NamedTuple):

@@ -1,15 +1,22 @@
-"""Recomputation keeps fewer activations, and the same gradients."""
+"""Recomputation keeps fewer activations, as many as layers declare, and the same gradients."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from foretrain.configs.model import ModelConfig
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import TensorParallel
+from foretrain.registry import import_plugins
+from foretrain.trainer.model.block import Block
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Recompute, Stage, build_stages
+from foretrain.trainer.model.layer import Recomputed
+from foretrain.trainer.model.rope import rope_tables
+from foretrain.trainer.model.table import block_activation_bytes, layers_of
 from tests.parallel import workers
 
 MODEL = workers.small_model()
@@ -21,9 +28,10 @@ def build(recompute: Recompute) -> Stage:
     return stage
 
 
-def kept_bytes(stage: Stage) -> int:
-    """Bytes that a forward pass keeps for the backward pass, each storage once, weights left out."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in stage.parameters()}
+def kept_bytes(module: nn.Module, inputs: Tensor = TOKENS) -> int:
+    """Bytes that a forward pass keeps for the backward pass, each storage once, weights and constants left out."""
+    constants = rope_tables(MODEL.seq_len, MODEL.block_shape.head_dim, MODEL.rope_theta, torch.device("cpu"))
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *constants)}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -31,8 +39,8 @@ def kept_bytes(stage: Stage) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        logits = stage(TOKENS)
-    del logits
+        outputs = module(inputs)
+    del outputs
     return sum(size for pointer, size in kept.items() if pointer not in weights)
 
 
@@ -62,3 +70,31 @@ def test_the_first_blocks_alone_are_recomputed() -> None:
     assert kept[-1] == kept_bytes(build(Recompute("full")))
     savings = [before - after for before, after in pairwise(kept)]
     assert min(savings) > 0.95 * max(savings), "each block saves about the same"
+
+
+LAYERS = {
+    "llama": replace(MODEL, d_ff=80),
+    "gpt2": replace(MODEL, position="learned", activation="gelu", num_kv_heads=None, bias=True),
+    "plugins": replace(MODEL, attention="gated", feed_forward="squared_relu"),
+}
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective"])
+@pytest.mark.parametrize("model", LAYERS.values(), ids=LAYERS)
+def test_a_layer_keeps_as_many_bytes_as_it_declares(model: ModelConfig, recompute: Recomputed) -> None:
+    import_plugins(["tests.plugins.blocks"])
+    block = Block(Blueprint.of(model), 0, TensorParallel(), recompute == "selective")
+    x_LBD = torch.randn(model.seq_len, 3, model.d_model, requires_grad=True)
+    for name, kind in layers_of(model).items():
+        declared = kind.activation_bytes(model, Layout(), recompute, element_bytes=4)
+        assert kept_bytes(block.get_submodule(name), x_LBD) == declared * model.seq_len * 3, name
+
+
+def test_a_tensor_parallel_rank_keeps_its_share_and_under_sequence_parallelism_of_inputs_too() -> None:
+    alone, tp, sp = (
+        block_activation_bytes(MODEL, layout) for layout in (Layout(), Layout(tp=2), Layout(tp=2, sp=True))
+    )
+    inputs_bytes = 2 * MODEL.d_model
+    assert tp == (alone - 4 * inputs_bytes) / 2 + 4 * inputs_bytes
+    assert sp == alone / 2
+    assert block_activation_bytes(MODEL, Layout(), "full") == inputs_bytes

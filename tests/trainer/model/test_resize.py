@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foretrain.configs.model import Shape
 from foretrain.configs.schema import ModelConfig
 from foretrain.trainer.model.resize import resized
-from foretrain.trainer.model.spec import Shape
 
 MODEL = ModelConfig(num_layers=8, d_model=256, num_heads=16, num_kv_heads=4, d_ff=768, vocab_size=100)
 

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foretrain.configs.load import load
+from foretrain.configs.model import Shape
 from foretrain.configs.schema import ModelConfig
-from foretrain.trainer.model.spec import SHARDED_AXES, Shape, flops_per_token, num_params, param_table
+from foretrain.trainer.model.spec import SHARDED_AXES
+from foretrain.trainer.model.table import flops_per_token, num_params, param_table
 
 GQA = ModelConfig(num_layers=3, d_model=48, num_heads=6, num_kv_heads=2, d_ff=80, vocab_size=61, seq_len=24)
 

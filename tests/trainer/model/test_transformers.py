@@ -17,7 +17,7 @@ from foretrain.parallel.tensor import IGNORE, TensorParallel
 from foretrain.trainer.checkpoint import load_weights
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Stage, build_stages
-from foretrain.trainer.model.spec import num_params
+from foretrain.trainer.model.table import num_params
 from foretrain.trainer.run_folder import CONFIG_FILE
 from tests.conftest import RunOnRanks
 from tests.parallel.workers import batch, small_model

@@ -18,7 +18,7 @@ from foretrain.parallel.tensor import IGNORE
 from foretrain.trainer.model import init
 from foretrain.trainer.model.resize import resized
 from foretrain.trainer.model.shard import ParamShard
-from foretrain.trainer.model.spec import param_table
+from foretrain.trainer.model.table import param_table
 from foretrain.trainer.mup.parametrize import base_model, blueprint, scaled_table
 from foretrain.trainer.mup.table import Kind, Parametrization
 from foretrain.trainer.optim import build_optimizer
@@ -84,7 +84,7 @@ def of_tables(config: Config, table: Parametrization | None = None) -> Entries:
             entries[name, f"{kind} decay"] = row.param.scale.weight_decay
             # Constants, standard deviation 0, start at the same value at every width, in the package too.
             entries[name, "std"] = row.param.std / standard[name] if standard[name] else 1.0
-            entries[name, "multiplier"] = row.multiplier
+            entries[name, "multiplier"] = row.param.multiplier
     if config.model.tie_embeddings:
         entries[HEAD, "multiplier"] = blueprint(config, table).multipliers.head
     return entries

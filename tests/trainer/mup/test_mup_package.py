@@ -9,7 +9,8 @@ import torch
 from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.parametrization import BaseConfig, MupConfig
 from foretrain.configs.schema import Config, ModelConfig, TrainConfig
-from foretrain.trainer.model.spec import Role, param_table
+from foretrain.trainer.model.spec import Role
+from foretrain.trainer.model.table import param_table
 from foretrain.trainer.mup import parametrize
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.mup.table import MUP, Power, Ratios

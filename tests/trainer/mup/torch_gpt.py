@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foretrain.configs.model import Shape
 from foretrain.configs.schema import ModelConfig
-from foretrain.trainer.model.spec import Shape
 
 Linear = Callable[..., nn.Module]
 """(in_features, out_features, bias=...) -> a layer."""
