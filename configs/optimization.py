@@ -1,6 +1,6 @@
 """The knobs of the optimizer and its learning rate over a run: `optimizer` and `schedule` in a config."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from foretrain.configs.checks import require, require_positive
@@ -11,10 +11,12 @@ MAX_LR = 1e30
 
 @dataclass
 class OptimizerConfig:
-    """AdamW, or SGD with momentum."""
+    """The optimizer and its settings."""
 
-    kind: Literal["adamw", "sgd"] = "adamw"
-    """The optimizer."""
+    kind: str = "adamw"
+    """The optimizer: adamw, sgd (with momentum), or one that a plugin registers."""
+    options: dict[str, float] = field(default_factory=dict)
+    """Settings of a plugin's optimizer, by the names that it gives them."""
     lr: float = 1e-3
     """Peak learning rate, which `mup` may scale for each parameter."""
     beta1: float = 0.9

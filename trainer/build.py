@@ -6,7 +6,7 @@ from foretrain.parallel.groups import Groups
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.gpt import Recompute, build_stages
 from foretrain.trainer.mup.parametrize import blueprint
-from foretrain.trainer.optim import build_optimizer
+from foretrain.trainer.optimizers.param_groups import build_optimizer
 from foretrain.trainer.state import ModelState
 
 

@@ -19,6 +19,7 @@ from foretrain.trainer.curve import Curve
 from foretrain.trainer.model.gpt import Stage, build_stages
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.mup.table import Parametrization
+from foretrain.trainer.optimizers.entry import entry_of
 from foretrain.trainer.probe import hash_tensor, is_packed, make_batch, make_positions
 
 
@@ -84,7 +85,4 @@ def _optimizer(model: Stage, config: OptimizerConfig) -> torch.optim.Optimizer:
         }
         for shard in model.shards()
     }
-    if config.kind == "sgd":
-        without_eps = [{key: value for key, value in group.items() if key != "eps"} for group in groups.values()]
-        return torch.optim.SGD(without_eps, lr=config.lr, momentum=config.beta1)
-    return torch.optim.AdamW(list(groups.values()), lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
+    return entry_of(config).build(list(groups.values()), config)

@@ -12,6 +12,7 @@ from foretrain.scaling.layouts import parallel_config
 from foretrain.scaling.verify.shrink import shrink_keeping_divisors
 from foretrain.trainer.model.resize import resized
 from foretrain.trainer.mup.parametrize import blueprint
+from foretrain.trainer.optimizers.entry import entry_of
 
 Axis = Literal["width", "depth"]
 Device = Literal["cpu", "cuda"]
@@ -145,8 +146,9 @@ def make_plan(
 
 
 def default_lr(config: Config) -> float:
-    """The learning rate of a check that is given none; sgd's own, whose steps are as large as its gradients."""
-    return config.model.init_std * LR_SHARE if config.optimizer.kind == "adamw" else config.optimizer.lr
+    """The learning rate of a check that is given none: of the size of weights, if that is what sets a step's size."""
+    is_size_of_steps = entry_of(config.optimizer).step_degree == 0
+    return config.model.init_std * LR_SHARE if is_size_of_steps else config.optimizer.lr
 
 
 def small_model(model: ModelConfig, rung: Rung, layout: Layout) -> ModelConfig:

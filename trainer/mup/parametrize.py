@@ -11,7 +11,8 @@ from foretrain.trainer.model.blueprint import Blueprint, Multipliers
 from foretrain.trainer.model.resize import resized
 from foretrain.trainer.model.spec import Param, Scale
 from foretrain.trainer.model.table import param_table
-from foretrain.trainer.mup.table import PARAMETRIZATIONS, Kind, Parametrization, Ratios, Rule
+from foretrain.trainer.mup.table import PARAMETRIZATIONS, STANDARD, Parametrization, Ratios, Rule
+from foretrain.trainer.optimizers.entry import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def blueprint(config: Config, table: Parametrization | None = None) -> Blueprint
     rows = scaled_table(config, table)
     if model.tie_embeddings:
         (embed,) = (row for row in rows if row.param.is_token_embedding)
-        head = _tied_head(embed.ratios, table, config.optimizer.kind)
+        head = _tied_head(embed.ratios, table)
     else:
         (head,) = (row.param.multiplier for row in rows if row.param.role == "output")
     multipliers = Multipliers(
@@ -50,6 +51,7 @@ def scaled_table(config: Config, table: Parametrization | None = None) -> list[S
     table = table or PARAMETRIZATIONS[config.mup.parametrization]
     base = base_model(config.model, config.mup.base)
     depth = config.model.num_layers / base.num_layers
+    step_degree = _step_degree(config.optimizer.kind, table)
     # All blocks of the base are alike, and it may have fewer of them.
     base_params = {param.name_in_any_block: param for param in param_table(base)}
     rows = []
@@ -58,9 +60,20 @@ def scaled_table(config: Config, table: Parametrization | None = None) -> list[S
         ratios = Ratios(
             param.fan_in / at_base.fan_in, param.fan_out / at_base.fan_out, depth if param.in_block else 1.0
         )
-        rows.append(_scaled(param, ratios, table.rules[param.role], config.optimizer.kind))
+        rows.append(_scaled(param, ratios, table.rules[param.role], step_degree))
     _check_shared_tensors(rows, config.model)
     return rows
+
+
+def _step_degree(kind: str, table: Parametrization) -> float:
+    """How steps of an optimizer go with the gradient. Raises ValueError if the parametrization needs it, unknown."""
+    degree = OPTIMIZERS.get(kind).step_degree
+    if degree is None and table is not STANDARD:
+        raise ValueError(
+            f"mup.parametrization = {table.name} has no rule for optimizer.kind = {kind}, which is registered without "
+            "a step_degree: set mup.parametrization=standard, or use adamw or sgd"
+        )
+    return degree or 0.0
 
 
 def base_model(model: ModelConfig, base: BaseConfig) -> ModelConfig:
@@ -71,18 +84,18 @@ def base_model(model: ModelConfig, base: BaseConfig) -> ModelConfig:
         raise ValueError(f"mup.base: {error}, or set mup.base's other sizes too") from error
 
 
-def _scaled(param: Param, ratios: Ratios, rule: Rule, kind: Kind) -> Scaled:
-    lr = rule.lr(kind)(ratios)
-    scale = Scale(lr=lr, eps=rule.adam_eps(ratios), weight_decay=1 / lr)
+def _scaled(param: Param, ratios: Ratios, rule: Rule, step_degree: float) -> Scaled:
+    lr = rule.lr(step_degree)(ratios)
+    scale = Scale(lr=lr, eps=rule.gradient(ratios), weight_decay=1 / lr)
     multiplier = rule.multiplier(ratios)
     return Scaled(replace(param, std=param.std * rule.std(ratios), scale=scale, multiplier=multiplier), ratios)
 
 
-def _tied_head(embed: Ratios, table: Parametrization, kind: Kind) -> float:
+def _tied_head(embed: Ratios, table: Parametrization) -> float:
     """The multiplier of a head that is the embedding's matrix."""
     ratios = Ratios(fan_in=embed.fan_out)
     lookup, head = table.rules["embedding"], table.rules["output"]
-    laws = [(rule.std(at), rule.lr(kind)(at), rule.adam_eps(at)) for rule, at in ((lookup, embed), (head, ratios))]
+    laws = [(rule.std(at), rule.update(at), rule.gradient(at)) for rule, at in ((lookup, embed), (head, ratios))]
     if laws[0] != laws[1]:
         raise ValueError(
             f"the parametrization {table.name} gives embedding and head other laws or learning rates, and "

@@ -6,11 +6,8 @@ is that of Tensor Programs V (arXiv 2203.03466), table 8, which permits tied emb
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from foretrain.trainer.model.spec import Role
-
-Kind = Literal["adamw", "sgd"]
 
 
 @dataclass(frozen=True)
@@ -56,14 +53,14 @@ class Rule:
     """Of the initial standard deviation."""
     multiplier: Power = ONE
     """On the way forward."""
-    adam_lr: Power = ONE
-    adam_eps: Power = ONE
-    """As the entries of the role's gradient: then eps is as large or small beside them at every shape."""
-    sgd_lr: Power = ONE
+    update: Power = ONE
+    """Of an entry's change in one step."""
+    gradient: Power = ONE
+    """Size of the gradient's entries. As Adam's eps grows with it, eps is as large beside them at every shape."""
 
-    def lr(self, kind: Kind) -> Power:
-        """The learning rate's factor under an optimizer."""
-        return self.adam_lr if kind == "adamw" else self.sgd_lr
+    def lr(self, step_degree: float) -> Power:
+        """The learning rate's factor for an optimizer whose steps are proportional to lr * gradient^step_degree."""
+        return self.update * self.gradient**-step_degree
 
     def rescaled(self, t: Power) -> "Rule":
         """The same function trained in the same way, with weights t times smaller behind a multiplier t times larger.
@@ -74,9 +71,8 @@ class Rule:
         return Rule(
             std=self.std * inverse,
             multiplier=self.multiplier * t,
-            adam_lr=self.adam_lr * inverse,
-            adam_eps=self.adam_eps * t,
-            sgd_lr=self.sgd_lr * inverse * inverse,
+            update=self.update * inverse,
+            gradient=self.gradient * t,
         )
 
 
@@ -101,21 +97,16 @@ STANDARD = Parametrization(
     "standard", dict.fromkeys(("embedding", "hidden", "residual", "output", "gain", "bias"), Rule())
 )
 
-_VECTOR = Rule(adam_eps=Power(fan_out=-1), sgd_lr=Power(fan_out=1))
+_VECTOR = Rule(gradient=Power(fan_out=-1))
 """What adds to or scales a finite number of inputs for each output."""
-_HIDDEN = Rule(
-    std=Power(fan_in=-0.5),
-    adam_lr=Power(fan_in=-1),
-    adam_eps=Power(fan_out=-1),
-    sgd_lr=Power(fan_in=-1, fan_out=1),
-)
+_HIDDEN = Rule(std=Power(fan_in=-0.5), update=Power(fan_in=-1), gradient=Power(fan_out=-1))
 MUP = Parametrization(
     "mup",
     {
         "embedding": _VECTOR,
         "hidden": _HIDDEN,
         "residual": _HIDDEN,
-        "output": Rule(multiplier=Power(fan_in=-1), adam_eps=Power(fan_in=-1), sgd_lr=Power(fan_in=1)),
+        "output": Rule(multiplier=Power(fan_in=-1), gradient=Power(fan_in=-1)),
         "gain": _VECTOR,
         "bias": _VECTOR,
     },
@@ -130,11 +121,7 @@ def over_depth(alpha: float) -> Parametrization:
     A block's gradients shrink as depth^-alpha, and the updates of as many blocks as the model is deep add up. GPT-2's
     1 / sqrt(2 L) on what writes into the residual stream is undone beyond the base's, or depth would count twice.
     """
-    block = Rule(
-        adam_lr=Power(depth=alpha - 1),
-        adam_eps=Power(depth=-alpha),
-        sgd_lr=Power(depth=2 * alpha - 1),
-    )
+    block = Rule(update=Power(depth=alpha - 1), gradient=Power(depth=-alpha))
     undo = Rule(std=Power(depth=0.5))
     rules = {role: _times(rule, block) for role, rule in MUP.rules.items()}
     rules["residual"] = _times(rules["residual"], undo)
@@ -142,13 +129,7 @@ def over_depth(alpha: float) -> Parametrization:
 
 
 def _times(a: Rule, b: Rule) -> Rule:
-    return Rule(
-        a.std * b.std,
-        a.multiplier * b.multiplier,
-        a.adam_lr * b.adam_lr,
-        a.adam_eps * b.adam_eps,
-        a.sgd_lr * b.sgd_lr,
-    )
+    return Rule(a.std * b.std, a.multiplier * b.multiplier, a.update * b.update, a.gradient * b.gradient)
 
 
 COMPLETEP = replace(over_depth(1.0), name="completep")

@@ -10,6 +10,7 @@ from rich.table import Table
 from foretrain.configs.schema import Config, ModelConfig
 from foretrain.trainer.model.spec import Param
 from foretrain.trainer.mup.parametrize import Scaled, base_model, blueprint, scaled_table
+from foretrain.trainer.optimizers.entry import entry_of
 
 UNKNOWN = 1
 """Stands for the size of a vocabulary that the config leaves to the data."""
@@ -25,7 +26,8 @@ def show(config: Config, console: Console) -> None:
         f"{config.mup.parametrization}, {_shape(config.model)}, from the base {_shape(base)}", highlight=False
     )
     columns = ["parameter", "role", "shape", "fan in", "fan out", "init std", "multiplier", "lr"]
-    columns += ["eps", "decay"] if optimizer.kind == "adamw" else ["decay"]
+    uses_eps = entry_of(optimizer).uses_eps
+    columns += ["eps", "decay"] if uses_eps else ["decay"]
     table = Table(*columns, box=None, header_style="bold")
     for column in table.columns[3:]:
         column.justify = "right"
@@ -34,7 +36,7 @@ def show(config: Config, console: Console) -> None:
         cells = [name, param.role, _sizes(param)]
         cells += [f"x{_number(row.ratios.fan_in)}", f"x{_number(row.ratios.fan_out)}"]
         cells += [_law(param), _number(param.multiplier), _number(optimizer.lr * scale.lr)]
-        cells += [_number(optimizer.eps * scale.eps)] if optimizer.kind == "adamw" else []
+        cells += [_number(optimizer.eps * scale.eps)] if uses_eps else []
         cells += [_number(optimizer.weight_decay * scale.weight_decay) if param.is_matrix else "-"]
         table.add_row(*cells)
     console.print(table)

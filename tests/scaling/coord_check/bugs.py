@@ -10,7 +10,7 @@ from foretrain.configs.schema import Config
 from foretrain.parallel.layout import Layout
 from foretrain.trainer.mup import parametrize
 from foretrain.trainer.mup.coordinates import Coordinates, measure
-from foretrain.trainer.mup.table import PARAMETRIZATIONS, Kind, Parametrization, Power, Ratios, Rule
+from foretrain.trainer.mup.table import PARAMETRIZATIONS, Parametrization, Power, Ratios, Rule
 
 HIDDEN = ("hidden", "residual")
 
@@ -28,11 +28,11 @@ def _plant(table: Parametrization, configs: Sequence[Config], layout: Layout, nu
 
 
 def hidden_lr_not_scaled(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
-    return _plant(_rules("mup", HIDDEN, adam_lr=Power()), configs, layout, num_steps)
+    return _plant(_rules("mup", HIDDEN, update=Power()), configs, layout, num_steps)
 
 
 def hidden_lr_by_the_root(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
-    return _plant(_rules("mup", HIDDEN, adam_lr=Power(fan_in=-0.5)), configs, layout, num_steps)
+    return _plant(_rules("mup", HIDDEN, update=Power(fan_in=-0.5)), configs, layout, num_steps)
 
 
 def logits_not_multiplied(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
@@ -50,30 +50,30 @@ def hidden_init_not_scaled(configs: Sequence[Config], layout: Layout, num_steps:
 def one_init_not_scaled(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
     """Of mlp.down in the last block alone."""
 
-    def scaled(param: parametrize.Param, ratios: Ratios, rule: Rule, kind: Kind) -> parametrize.Scaled:
+    def scaled(param: parametrize.Param, ratios: Ratios, rule: Rule, step_degree: float) -> parametrize.Scaled:
         is_broken = param.name == "blocks.1.mlp.down.weight"
-        return real(param, ratios, replace(rule, std=Power()) if is_broken else rule, kind)
+        return real(param, ratios, replace(rule, std=Power()) if is_broken else rule, step_degree)
 
     real, parametrize._scaled = parametrize._scaled, scaled
     return measure(configs, layout, num_steps)
 
 
 def embedding_lr_scaled(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
-    return _plant(_rules("mup", ["embedding"], adam_lr=Power(fan_out=-1)), configs, layout, num_steps)
+    return _plant(_rules("mup", ["embedding"], update=Power(fan_out=-1)), configs, layout, num_steps)
 
 
 def eps_not_scaled(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
     roles = list(PARAMETRIZATIONS["mup"].rules)
-    return _plant(_rules("mup", roles, adam_eps=Power()), configs, layout, num_steps)
+    return _plant(_rules("mup", roles, gradient=Power()), configs, layout, num_steps)
 
 
 def ratio_of_another_axis(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
     """mlp.down goes by the ratio of d_model, which is its fan-out."""
 
-    def scaled(param: parametrize.Param, ratios: Ratios, rule: Rule, kind: Kind) -> parametrize.Scaled:
+    def scaled(param: parametrize.Param, ratios: Ratios, rule: Rule, step_degree: float) -> parametrize.Scaled:
         if param.name.endswith("mlp.down.weight"):
             ratios = replace(ratios, fan_in=ratios.fan_out)
-        return real(param, ratios, rule, kind)
+        return real(param, ratios, rule, step_degree)
 
     real, parametrize._scaled = parametrize._scaled, scaled
     return measure(configs, layout, num_steps)
@@ -99,11 +99,11 @@ def attention_by_the_root(configs: Sequence[Config], layout: Layout, num_steps: 
 
 
 def head_lr_by_the_root(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
-    return _plant(_rules("mup", ["output"], adam_lr=Power(fan_in=-0.5)), configs, layout, num_steps)
+    return _plant(_rules("mup", ["output"], update=Power(fan_in=-0.5)), configs, layout, num_steps)
 
 
 def gain_lr_scaled(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
-    return _plant(_rules("mup", ["gain"], adam_lr=Power(fan_out=-1)), configs, layout, num_steps)
+    return _plant(_rules("mup", ["gain"], update=Power(fan_out=-1)), configs, layout, num_steps)
 
 
 def ranks_fail(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:

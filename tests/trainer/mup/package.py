@@ -20,15 +20,15 @@ from foretrain.trainer.model.resize import resized
 from foretrain.trainer.model.shard import ParamShard
 from foretrain.trainer.model.table import param_table
 from foretrain.trainer.mup.parametrize import base_model, blueprint, scaled_table
-from foretrain.trainer.mup.table import Kind, Parametrization
-from foretrain.trainer.optim import build_optimizer
+from foretrain.trainer.mup.table import Parametrization
+from foretrain.trainer.optimizers.param_groups import build_optimizer
 from foretrain.trainer.probe import make_batch
 from tests.trainer.mup.torch_gpt import GPT
 
 Entries = dict[tuple[str, str], float]
 """By parameter and quantity (std, multiplier, and lr and decay under adamw and sgd): what multiplies the base's."""
 HEAD = "head.weight"
-KINDS: tuple[Kind, ...] = ("adamw", "sgd")
+KINDS = ("adamw", "sgd")
 
 
 def at_base(config: Config) -> Config:

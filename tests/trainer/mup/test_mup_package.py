@@ -89,7 +89,7 @@ def test_a_plain_gpt_that_the_package_trains_has_our_losses(
     assert losses(theirs, package_optimizer(mup, asked, theirs), asked, 10) == pytest.approx(ours, abs=1e-12)
 
 
-@pytest.mark.parametrize("entry", ["attention", "std", "multiplier", "adam_lr"])
+@pytest.mark.parametrize("entry", ["attention", "std", "multiplier", "update"])
 def test_losses_of_a_table_with_one_wrong_entry_are_others(mup: Any, entry: str) -> None:
     asked = config(*MODELS["gpt2"])
     wrong = replace(MUP.rules["output"], **({} if entry == "attention" else {entry: Power(fan_in=-0.5)}))
@@ -127,8 +127,8 @@ OFF: dict[Role, Power] = {
 QUANTITIES = {
     "std": {"std"},
     "multiplier": {"multiplier"},
-    "adam_lr": {"adamw lr", "adamw decay"},
-    "sgd_lr": {"sgd lr", "sgd decay"},
+    "update": {"adamw lr", "adamw decay", "sgd lr", "sgd decay"},
+    "gradient": {"sgd lr", "sgd decay"},
 }
 
 

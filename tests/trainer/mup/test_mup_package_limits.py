@@ -82,7 +82,7 @@ SAME_KEYS = replace(BASE, d_model=32, num_heads=4, num_kv_heads=2, d_ff=96)
 def test_keys_and_values_are_hidden_or_an_output_to_the_package_by_the_sizes_of_another_model(mup: Any) -> None:
     rule, ratios = MUP.rules["hidden"], Ratios(fan_in=16)
     told = of_package(mup, FEW_KEYS)  # by a model of twice as many key-value heads that their number is a width
-    assert (told[K, "adamw lr"], told[K, "sgd lr"]) == (rule.adam_lr(ratios), rule.sgd_lr(ratios))
+    assert (told[K, "adamw lr"], told[K, "sgd lr"]) == (rule.lr(0)(ratios), rule.lr(1)(ratios))
     assert told[K, "std"] == pytest.approx(rule.std(ratios))
     with pytest.raises(AssertionError, match="infinite fan-in and finite fan-out"):
         shaped(mup, FEW_KEYS, delta=SAME_KEYS)
@@ -125,7 +125,7 @@ def test_a_matrix_that_is_stored_as_in_times_out_has_the_ratio_of_its_outputs_in
 
     model = mup.set_base_shapes(stored(192, 64), stored(12, 16), delta=stored(24, 32))
     (theirs,) = (group["lr"] for group in mup.MuAdam(model.parameters(), lr=1.0).param_groups if group["params"])
-    ours = MUP.rules["residual"].adam_lr(Ratios(fan_in=16, fan_out=4))
+    ours = MUP.rules["residual"].lr(0)(Ratios(fan_in=16, fan_out=4))
     assert (theirs, ours) == (1 / 4, 1 / 16)
     assert change(192, ours) / change(12, 1.0) == pytest.approx(1, rel=0.25)
     assert change(192, theirs) / change(12, 1.0) == pytest.approx(4, rel=0.25)

@@ -11,10 +11,11 @@ from foretrain.parallel import groups as parallel_groups
 from foretrain.parallel.engine import Engine
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.layout import Layout
-from foretrain.trainer import build, optim
+from foretrain.trainer import build
 from foretrain.trainer.model.shard import ParamShard
 from foretrain.trainer.mup import parametrize
 from foretrain.trainer.mup.coordinates import Coordinates, measure, measure_in
+from foretrain.trainer.optimizers import param_groups
 from foretrain.trainer.probe import make_batch
 
 
@@ -44,14 +45,14 @@ def _built(config: Config, groups: Groups) -> tuple[Engine, dict[str, tuple[floa
     members: list[list[torch.nn.Parameter]] = []
 
     def remember(*args: Any) -> torch.optim.Optimizer:
-        optimizer = optim.build_optimizer(*args)
+        optimizer = param_groups.build_optimizer(*args)
         members.extend(list(group["params"]) for group in optimizer.param_groups)
         return optimizer
 
     # DeepSpeed puts flat tensors in the place of each group's parameters.
     build.build_optimizer = remember  # type: ignore[assignment]
     engine, state = build.build_engine(config, groups)
-    build.build_optimizer = optim.build_optimizer
+    build.build_optimizer = param_groups.build_optimizer
     return engine, _factors(engine, state.shards, members)
 
 

@@ -7,11 +7,12 @@ from torch import nn
 
 from foretrain.configs.optimization import OptimizerConfig
 from foretrain.trainer.model.shard import ParamShard
-from foretrain.trainer.model.spec import Param, Scale
+from foretrain.trainer.model.spec import Scale
+from foretrain.trainer.optimizers.entry import entry_of
 
 
 def build_optimizer(shards: Sequence[ParamShard], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """torch's AdamW, or its SGD with momentum, with few groups: parameters of equal factors that decay, or do not.
+    """The optimizer that the config names, with few groups: parameters of equal factors that decay, or that do not.
 
     Matrices and embeddings decay, gains and biases do not. A group's `peak_lr` is what the schedule multiplies.
     Parameters that share a tensor must have the same factors.
@@ -24,30 +25,21 @@ def build_optimizer(shards: Sequence[ParamShard], config: OptimizerConfig) -> to
     groups = [
         {
             "params": list(parameters),
+            "name": _name(scale, decays),
             "peak_lr": config.lr * scale.lr,
             "lr": config.lr * scale.lr,
             "eps": config.eps * scale.eps,
             "weight_decay": config.weight_decay * scale.weight_decay if decays else 0.0,
-            "name": _name(scale, decays),
         }
-        # In an order of their own: which parameters come first depends on the pipeline stage.
-        for (scale, decays), parameters in sorted(members.items(), key=_place)
+        # Sorted, since which parameters come first depends on the pipeline stage.
+        for (scale, decays), parameters in sorted(members.items(), key=_sort_key)
     ]
-    if config.kind == "sgd":
-        for group in groups:
-            del group["eps"]
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.beta1)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
+    return entry_of(config).build(groups, config)
 
 
-def _place(member: tuple[tuple[Scale, bool], object]) -> tuple[float, ...]:
+def _sort_key(member: tuple[tuple[Scale, bool], object]) -> tuple[float, ...]:
     scale, decays = member[0]
     return not decays, -scale.lr, -scale.eps, scale.weight_decay
-
-
-def factors(param: Param) -> str:
-    """The factors of a parameter's optimizer, in words."""
-    return _name(param.scale, param.is_matrix)
 
 
 def _name(scale: Scale, decays: bool) -> str:

@@ -1,0 +1,18 @@
+"""AdamW (arXiv 1711.05101): Adam with decoupled weight decay."""
+
+from typing import TYPE_CHECKING, Any
+
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.trainer.optimizers.entry import OPTIMIZERS, OptimizerEntry
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _make(groups: list[dict[str, Any]], config: OptimizerConfig) -> "torch.optim.Optimizer":
+    import torch
+
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
+
+
+OPTIMIZERS.register("adamw", OptimizerEntry(_make, states=("exp_avg", "exp_avg_sq"), step_degree=0, uses_eps=True))
