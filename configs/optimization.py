@@ -1,9 +1,10 @@
 """The knobs of the optimizer and its learning rate over a run: `optimizer` and `schedule` in a config."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from foretrain.configs.checks import require, require_positive
+from foretrain.configs.fields import setting
 
 MAX_LR = 1e30
 """What a model does with it, and with what `mup` makes of it, still fits float32."""
@@ -15,8 +16,6 @@ class OptimizerConfig:
 
     kind: str = "adamw"
     """The optimizer: adamw, sgd (with momentum), or one that a plugin registers."""
-    options: dict[str, float] = field(default_factory=dict)
-    """Settings of a plugin's optimizer, by the names that it gives them."""
     lr: float = 1e-3
     """Peak learning rate, which `mup` may scale for each parameter."""
     beta1: float = 0.9
@@ -29,6 +28,8 @@ class OptimizerConfig:
     """Weight decay, decoupled in adamw, on matrices only: no norm gain and no bias decays."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global L2 norm; 0: never."""
+    options: dict[str, float] = setting(default_factory=dict, since="0.2.0")
+    """Settings of a plugin's optimizer, by the names that it gives them."""
 
     def __post_init__(self) -> None:
         require_positive(lr=self.lr, eps=self.eps)

@@ -36,8 +36,8 @@ class Engine:
 
     `stages` are modules from tokens or activations to activations or logits, which also take `positions` where a batch
     has them; `token_losses(logits, targets)` gives the loss of each position (0 where the target is IGNORE).
-    `optimizer` holds the stages' parameters; `tied` are those of them that another stage holds too, and whose gradients
-    are summed.
+    `optimizer` holds the stages' parameters, and keeps the fp32 tensors named `moments` for each of them. `tied` are
+    the parameters that another stage holds too, and whose gradients are summed.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Engine:
         stages: Sequence[nn.Module],
         token_losses: Callable[[Tensor, Tensor], Tensor],
         optimizer: torch.optim.Optimizer,
+        moments: Sequence[str],
         config: Config,
         tied: Sequence[nn.Parameter] = (),
     ) -> None:
@@ -55,11 +56,11 @@ class Engine:
         self._tied = tied if groups.embedding is not None else ()
         for parameter in self._tied:  # DeepSpeed's mark for what its gradient norm counts on another pipeline rank
             parameter.ds_pipe_replicated = 0 not in groups.layout.stages_of(groups.at.pp)  # type: ignore[attr-defined]
-        self._loss_scale = 1.0
         self.zero = Zero(
             groups,
             nn.ModuleList(stages) if groups.layout.pp > 1 else stages[0],
             optimizer,
+            moments,
             config,
         )
         for group in self.zero.optimizer.param_groups:
@@ -68,7 +69,7 @@ class Engine:
         self._pipeline = None
         if groups.layout.pp > 1:
             num_microbatches = groups.layout.num_microbatches(config.train)
-            self._pipeline = Pipeline(groups, stages, num_microbatches, self._scaled_loss, self.zero.take_gradients)
+            self._pipeline = Pipeline(groups, stages, num_microbatches, self._loss, self.zero.take_gradients)
         self._holds_loss = self._pipeline is None or self._pipeline.holds_last
 
     def train_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> StepResult:
@@ -81,12 +82,12 @@ class Engine:
         num_tokens = self._count_tokens(targets_BL)
         if num_tokens == 0:
             raise ValueError("no token of this global batch carries a loss: the data's targets are all padding")
-        self._loss_scale = self.groups.replicas.size() / num_tokens
+        scale = self.groups.replicas.size() / num_tokens
         if self._pipeline is None:
-            losses, grad_norm = self._accumulate(tokens_BL, targets_BL, positions_BL)
+            losses, grad_norm = self._accumulate(tokens_BL, targets_BL, positions_BL, scale)
         else:
             self.zero.hold()
-            losses = self._pipeline.step(tokens_BL, targets_BL, positions_BL)
+            losses = self._pipeline.step(tokens_BL, targets_BL, positions_BL, scale)
             grad_norm = self.zero.reduce_and_update(self._tied)
         loss = self._sum_losses(losses) / self.groups.replicas.size()
         return StepResult(loss, grad_norm, num_tokens)
@@ -94,11 +95,10 @@ class Engine:
     def eval_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> tuple[float, int]:
         """(sum of losses in nats, count) over the valid tokens of one global batch, the same on every rank."""
         tokens_BL, targets_BL = self._mine(tokens_BL), self._mine(targets_BL)
-        self._loss_scale = 1.0
         if self._pipeline is None:
             losses = self._forward(tokens_BL, targets_BL, positions_BL)
         else:
-            losses = self._pipeline.evaluate(tokens_BL, targets_BL, positions_BL)
+            losses = self._pipeline.evaluate(tokens_BL, targets_BL, positions_BL, scale=1.0)
         return self._sum_losses(losses), self._count_tokens(targets_BL)
 
     def _mine(self, batch_BL: Tensor) -> Tensor:
@@ -112,13 +112,13 @@ class Engine:
             group["lr"] = group["peak_lr"] * factor
 
     def _accumulate(
-        self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None
+        self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None, scale: float
     ) -> tuple[list[Tensor], float]:
         """Without a pipeline: one backward for each microbatch; ZeRO 2 and 3 shard gradients as they come."""
         losses: list[Tensor] = []
         grad_norm = None
         for tokens, targets, placed in self._microbatches(tokens_BL, targets_BL, positions_BL):
-            loss = self._scaled_loss(self.zero.engine(tokens, **placed), targets)
+            loss = self._loss(self.zero.engine(tokens, **placed), targets, scale)
             self.zero.backward(loss)
             grad_norm = self.zero.after_microbatch()
             losses.append(loss.detach())
@@ -130,7 +130,7 @@ class Engine:
         module = self.zero.engine
         module.eval()
         microbatches = self._microbatches(tokens_BL, targets_BL, positions_BL)
-        losses = [self._scaled_loss(module(tokens, **placed), targets) for tokens, targets, placed in microbatches]
+        losses = [self._loss(module(tokens, **placed), targets, scale=1.0) for tokens, targets, placed in microbatches]
         module.train()
         return losses
 
@@ -142,8 +142,8 @@ class Engine:
             rows = slice(first, first + self._micro_batch_size)
             yield tokens_BL[rows], targets_BL[rows], {} if positions_BL is None else {"positions": positions_BL[rows]}
 
-    def _scaled_loss(self, logits: Tensor, targets_BL: Tensor) -> Tensor:
-        return self._token_losses(logits, targets_BL).sum() * self._loss_scale
+    def _loss(self, logits: Tensor, targets_BL: Tensor, scale: float) -> Tensor:
+        return self._token_losses(logits, targets_BL).sum() * scale
 
     def _count_tokens(self, targets_BL: Tensor) -> int:
         count = (targets_BL != IGNORE).sum()

@@ -20,9 +20,9 @@ SCHEDULES = {
 class Pipeline:
     """Runs this rank's stages through a schedule.
 
-    `stages` are modules in the order of `layout.stages_of`. `loss_fn(output, target)` returns a scalar whose gradients
-    are used as they are: the division by the number of microbatches is the caller's. `take_gradients` is called with
-    a stage's parameters each time that weight gradients were computed apart from those of activations.
+    `stages` are modules in the order of `layout.stages_of`. `loss_fn(output, target, scale)` returns a scalar whose
+    gradients are used as they are: the caller's `scale` divides by the number of microbatches. `take_gradients` is
+    called with a stage's parameters each time that weight gradients were computed apart from those of activations.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Pipeline:
         groups: Groups,
         stages: Sequence[nn.Module],
         num_microbatches: int,
-        loss_fn: Callable[[Tensor, Tensor], Tensor],
+        loss_fn: Callable[[Tensor, Tensor, float], Tensor],
         take_gradients: Callable[[Iterable[nn.Parameter]], None],
     ) -> None:
         layout = groups.layout
@@ -50,32 +50,31 @@ class Pipeline:
             scale_grads=False,
         )
 
-    def step(self, inputs: Tensor, targets: Tensor, positions: Tensor | None = None) -> list[Tensor]:
-        """Forward and backward of a whole batch, microbatches along dimension 0; losses where the last stage is.
+    def step(self, inputs: Tensor, targets: Tensor, positions: Tensor | None, scale: float) -> list[Tensor]:
+        """Forward and backward of a rank's batch; returns the loss of each microbatch if this rank has the last stage.
 
-        `positions` are cut into the same microbatches, and every stage gets them.
+        Microbatches are split along dimension 0. Every stage gets those of `positions`.
         """
         losses: list[Tensor] = []
-        keywords = self._stage_arguments(positions) | self._loss_arguments(targets, losses)
-        self._schedule.step(*self._arguments(inputs), **keywords, return_outputs=False)
+        self._schedule.step(*self._arguments(inputs), **self._keywords(targets, positions, scale, losses))
         return losses
 
     @torch.no_grad()
-    def evaluate(self, inputs: Tensor, targets: Tensor, positions: Tensor | None = None) -> list[Tensor]:
-        """Forward alone."""
+    def evaluate(self, inputs: Tensor, targets: Tensor, positions: Tensor | None, scale: float) -> list[Tensor]:
+        """The same as `step` without backward."""
         losses: list[Tensor] = []
-        keywords = self._stage_arguments(positions) | self._loss_arguments(targets, losses)
-        self._schedule.eval(*self._arguments(inputs), **keywords, return_outputs=False)
+        self._schedule.eval(*self._arguments(inputs), **self._keywords(targets, positions, scale, losses))
         return losses
 
     def _arguments(self, inputs: Tensor) -> tuple[Tensor, ...]:
         return (inputs,) if self.holds_first else ()
 
-    def _stage_arguments(self, positions: Tensor | None) -> dict:
-        return {} if positions is None else {"positions": positions}
-
-    def _loss_arguments(self, targets: Tensor, losses: list[Tensor]) -> dict:
-        return {"target": targets, "losses": losses} if self.holds_last else {}
+    def _keywords(
+        self, targets: Tensor, positions: Tensor | None, scale: float, losses: list[Tensor]
+    ) -> dict[str, Any]:
+        for_stages = {} if positions is None else {"positions": positions}
+        for_loss = {"target": targets, "losses": losses} if self.holds_last else {}
+        return {**for_stages, **for_loss, "loss_kwargs": {"scale": scale}, "return_outputs": False}
 
 
 class _Stage(PipelineStage):

@@ -6,7 +6,7 @@ tp x pp and so misses the norm gains of later pipeline ranks: there, `parallel/n
 """
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from typing import Any
@@ -19,14 +19,11 @@ from foretrain.configs.schema import Config
 from foretrain.parallel import norm
 from foretrain.parallel.groups import Groups
 
-MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
-"""What an optimizer keeps of each parameter, in fp32."""
-
 
 class Zero:
     """A DeepSpeed engine around a module and torch's optimizer, and the whole fp32 state of each of its parameters.
 
-    `moments` are the names of what the optimizer keeps.
+    `moments` are the names of the fp32 tensors that the optimizer keeps for each parameter.
     """
 
     def __init__(
@@ -34,6 +31,7 @@ class Zero:
         groups: Groups,
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
+        moments: Sequence[str],
         config: Config,
     ) -> None:
         import deepspeed
@@ -43,7 +41,7 @@ class Zero:
         self._groups = groups
         self._stage = groups.layout.zero_stage
         self._clip_norm = config.optimizer.clip_norm
-        self.moments = MOMENTS[config.optimizer.kind]
+        self.moments = tuple(moments)
         self._bf16 = config.train.precision == "bf16"
         self._offloads = config.parallel.offload_optimizer
         self.optimizer = optimizer

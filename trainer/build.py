@@ -6,6 +6,7 @@ from foretrain.parallel.groups import Groups
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.gpt import Recompute, build_stages
 from foretrain.trainer.mup.parametrize import blueprint
+from foretrain.trainer.optimizers.entry import entry_of
 from foretrain.trainer.optimizers.param_groups import build_optimizer
 from foretrain.trainer.state import ModelState
 
@@ -18,5 +19,6 @@ def build_engine(config: Config, groups: Groups) -> tuple[Engine, ModelState]:
     shards = [shard for stage in stages for shard in stage.shards()]
     tied = [shard.tensor for shard in shards if config.model.tie_embeddings and shard.param.is_token_embedding]
     optimizer = build_optimizer(shards, config.optimizer)
-    engine = Engine(groups, stages, tp.cross_entropy, optimizer, config, tied)
+    moments = entry_of(config.optimizer).states
+    engine = Engine(groups, stages, tp.cross_entropy, optimizer, moments, config, tied)
     return engine, ModelState(groups, engine.zero, shards)

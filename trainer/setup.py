@@ -17,6 +17,7 @@ from foretrain.parallel import layout as layouts
 from foretrain.parallel.layout import Layout
 from foretrain.trainer import schedule
 from foretrain.trainer.mup.parametrize import blueprint
+from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
 from foretrain.trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
 from foretrain.trainer.stage_cost import balanced, counted
 
@@ -95,6 +96,7 @@ def prepare_run(
     config = _with_vocabulary(config, data.any_stream)
     layout = Layout.from_config(config.parallel, world_size)
     layouts.check(layout, config.model, config.train)
+    check_optimizer(config.optimizer, layout)
     if config.parallel.balance == "flops" and layout.stage_layers is None:
         layout = balanced(layout, config.model.num_layers, counted(config.model, config.train))
     blueprint(config)

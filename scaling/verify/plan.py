@@ -9,6 +9,7 @@ from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.parallel.layout import Layout, LayoutError, check
 from foretrain.scaling.layouts import all_layouts, parallel_config
 from foretrain.scaling.verify.shrink import shrink
+from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: dict[str, tuple[Precision, ...]] = {"fp32": ("fp32",), "bf16": ("bf16",), "both": ("fp32", "bf16")}
@@ -71,6 +72,7 @@ def make_plan(
     for trial in (LayoutTrial(layout, kind) for kind in PRECISIONS[precision] for layout in candidates):
         try:
             check(trial.layout, config.model, plan.config_of(trial).train)
+            check_optimizer(config.optimizer, trial.layout)
             legal.append(trial)
         except LayoutError as error:
             refused.append((trial, str(error)))

@@ -22,11 +22,11 @@ from foretrain.trainer.probe import probe
 def loss_over_the_tokens_of_a_microbatch(config: Config, layout: Layout, num_steps: int) -> Curve:
     """A mean over microbatches of the mean over each one's tokens."""
 
-    def scaled_loss(self: engine.Engine, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def scaled_loss(self: engine.Engine, logits: torch.Tensor, targets: torch.Tensor, scale: float) -> torch.Tensor:
         count = max(1, int((targets != IGNORE).sum()))
         return self._token_losses(logits, targets).sum() / count / layout.num_microbatches(config.train)
 
-    engine.Engine._scaled_loss = scaled_loss  # type: ignore[method-assign,assignment]
+    engine.Engine._loss = scaled_loss  # type: ignore[method-assign,assignment]
     return probe(config, layout, num_steps)
 
 
@@ -122,10 +122,8 @@ def targets_of_other_microbatches(config: Config, layout: Layout, num_steps: int
     """The pipeline's last stage meets the targets one microbatch late."""
     step = pipeline.Pipeline.step
 
-    def late(
-        self: pipeline.Pipeline, inputs: torch.Tensor, targets: torch.Tensor, positions: torch.Tensor | None
-    ) -> list[torch.Tensor]:
-        return step(self, inputs, targets.roll(config.train.micro_batch_size, dims=0), positions)
+    def late(self: pipeline.Pipeline, inputs: torch.Tensor, targets: torch.Tensor, *rest: Any) -> list[torch.Tensor]:
+        return step(self, inputs, targets.roll(config.train.micro_batch_size, dims=0), *rest)
 
     pipeline.Pipeline.step = late  # type: ignore[method-assign,assignment]
     return probe(config, layout, num_steps)
