@@ -10,6 +10,7 @@ from foretrain.configs.schema import Config
 from foretrain.parallel import groups as parallel_groups
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import IGNORE
+from foretrain.registry import import_plugins
 from foretrain.trainer.build import build_engine
 from foretrain.trainer.curve import Curve
 from foretrain.trainer.state import ModelState
@@ -47,6 +48,7 @@ def make_positions(step: int, num_samples: int, seq_len: int) -> Tensor:
 def probe(config: Config, layout: Layout, num_steps: int) -> Curve:
     """Be one rank of `layout` for `num_steps` steps at the peak learning rate; needs the launcher's environment."""
     torch.set_num_threads(1)
+    import_plugins(config.plugins)
     groups = parallel_groups.start(layout, config.train.device, TIMEOUT_S)
     engine, state = build_engine(config, groups)
     weights = hash_weights(state)

@@ -15,6 +15,7 @@ from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import Config
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import IGNORE, TensorParallel
+from foretrain.registry import import_plugins
 from foretrain.trainer.curve import Curve
 from foretrain.trainer.model.gpt import Stage, build_stages
 from foretrain.trainer.mup.parametrize import blueprint
@@ -31,6 +32,7 @@ def reference(config: Config, dtype_name: str, num_steps: int, table: Parametriz
     Rotary tables are fp32 constants of the model in either; what is computed with them is in that dtype.
     """
     torch.set_num_threads(1)
+    import_plugins(config.plugins)
     train, vocab_size, seq_len = config.train, config.model.vocab_size, config.model.seq_len
     assert vocab_size is not None
     plan = blueprint(config, table)
