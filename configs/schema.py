@@ -102,6 +102,10 @@ class TrainConfig:
     """Newest checkpoints kept; 0: all."""
     log_every: int = setting(10, changes_curve=False)
     """Steps between lines on the terminal; every step is in the metrics file."""
+    callbacks: list[str] = setting(default_factory=list, changes_curve=False, since="0.2.0")
+    """Callbacks to add to the run, by the names under which plugins registered them."""
+    sinks: list[str] = setting(default_factory=lambda: ["terminal", "tensorboard"], changes_curve=False, since="0.2.0")
+    """What receives the metrics, besides the file metrics.jsonl."""
     stop_after: int | None = setting(None, changes_curve=False)
     """Save and stop after this step, leaving the schedule as it is: to split a run over jobs, and for tests."""
 

@@ -86,9 +86,9 @@ def announce(run: Run) -> None:
 def train(run: Run, place: Place) -> int:
     """Train as this rank, or start all ranks and wait for them. Returns the exit status."""
     if place.is_launcher:
-        return run_local("foretrain.trainer.loop:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / LOGS)
+        return run_local("foretrain.trainer.rank:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / LOGS)
     import_all(PRELOAD, will_fork=False)
-    from foretrain.trainer.loop import train_rank
+    from foretrain.trainer.rank import train_rank
 
     train_rank(run)
     return EXIT_DONE

@@ -4,13 +4,11 @@ A checkpoint is a folder `step-00000100` that torch.distributed.checkpoint wrote
 beside its shards. It is written under another name and renamed when every rank is done: it is complete or not there.
 """
 
-import json
 import os
 import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,8 +20,9 @@ from torch.distributed.tensor import DTensor, Shard
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.parallel.groups import Groups
+from foretrain.trainer.checkpoint_record import CheckpointRecord
 from foretrain.trainer.model.shard import ParamShard
-from foretrain.trainer.run_folder import CONFIG_FILE, RECORD
+from foretrain.trainer.run_folder import CONFIG_FILE
 from foretrain.trainer.state import ModelState
 
 _PARTIAL = "partial-"
@@ -51,11 +50,11 @@ class Checkpoints:
         self,
         step: int,
         state: ModelState,
-        record: dict[str, Any],
+        record: CheckpointRecord,
         config: Config,
         attached: Sequence[Path] = (),
     ) -> Path:
-        """Write the state after `step` steps, with `record` as its run.json, beside `config` and copies of `attached`.
+        """Write the state after `step` steps, with `record`, beside `config` and copies of `attached`.
 
         Every rank calls it.
         """
@@ -76,7 +75,7 @@ class Checkpoints:
         }
         dcp.save(tensors, checkpoint_id=partial)
         if state.groups.rank == 0:
-            (partial / RECORD).write_text(json.dumps(record, indent=1))
+            record.write(partial)
             configs.save(config, partial / CONFIG_FILE)
             for path in attached:
                 shutil.copy(path, partial)

@@ -7,8 +7,8 @@ from foretrain.trainer.inference import continue_all, load_model
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.model.table import num_params
 from foretrain.trainer.plots import loss_curve
-from foretrain.trainer.progress import summary
 from foretrain.trainer.setup import Run
+from foretrain.trainer.summary import summary
 
 PLOT_FILE = "loss.png"
 

@@ -1,6 +1,5 @@
 """A trained model whole in one process: checkpoint to text."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from foretrain.parallel import shim
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.checkpoint import load_weights
+from foretrain.trainer.checkpoint_record import CheckpointRecord
 from foretrain.trainer.generate import generate
 from foretrain.trainer.model.gpt import Stage, build_stages
 from foretrain.trainer.mup.parametrize import blueprint
@@ -69,7 +69,7 @@ def load_model(run_dir: Path, checkpoint: Path | None = None, device: str = "aut
     (stage,) = build_stages(blueprint(config), Layout(), pp_rank=0, tp=TensorParallel(), seed=config.train.seed)
     load_weights(checkpoint, stage.shards())
     stage.eval().to(shim.device_of(device, local_rank=0))
-    eot_id = json.loads((checkpoint / RECORD).read_text())["eot_id"]
+    eot_id = CheckpointRecord.read(checkpoint).eot_id
     return Model(config, stage, load_tokenizer(checkpoint / TOKENIZER), eot_id)
 
 

@@ -3,10 +3,8 @@
 Raises ValueError, with what to change, for a run that cannot be. Imports no torch, so that a mistake is told at once.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from foretrain.configs import load as configs
 from foretrain.configs.keys import changes_curve
@@ -16,9 +14,10 @@ from foretrain.data_pipeline.stream.data import Data, open_data
 from foretrain.parallel import layout as layouts
 from foretrain.parallel.layout import Layout
 from foretrain.trainer import schedule
+from foretrain.trainer.checkpoint_record import CheckpointRecord
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
-from foretrain.trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
+from foretrain.trainer.run_folder import CONFIG_FILE, newest_checkpoint
 from foretrain.trainer.stage_cost import balanced, counted
 
 
@@ -110,7 +109,7 @@ def prepare_run(
 
 def check_resume(checkpoint: Path, config: Config, data: Data, allow_data_change: bool = False) -> Resume:
     """How to go on from a checkpoint, if `config` continues its curve. Raises ValueError that lists what does not."""
-    record = json.loads((checkpoint / RECORD).read_text())
+    record = CheckpointRecord.read(checkpoint)
     lines = configs.diff(configs.load(checkpoint / CONFIG_FILE), config)
     changed = [line for line in lines if changes_curve(line.partition(":")[0])]
     of_data = [line for line in changed if line.startswith("data.")] + _changed_data(record, data)
@@ -122,20 +121,19 @@ def check_resume(checkpoint: Path, config: Config, data: Data, allow_data_change
             + "\n  ".join(others + of_data)
             + f"\nset them back to resume, or start a new run with another run_dir{also}"
         )
-    return Resume(checkpoint, record["step"], record.get("num_bad_samples", 0), tuple(of_data))
+    return Resume(checkpoint, record.step, record.num_bad_samples, tuple(of_data))
 
 
-def _changed_data(record: dict[str, Any], data: Data) -> list[str]:
+def _changed_data(record: CheckpointRecord, data: Data) -> list[str]:
     """What differs between the data of a checkpoint and this, beyond the settings of the config."""
-    before = record.get("sources", {})
     changed = [
         f"the tokens of {f'data.sources.{name}' if name else 'data.path'} are not those of the checkpoint"
         for name, fingerprint in data.fingerprints.items()
-        if before.get(name, fingerprint) != fingerprint
+        if record.sources.get(name, fingerprint) != fingerprint
     ]
-    if not changed and record["data_fingerprint"] != data.fingerprint:
+    if not changed and record.data_fingerprint != data.fingerprint:
         changed = ["the sources are not those of the checkpoint"]
-    if not changed and record["mixture_fingerprint"] != data.mixture_fingerprint:
+    if not changed and record.mixture_fingerprint != data.mixture_fingerprint:
         changed = ["the order or the mixture of the samples is not that of the checkpoint"]
     return changed
 

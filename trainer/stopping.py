@@ -1,45 +1,74 @@
-"""Ending a run in the middle: the signals that ask for it, and the agreement of all ranks on the step."""
+"""Signals that ask a run to stop, and the exit status that asks the launcher to start it again."""
 
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 from foretrain.trainer.exit_status import EXIT_RESUME
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
-"""SIGUSR1 is NCCL's."""
+"""SIGUSR1 is not among them because NCCL uses it."""
 
 
 class StopRequest:
-    """Catches SIGNALS on this rank once it is made. `trainer/telemetry.py` tells every rank of it, at the same step."""
+    """Whether this process was asked to stop. The telemetry callback makes all ranks agree on it at each step."""
 
     def __init__(self) -> None:
         self.asked = False
-        for signum in SIGNALS:
-            signal.signal(signum, self._note)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def note(self, signum: int, frame: FrameType | None) -> None:
+        """The signal handler."""
         self.asked = True
 
 
-_request: StopRequest | None = None
+_process_request: StopRequest | None = None
 
 
 def catch_signals() -> StopRequest:
-    """This process's StopRequest. Before a rank calls it first, SIGNALS kill the rank."""
-    global _request
-    if _request is None:
-        _request = StopRequest()
-    return _request
+    """Make SIGNALS request a stop from now until the process ends. Before the first call they kill the process.
+
+    The main program of a rank calls this first, since the imports that follow take seconds.
+    """
+    global _process_request
+    if _process_request is None:
+        _process_request = StopRequest()
+        for signum in SIGNALS:
+            signal.signal(signum, _process_request.note)
+    return _process_request
 
 
-def leave() -> NoReturn:
-    """Exit with EXIT_RESUME once every rank is here: a launcher stops the others when the first one exits."""
-    # torch takes seconds to import, and signals are to be caught before that.
+@contextmanager
+def watch_signals() -> Iterator[StopRequest]:
+    """Make SIGNALS request a stop inside the block, and restore the previous handlers after it.
+
+    After `catch_signals`, its request is used, and nothing is restored. Outside the main thread, where Python allows no
+    handlers, none is set.
+    """
+    if _process_request is not None:
+        yield _process_request
+        return
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    previous = {signum: signal.signal(signum, request.note) for signum in SIGNALS}
+    try:
+        yield request
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+def exit_for_resume() -> NoReturn:
+    """Exit with EXIT_RESUME, once every rank is here: a launcher stops all ranks as soon as the first one exits."""
+    # Imported here because torch takes seconds to import, and signals must be caught before that.
     import torch.distributed as dist
 
     for signum in SIGNALS:
-        # And it may do so before this one has closed its files; Python gives its handlers up before it ends.
+        # The launcher may stop this rank before it has closed its files. Python drops its handlers before it ends.
         signal.signal(signum, signal.SIG_IGN)
     dist.barrier()
     raise SystemExit(EXIT_RESUME)

@@ -100,7 +100,7 @@ class Data:
         """Return how many samples of stored tokens have that size."""
         return int(gigabytes * 1e9 / (self.train.seq_len * self.any_stream.dtype.itemsize))
 
-    def state(self, samples_consumed: int) -> dict[str, object]:
+    def state(self, samples_consumed: int) -> dict[str, Any]:
         """Return all that the stream needs to resume, and what it must then find unchanged. Equal on every rank."""
         return {
             "samples_consumed": samples_consumed,

@@ -14,8 +14,8 @@ import pytest
 
 from foretrain.configs import load as configs
 from foretrain.launcher.restart import read_starts
-from foretrain.trainer import loop
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.rank import train_rank
 from foretrain.trainer.setup import prepare_run
 from tests.cli import CONFIG, assert_told, called
 from tests.conftest import RunOnRanks
@@ -51,7 +51,7 @@ def whole(folder: Path, ranks: RunOnRanks) -> dict[int, Curve]:
             patch.chdir(folder)
             run_dir = folder / f"runs/whole-{len(layout)}"
             run = prepare_run(configs.load("tiny.yaml", ["sample.prompts=[]", f"run_dir={run_dir}", *layout]))
-            ranks(run.layout.world_size, loop.train_rank, run)
+            ranks(run.layout.world_size, train_rank, run)
         curves[run.layout.world_size] = curve(run_dir)
         assert len(curves[run.layout.world_size]) == NUM_STEPS
     return curves

@@ -21,11 +21,12 @@ from foretrain.parallel import groups as parallel_groups
 from foretrain.parallel.engine import Engine
 from foretrain.trainer import consistency
 from foretrain.trainer.consistency import InconsistentRanksError, checksum, findings
-from foretrain.trainer.loop import Reporter, Trainer, train_rank
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.model import init
 from foretrain.trainer.model.spec import Param
+from foretrain.trainer.rank import train_rank
 from foretrain.trainer.setup import Run, prepare_run
+from foretrain.trainer.trainer import Trainer
 from tests.conftest import RunOnRanks
 
 SAMPLES = 12
@@ -111,8 +112,7 @@ def messages(run: Run, faults: list[Fault]) -> list[str]:
     """Train, checked at the start and after every step; then what the check says while each fault is there."""
     groups = parallel_groups.start(run.layout, "cpu", timeout_s=60.0)
     trainer = Trainer(run, groups)
-    with Reporter(run, groups.rank) as show:
-        trainer.fit(show)
+    trainer.fit()
     told = []
     for rank, plant, name in faults:
         if groups.rank == rank:

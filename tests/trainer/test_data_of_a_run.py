@@ -14,8 +14,8 @@ import pytest
 from foretrain.configs.data import CacheConfig, DataConfig, SourceConfig, StageConfig
 from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.data_pipeline.prepare.build import prepare
-from foretrain.trainer import loop
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.rank import train_rank
 from foretrain.trainer.run_folder import CHECKPOINTS, RECORD, newest_checkpoint
 from foretrain.trainer.setup import prepare_run
 from tests.conftest import RunOnRanks
@@ -46,7 +46,7 @@ def mixed(corpus: Path, words: Path) -> DataConfig:
 
 def train(ranks: RunOnRanks, settings: Config, **options: Any) -> list[dict[str, Any]]:
     run = prepare_run(settings, **options)
-    ranks(run.layout.world_size, loop.train_rank, run)
+    ranks(run.layout.world_size, train_rank, run)
     return read_metrics(run.run_dir / METRICS_FILE)
 
 
@@ -147,7 +147,7 @@ def cut_after_opening(ranks: RunOnRanks, settings: Config, corpus: Path) -> list
     (shard,) = corpus.glob("train-*.tar")
     with shard.open("r+b") as file:
         file.truncate(shard.stat().st_size * 2 // 3)
-    ranks(run.layout.world_size, loop.train_rank, run)
+    ranks(run.layout.world_size, train_rank, run)
     return read_metrics(run.run_dir / METRICS_FILE)
 
 

@@ -14,17 +14,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from foretrain.trainer.metrics import METRICS_FILE, MetricsWriter, final_loss, read_metrics
+from foretrain.configs.schema import Config
+from foretrain.trainer.metrics import METRICS_FILE, final_loss, read_metrics
+from foretrain.trainer.sinks import JsonLinesSink, Reporter, Session, TensorBoardSink
 
 
 def train_metrics(step: int, loss: float) -> dict[str, Any]:
     return {"step": step, "samples": 4 * step, "tokens": 64 * step, "loss": loss, "lr": 1e-3, "step_s": 0.1}
 
 
+def writer(run_dir: Path, resume_step: int = 0) -> Reporter:
+    """A reporter with the sinks that write files."""
+    return Reporter([JsonLinesSink(), TensorBoardSink()], Session(Config(), run_dir, resume_step, 100, 64))
+
+
 def write_steps(run_dir: Path, first: int, last: int, *, resume_step: int = 0, loss: float = 1.0) -> None:
-    with MetricsWriter(run_dir, resume_step) as writer:
+    with writer(run_dir, resume_step) as report:
         for step in range(first, last + 1):
-            writer.step(train_metrics(step, loss))
+            report.step(train_metrics(step, loss))
 
 
 def losses_by_step(run_dir: Path) -> list[tuple[int, float]]:
@@ -32,9 +39,9 @@ def losses_by_step(run_dir: Path) -> list[tuple[int, float]]:
 
 
 def test_what_is_written_is_read_back_in_order(tmp_path: Path) -> None:
-    with MetricsWriter(tmp_path) as writer:
-        writer.step(train_metrics(1, 2.5))
-        writer.eval(1, 2.75)
+    with writer(tmp_path) as report:
+        report.step(train_metrics(1, 2.5))
+        report.evaluation(1, 2.75, {})
     assert read_metrics(tmp_path / METRICS_FILE) == [
         {"kind": "train", **train_metrics(1, 2.5)},
         {"kind": "eval", "step": 1, "val_loss": 2.75},
@@ -42,15 +49,15 @@ def test_what_is_written_is_read_back_in_order(tmp_path: Path) -> None:
 
 
 def test_a_step_is_in_the_file_as_soon_as_it_is_recorded(tmp_path: Path) -> None:
-    with MetricsWriter(tmp_path) as writer:
-        writer.step(train_metrics(1, 2.5))
+    with writer(tmp_path) as report:
+        report.step(train_metrics(1, 2.5))
         assert losses_by_step(tmp_path) == [(1, 2.5)]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_value_that_is_not_finite_stays_valid_json_and_comes_back(tmp_path: Path, value: float) -> None:
-    with MetricsWriter(tmp_path) as writer:
-        writer.step(train_metrics(1, value))
+    with writer(tmp_path) as report:
+        report.step(train_metrics(1, value))
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
@@ -62,17 +69,17 @@ def test_a_value_that_is_not_finite_stays_valid_json_and_comes_back(tmp_path: Pa
 
 def test_a_resumed_run_drops_the_steps_it_will_take_again(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 7)
-    with MetricsWriter(tmp_path, resume_step=7) as writer:
-        writer.eval(7, 1.5)
-        writer.step(train_metrics(8, 1.0))
+    with writer(tmp_path, resume_step=7) as report:
+        report.evaluation(7, 1.5, {})
+        report.step(train_metrics(8, 1.0))
     write_steps(tmp_path, 6, 9, resume_step=5, loss=2.0)
     assert losses_by_step(tmp_path) == [(step, 1.0 if step <= 5 else 2.0) for step in range(1, 10)]
 
 
 def test_a_fresh_start_in_a_used_folder_keeps_nothing(tmp_path: Path) -> None:
-    with MetricsWriter(tmp_path) as writer:
-        writer.eval(0, 9.0)
-        writer.step(train_metrics(1, 1.0))
+    with writer(tmp_path) as report:
+        report.evaluation(0, 9.0, {})
+        report.step(train_metrics(1, 1.0))
     write_steps(tmp_path, 1, 2, loss=2.0)
     assert losses_by_step(tmp_path) == [(1, 2.0), (2, 2.0)]
 
@@ -101,16 +108,16 @@ def test_a_torn_last_line_is_gone_after_a_resume(tmp_path: Path) -> None:
 def test_a_broken_line_before_the_last_is_an_error_with_its_place(tmp_path: Path, bad: bytes) -> None:
     path = tmp_path / METRICS_FILE
     path.write_bytes(b'{"kind": "train", "step": 1}\n' + bad + b'\n{"kind": "train", "step": 2}\n')
-    with pytest.raises(ValueError, match=rf"{METRICS_FILE}:2 is not a line of metrics"):
+    with pytest.raises(ValueError, match=rf"{METRICS_FILE}:2 is not a record of metrics"):
         read_metrics(path)
 
 
 def test_a_writer_that_is_killed_leaves_every_step_it_recorded(tmp_path: Path) -> None:
     program = (
-        "import sys; from foretrain.trainer.metrics import MetricsWriter\n"
-        "writer = MetricsWriter(sys.argv[1])\n"
+        "import sys; from pathlib import Path; from tests.trainer.test_metrics import writer\n"
+        "report = writer(Path(sys.argv[1])).__enter__()\n"
         "for step in range(1, 1_000_000):\n"
-        "    writer.step({'step': step, 'loss': 1.0})\n"
+        "    report.step({'step': step, 'loss': 1.0})\n"
         "    if step >= 20: print(step, flush=True)\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]

@@ -9,18 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foretrain.trainer.metrics import METRICS_FILE, MetricsWriter
+from foretrain.trainer.metrics import METRICS_FILE
 from foretrain.trainer.plots import loss_curve, smooth
+from tests.trainer.test_metrics import writer
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def write_run(run_dir: Path, losses: list[float], val_losses: dict[int, float]) -> Path:
-    with MetricsWriter(run_dir) as writer:
+    with writer(run_dir) as report:
         for step, loss in enumerate(losses, start=1):
-            writer.step({"step": step, "tokens": 4096 * step, "loss": loss, "lr": 1e-3})
+            report.step({"step": step, "tokens": 4096 * step, "loss": loss, "lr": 1e-3})
         for step, val_loss in val_losses.items():
-            writer.eval(step, val_loss)
+            report.evaluation(step, val_loss, {})
     return run_dir / METRICS_FILE
 
 

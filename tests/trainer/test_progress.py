@@ -16,7 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from foretrain.trainer.progress import SPEED_WINDOW_STEPS, Progress, Speed, summary
+from foretrain.configs.schema import Config, TrainConfig
+from foretrain.trainer.sinks import Reporter, Session, TerminalSink
+from foretrain.trainer.sinks.terminal import SPEED_WINDOW_STEPS, Speed
+from foretrain.trainer.summary import summary
 
 CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -39,9 +42,16 @@ def log_console() -> tuple[Console, io.StringIO]:
     return Console(file=file, width=40), file
 
 
+def progress_of(total_steps: int, log_every: int, console: Console, start_step: int = 0) -> Reporter:
+    """A reporter that shows the steps of a session on `console`."""
+    config = Config(train=TrainConfig(log_every=log_every))
+    session = Session(config, Path("runs/run"), start_step, total_steps, tokens_per_step=100)
+    return Reporter([TerminalSink(console)], session)
+
+
 def test_a_log_gets_one_line_every_log_every_steps_and_one_at_the_end() -> None:
     console, file = log_console()
-    with Progress(25, 100, 10, console=console) as progress:
+    with progress_of(25, 10, console) as progress:
         for step in range(1, 26):
             progress.step(train_metrics(step))
     lines = file.getvalue().splitlines()
@@ -51,7 +61,7 @@ def test_a_log_gets_one_line_every_log_every_steps_and_one_at_the_end() -> None:
 
 def test_a_run_that_stops_early_still_shows_its_last_step_once() -> None:
     console, file = log_console()
-    with Progress(100, 100, 5, start_step=40, console=console) as progress:
+    with progress_of(100, 5, console, start_step=40) as progress:
         for step in range(41, 48):
             progress.step(train_metrics(step))
     assert re.findall(r"step +(\d+)/100", file.getvalue()) == ["45", "47"]
@@ -59,7 +69,7 @@ def test_a_run_that_stops_early_still_shows_its_last_step_once() -> None:
 
 def test_a_run_with_no_step_left_shows_none() -> None:
     console, file = log_console()
-    with Progress(100, 100, 5, start_step=100, console=console):
+    with progress_of(100, 5, console, start_step=100):
         pass
     assert file.getvalue() == ""
 
@@ -67,9 +77,9 @@ def test_a_run_with_no_step_left_shows_none() -> None:
 def test_a_log_shows_held_out_losses_and_messages_as_they_are_written() -> None:
     console, file = log_console()
     message = "saved [bold] to runs/a-name-that-is-longer-than-the-width-of-the-console"
-    with Progress(100, 100, 10, console=console) as progress:
-        progress.eval(7, 1.5)
-        progress.say(message)
+    with progress_of(100, 10, console) as progress:
+        progress.evaluation(7, 1.5, {})
+        progress.message(message)
     assert file.getvalue() == f"step   7/100  held-out loss 1.5000\n{message}\n"
 
 
@@ -77,7 +87,7 @@ def test_a_log_stays_free_of_control_codes_even_if_colour_is_forced(monkeypatch:
     monkeypatch.setenv("FORCE_COLOR", "1")
     console, file = log_console()
     assert console.is_terminal
-    with Progress(2, 100, 1, console=console) as progress:
+    with progress_of(2, 1, console) as progress:
         progress.step(train_metrics(1))
     assert "\x1b" not in file.getvalue()
 
@@ -89,11 +99,11 @@ def test_a_terminal_shows_the_latest_values_in_place_within_its_width(monkeypatc
     output = bytearray()
     reader = threading.Thread(target=read_until_closed, args=(leader, output))
     reader.start()
-    with os.fdopen(follower, "w") as terminal, Progress(300, 100, 10, console=Console(file=terminal)) as progress:
+    with os.fdopen(follower, "w") as terminal, progress_of(300, 10, Console(file=terminal)) as progress:
         for step in range(1, 10):
             progress.step(train_metrics(step))
-        progress.eval(9, 1.5)
-        progress.say("checkpoint saved")
+        progress.evaluation(9, 1.5, {})
+        progress.message("checkpoint saved")
     reader.join()
     os.close(leader)
     lines = CONTROL_SEQUENCE.sub("", output.decode()).replace("\r", "\n").splitlines()

@@ -14,9 +14,9 @@ from foretrain.configs.parametrization import BaseConfig, MupConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.launcher.local.run import RankError
 from foretrain.parallel.engine import Engine
-from foretrain.trainer import loop
 from foretrain.trainer.exit_status import EXIT_RESUME
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.rank import train_rank
 from foretrain.trainer.run_folder import CHECKPOINTS
 from foretrain.trainer.setup import prepare_run
 from tests.conftest import RunOnRanks
@@ -59,7 +59,7 @@ def config(run_dir: Path, corpus: Path, parallel: ParallelConfig, **train: Any) 
 def train(ranks: RunOnRanks, config: Config) -> list[dict[str, Any]]:
     """Run `config` to its end, or to where it stops, and return what the run's metrics say of every step."""
     run = prepare_run(config)
-    ranks(run.layout.world_size, loop.train_rank, run)
+    ranks(run.layout.world_size, train_rank, run)
     return curve(run.run_dir)
 
 
@@ -143,7 +143,7 @@ def die(run: Any, at_step: int, rank: int, signum: int) -> None:
         return step(self, *batch)
 
     Engine.train_step = train_step  # type: ignore[method-assign,assignment]
-    loop.train_rank(run)
+    train_rank(run)
 
 
 def test_killed_without_warning_it_goes_on_from_the_newest_checkpoint(
@@ -173,10 +173,10 @@ def warned_at_its_start(run: Any) -> None:
     """Train, having got a signal on rank 1 before the ranks have met."""
     if os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGTERM)
-    loop.train_rank(run)
+    train_rank(run)
 
 
-warned_at_its_start.on_start = loop.train_rank.on_start  # type: ignore[attr-defined]
+warned_at_its_start.on_start = train_rank.on_start  # type: ignore[attr-defined]
 
 
 def test_a_signal_before_the_first_step_saves_after_it(
@@ -191,7 +191,7 @@ def test_a_signal_before_the_first_step_saves_after_it(
 
 def one_looks_too_early(run: Any) -> None:
     """Train, but rank 1 has not seen the checkpoint."""
-    loop.train_rank(replace(run, resume=None) if os.environ["RANK"] == "1" else run)
+    train_rank(replace(run, resume=None) if os.environ["RANK"] == "1" else run)
 
 
 def test_ranks_that_found_different_checkpoints_ask_to_be_started_again(

@@ -13,9 +13,9 @@ from foretrain.configs.data import DataConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.launcher.local.run import run_local
 from foretrain.parallel.layout import Layout, LayoutError
-from foretrain.trainer import loop
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.model.table import block_table, flops_per_token
+from foretrain.trainer.rank import train_rank
 from foretrain.trainer.setup import Run, prepare_run
 from foretrain.trainer.stage_cost import Costs, balanced, counted
 from foretrain.trainer.stage_timing import STAGES_FILE, local_model, measured
@@ -126,7 +126,7 @@ def test_by_hand_the_run_has_the_curve_of_one_process(
     tmp_path: Path, corpus: Path, ranks: RunOnRanks, expected_curve: list[float]
 ) -> None:
     run = prepared(tmp_path, corpus, pp=2, stage_layers=[1, 3])
-    ranks(2, loop.train_rank, run)
+    ranks(2, train_rank, run)
     assert curve(run) == pytest.approx(expected_curve, rel=1e-5)
 
 
@@ -134,7 +134,7 @@ def test_measured_the_run_has_the_same_curve_and_says_its_split_once(
     tmp_path: Path, corpus: Path, expected_curve: list[float], capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = prepared(tmp_path, corpus, pp=2, balance="measured")
-    assert run_local("foretrain.trainer.loop:train_rank", (run,), 2, log_dir=tmp_path / "logs") == 0
+    assert run_local("foretrain.trainer.rank:train_rank", (run,), 2, log_dir=tmp_path / "logs") == 0
     assert curve(run) == pytest.approx(expected_curve, rel=1e-5)
 
     record = json.loads((tmp_path / STAGES_FILE).read_text())
@@ -148,7 +148,7 @@ def test_measured_the_run_has_the_same_curve_and_says_its_split_once(
 def expected_curve(tmp_path_factory: pytest.TempPathFactory, corpus: Path, ranks: RunOnRanks) -> list[float]:
     """The curve of one process."""
     run = prepared(tmp_path_factory.mktemp("one"), corpus)
-    ranks(1, loop.train_rank, run)
+    ranks(1, train_rank, run)
     assert len(curve(run)) == 5, "four steps and an evaluation"
     return curve(run)
 

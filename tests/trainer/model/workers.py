@@ -7,6 +7,7 @@ from foretrain.configs.schema import Config
 from foretrain.parallel import groups
 from foretrain.parallel.layout import Layout
 from foretrain.trainer.checkpoint import Checkpoints
+from foretrain.trainer.checkpoint_record import CheckpointRecord
 from foretrain.trainer.model.gpt import Stage
 from foretrain.trainer.state import ModelState
 from tests.parallel.workers import batch, make_engine
@@ -33,7 +34,7 @@ def train_and_save(config: Config, num_steps: int, folder: Path) -> Saved:
         engine.train_step(tokens, targets)
     stages = [stage for stage in engine.stages if isinstance(stage, Stage)]
     state = ModelState(engine.groups, engine.zero, [shard for stage in stages for shard in stage.shards()])
-    record = {"step": num_steps, "samples_consumed": 0, "data_fingerprint": ""}
+    record = CheckpointRecord(num_steps, 0, seed=0, data_fingerprint="", mixture_fingerprint="", stage="")
     checkpoint = Checkpoints(folder, keep=1).save(num_steps, state, record, config)
     loss, num_tokens = engine.eval_step(*batches[-1])
     saved = Saved(checkpoint, loss / num_tokens, engine.train_step(*batches[-1]).loss)

@@ -1,0 +1,103 @@
+"""The base class of callbacks, and what they are told about a step and about the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from foretrain.data_pipeline.stream.batch import Batch
+from foretrain.registry import Registry
+
+if TYPE_CHECKING:
+    from foretrain.trainer.trainer import Trainer
+
+StopReason = Literal["signal", "stop_after", "callback"]
+"""Why a run stops before the end of its budget: a signal, `train.stop_after`, or a callback that asked for it."""
+
+
+@dataclass
+class Step:
+    """One optimizer step on this rank, after the update."""
+
+    number: int
+    """Steps done, this one included."""
+    batch: Batch
+    """This rank's samples of the global batch."""
+    data_wait_s: float
+    """Seconds that this rank waited for the batch."""
+    metrics: dict[str, float]
+    """The metrics of the step by name, the same on every rank; `on_step` may add to them."""
+    is_last: bool
+    """Whether the budget of the run ends with this step."""
+    stop: StopReason | None = None
+    """If set, the run writes a checkpoint and stops after this step. `on_step` may set it, alike on every rank."""
+    save: bool = False
+    """If true, a checkpoint is written after this step. `on_step` may set it, alike on every rank."""
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """The result of an evaluation, in nats per token, the same on every rank."""
+
+    total: float
+    """Mean over all held-out tokens."""
+    by_source: dict[str, float]
+    """Mean over the held-out tokens of each data source that has a name."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How `Trainer.fit` ended, the same on every rank."""
+
+    step: int
+    """Steps that are done."""
+    stopped_by: StopReason | None
+    """Why the run stopped early; None if its whole budget is trained."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole budget is trained."""
+        return self.stopped_by is None
+
+
+class Callback:
+    """Acts at fixed points of a run. Every method of this base class does nothing.
+
+    Each rank has the same callbacks and calls the same hooks at the same steps, so a hook may use collectives, and must
+    then do so on every rank. At each hook the callbacks are called in a fixed order: telemetry, the callbacks given to
+    the Trainer in their order, the consistency check, evaluation, checkpoints.
+    """
+
+    name: str = ""
+    """Key of this callback's state in a checkpoint; a callback without state needs none."""
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Called before the first step of this session."""
+
+    def on_step(self, trainer: Trainer, step: Step) -> None:
+        """Called after the optimizer step and before its report: may add metrics, or ask for a stop or a checkpoint."""
+
+    def after_step(self, trainer: Trainer, step: Step) -> None:
+        """Called after the step is reported; checks, evaluations and checkpoints happen here."""
+
+    def on_evaluation(self, trainer: Trainer, step: int, loss: HeldOutLoss) -> None:
+        """Called after an evaluation at `step`."""
+
+    def on_checkpoint(self, trainer: Trainer, path: Path) -> None:
+        """Called after a checkpoint is complete in the folder `path`."""
+
+    def on_fit_end(self, trainer: Trainer, outcome: Outcome) -> None:
+        """Called after the last step of this session; not called if the session ends with an exception."""
+
+    def state(self) -> dict[str, Any]:
+        """What this callback must remember in a checkpoint, as plain values that JSON can hold, alike on every rank."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned when the checkpoint was written. Called before `on_fit_start`."""
+
+
+CALLBACKS: Registry[Callable[[], Callback]] = Registry("callback", "train.callbacks")
+"""Makers of the callbacks that a config can name."""

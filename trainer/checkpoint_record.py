@@ -1,0 +1,56 @@
+"""The record in a checkpoint: where in the run it was written, and on which data."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from foretrain.files import write_atomically
+from foretrain.trainer.run_folder import RECORD
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """The content of `run.json` in a checkpoint; the same in every layout."""
+
+    step: int
+    """Steps that were done."""
+    samples_consumed: int
+    """Samples that the optimizer had consumed."""
+    seed: int
+    """Seed of the data stream."""
+    data_fingerprint: str
+    """Changes with any token of any source."""
+    mixture_fingerprint: str
+    """Changes with anything else that decides which tokens a sample is made of."""
+    stage: str
+    """Name of the mixture's stage."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Fingerprint of each source, by its name."""
+    num_bad_samples: int = 0
+    """Unreadable samples that were replaced since the start of the run."""
+    eot_id: int = 0
+    """Token that ends a document."""
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """State of each callback that has one, by the callback's name."""
+    version: int = VERSION
+    """Version of this record's form."""
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> Self:
+        """The record of a checkpoint. Raises ValueError, which names the file, if it is not one, or is too new."""
+        path = checkpoint / RECORD
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.get("version", 1) > VERSION:
+                raise ValueError(f"{path} was written by a newer foretrain: update foretrain to read it")
+            names = {each.name for each in fields(cls)}
+            return cls(**{name: value for name, value in values.items() if name in names})
+        except (TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not the record of a checkpoint ({error}): use another checkpoint") from error
+
+    def write(self, checkpoint: Path) -> None:
+        """Write the record into the folder of a checkpoint."""
+        write_atomically(checkpoint / RECORD, json.dumps(asdict(self), indent=1))

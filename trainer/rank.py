@@ -1,0 +1,50 @@
+"""One rank of a run as a process: from the launcher's environment to an exit status."""
+
+import os
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+
+from foretrain.parallel import groups as parallel_groups
+from foretrain.parallel.groups import Groups
+from foretrain.registry import import_plugins
+from foretrain.trainer import stage_timing, stopping
+from foretrain.trainer.finish import finish
+from foretrain.trainer.setup import Run
+from foretrain.trainer.trainer import Trainer
+
+
+def train_rank(run: Run) -> None:
+    """Train one rank of `run`, with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT in the environment.
+
+    Raises SystemExit(EXIT_RESUME) if a signal stopped the run, or if it must be started again.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    import_plugins(run.config.plugins)
+    groups = parallel_groups.start(run.layout, run.config.train.device, run.config.parallel.timeout_s)
+    _check_same_start(run, groups)
+    if run.measures_stages:
+        groups.layout = stage_timing.settle(run.config.model, run.config.train, groups, run.run_dir)
+        run = replace(run, layout=groups.layout)
+    outcome = Trainer(run, groups).fit()
+    if outcome.stopped_by == "signal":
+        stopping.exit_for_resume()
+    parallel_groups.stop()
+    if groups.rank == 0 and outcome.is_complete:
+        finish(run)
+
+
+def _check_same_start(run: Run, groups: Groups) -> None:
+    """Exit, to be started again, if ranks have found different checkpoints: one was written while they looked."""
+    steps = torch.tensor([run.start_step, -run.start_step], device=groups.device)
+    dist.all_reduce(steps, dist.ReduceOp.MAX)
+    last, first = int(steps[0]), -int(steps[1])
+    if first != last:
+        if groups.rank == 0:
+            print(f"some ranks would resume at step {first}, others at step {last}: all look again", flush=True)
+        stopping.exit_for_resume()
+
+
+train_rank.on_start = stopping.catch_signals  # type: ignore[attr-defined]

@@ -1,0 +1,85 @@
+"""What receives the report of a run: the base class of sinks, and the reporter that passes a report to all of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from foretrain.configs.schema import Config
+from foretrain.registry import Registry
+
+
+@dataclass(frozen=True)
+class Session:
+    """The part of a run that this start of it trains: the steps from `start_step` + 1 to `total_steps`."""
+
+    config: Config
+    run_dir: Path
+    start_step: int
+    total_steps: int
+    tokens_per_step: int
+
+
+class Sink:
+    """Receives the report of a run. Every method of this base class does nothing.
+
+    Only rank 0 opens its sinks and writes to them, so a sink may not use collectives. `open` comes first, once, and
+    `close` last, also when the run fails.
+    """
+
+    def open(self, session: Session) -> None:
+        """Prepare to receive the report of a session."""
+
+    def step(self, metrics: Mapping[str, float]) -> None:
+        """Receive the metrics of one optimizer step, among them `step`, `loss`, `grad_norm`, `lr` and `step_s`."""
+
+    def evaluation(self, step: int, val_loss: float, by_source: Mapping[str, float]) -> None:
+        """Receive the held-out loss after `step` steps, in nats per token: of all samples, and by data source."""
+
+    def event(self, kind: str, step: int, fields: Mapping[str, Any], message: str) -> None:
+        """Receive something that happened at `step`: as named fields that JSON can hold, and as one line of text."""
+
+    def message(self, text: str) -> None:
+        """Receive one line of text for a person who watches the run."""
+
+    def close(self) -> None:
+        """Write out what is buffered, and release files and connections."""
+
+
+SINKS: Registry[Callable[[], Sink]] = Registry("sink", "train.sinks")
+"""Makers of the sinks that a config can name."""
+
+
+class Reporter(ExitStack):
+    """Passes the report of a run to its sinks. A context manager. It has sinks on rank 0 only."""
+
+    def __init__(self, sinks: Sequence[Sink], session: Session) -> None:
+        super().__init__()
+        self._sinks, self._session = sinks, session
+
+    def __enter__(self) -> Self:
+        for sink in self._sinks:
+            sink.open(self._session)
+            self.callback(sink.close)
+        return self
+
+    def step(self, metrics: Mapping[str, float]) -> None:
+        """Report one optimizer step."""
+        for sink in self._sinks:
+            sink.step(metrics)
+
+    def evaluation(self, step: int, val_loss: float, by_source: Mapping[str, float]) -> None:
+        """Report one evaluation."""
+        for sink in self._sinks:
+            sink.evaluation(step, val_loss, by_source)
+
+    def event(self, kind: str, step: int, fields: Mapping[str, Any], message: str) -> None:
+        """Report something that happened."""
+        for sink in self._sinks:
+            sink.event(kind, step, fields, message)
+
+    def message(self, text: str) -> None:
+        """Report one line of text."""
+        for sink in self._sinks:
+            sink.message(text)

@@ -1,0 +1,60 @@
+"""The table at the end of a run."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+
+from foretrain.progress import format_duration
+from foretrain.trainer.metrics import FINAL_SHARE, final_loss
+
+
+def summary(
+    records: Sequence[Mapping[str, Any]],
+    *,
+    run_dir: Path | str,
+    layout: str,
+    num_params: int,
+    unigram_entropy_nats: float,
+) -> Table:
+    """A table of the results of a run, from its metrics (`read_metrics`), which may span several sessions.
+
+    The time is the sum over steps, without evaluations and checkpoints. Losses are in nats per token. The speed is the
+    median over steps of `tokens_per_s`. Raises ValueError if the metrics hold no training step.
+    """
+    train = [record for record in records if record["kind"] == "train"]
+    val_losses = [record["val_loss"] for record in records if record["kind"] == "eval"]
+    if not train:
+        raise ValueError(f"the metrics in {run_dir} hold no training step: there is nothing to summarise")
+    final = final_loss(train)
+    speed = median(record["tokens_per_s"] for record in train)
+
+    table = Table(title="Run", show_header=False, title_justify="left")
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("tokens trained", f"{train[-1]['tokens']:,} in {train[-1]['step']:,} steps")
+    table.add_row("time in steps", format_duration(sum(record["step_s"] for record in train)))
+    table.add_row("speed", f"{speed:,.0f} tokens/s (median step)")
+    table.add_row("parameters", f"{num_params:,}")
+    table.add_row("layout", layout)
+    table.add_row("first training loss", f"{train[0]['loss']:.4f}")
+    table.add_row("final training loss", f"{final:.4f} (mean of the last {FINAL_SHARE:.0%} of steps)")
+    if val_losses:
+        table.add_row("held-out loss", f"{val_losses[-1]:.4f}", style="bold")
+    table.add_row("unigram entropy", f"{unigram_entropy_nats:.4f} (knowing only how often each token occurs)")
+    last = val_losses[-1] if val_losses else final
+    table.add_row("loss against it", _against_unigram(last, unigram_entropy_nats))
+    names = sorted(path.name for path in Path(run_dir).iterdir() if not path.name.startswith("."))
+    table.add_row("files", f"{run_dir}{os.sep}: {', '.join(names)}")
+    return table
+
+
+def _against_unigram(loss: float, unigram_entropy_nats: float) -> str:
+    gain = unigram_entropy_nats - loss
+    if math.isnan(gain):
+        return "not a number: the run diverged"
+    return f"{abs(gain):.4f} {'below' if gain > 0 else 'ABOVE'}"
