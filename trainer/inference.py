@@ -13,13 +13,11 @@ from foretrain.configs.schema import Config, SampleConfig
 from foretrain.data_pipeline.corpus.manifest import TOKENIZER
 from foretrain.data_pipeline.prepare.tokenizer import load_tokenizer
 from foretrain.parallel import shim
-from foretrain.parallel.layout import Layout
-from foretrain.parallel.tensor import TensorParallel
+from foretrain.trainer.api import build_model
 from foretrain.trainer.checkpoint import load_weights
 from foretrain.trainer.checkpoint_record import CheckpointRecord
 from foretrain.trainer.generate import generate
-from foretrain.trainer.model.gpt import Stage, build_stages
-from foretrain.trainer.mup.parametrize import blueprint
+from foretrain.trainer.model.gpt import Stage
 from foretrain.trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
 
 
@@ -66,7 +64,7 @@ def load_model(run_dir: Path, checkpoint: Path | None = None, device: str = "aut
     if checkpoint is None or not (checkpoint / RECORD).is_file():
         raise ValueError(f"{checkpoint or run_dir} holds no finished checkpoint: train first, or name another folder")
     config = configs.load(checkpoint / CONFIG_FILE)
-    (stage,) = build_stages(blueprint(config), Layout(), pp_rank=0, tp=TensorParallel(), seed=config.train.seed)
+    stage = build_model(config)
     load_weights(checkpoint, stage.shards())
     stage.eval().to(shim.device_of(device, local_rank=0))
     eot_id = CheckpointRecord.read(checkpoint).eot_id

@@ -13,11 +13,14 @@ from foretrain.data_pipeline.corpus.shards import TokenStream
 from foretrain.data_pipeline.stream.data import Data, open_data
 from foretrain.parallel import layout as layouts
 from foretrain.parallel.layout import Layout
+from foretrain.registry import import_plugins
 from foretrain.trainer import schedule
+from foretrain.trainer.callbacks.base import CALLBACKS
 from foretrain.trainer.checkpoint_record import CheckpointRecord
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
 from foretrain.trainer.run_folder import CONFIG_FILE, newest_checkpoint
+from foretrain.trainer.sinks import SINKS
 from foretrain.trainer.stage_cost import balanced, counted
 
 
@@ -91,6 +94,11 @@ def prepare_run(
     `allow_data_change`: go on from a checkpoint with other data, or another mixture of it. `progress`: show how far the
     long parts have come.
     """
+    import_plugins(config.plugins)
+    for name in config.train.callbacks:
+        CALLBACKS.get(name)
+    for name in config.train.sinks:
+        SINKS.get(name)
     data = open_data(config.data, config.model.seq_len, progress=progress)
     config = _with_vocabulary(config, data.any_stream)
     layout = Layout.from_config(config.parallel, world_size)
