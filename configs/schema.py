@@ -170,7 +170,7 @@ class Config:
 
     run_dir: str = setting("runs/run", changes_curve=False)
     """Folder of the run: resolved config, metrics, checkpoints, plots."""
-    plugins: list[str] = setting(default_factory=list, since="0.2.0")
+    plugins: list[str] = setting(default_factory=list, changes_curve=False, since="0.2.0")
     """Modules to import before the run is built: each registers components that other keys then name."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
