@@ -1,4 +1,4 @@
-"""A few steps of a run as numbers, and how far two such curves are apart. No torch."""
+"""A few steps of a run as numbers, and the difference between two such curves. Imports no torch."""
 
 import math
 from collections.abc import Sequence
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Curve:
-    """What a few steps were, the same on every rank."""
+    """The results of a few steps, the same on every rank."""
 
     losses: tuple[float, ...]
-    """Of each step before its update: mean over the valid tokens of the global batch, nats."""
+    """Loss of each step before its update: the mean over the valid tokens of the global batch, in nats."""
     grad_norms: tuple[float, ...]
-    """Of each step: global L2 norm before clipping."""
+    """Global L2 norm of the gradient of each step, before clipping."""
     weights: dict[str, str]
-    """Before the first step: the sha256 of every whole parameter by its name; of every copy, where copies differ."""
+    """The sha256 of every complete parameter before the first step, by name; if copies differ, of each copy."""
 
 
 def relative_difference(values: Sequence[float], expected: Sequence[float]) -> float:
-    """The largest |value - expected| / |expected|; infinite where any of them is not a finite number."""
+    """The largest |value - expected| / |expected|; infinity if any number is not finite."""
     assert len(values) == len(expected)
     if not all(map(math.isfinite, [*values, *expected])):
         return math.inf

@@ -1,7 +1,6 @@
-"""What a run ran on: versions of the code and its libraries, written into the run's folder."""
+"""The versions of the code, the libraries and the platform that a run uses, written into its folder."""
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -10,15 +9,16 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from foretrain.files import write_atomically
 from foretrain.trainer.run_folder import ENVIRONMENT_FILE
 
 VERSION_FILE = "VERSION"
-"""In a copy of the code: which version it is a copy of."""
+"""File in a copy of the code that names the version it was copied from."""
 PACKAGES = ("foretrain", "torch", "deepspeed", "megatron-core", "webdataset", "omegaconf", "numpy", "tokenizers")
 
 
 def describe() -> dict[str, object]:
-    """Python, platform, the command, library versions, and the code's commit where it is a git checkout."""
+    """Python, platform, command, library versions, and the commit of the code if it is a git checkout."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -29,14 +29,12 @@ def describe() -> dict[str, object]:
 
 
 def record(more: Mapping[str, object], run_dir: Path) -> None:
-    """Write `describe()` and `more` into the run's folder, over what an earlier record has of the same."""
+    """Write `describe()` and `more` into the run folder; they replace entries of the same names there."""
     path = run_dir / ENVIRONMENT_FILE
     before: dict[str, object] = {}
-    with suppress(OSError, ValueError):  # a node may have died while it wrote
+    with suppress(OSError, ValueError):  # there is no file yet, or a node died while it wrote
         before = json.loads(path.read_text(encoding="utf-8"))
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_text(json.dumps({**before, **describe(), **more}, indent=1), encoding="utf-8")
-    new.replace(path)
+    write_atomically(path, json.dumps({**before, **describe(), **more}, indent=1))
 
 
 def _version(package: str) -> str | None:
@@ -47,7 +45,7 @@ def _version(package: str) -> str | None:
 
 
 def code_version() -> str | None:
-    """What git calls the code: a commit, and whether it was changed since; None where nothing tells."""
+    """The commit of the code, with "-dirty" if it was changed since; None if it is unknown."""
     package = Path(__file__).parents[1]
     if (package / VERSION_FILE).is_file():
         return (package / VERSION_FILE).read_text(encoding="utf-8").strip()

@@ -1,9 +1,10 @@
-"""What the exit status of a run says; any other number is a failure."""
+"""The exit statuses of a run; any other status is a failure."""
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_RESUME = 85
-"""Checkpointed: start me again."""
+"""The run has written a checkpoint and must be started again."""
 EXIT_CONFIG = 93
-"""Never start this again: what is wrong with it stays wrong. For launchers; by hand it is EXIT_BAD_INPUT."""
+"""The run must not be started again, since it would fail in the same way. A launcher gets this status; a user who starts
+the run by hand gets EXIT_BAD_INPUT."""
 EXIT_BAD_INPUT = 2

@@ -1,4 +1,4 @@
-"""What a finished run shows: its loss curve as a picture, a summary, and a few lines of text."""
+"""The output of a finished run: a plot of its losses, a table of results, and generated text."""
 
 from rich.console import Console
 from rich.text import Text
@@ -14,7 +14,7 @@ PLOT_FILE = "loss.png"
 
 
 def finish(run: Run) -> None:
-    """Draw, sum up and generate, from what is in the run's folder."""
+    """Draw the plot, print the table, and generate text, from the files in the run folder."""
     console = Console()
     entropy = run.data.unigram_entropy_nats
     metrics = run.run_dir / METRICS_FILE
@@ -31,7 +31,7 @@ def finish(run: Run) -> None:
 
 
 def show_samples(run: Run, console: Console) -> None:
-    """Continue each of the config's prompts with the newest checkpoint."""
+    """Print the continuation of each prompt of the config by the newest checkpoint."""
     sample = run.config.sample
     if not sample.prompts:
         return

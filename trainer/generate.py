@@ -1,4 +1,4 @@
-"""Text from a model: sample a token from logits, and continue a prompt token by token.
+"""Sampling of tokens from a model: one token from logits, and the continuation of a prompt.
 
 Shape letters: B batch (1 here), L length, V vocabulary.
 """
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def sample(logits_V: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> int:
-    """Return a token drawn from softmax(logits / temperature) over the top_k likeliest (0: over all).
+    """A token drawn from softmax(logits / temperature) over the `top_k` most likely tokens (0: over all).
 
-    Temperature 0 is the likeliest token, whatever top_k. The draw is made on the CPU in fp32, with a CPU generator, so
-    that a seed means the same text on every device. Raises ValueError if the logits hold a NaN.
+    Temperature 0 gives the most likely token, whatever `top_k` is. The draw is made on the CPU in fp32, with a CPU
+    generator, so that a seed gives the same text on every device. Raises ValueError if the logits hold a NaN.
     """
     logits_V = logits_V.detach().float().cpu()
     if logits_V.isnan().any():
@@ -37,11 +37,11 @@ def generate(
     seed: int,
     eot_id: int | None,
 ) -> list[int]:
-    """Return up to num_tokens new tokens that continue the prompt; it ends early, and without it, at `eot_id`.
+    """Up to `num_tokens` new tokens that continue the prompt; the token `eot_id` ends the text and is not returned.
 
-    `model_fn` maps tokens_BL (1, L), int64, to logits_BLV (1, L, V). L grows from the prompt's length to seq_len, then
-    the window slides. Every token recomputes the whole window: there is no key-value cache, so this is for a look at
-    what a run has learnt, not for serving. Raises ValueError for an empty prompt.
+    `model_fn` maps tokens_BL (1, L), int64, to logits_BLV (1, L, V). L grows from the prompt's length to `seq_len`,
+    then the window slides. Every token recomputes the complete window, since there is no key-value cache: this function
+    is for a look at what a run has learned, not for serving. Raises ValueError if the prompt is empty.
     """
     if not prompt_ids:
         raise ValueError(

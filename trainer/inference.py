@@ -1,4 +1,4 @@
-"""A trained model whole in one process: checkpoint to text."""
+"""A trained model in one process, from a checkpoint, to generate text with."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from foretrain.trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
 
 @dataclass(frozen=True)
 class Model:
-    """A model to generate with, on one device."""
+    """A trained model on one device, with its tokenizer."""
 
     config: Config
     stage: Stage
@@ -37,14 +37,17 @@ class Model:
         return self.stage(tokens_BL.to(device)).transpose(0, 1).float().cpu()
 
     def continue_text(self, prompt: str, sample: SampleConfig) -> str:
-        """The text that follows `prompt`; an empty prompt begins a document. Raises ValueError unless it is UTF-8."""
+        """The text that follows `prompt`; an empty prompt starts a document.
+
+        Raises ValueError if the prompt cannot be encoded as UTF-8.
+        """
         try:
             prompt.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"the prompt {prompt!r} is not UTF-8: give it in that encoding") from None
+            raise ValueError(f"the prompt {prompt!r} is not valid UTF-8: pass it in that encoding") from None
         ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids
         if not ids or self.config.data.packing != "windows":
-            ids = [self.eot_id, *ids]  # where attention stays inside documents, every one of them begins with it
+            ids = [self.eot_id, *ids]  # if attention stays inside documents, each document starts with this token
         new = generate(
             self.logits,
             ids,
@@ -59,10 +62,10 @@ class Model:
 
 
 def load_model(run_dir: Path, checkpoint: Path | None = None, device: str = "auto") -> Model:
-    """The model of a run's newest checkpoint, or of `checkpoint`. Raises ValueError where there is none."""
+    """The model of a run's newest checkpoint, or of `checkpoint`. Raises ValueError if there is no such checkpoint."""
     checkpoint = checkpoint or newest_checkpoint(run_dir)
     if checkpoint is None or not (checkpoint / RECORD).is_file():
-        raise ValueError(f"{checkpoint or run_dir} holds no finished checkpoint: train first, or name another folder")
+        raise ValueError(f"{checkpoint or run_dir} holds no complete checkpoint: train first, or name another folder")
     config = configs.load(checkpoint / CONFIG_FILE)
     stage = build_model(config)
     load_weights(checkpoint, stage.shards())
@@ -72,6 +75,6 @@ def load_model(run_dir: Path, checkpoint: Path | None = None, device: str = "aut
 
 
 def continue_all(model: Model, prompts: Sequence[str], sample: SampleConfig) -> Iterator[tuple[str, str]]:
-    """Each prompt with what follows it."""
+    """Each prompt with its continuation."""
     for prompt in prompts:
         yield prompt, model.continue_text(prompt, sample)

@@ -1,4 +1,4 @@
-"""The picture of a run: its losses and its learning rate over the tokens trained."""
+"""The plot of a run: its losses and its learning rate over the tokens trained."""
 
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,19 @@ TRAIN_COLOR, EVAL_COLOR, RATE_COLOR, QUIET_COLOR = "#2563eb", "#ea580c", "#0d948
 def loss_curve(
     metrics_path: Path | str, png_path: Path | str, *, unigram_entropy_nats: float | None = None, title: str = ""
 ) -> None:
-    """Draw training and held-out loss, and the learning rate below, from a metrics file into a PNG.
+    """Draw the training loss, the held-out loss and the learning rate of a metrics file into a PNG.
 
-    The horizontal line is the entropy of single tokens: what a model would reach that knows how often each occurs and
-    nothing else. Raises ValueError if the file holds no training step.
+    The horizontal line is the entropy of single tokens, which is the loss of a model that knows only how often each
+    token occurs. Raises ValueError if the file holds no training step.
     """
     records = read_metrics(metrics_path)
     train = [record for record in records if record["kind"] == "train"]
     evals = [record for record in records if record["kind"] == "eval"]
     if not train:
-        raise ValueError(f"{metrics_path} holds no training step: nothing to draw")
+        raise ValueError(f"{metrics_path} holds no training step, so there is nothing to draw")
     unit_tokens, unit_name = _unit(train[-1]["tokens"])
     tokens = _column(train, "tokens") / unit_tokens
-    # An evaluation knows its step only; the zero is for one made before training.
+    # A record of an evaluation has no token count. The zeros place an evaluation that was made before training.
     eval_tokens = np.interp(_column(evals, "step"), np.r_[0, _column(train, "step")], np.r_[0, tokens])
 
     figure = Figure(figsize=(8, 5.4), dpi=150, layout="constrained")
@@ -71,12 +71,15 @@ def loss_curve(
 
 
 def smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Return means of up to `width` values around each: fewer at both ends, and the finite ones only (NaN if none)."""
+    """Means of up to `width` values around each value: fewer at both ends. Non-finite values are left out.
+
+    The mean is NaN if no value is finite.
+    """
     finite = np.isfinite(values)
     sums = np.r_[0, np.cumsum(np.where(finite, values, 0))]
     counts = np.r_[0, np.cumsum(finite)]
     index = np.arange(len(values))
-    # At the start, where a loss falls steeply, a lopsided window would bend the curve; at the end it steadies it.
+    # A window that is not centred would bend the steep start of a loss curve, but it makes the end steadier.
     before = np.minimum(width // 2, index)
     after = np.minimum(before, len(values) - 1 - index)
     low, high = index - before, index + after + 1
@@ -89,7 +92,7 @@ def _column(records: list[dict[str, Any]], name: str) -> np.ndarray:
 
 
 def _unit(most_tokens: int) -> tuple[float, str]:
-    """Return the scale of the token axis and how its label names it."""
+    """The scale of the token axis, and its name for the label of the axis."""
     for unit_tokens, name in ((1e12, "trillions"), (1e9, "billions"), (1e6, "millions"), (1e3, "thousands")):
         if most_tokens >= unit_tokens:
             return unit_tokens, f" ({name})"

@@ -1,25 +1,25 @@
-"""What lies where in the folder of a run."""
+"""The names of the files in a run folder."""
 
 from pathlib import Path
 
 CONFIG_FILE = "config.yaml"
 """Every setting of the run."""
 ENVIRONMENT_FILE = "environment.json"
-"""What it runs on."""
+"""Versions and machines that the run uses."""
 CHECKPOINTS = "checkpoints"
 RECORD = "run.json"
-"""In a checkpoint: where in the run it was written."""
+"""The record in a checkpoint; see checkpoint_record.py."""
 LOGS = "logs"
-"""What each rank prints."""
+"""Folder of the output of each rank."""
 CODE = "code"
-"""A copy of the code, for jobs that start later than they are launched."""
+"""Folder of a copy of the code, for jobs that start later than they are submitted."""
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
-    """The newest complete checkpoint of a run: partial ones have another name."""
+    """The newest complete checkpoint of a run; None if there is none. Incomplete checkpoints have another name."""
     return max((run_dir / CHECKPOINTS).glob("step-*"), default=None)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The steps that were done when it was written."""
+    """Steps that were done when a checkpoint was written."""
     return int(checkpoint.name.removeprefix("step-"))

@@ -1,6 +1,6 @@
 """The learning-rate schedule: a pure function from tokens consumed to one factor for every learning rate.
 
-It counts tokens, not steps or ranks, so that another number of GPUs, or a restart, leaves it as it is.
+It counts tokens, not steps or ranks, so it does not change with the number of GPUs or with a restart.
 """
 
 import math
@@ -23,11 +23,11 @@ def check(cfg: ScheduleConfig, budget_tokens: int) -> None:
 
 
 def factor(tokens_before: int, tokens_of_step: int, budget_tokens: int, cfg: ScheduleConfig) -> float:
-    """Return what multiplies every learning rate in the step that takes tokens (before, before + of_step].
+    """The factor on every learning rate in the step that trains on tokens (before, before + of_step].
 
-    The value is that of the schedule at the step's last token, so the first step already learns, the step that ends
-    at `warmup_tokens` has factor 1, and the last one has `min_factor`. The last step may reach past the budget, as the
-    number of steps is rounded up; the schedule stays at its end there. Expects a config that `check` accepts.
+    It is the schedule at the last token of the step: the first step already learns, the step that ends at
+    `warmup_tokens` has factor 1, and the last step has `min_factor`. The last step may reach beyond the budget, since
+    the number of steps is rounded up; the schedule then stays at its final value. `check` must accept the config.
     """
     assert tokens_before >= 0 and tokens_of_step > 0, (tokens_before, tokens_of_step)
     end_tokens = min(tokens_before + tokens_of_step, budget_tokens)

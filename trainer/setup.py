@@ -1,6 +1,7 @@
-"""All that can be known about a run before a process starts: its whole config, its corpus, what it resumes from.
+"""The checks of a run before its processes start: its config, its data, its layout, and what it resumes from.
 
-Raises ValueError, with what to change, for a run that cannot be. Imports no torch, so that a mistake is told at once.
+Raises ValueError, which says what to change, for a run that cannot work. Imports no torch, so that a mistake is reported in
+a fraction of a second.
 """
 
 from dataclasses import dataclass, replace
@@ -26,73 +27,74 @@ from foretrain.trainer.stage_cost import balanced, counted
 
 @dataclass(frozen=True)
 class Run:
-    """A run that can be: every default filled in, checked against its corpus and its newest checkpoint."""
+    """A checked run: every default is resolved, and the config fits the data and the newest checkpoint."""
 
     config: Config
     layout: Layout
     data: Data
     resume: "Resume | None"
-    """Where it goes on from."""
+    """The checkpoint that it resumes from; None for a new run."""
 
     @property
     def start_step(self) -> int:
-        """Steps already done."""
+        """Steps that are done already."""
         return self.resume.step if self.resume else 0
 
     @property
     def tokens_per_step(self) -> int:
-        """Positions of one global batch."""
+        """Tokens of one global batch."""
         return self.config.train.global_batch_size * self.config.model.seq_len
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole budget, rounded up."""
+        """Steps of the complete budget, rounded up."""
         return -(-self.config.train.num_tokens // self.tokens_per_step)
 
     @property
     def is_complete(self) -> bool:
-        """Whether all its steps are done."""
+        """Whether all steps are done."""
         return self.start_step >= self.total_steps
 
     @property
     def outlook(self) -> str:
-        """What is going to happen, in a line."""
+        """One line that says what will happen."""
         if self.is_complete:
             return f"{self.run_dir} is complete: delete it, or set another run_dir, to train again"
-        goes_on = f"from step {self.start_step:,}" if self.start_step else "from the start"
-        return f"{self.run_dir}: {self.layout}, {self.total_steps:,} steps, {goes_on}"
+        start = f"from step {self.start_step:,}" if self.start_step else "from the start"
+        return f"{self.run_dir}: {self.layout}, {self.total_steps:,} steps, {start}"
 
     @property
     def measures_stages(self) -> bool:
-        """Whether its ranks still measure the costs by which the layout's stages share the blocks."""
+        """Whether the ranks must measure the cost of pipeline stages before the blocks are divided among them."""
         parallel = self.config.parallel
         return self.layout.pp > 1 and parallel.balance == "measured" and parallel.stage_layers is None
 
     @property
     def run_dir(self) -> Path:
-        """The run's folder."""
+        """The run folder."""
         return Path(self.config.run_dir)
 
 
 @dataclass(frozen=True)
 class Resume:
-    """The checkpoint that a run goes on from."""
+    """The checkpoint that a run resumes from."""
 
     checkpoint: Path
     step: int
     num_bad_samples: int
-    """Unreadable samples that were replaced up to there."""
+    """Unreadable samples that were replaced before it was written."""
     data_changes: tuple[str, ...]
-    """What was allowed to change about the data, in words."""
+    """Changes of the data since the checkpoint, which the user allowed, in words."""
 
 
 def prepare_run(
     config: Config, world_size: int | None = None, *, allow_data_change: bool = False, progress: bool = False
 ) -> Run:
-    """Fill in what the data and the number of ranks decide, and check everything.
+    """Resolve what the data and the number of ranks decide, and check everything.
 
-    `allow_data_change`: go on from a checkpoint with other data, or another mixture of it. `progress`: show how far the
-    long parts have come.
+    `world_size`: number of ranks; None: as many as the layout names. `allow_data_change`: resume although the data or
+    their mixture have changed. `progress`: show the progress of long checks. Raises ValueError, which says what to
+    change, if the run cannot work.
     """
     import_plugins(config.plugins)
     for name in config.train.callbacks:
@@ -116,14 +118,14 @@ def prepare_run(
 
 
 def check_resume(checkpoint: Path, config: Config, data: Data, allow_data_change: bool = False) -> Resume:
-    """How to go on from a checkpoint, if `config` continues its curve. Raises ValueError that lists what does not."""
+    """How `config` resumes from a checkpoint. Raises ValueError, which lists all changes that would change the curve."""
     record = CheckpointRecord.read(checkpoint)
     lines = configs.diff(configs.load(checkpoint / CONFIG_FILE), config)
     changed = [line for line in lines if changes_curve(line.partition(":")[0])]
     of_data = [line for line in changed if line.startswith("data.")] + _changed_data(record, data)
     others = [line for line in changed if not line.startswith("data.")]
     if others or (of_data and not allow_data_change):
-        also = "" if others else ", or go on with other data from here (--allow-data-change)"
+        also = "" if others else ", or continue with the changed data (--allow-data-change)"
         raise ValueError(
             f"{checkpoint} cannot be resumed, because these change the curve:\n  "
             + "\n  ".join(others + of_data)
@@ -133,7 +135,7 @@ def check_resume(checkpoint: Path, config: Config, data: Data, allow_data_change
 
 
 def _changed_data(record: CheckpointRecord, data: Data) -> list[str]:
-    """What differs between the data of a checkpoint and this, beyond the settings of the config."""
+    """Differences between the data of a checkpoint and `data` that the config does not show."""
     changed = [
         f"the tokens of {f'data.sources.{name}' if name else 'data.path'} are not those of the checkpoint"
         for name, fingerprint in data.fingerprints.items()
