@@ -1,7 +1,7 @@
 """The checks of a run before its processes start: its config, its data, its layout, and what it resumes from.
 
-Raises ValueError, which says what to change, for a run that cannot work. Imports no torch, so that a mistake is reported in
-a fraction of a second.
+Raises ValueError, which says what to change, for a run that cannot work. Imports no torch, so that a mistake is reported
+in a fraction of a second.
 """
 
 from dataclasses import dataclass, replace
@@ -118,7 +118,7 @@ def prepare_run(
 
 
 def check_resume(checkpoint: Path, config: Config, data: Data, allow_data_change: bool = False) -> Resume:
-    """How `config` resumes from a checkpoint. Raises ValueError, which lists all changes that would change the curve."""
+    """How `config` resumes from a checkpoint. Raises ValueError, which lists the changes that change the curve."""
     record = CheckpointRecord.read(checkpoint)
     lines = configs.diff(configs.load(checkpoint / CONFIG_FILE), config)
     changed = [line for line in lines if changes_curve(line.partition(":")[0])]
