@@ -1,5 +1,6 @@
 """One rank of a run as a process: from the launcher's environment to an exit status."""
 
+import logging
 import os
 from dataclasses import replace
 
@@ -13,6 +14,8 @@ from foretrain.trainer import stage_timing, stopping
 from foretrain.trainer.finish import finish
 from foretrain.trainer.setup import Run
 from foretrain.trainer.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def train_rank(run: Run) -> None:
@@ -43,7 +46,7 @@ def _check_same_start(run: Run, groups: Groups) -> None:
     last, first = int(steps[0]), -int(steps[1])
     if first != last:
         if groups.rank == 0:
-            print(f"some ranks would resume at step {first}, others at step {last}: all look again", flush=True)
+            logger.warning("some ranks would resume at step %d, others at step %d: all look again", first, last)
         stopping.exit_for_resume()
 
 

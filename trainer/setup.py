@@ -1,6 +1,6 @@
 """The checks of a run before its processes start: its config, its data, its layout, and what it resumes from.
 
-Raises ValueError, which says what to change, for a run that cannot work. Imports no torch, so that a mistake is reported
+Raises ValueError, which says what to change, for a run that cannot work. Imports no torch, so that it reports a mistake
 in a fraction of a second.
 """
 
