@@ -73,6 +73,7 @@ class Trainer:
         is not finite, and what its callbacks raise.
         """
         run, outcome = self.run, Outcome(self.run.start_step, None)
+        run.run_dir.mkdir(parents=True, exist_ok=True)  # on every rank, since any callback may write there
         with ExitStack() as stack:
             self.stop_request = stack.enter_context(watch_signals())
             self.report = stack.enter_context(Reporter(self._sinks if self.groups.rank == 0 else [], self._session()))
