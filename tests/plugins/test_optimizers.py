@@ -12,11 +12,11 @@ from foretrain.configs.parametrization import BaseConfig, MupConfig
 from foretrain.configs.schema import Config, ParallelConfig, TrainConfig
 from foretrain.parallel.layout import Layout
 from foretrain.registry import import_plugins
-from foretrain.trainer import loop
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.optimizers.entry import check_layout, entry_of
 from foretrain.trainer.probe import probe
+from foretrain.trainer.rank import train_rank
 from foretrain.trainer.reference import reference
 from foretrain.trainer.setup import prepare_run
 from tests.conftest import RunOnRanks
@@ -57,7 +57,7 @@ def test_its_states_are_saved_and_it_resumes_bitwise(tmp_path: Path, corpus: Pat
         model = replace(workers.small_model(), vocab_size=None)
         asked = config(model=model, train=settings, data=DataConfig(str(corpus)), parallel=ParallelConfig(dp=2))
         run = prepare_run(replace(asked, run_dir=str(tmp_path / name)))
-        ranks(2, loop.train_rank, run)
+        ranks(2, train_rank, run)
         return [record["loss"] for record in read_metrics(run.run_dir / METRICS_FILE)]
 
     whole = losses("whole")
