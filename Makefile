@@ -30,9 +30,11 @@ verify: .venv/installed ## Check that every layout up to 4 processes has one cur
 	@$(BIN)/foretrain verify runs/dry_run --precision both --out benchmarks/results/verify_dry_run.jsonl
 	@$(BIN)/foretrain verify runs/gpt2_124m_a100 --precision both --out benchmarks/results/verify_gpt2.jsonl
 
-lint: .venv/installed-dev ## Check style and types
+lint: .venv/installed-dev ## Check style, words, imports between rooms, and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m tests.lint.words
+	@report=$$($(BIN)/lint-imports --no-logo) || { echo "$$report" >&2; exit 1; }
 	@$(BIN)/mypy
 
 format: .venv/installed-dev ## Format the code and mend what ruff can mend

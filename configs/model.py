@@ -27,9 +27,9 @@ class ModelConfig:
     """Hidden width of the feed-forward layer; None: 4 * d_model."""
     vocab_size: int | None = None
     """Rows of the embedding; None: the vocabulary of the data's tokenizer."""
-    attention: str = "grouped_query"
+    attention: str = setting("grouped_query", since="0.2.0")
     """Kind of attention of every block: "grouped_query", or one that a plugin adds."""
-    feed_forward: str = "dense"
+    feed_forward: str = setting("dense", since="0.2.0")
     """Kind of feed-forward layer of every block: "dense", or one that a plugin adds."""
     seq_len: int = 256
     """Tokens of one sample, and the number of learned positions where `position` is learned."""
