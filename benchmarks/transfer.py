@@ -1,12 +1,12 @@
-"""Measure how learning rates transfer: muP over widths, CompleteP over depths, and where neither is used.
+"""Measure how learning rates transfer with muP over widths, with CompleteP over depths, and without either.
 
     python -m benchmarks.transfer --out benchmarks/results/transfer
 
-Each study is a `foretrain sweep` of the preset runs/mup_proxy on Python's own standard library, byte by byte; what is
-done is kept in --work, and a second call goes on. The controls are the standard parametrization over widths, its
-initial weights scaled to each width (1 / sqrt(d_model)), and muP, which does not know depth, over depths. About an hour
-on two cores; --short, on a part of the library and with half the steps, takes a minute. The status is 1 where a bar
-fails.
+Each study is a `foretrain sweep` of the preset runs/mup_proxy on Python's standard library, byte by byte. Finished
+trials are kept in --work, and a second call continues from there. There are two controls: the standard parametrization
+over widths, with initial weights scaled to each width (1 / sqrt(d_model)), and muP, which ignores depth, over depths.
+It takes about an hour on two cores; --short, with a part of the library and half the steps, takes a minute. The exit
+status is 1 if a bar fails.
 """
 
 import json
@@ -34,28 +34,23 @@ console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
-class Bar:
-    """What a study must show: a number of its drift, at least or at most."""
+class DriftBar:
+    """A limit on a number of a study's drift."""
 
-    what: str
-    """A property of Drift."""
-    at_most: float | None = None
-    at_least: float | None = None
-    of_magnitude: bool = False
-
-    def value(self, drift: Drift) -> float:
-        """The number that is held to the bar."""
-        value = float(getattr(drift, self.what))
-        return abs(value) if self.of_magnitude else value
+    name: str
+    """A property of Drift, or its absolute value, as in "|slope|"."""
+    limit: float
+    at_least: bool = False
+    """Whether the number must be at least the limit; otherwise it must be at most the limit."""
 
     def holds(self, drift: Drift) -> bool:
-        """Whether it does; a number that is unknown does not."""
-        value = self.value(drift)
-        return (self.at_most is None or value <= self.at_most) and (self.at_least is None or value >= self.at_least)
+        """Return whether the drift keeps to the limit; a number that is NaN does not."""
+        value = float(getattr(drift, self.name.strip("|")))
+        value = abs(value) if self.name.startswith("|") else value
+        return value >= self.limit if self.at_least else value <= self.limit
 
     def __str__(self) -> str:
-        name = f"|{self.what}|" if self.of_magnitude else self.what
-        return f"{name} at most {self.at_most:g}" if self.at_most is not None else f"{name} at least {self.at_least:g}"
+        return f"{self.name} at {'least' if self.at_least else 'most'} {self.limit:g}"
 
 
 @dataclass(frozen=True)
@@ -67,16 +62,16 @@ class Study:
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     log2_lrs: tuple[int, int]
-    """First and last exponent of 2; every whole one between is tried."""
+    """First and last exponent of 2; all integers between them are tried too."""
     seeds: tuple[int, ...]
     overrides: tuple[str, ...] = ()
     scales_init: bool = False
-    """Whether each width has initial weights of its own, 1 / sqrt(width)."""
-    bars: tuple[Bar, ...] = ()
+    """Whether the initial weights are scaled to each width, 1 / sqrt(width)."""
+    bars: tuple[DriftBar, ...] = ()
 
     @property
     def sweeps(self) -> list[tuple[str, tuple[int, ...], tuple[str, ...]]]:
-        """Name, widths and overrides of each sweep that it takes."""
+        """Name, widths and overrides of each sweep of the study."""
         if not self.scales_init:
             return [(self.name, self.widths, self.overrides)]
         return [
@@ -85,11 +80,7 @@ class Study:
         ]
 
 
-TRANSFERS = (
-    Bar("slope", at_most=0.15, of_magnitude=True),
-    Bar("range", at_most=0.5),
-    Bar("regret", at_most=0.02),
-)
+TRANSFERS = (DriftBar("|slope|", 0.15), DriftBar("range", 0.5), DriftBar("regret", 0.02))
 WIDTHS = (32, 64, 128, 256)
 DEPTHS = (2, 4, 8, 16, 32)
 DEEP = (
@@ -98,14 +89,14 @@ DEEP = (
     "model.num_heads=4",
     "mup.base.d_model=64",
     "mup.base.num_layers=1",
-    # Four times the batch of the others: with theirs the losses of one rate differ by 0.1 nats between seeds.
+    # Four times the batch of the other studies; with theirs, the losses of one rate differ by 0.1 nats between seeds.
     "train.global_batch_size=64",
     "train.micro_batch_size=64",
     "train.num_tokens=307_200",
     "schedule.warmup_tokens=30_720",
 )
 GELU = "model.activation=gelu"
-DEPTH_BARS = (Bar("range", at_most=0.3), Bar("regret", at_most=0.02))
+DEPTH_BARS = (DriftBar("range", 0.3), DriftBar("regret", 0.02))
 STUDIES = (
     Study("mup_width", "muP over widths", WIDTHS, (2,), (-8, -3), (0, 1, 2), bars=TRANSFERS),
     Study(
@@ -117,7 +108,7 @@ STUDIES = (
         (0, 1),
         ("mup.parametrization=standard",),
         scales_init=True,
-        bars=(Bar("slope", at_most=-0.7), Bar("regret", at_least=0.15)),
+        bars=(DriftBar("slope", -0.7), DriftBar("regret", 0.15, at_least=True)),
     ),
     Study(
         "mup_width_decay",
@@ -139,7 +130,7 @@ STUDIES = (
         (*DEEP, GELU, "mup.parametrization=completep"),
         bars=DEPTH_BARS,
     ),
-    # With swiglu the losses of 2 and 4 layers hardly depend on the rate, from 2^-6 to 2^-4: no optimum is to be kept.
+    # With swiglu the losses of 2 and 4 layers hardly depend on the rate from 2^-6 to 2^-4: they have no clear optimum.
     Study(
         "completep_depth_swiglu",
         "CompleteP over depths, swiglu",
@@ -161,22 +152,22 @@ SHORT = (
         log2_lrs=(-8, -4),
         seeds=(0,),
         overrides=(*STUDIES[1].overrides, *SOON),
-        bars=(Bar("slope", at_most=-0.7),),
+        bars=(DriftBar("slope", -0.7),),
     ),
 )
 
 
 @app.command()
 def main(
-    out: Annotated[Path, typer.Option(help="Results and plots go here.")] = Path("benchmarks/results/transfer"),
-    work: Annotated[Path, typer.Option(help="Corpus and trials; a second call goes on from it.")] = Path(
-        "runs/transfer"
-    ),
-    only: Annotated[list[str] | None, typer.Option(help="Only these studies.")] = None,
-    short: Annotated[bool, typer.Option("--short", help="Few models, one seed: what CI has time for.")] = False,
-    jobs: Annotated[int | None, typer.Option(help="Trials at a time; else one for each core.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results and plots.")] = Path("benchmarks/results/transfer"),
+    work: Annotated[
+        Path, typer.Option(help="Folder of the corpus and the trials, from which a second call continues.")
+    ] = Path("runs/transfer"),
+    only: Annotated[list[str] | None, typer.Option(help="Run only these studies.")] = None,
+    short: Annotated[bool, typer.Option("--short", help="Few models and one seed, for CI.")] = False,
+    jobs: Annotated[int | None, typer.Option(help="Trials at a time. Default: one for each core.")] = None,
 ) -> None:
-    """Run the studies, hold them to their bars, and write what was measured."""
+    """Run the studies, check their bars, and write the results."""
     studies = [each for each in (SHORT if short else STUDIES) if not only or each.name in only]
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -192,7 +183,7 @@ def main(
 
 
 def _fit(each: Study, work: Path, out: Path, jobs: int | None) -> Fitted:
-    """Run what is left of a study, copy its results, and fit it."""
+    """Run the unfinished trials of a study, copy its results, and return its fit."""
     sweeps = []
     for name, widths, overrides in each.sweeps:
         folder = work / name
@@ -217,7 +208,7 @@ def _fit(each: Study, work: Path, out: Path, jobs: int | None) -> Fitted:
 
 
 def _joined(sweeps: Sequence[Sweep]) -> Sweep:
-    """Sweeps that tried the same rates, as one."""
+    """Return sweeps that tried the same rates as one sweep."""
     return replace(
         sweeps[0],
         sizes=tuple(size for sweep in sweeps for size in sweep.sizes),
@@ -226,7 +217,7 @@ def _joined(sweeps: Sequence[Sweep]) -> Sweep:
 
 
 def _drift(each: Study, of: Fitted) -> Drift:
-    """That along the study's ladder. Raises ValueError where too few of its models have an optimum."""
+    """Return the drift along the study's ladder of models. Raises ValueError if too few models have an optimum."""
     along = "d_model" if len(each.widths) > 1 else "num_layers"
     problems = [f"{fit.size}: {fit.problem}" for fit in of.fits if fit.optimum is None]
     found = [drift for drift in of.drifts if drift.along == along]
@@ -279,7 +270,7 @@ def _verdicts(each: Study, drift: Drift) -> Iterator[str]:
 
 
 def _foretrain(*arguments: str) -> None:
-    """Call a command in this process: its imports and its server of trials serve all of them."""
+    """Run a command in this process, so that all commands share the imports and the server of trials."""
     status = command_line(list(arguments), standalone_mode=False)
     if status:
         raise typer.Exit(status)

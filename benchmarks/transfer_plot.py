@@ -1,4 +1,4 @@
-"""The picture of studies of transfer: loss against learning rate for each model, one panel for each study."""
+"""The picture of the transfer studies: loss against learning rate for each model, one panel for each study."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from foretrain.scaling.transfer.study import Study
 
 
 def plot(studies: Mapping[str, Study], path: Path) -> None:
-    """Draw every study by its title into a PNG, with the optimum of each model."""
+    """Draw all studies, by title, into a PNG, with the optimum of each model."""
     num_columns = min(2, len(studies))
     num_rows = -(-len(studies) // num_columns)
     figure = Figure(figsize=(5.2 * num_columns, 3.6 * num_rows), dpi=120, layout="constrained")

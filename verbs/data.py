@@ -80,12 +80,12 @@ def verify(target: TargetArgument, overrides: Overrides = None) -> None:
 def stats(
     target: TargetArgument,
     overrides: Overrides = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the lengths of documents here, as PNG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot of the document lengths to this PNG file.")] = None,
     json_out: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers here; -: only them, on stdout.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers to this file; - prints only them.")
     ] = None,
 ) -> None:
-    """Show what the data of a run are: sizes, lengths of documents, packing, epochs, and how well they are shuffled.
+    """Show statistics of a run's data: sizes, document lengths, packing, epochs, and the quality of the shuffle.
 
     Example: `foretrain data stats data/mine model.seq_len=1024 data.packing=best_fit --plot lengths.png`
     """
@@ -95,7 +95,7 @@ def stats(
 
     with bad_input():
         to_stdout = json_out is not None and str(json_out) == "-"
-        check_writable(plot, None if to_stdout else json_out)  # told now, not after a long count
+        check_writable(plot, None if to_stdout else json_out)  # before the long count
         stats = collect(config_of(target, overrides or []), progress=True)
         if json_out is not None:
             text = json.dumps(stats.as_dict(), indent=1)
@@ -112,9 +112,9 @@ def peek(
     target: TargetArgument,
     g: Annotated[int, typer.Argument(metavar="G", help="Number of the global sample, from 0.")],
     overrides: Overrides = None,
-    count: Annotated[int, typer.Option(help="Show so many samples, from G on.")] = 1,
+    count: Annotated[int, typer.Option(help="Number of samples to show, from G on.")] = 1,
 ) -> None:
-    """Show what a run trains on: global sample G as text, document by document, and where each of them lies.
+    """Show a sample that a run trains on: global sample G as text, document by document, with the place of each.
 
     Example: `foretrain data peek data/mine 0 data.packing=documents --count 2`
     """

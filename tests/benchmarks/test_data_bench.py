@@ -1,4 +1,4 @@
-"""The data benchmark: it measures what it says, and its bars say what was measured."""
+"""The data benchmark measures what it says, and its bars are what was measured."""
 
 import json
 from dataclasses import replace
@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import data_peers
-from benchmarks.data import app, parse_count
-from benchmarks.data_child import measure, resume
-from benchmarks.data_contest import EOT_ID, Contestant, Loader, Settings, open_source, write_source
-from benchmarks.data_ours import CONTESTANTS, LIMIT, OURS
-from benchmarks.data_report import PER_DOCUMENT, Bar, bars, summarize
+from benchmarks.data.__main__ import app, parse_count
+from benchmarks.data.child import measure, resume
+from benchmarks.data.contest import EOT_ID, Contestant, Loader, Settings, open_source, write_source
+from benchmarks.data.ours import CONTESTANTS, LIMIT, OURS
+from benchmarks.data.peers import cut_into_samples
+from benchmarks.data.report import PER_DOCUMENT, Bar, bars, summarize
 
 SETTINGS = Settings(seq_len=32, batch_size=4, num_workers=0)
 IN_PROCESS = [each for each in CONTESTANTS if "torch" not in each.modules]
@@ -40,13 +40,13 @@ def test_the_documents_are_all_of_the_tokens_and_each_ends_with_the_eot(folder: 
 
 def test_documents_cut_as_they_come_are_the_samples_of_the_stream(folder: Path) -> None:
     source = open_source(folder)
-    cut = list(data_peers._cut(source.documents(), SETTINGS.seq_len + 1))
+    cut = list(cut_into_samples(source.documents(), SETTINGS.seq_len + 1))
     assert np.array_equal(cut, list(source.samples(SETTINGS.seq_len)))
     assert all(one[-1] == other[0] for one, other in pairwise(cut))
 
 
 @pytest.mark.parametrize("contestant", IN_PROCESS, ids=lambda each: each.name)
-def test_a_contestant_reads_all_tokens_and_goes_on_exactly_where_it_was(
+def test_a_contestant_reads_all_tokens_and_resumes_exactly(
     contestant: Contestant, folder: Path, tmp_path: Path
 ) -> None:
     state = tmp_path / "state"
@@ -68,7 +68,7 @@ def test_a_contestant_that_leaves_tokens_out_is_not_measured(folder: Path, tmp_p
         measure(replace(memmap, open=nine_tenths), folder / LIMIT, SETTINGS, 0.01, tmp_path / "state")
 
 
-def test_the_bars_are_ratios_of_the_same_round_and_name_what_was_not_measured() -> None:
+def test_the_bars_are_ratios_of_the_same_round_and_show_what_was_not_measured() -> None:
     speeds = {LIMIT: [100, 200, 400], OURS: [60, 100, 240], PER_DOCUMENT: [5, 11, 5], "other": [90, 70, 80]}
     nothing: Any = None  # is neither written nor opened
     contestants = [Contestant(name, nothing, nothing, is_peer=name not in (LIMIT, OURS)) for name in speeds]
@@ -99,7 +99,7 @@ def test_the_command_writes_a_record_of_each_run_and_of_each_bar(tmp_path: Path)
 
 def test_a_library_that_is_not_installed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = Contestant("a library", CONTESTANTS[0].write, CONTESTANTS[0].open, ("no_such_library",), is_peer=True)
-    monkeypatch.setattr("benchmarks.data.ALL", [absent])
+    monkeypatch.setattr("benchmarks.data.__main__.ALL", [absent])
     out = tmp_path / "data.jsonl"
     result = CliRunner().invoke(app, ["--tokens", "20K", "--rounds", "1", "--out", str(out), "--no-scale"])
     assert "missing: no_such_library" in result.output
@@ -117,10 +117,10 @@ def test_a_bar_passes_only_on_the_right_side_of_its_limit(
 
 
 @pytest.mark.parametrize(("value", "status"), [(9.0, 1), (11.0, 0), (None, 0)])
-def test_the_command_fails_where_a_bar_does(
+def test_the_command_fails_if_a_bar_fails(
     value: float | None, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.data.ALL", [])
-    monkeypatch.setattr("benchmarks.data.bars", lambda *arguments: [Bar("a promise", value, 10, True)])
+    monkeypatch.setattr("benchmarks.data.__main__.ALL", [])
+    monkeypatch.setattr("benchmarks.data.__main__.bars", lambda *arguments: [Bar("a promise", value, 10, True)])
     result = CliRunner().invoke(app, ["--tokens", "20K", "--no-scale"])
     assert result.exit_code == status, result.output

@@ -1,4 +1,4 @@
-"""The benchmark of transfer in its short form: rates hold over widths under muP, and do not without it."""
+"""The short form of the transfer benchmark: the best rate is stable over widths under muP, and not without it."""
 
 import json
 from pathlib import Path

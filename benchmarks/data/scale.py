@@ -1,7 +1,7 @@
-"""What must not grow with the corpus: the time to resume, and the memory that the index takes.
+"""What must not grow with the corpus: the time to resume, and the memory of the index.
 
-The 10 TB are simulated: a manifest of 40,000 shards and an index of 10 million members, as `prepare` would write them,
-while every shard is one and the same sparse file, whose tokens read as zeros. All else is the code of a run.
+A corpus of 10 TB is simulated. Its manifest of 40,000 shards and its index of 10 million members are as `prepare` would
+write them, but every shard is the same sparse file, whose tokens are zeros. All other code is that of a run.
 """
 
 import hashlib
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.data_contest import EOT_ID, VOCAB_SIZE, Settings, open_source
-from benchmarks.data_ours import one_corpus, two_corpora, write_corpus
+from benchmarks.data.contest import EOT_ID, VOCAB_SIZE, Settings, open_source
+from benchmarks.data.ours import one_corpus, two_corpora, write_corpus
 from foretrain.data_pipeline.corpus.index import COLUMNS, Index
 from foretrain.data_pipeline.corpus.manifest import VERSION, Manifest, ShardInfo, SplitInfo, index_name
 from foretrain.data_pipeline.corpus.shards import TokenStream
@@ -31,9 +31,9 @@ SHARD_MEMBERS = 256
 MEMBER_BYTES = 1 << 20
 MEMBER_DOCUMENTS = 524
 HEADER_BYTES = 512 + 128
-"""Of the tar member and of the .npy in it."""
+"""Size of the header of a tar member and of the header of the .npy file in it."""
 STRIDE_BYTES = MEMBER_BYTES + (6 << 10)
-"""From one member of tokens to the next: headers, padding and the lengths of the documents lie between."""
+"""Distance of two members with tokens; headers, padding and the lengths of documents are between them."""
 
 NUM_SAMPLES = 10**10
 NUM_RESUMES = 100
@@ -42,9 +42,9 @@ SHARD = "shard.tar"
 
 
 class SameShard(FolderStore):
-    """A folder in which all shards are one file."""
+    """A folder in which all shards are the same file."""
 
-    is_local = False  # so nothing walks the shards
+    is_local = False  # so that the shards are not checked when the corpus is opened
 
     def open(self, name: str) -> int:
         return super().open(SHARD)
@@ -75,7 +75,7 @@ def write(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def resume(folder: Path, settings: Settings) -> dict[str, Any]:
-    """The slowest of many resumes in streams of 10 billion samples, ms."""
+    """Return the slowest of many resumes in streams of 10 billion samples, ms."""
     small = folder / "small"
     cases: dict[str, Callable[[], SampleStream]] = {
         "one_corpus": lambda: open_data(one_corpus(small / "first"), settings.seq_len).train,
@@ -90,7 +90,7 @@ def resume(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def index_memory(folder: Path, settings: Settings) -> dict[str, Any]:
-    """The peak memory of this process with the 10 TB open, after batches from all over them, MB."""
+    """Return the peak memory of this process after it read batches from all over the 10 TB, MB."""
     before_mb = _peak_mb()
     batches = _batches(_samples_of(_open_simulated(folder), settings.seq_len), settings)
     opened_mb = _peak_mb()
@@ -100,7 +100,7 @@ def index_memory(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def _slowest_ms(open_stream: Callable[[], SampleStream], settings: Settings) -> float:
-    """From nothing to the batch at a place drawn at random, the slowest of all tries."""
+    """Return the longest time to open a stream and read a batch at a random place, over many places, ms."""
     slowest_s = 0.0
     for g in _places(NUM_RESUMES):
         start_s = time.perf_counter()
@@ -111,7 +111,7 @@ def _slowest_ms(open_stream: Callable[[], SampleStream], settings: Settings) -> 
 
 
 def _places(count: int) -> list[int]:
-    """The last sample but one batch, and others drawn at random."""
+    """Return the last place from which a batch can be read, and random places."""
     return [NUM_SAMPLES - 1024, *np.random.default_rng(0).integers(NUM_SAMPLES - 1024, size=count - 1).tolist()]
 
 
@@ -153,6 +153,6 @@ def _simulated_manifest(shard_tokens: int) -> Manifest:
 
 
 def _peak_mb() -> float:
-    """The most memory that this process had so far, shared pages of files included."""
+    """Return the peak memory of this process so far, with shared pages of files."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6

@@ -1,4 +1,4 @@
-"""What all contestants of the data benchmark share: the tokens they read, and what they must hand out.
+"""What all contestants of the data benchmark share: the tokens that they read, and the batches that they yield.
 
 Shape letters: B samples of a batch, L positions of a sample.
 """
@@ -15,7 +15,7 @@ VOCAB_SIZE = 50_000
 EOT_ID = 0
 MEAN_DOCUMENT_TOKENS = 1000
 SIGMA = 1.0
-"""Of the logarithm of the documents' lengths: the longest of 100,000 is some 40 times the mean."""
+"""Standard deviation of the logarithm of the lengths; the longest of 100,000 documents is about 40 means long."""
 
 CHUNK_TOKENS = 1 << 22
 
@@ -34,63 +34,64 @@ class SourceTokens:
     """One past each document's last token, which is EOT_ID."""
 
     def documents(self) -> Iterator[npt.NDArray[np.uint16]]:
-        """Yield each document, its EOT included."""
+        """Yield each document, with its EOT."""
         start = 0
         for end in self.ends.tolist():
             yield self.tokens[start:end]
             start = end
 
     def num_samples(self, seq_len: int) -> int:
+        """Return the number of windows of seq_len tokens."""
         return (len(self.tokens) - 1) // seq_len
 
     def samples(self, seq_len: int) -> Iterator[npt.NDArray[np.uint16]]:
-        """Yield the windows of seq_len + 1 tokens, of which each begins with the last token of the one before."""
+        """Yield windows of seq_len + 1 tokens; each begins with the last token of the previous window."""
         for start in range(0, self.num_samples(seq_len) * seq_len, seq_len):
             yield self.tokens[start : start + seq_len + 1]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of every contestant."""
+    """Settings for every contestant."""
 
     seq_len: int
     batch_size: int
     num_workers: int
-    """Worker processes of a peer; threads that read ahead for ours. 0: all in the caller's thread."""
+    """Worker processes of a peer; threads that read ahead for this library. 0: all work is in the caller's thread."""
     seed: int = 0
 
 
 @dataclass
 class Loader:
-    """A contestant that is ready to be read."""
+    """The open files of a contestant."""
 
     epoch: Callable[[], Iterator[Any]]
-    """Begins an epoch, the first one at the point of resume, and yields int64 batches of tokens and targets as one
-    (B, L + 1) array or tensor of which both are views, or as a pair of shape (B, L); only full ones."""
+    """Yields the full batches of an epoch; the first epoch begins at the point of resume. A batch is a pair of int64
+    tokens and targets of shape (B, L), or one (B, L + 1) array or tensor of which both are views."""
     state: Callable[[], Any] | None = None
-    """What `open` needs to go on after the last batch; None: it cannot, and the batches before must be skipped."""
+    """Returns what `open` needs to resume after the last batch. None: it cannot resume, and batches must be skipped."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to keep tokens on disk and to read shuffled batches of them."""
+    """One way to store tokens and to read shuffled batches of them."""
 
     name: str
     write: Callable[[SourceTokens, Path, Settings], None]
     """Writes its files into an empty folder."""
     open: Callable[[Path, Settings, Any], Loader]
-    """Opens its files from the folder; the last argument is a state, or None."""
+    """Opens the files in a folder; the last argument is a state, or None."""
     modules: tuple[str, ...] = ()
-    """Imported before any clock runs; the first is the one that may be missing."""
+    """Modules that are imported before the clock starts; a contestant whose modules are missing is left out."""
     workers: tuple[int, ...] = (0,)
-    """Values of `num_workers` to try; the fastest is taken."""
+    """Values of `num_workers` to try; the fastest counts."""
     is_peer: bool = False
-    """A library that ours must be faster than."""
+    """Whether it is another library, which this one must beat."""
     note: str = ""
 
 
 def write_source(folder: Path, num_tokens: int, seed: int) -> None:
-    """Write `num_tokens` tokens in documents of log-normal lengths; a token's frequency is as one over its rank."""
+    """Write `num_tokens` tokens in documents of log-normal lengths; the frequency of a token is about 1 / its rank."""
     rng = np.random.default_rng(seed)
     mean = np.log(MEAN_DOCUMENT_TOKENS) - SIGMA**2 / 2
     lengths = rng.lognormal(mean, SIGMA, size=2 * num_tokens // MEAN_DOCUMENT_TOKENS + 64).astype(np.int64) + 2
@@ -107,10 +108,26 @@ def write_source(folder: Path, num_tokens: int, seed: int) -> None:
 
 
 def open_source(folder: Path) -> SourceTokens:
-    """Open what `write_source` wrote."""
+    """Return the tokens that `write_source` wrote."""
     return SourceTokens(np.asarray(np.memmap(folder / FLAT, dtype=np.uint16, mode="r")), np.load(folder / ENDS))
 
 
 def as_pair(batch: Any) -> tuple[Any, Any]:
-    """The tokens and the targets of what an epoch yields."""
+    """Return the tokens and the targets of a batch that an epoch yielded."""
     return batch if isinstance(batch, tuple) else (batch[:, :-1], batch[:, 1:])
+
+
+def counted_loader(num_given: int | None, per_epoch: int, read: Callable[[int, int], Iterator[Any]]) -> Loader:
+    """Return a loader whose state is the number of batches so far.
+
+    `read(epoch, first)` yields the batches of an epoch from number `first` on.
+    """
+    count = num_given or 0
+
+    def epoch() -> Iterator[Any]:
+        nonlocal count
+        for batch in read(*divmod(count, per_epoch)):
+            count += 1
+            yield batch
+
+    return Loader(epoch, lambda: count)

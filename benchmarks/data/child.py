@@ -1,6 +1,6 @@
-"""One contestant in a process of its own: write its files, measure its batches, or resume from a state.
+"""One job of the data benchmark in a process of its own: write files, measure batches, or resume from a state.
 
-`python -m benchmarks.data_child JOB.json` reads what to do from the file and writes what came of it back into it.
+`python -m benchmarks.data.child JOB.json` reads the job from the file, and replaces the file's content by the result.
 """
 
 import hashlib
@@ -15,23 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
-from benchmarks import data_scale
-from benchmarks.data_contest import Contestant, Loader, Settings, SourceTokens, as_pair, open_source
-from benchmarks.data_ours import CONTESTANTS
-from benchmarks.data_peers import PEERS
+from benchmarks.data import scale
+from benchmarks.data.contest import Contestant, Loader, Settings, SourceTokens, as_pair, open_source
+from benchmarks.data.ours import CONTESTANTS
+from benchmarks.data.peers import PEERS
 
 ALL = [*CONTESTANTS, *PEERS]
 SCALE_JOBS = {
-    "scale_write": data_scale.write,
-    "scale_resume": data_scale.resume,
-    "scale_index": data_scale.index_memory,
+    "scale_write": scale.write,
+    "scale_resume": scale.resume,
+    "scale_index": scale.index_memory,
 }
 MIB = 1 << 20
 
 
 def main(path: Path) -> None:
-    """Do one job: its name is `job`, and the other fields are its arguments."""
+    """Run the job of a file: its field `job` is the name, and the other fields are arguments."""
     fields = json.loads(path.read_text())
     folder = Path(fields["folder"])
     settings = Settings(fields["seq_len"], fields["batch_size"], fields["num_workers"])
@@ -53,6 +54,7 @@ def main(path: Path) -> None:
 
 
 def write(contestant: Contestant, folder: Path, settings: Settings) -> dict[str, Any]:
+    """Write the files of a contestant, and return the seconds that it took."""
     start_s = time.perf_counter()
     contestant.write(open_source(folder.parent), folder, settings)
     return {"write_s": time.perf_counter() - start_s}
@@ -61,11 +63,11 @@ def write(contestant: Contestant, folder: Path, settings: Settings) -> dict[str,
 def measure(
     contestant: Contestant, folder: Path, settings: Settings, seconds: float, state_path: Path
 ) -> dict[str, Any]:
-    """The start, one epoch to warm up and to check what is in it, and then Mtok/s over whole epochs.
+    """Return seconds of the start, and Mtok/s over full epochs after one epoch whose content is checked.
 
-    The state at the middle of the first epoch, and what comes after it, is left for `resume`.
+    Writes to `state_path` the state in the middle of the first epoch, and a digest of the next batch, for `resume`.
     """
-    imported_mib = rss_mib()
+    imported_mib = psutil.Process().memory_info().rss / MIB
     start_s = time.perf_counter()
     loader = contestant.open(folder, settings, None)
     batches = loader.epoch()
@@ -87,7 +89,7 @@ def measure(
 
 
 class _Seen:
-    """What was in the batches of an epoch."""
+    """The content of the batches of an epoch."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -103,18 +105,19 @@ class _Seen:
             self._sum += int(tokens.sum())
 
     def check(self, source: SourceTokens) -> None:
-        """Raise AssertionError unless it was an epoch of the tokens of the source, but for padding and what is left."""
+        """Raise AssertionError unless it was an epoch of the source, apart from padding and incomplete batches."""
         num_tokens = self._num_batches * self._settings.batch_size * self._settings.seq_len
         expected = float(source.tokens.mean())
-        lost = 2 * self._settings.batch_size * self._settings.seq_len  # two workers, each with a batch that is not full
+        lost = 2 * self._settings.batch_size * self._settings.seq_len  # two workers, each with an incomplete batch
         assert 0.98 * len(source.tokens) - lost <= num_tokens <= 1.05 * len(source.tokens), f"{num_tokens} tokens"
         assert 0.95 < self._sum / num_tokens / expected < 1.02, f"mean {self._sum / num_tokens}, not {expected}"
 
 
 def throughput(loader: Loader, seconds: float) -> dict[str, float]:
-    """Mtok/s, each epoch being timed from its first batch to its last: in a real run epochs are far longer.
+    """Return Mtok/s by the clock and by CPU time, with each epoch timed from its first batch to its last.
 
-    Tokens per second of CPU time tell more where other programs run, but leave worker processes out.
+    The first batch does not count, because the epochs of a real run are far longer. CPU time is the better measure if
+    other programs run, but it leaves worker processes out.
     """
     num_tokens, elapsed_s, cpu_s = 0, 0.0, 0.0
     while elapsed_s < seconds:
@@ -130,7 +133,7 @@ def throughput(loader: Loader, seconds: float) -> dict[str, float]:
 
 
 def resume(contestant: Contestant, folder: Path, settings: Settings, state_path: Path) -> dict[str, Any]:
-    """The time from nothing to the batch that follows the middle of the first epoch."""
+    """Return the seconds until the batch after the middle of the first epoch, and whether it is that batch."""
     state, middle, expected = pickle.loads(state_path.read_bytes())
     start_s = time.perf_counter()
     loader = contestant.open(folder, settings, state)
@@ -149,11 +152,6 @@ def resume(contestant: Contestant, folder: Path, settings: Settings, state_path:
 def _digest(batch: Any) -> str:
     tokens, _ = as_pair(batch)
     return hashlib.sha256(np.ascontiguousarray(tokens).tobytes()).hexdigest()
-
-
-def rss_mib() -> float:
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) * 1024 / MIB
 
 
 if __name__ == "__main__":

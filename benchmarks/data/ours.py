@@ -1,4 +1,4 @@
-"""What is measured for its own sake: this library's stream in its several modes, and plain reads of a flat file."""
+"""The contestants that are no peers: this library's stream in several modes, and plain reads of a flat file."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -8,27 +8,36 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, models
 
-from benchmarks.data_contest import EOT_ID, FLAT, VOCAB_SIZE, Contestant, Loader, Rows, Settings, SourceTokens
+from benchmarks.data.contest import (
+    EOT_ID,
+    FLAT,
+    VOCAB_SIZE,
+    Contestant,
+    Loader,
+    Rows,
+    Settings,
+    SourceTokens,
+    counted_loader,
+)
 from foretrain.configs.data import DataConfig, SourceConfig
 from foretrain.data_pipeline.corpus.manifest import TOKENIZER, VERSION, Manifest, sha256_of
 from foretrain.data_pipeline.corpus.shard_writer import SplitWriter
-from foretrain.data_pipeline.stream.batches import Batches, Prefetcher
-from foretrain.data_pipeline.stream.data import Data, open_data
+from foretrain.data_pipeline.stream.data import open_data
 
 PREFETCH_BATCHES = 2
 BLOCK_BYTES = 1 << 20
 NUM_SHARDS = 12
 VAL_DOCUMENTS = 64
 SECOND_SHARE = 0.3
-"""Of the mixture's second corpus: 70 samples to 30 of it."""
+"""Share of the second corpus in the mixture."""
 
 LIMIT = "memmap"
 
 
 def write_corpus(documents: Iterator[Any], num_tokens: int, folder: Path) -> None:
-    """Write a corpus as `foretrain prepare` would, its text having been tokenized already.
+    """Write a corpus as `foretrain prepare` does, from documents that are tokenized already.
 
-    The first documents are the val split too: only the train split is measured.
+    The first documents are also the val split, because only the train split is measured.
     """
     folder.mkdir(exist_ok=True)
     vocab = {"<|endoftext|>": EOT_ID, **{f"token{i}": i for i in range(1, VOCAB_SIZE)}}
@@ -59,7 +68,7 @@ def _write(source: SourceTokens, folder: Path, settings: Settings) -> None:
 
 
 def _write_two(source: SourceTokens, folder: Path, settings: Settings) -> None:
-    """One corpus of the first 70% of the documents, one of the others."""
+    """Write one corpus of the first 70% of the documents, and one of the others."""
     cut = round((1 - SECOND_SHARE) * len(source.ends))
     first_tokens = int(source.ends[cut - 1])
     first = SourceTokens(source.tokens[:first_tokens], source.ends[:cut])
@@ -69,17 +78,18 @@ def _write_two(source: SourceTokens, folder: Path, settings: Settings) -> None:
 
 
 def _write_packed(source: SourceTokens, folder: Path, settings: Settings) -> None:
-    """The corpus, and the plan of the packing, which is made once, at the first opening."""
+    """Write the corpus and the plan of the packing, which the first opening makes."""
     _write(source, folder, settings)
     open_data(one_corpus(folder, packing="best_fit"), settings.seq_len)
 
 
 def one_corpus(folder: Path, **config: Any) -> DataConfig:
+    """Return the config of one corpus."""
     return DataConfig(path=str(folder), **config)
 
 
 def two_corpora(folder: Path) -> DataConfig:
-    """70 samples of one corpus to 30 of the other."""
+    """Return the config of a mixture of two corpora, 70 samples of one to 30 of the other."""
     sources = {
         "first": SourceConfig(str(folder / "first"), 1 - SECOND_SHARE),
         "second": SourceConfig(str(folder / "second"), SECOND_SHARE),
@@ -88,58 +98,46 @@ def two_corpora(folder: Path) -> DataConfig:
 
 
 def _open(folder: Path, settings: Settings, state: Any, *, config: Callable[[Path], DataConfig]) -> Loader:
-    data = open_data(config(folder), settings.seq_len)
-    batches = Batches(data.train, settings.batch_size, dp_rank=0, dp_size=1)
-    per_epoch = samples_of_an_epoch(data) // settings.batch_size
-    num_given = state or 0
+    data = open_data(config(folder), settings.seq_len, prefetch_batches=PREFETCH_BATCHES * settings.num_workers)
+    size = settings.batch_size
+    per_epoch = sum(source.samples.num_samples for source in data.train.sources) // size
 
-    def epoch() -> Iterator[Any]:
-        nonlocal num_given
-        left = per_epoch - num_given % per_epoch
-        depth = PREFETCH_BATCHES * settings.num_workers
-        with Prefetcher(batches, num_given * settings.batch_size, left, depth) as prefetcher:
-            for batch in prefetcher:
-                num_given += 1
+    def read(epoch: int, first: int) -> Iterator[Any]:
+        start = (epoch * per_epoch + first) * size
+        with data.batches(size, samples_consumed=start, num_batches=per_epoch - first) as batches:
+            for batch in batches:
                 yield batch.tokens_BL, batch.targets_BL
 
-    return Loader(epoch, lambda: num_given)
-
-
-def samples_of_an_epoch(data: Data) -> int:
-    return sum(source.samples.num_samples for source in data.train.sources)
+    return counted_loader(state, per_epoch, read)
 
 
 def _write_nothing(source: SourceTokens, folder: Path, settings: Settings) -> None:
-    """The flat file is there: it is what all others were written from."""
+    """Write nothing: the contestant reads the flat file from which all others are written."""
 
 
 def _open_memmap(folder: Path, settings: Settings, state: Any, *, as_array: bool = False) -> Loader:
-    """The windows in an order that numpy shuffles anew for each epoch, each read and made int64 in one copy.
+    """Windows in an order that numpy shuffles for each epoch, each read and converted to int64 in one copy.
 
-    `as_array`: through a plain array over the map, whose slices take half the time of those of np.memmap itself.
+    `as_array`: read through a plain array over the map; its slices take half the time of those of np.memmap.
     """
     mapped = np.memmap(folder.parent / FLAT, dtype=np.uint16, mode="r")
     tokens = np.asarray(mapped) if as_array else mapped
     num_windows = (len(tokens) - 1) // settings.seq_len
     per_epoch = num_windows // settings.batch_size
-    num_given = state or 0
 
-    def epoch() -> Iterator[Rows]:
-        nonlocal num_given
-        number, first = divmod(num_given, per_epoch)
-        starts = np.random.default_rng((settings.seed, number)).permutation(num_windows) * settings.seq_len
+    def read(epoch: int, first: int) -> Iterator[Rows]:
+        starts = np.random.default_rng((settings.seed, epoch)).permutation(num_windows) * settings.seq_len
         for batch in range(first, per_epoch):
             rows = np.empty((settings.batch_size, settings.seq_len + 1), dtype=np.int64)
             for row, start in enumerate(starts[batch * len(rows) : (batch + 1) * len(rows)].tolist()):
                 rows[row] = tokens[start : start + rows.shape[1]]
-            num_given += 1
             yield rows
 
-    return Loader(epoch, lambda: num_given)
+    return counted_loader(state, per_epoch, read)
 
 
 def _open_nanogpt(folder: Path, settings: Settings, state: Any) -> Loader:
-    """Windows at places drawn anew for each batch, inputs and targets read apart, as nanoGPT's get_batch does."""
+    """Windows at random places, inputs and targets read separately, as nanoGPT's get_batch does."""
     import torch
 
     rng = np.random.default_rng(settings.seed)
@@ -147,7 +145,7 @@ def _open_nanogpt(folder: Path, settings: Settings, state: Any) -> Loader:
     def epoch() -> Iterator[tuple[Any, Any]]:
         num_tokens = len(np.memmap(folder.parent / FLAT, dtype=np.uint16, mode="r"))
         for _ in range(num_tokens // settings.seq_len // settings.batch_size):
-            tokens = np.memmap(folder.parent / FLAT, dtype=np.uint16, mode="r")  # opened for each batch, as there
+            tokens = np.memmap(folder.parent / FLAT, dtype=np.uint16, mode="r")  # opened again, as nanoGPT does
             starts = rng.integers(num_tokens - settings.seq_len, size=settings.batch_size).tolist()
             inputs, targets = (
                 torch.stack([torch.from_numpy(tokens[i : i + settings.seq_len].astype(np.int64)) for i in shifted])

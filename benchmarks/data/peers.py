@@ -1,8 +1,8 @@
-"""The libraries that ours is measured against, each with the settings that its documentation advises for this use.
+"""The other libraries that are measured, each with the settings that its documentation recommends for this use.
 
-Each is imported only in the process that measures it. All but `webdataset, documents` store the samples ready-made, of
-seq_len + 1 uint16 tokens each, and shuffle them; a batch is made int64 as it is put together, in the worker if there is
-one. A state that a loader of the library gives is used for the resume.
+Each is imported only in the process that measures it. All but `webdataset, documents` store complete samples of
+seq_len + 1 uint16 tokens and shuffle them. A batch is converted to int64 when it is put together, in the worker if
+there is one. If a loader of the library has a state, the resume uses it.
 """
 
 import random
@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.data_contest import FLAT, Contestant, Loader, Settings, SourceTokens
+from benchmarks.data.contest import FLAT, Contestant, Loader, Settings, SourceTokens
 
 NUM_SHARDS = 16
 SHUFFLE_BUFFER = 1000
-"""Samples, or documents, among which a shuffle buffer draws: webdataset's documentation has 1,000."""
+"""Samples or documents in a shuffle buffer; webdataset's documentation has 1,000."""
 
 
 def _collate(samples: list[Any]) -> Any:
-    """Stack rows of uint16 into one int64 tensor, in one pass."""
+    """Return rows of uint16 as one int64 tensor, in one pass."""
     import torch
 
     rows = np.empty((len(samples), len(samples[0])), dtype=np.int64)
@@ -61,8 +61,8 @@ def _tokens_of(sample: dict[str, bytes]) -> np.ndarray[Any, Any]:
     return np.frombuffer(sample["tokens"], dtype=np.uint16)
 
 
-def _cut(documents: Iterable[np.ndarray[Any, Any]], size: int) -> Iterator[np.ndarray[Any, Any]]:
-    """Lay documents end to end and cut the result into samples of `size` tokens that overlap by one."""
+def cut_into_samples(documents: Iterable[np.ndarray[Any, Any]], size: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Put documents end to end and yield samples of `size` tokens that overlap by one token."""
     held: list[np.ndarray[Any, Any]] = []
     num_held = 0
     for document in documents:
@@ -86,7 +86,7 @@ def _open_webdataset(folder: Path, settings: Settings, state: Any, *, per_docume
     members = wds.WebDataset(urls, shardshuffle=NUM_SHARDS, seed=settings.seed)
     samples = members.shuffle(SHUFFLE_BUFFER, rng=random.Random(settings.seed)).map(_tokens_of)
     if per_document:
-        samples = samples.compose(partial(_cut, size=settings.seq_len + 1))
+        samples = samples.compose(partial(cut_into_samples, size=settings.seq_len + 1))
     batches = samples.batched(settings.batch_size, collation_fn=_collate, partial=False)
     return Loader(wds.WebLoader(batches, batch_size=None, **_workers(settings.num_workers)).__iter__)
 
@@ -194,7 +194,7 @@ def _int64_of(table: Any, size: int) -> Any:
 
 
 def _open_arrow_map(folder: Path, settings: Settings, state: Any) -> Loader:
-    """Whole batches by a sampler of batches, as its page on PyTorch advises; of its formats, Arrow's costs least."""
+    """A sampler of full batches, as the page on PyTorch recommends; Arrow is the fastest of the formats."""
     from datasets import load_from_disk
     from torch.utils.data import DataLoader
 
@@ -219,7 +219,7 @@ def _open_arrow_map(folder: Path, settings: Settings, state: Any) -> Loader:
 
 
 class _ShuffledBatches:
-    """The indices of each batch, epoch after epoch in another order, from batch number `start` on."""
+    """The indices of each batch from batch number `start` on; each epoch has another order."""
 
     def __init__(self, num_samples: int, settings: Settings, start: int) -> None:
         self._num_samples, self._batch_size, self._seed = num_samples, settings.batch_size, settings.seed
@@ -236,9 +236,9 @@ class _ShuffledBatches:
 
 
 def _open_arrow_iterable(folder: Path, settings: Settings, state: Any) -> Loader:
-    """Shards in a shuffled order and a shuffle buffer, as its page on streaming advises for speed.
+    """Shards in a shuffled order and a shuffle buffer, as the page on streaming recommends for speed.
 
-    The buffer is filled from one shard at a time: from ten, which is the default, the batches come five times slower.
+    The buffer is filled from one shard at a time; from ten, which is the default, batches take five times as long.
     """
     from datasets import load_from_disk
     from torchdata.stateful_dataloader import StatefulDataLoader

@@ -1,4 +1,4 @@
-"""What the records of the data benchmark amount to: medians, bars, and a table."""
+"""Medians, bars and tables of the records of the data benchmark."""
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass
@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.data_contest import Contestant
-from benchmarks.data_ours import LIMIT, OURS
+from benchmarks.data.contest import Contestant
+from benchmarks.data.ours import LIMIT, OURS
 
 PER_DOCUMENT = "webdataset, documents"
 
@@ -17,25 +17,25 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Bar:
-    """A promise, and what was measured of it."""
+    """A promise about a number, and its measured value."""
 
     bar: str
     value: float | None
-    """None: not measured."""
+    """Measured value; None: not measured."""
     limit: float
     at_least: bool
-    """Whether the value must be at least the limit; else it must be below."""
+    """Whether the value must be at least the limit; otherwise it must be below the limit."""
 
     @property
     def passed(self) -> bool | None:
-        """None: not measured."""
+        """Whether the promise is kept; None: not measured."""
         if self.value is None:
             return None
         return self.value >= self.limit if self.at_least else self.value < self.limit
 
 
 def fastest_workers(records: list[Record]) -> dict[str, int]:
-    """The value of num_workers with which each contestant was fastest."""
+    """Return the value of num_workers with which each contestant was fastest."""
     best: dict[str, Record] = {}
     for record in records:
         name = record["contestant"]
@@ -45,7 +45,7 @@ def fastest_workers(records: list[Record]) -> dict[str, int]:
 
 
 def summarize(records: list[Record], contestants: list[Contestant]) -> dict[str, Record]:
-    """Medians over the rounds of each contestant, at its fastest num_workers; why not, where there is nothing."""
+    """Return the medians over the rounds of each contestant, at its fastest num_workers, or why there are none."""
     workers = fastest_workers([record for record in records if record["round"] == 0])
     limit = {r["round"]: r["mtok_s"] for r in records if r["contestant"] == LIMIT and "mtok_s" in r}
     runs: dict[str, list[Record]] = defaultdict(list)
@@ -72,7 +72,7 @@ def summarize(records: list[Record], contestants: list[Contestant]) -> dict[str,
 
 
 def bars(summary: dict[str, Record], contestants: list[Contestant], scale: Record) -> list[Bar]:
-    """The promises of the token stream."""
+    """Return the promises of the token stream."""
     ours = summary.get(OURS, {}).get("mtok_s")
     peers = {c.name: summary[c.name]["mtok_s"] for c in contestants if c.is_peer and "mtok_s" in summary[c.name]}
     per_document = peers.pop(PER_DOCUMENT, None)
@@ -92,11 +92,12 @@ def bars(summary: dict[str, Record], contestants: list[Contestant], scale: Recor
 
 
 def bar_records(measured: list[Bar]) -> list[Record]:
+    """Return the bars as plain values."""
     return [{**asdict(bar), "passed": bar.passed} for bar in measured]
 
 
 def contest_table(summary: dict[str, Record]) -> Table:
-    """One row for each contestant."""
+    """Return a table with one row for each contestant."""
     columns = ("Mtok/s", "of memmap", "workers", "start, s", "resume, s", "exactly", "peak RSS, MiB", "anonymous, MiB")
     table = Table("contestant", title="Ready batches, medians over the rounds")
     for column in columns:
@@ -122,7 +123,7 @@ def contest_table(summary: dict[str, Record]) -> Table:
 
 
 def bar_table(measured: list[Bar]) -> Table:
-    """One row for each promise."""
+    """Return a table with one row for each promise."""
     table = Table("promise", "measured", "bar", "", title="Bars")
     for bar in measured:
         verdict = {True: "passed", False: "FAILED", None: "not measured"}[bar.passed]

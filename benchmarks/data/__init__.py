@@ -1,0 +1,1 @@
+"""The benchmark of ready batches: `python -m benchmarks.data`."""
