@@ -24,7 +24,7 @@ def main(data: str, *overrides: str) -> list[float]:
     run = foretrain.prepare_run(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
     losses = []
     with foretrain.process_groups(run) as groups:
-        engine = foretrain.build_engine(run.config, groups)
+        engine, _ = foretrain.build_engine(run.config, groups)
         batches = run.data.batches(config.train.global_batch_size, dp_rank=groups.at.dp, dp_size=run.layout.dp)
         for step, batch in zip(range(NUM_STEPS), batches, strict=False):
             engine.set_lr(min(1.0, (step + 1) / 5))  # a factor on optimizer.lr: a warm-up of five steps
