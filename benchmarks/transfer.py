@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.transfer_plot import plot
-from foretrain.data_pipeline.prepare.documents import standard_library
+from foretrain.data_pipeline.prepare.input_files import standard_library
 from foretrain.scaling.transfer.study import Drift, study
 from foretrain.scaling.transfer.study import Study as Fitted
 from foretrain.scaling.transfer.sweep_folder import RESULTS_FILE, Sweep, read_sweep

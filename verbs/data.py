@@ -1,4 +1,4 @@
-"""The verbs that make and look after corpora."""
+"""The verbs that make, check and show corpora."""
 
 import json
 from pathlib import Path
@@ -14,31 +14,31 @@ def prepare(
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Files or folders of .txt, .md, .py, .jsonl and WebDataset shards (.tar), plain or packed (.gz, .zst)."
+            help="Files or folders of .txt, .md, .py, .jsonl or WebDataset shards (.tar), also compressed (.gz, .zst)."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the corpus; it appears whole or not at all.")] = Path("data"),
-    stdlib: Annotated[bool, typer.Option("--stdlib", help="Take the source of Python's standard library.")] = False,
-    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json to use instead of training one.")] = None,
-    eot_token: Annotated[str | None, typer.Option(help="The token of --tokenizer that ends a document.")] = None,
-    vocab_size: Annotated[int, typer.Option(help="Tokens of the tokenizer that is trained.")] = 4096,
-    text_key: Annotated[str, typer.Option(help="The key of the text in .jsonl files and .json members.")] = "text",
-    member: Annotated[str | None, typer.Option(help="In .tar shards, the extension of the member to take.")] = None,
-    token_dtype: Annotated[str, typer.Option(help="Integers of .bin members: uint16 or uint32.")] = "uint16",
+    out: Annotated[Path, typer.Option(help="Folder of the corpus, which appears when it is complete.")] = Path("data"),
+    stdlib: Annotated[bool, typer.Option("--stdlib", help="Read the source of Python's standard library.")] = False,
+    tokenizer: Annotated[Path | None, typer.Option(help="Use this tokenizer.json instead of training one.")] = None,
+    eot_token: Annotated[str | None, typer.Option(help="Token of --tokenizer that ends a document.")] = None,
+    vocab_size: Annotated[int, typer.Option(help="Number of tokens of the tokenizer that is trained.")] = 4096,
+    text_key: Annotated[str, typer.Option(help="Key of the text in .jsonl files and .json members.")] = "text",
+    member: Annotated[str | None, typer.Option(help="Extension of the member to read in .tar shards.")] = None,
+    token_dtype: Annotated[str, typer.Option(help="Integer type of .bin members: uint16 or uint32.")] = "uint16",
     skip_textless: Annotated[
-        bool, typer.Option("--skip-textless", help="In .tar shards, leave out samples without text.")
+        bool, typer.Option("--skip-textless", help="Leave out samples without text in .tar shards.")
     ] = False,
-    val_fraction: Annotated[float, typer.Option(help="Share of the documents that is held out.")] = 0.01,
-    shard_tokens: Annotated[int, typer.Option(help="A shard closes past this many tokens.")] = 1 << 27,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a corpus that is there.")] = False,
-    reuse: Annotated[bool, typer.Option("--reuse", help="Do nothing if just this corpus is there already.")] = False,
+    val_fraction: Annotated[float, typer.Option(help="Share of the documents in the val split.")] = 0.01,
+    shard_tokens: Annotated[int, typer.Option(help="A shard ends when it has this many tokens.")] = 1 << 27,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing corpus.")] = False,
+    reuse: Annotated[bool, typer.Option("--reuse", help="Do nothing if this very corpus exists already.")] = False,
 ) -> None:
     """Turn text into a corpus: a tokenizer, WebDataset shards of tokens, and their manifest.
 
     Example: `foretrain prepare my_docs/ notes.jsonl.gz --out data/mine`
     """
     from foretrain.data_pipeline.prepare.build import prepare as prepare_corpus
-    from foretrain.data_pipeline.prepare.documents import standard_library
+    from foretrain.data_pipeline.prepare.input_files import standard_library
 
     with bad_input():
         sources = [*(inputs or []), *([standard_library()] if stdlib else [])]
@@ -65,7 +65,7 @@ def prepare(
 
 
 def verify(target: TargetArgument, overrides: Overrides = None) -> None:
-    """Check every byte of a corpus, or of all corpora of a config, against its manifest.
+    """Check every byte of a corpus, or of all corpora of a config, against the manifest.
 
     Example: `foretrain data verify data/mine`
     """

@@ -14,6 +14,6 @@ def open_store(path: str | Path, cache: CacheConfig | None = None) -> Store:
     path = str(path).removeprefix("file://")
     if not path.startswith("pipe:") and "://" not in path:
         return FolderStore(path)
-    from foretrain.data_pipeline.corpus.remote import RemoteStore  # imports the libraries for the network
+    from foretrain.data_pipeline.corpus.remote.store import RemoteStore  # imports the libraries for the network
 
     return RemoteStore(path, cache or CacheConfig())

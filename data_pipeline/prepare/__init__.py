@@ -1,1 +1,1 @@
-"""Text to a corpus."""
+"""Preparation: from text to a corpus."""

@@ -1,60 +1,55 @@
-"""Long calls into a library, in a thread, so that Ctrl-C is heard meanwhile and other work goes on."""
+"""Long calls into a library, in a thread, so that other work continues and Ctrl-C is handled at once.
+
+The threads are daemons and not those of `concurrent.futures`, for which the interpreter waits when it ends.
+"""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-PATIENCE_S = 3.0
-"""How long an interruption waits for a call: one that ends while the interpreter shuts down can make it abort."""
+MAX_WAIT_S = 3.0
+"""Longest wait for a call after an interruption: a call that ends while the interpreter shuts down can abort it."""
 
 
-class Job(Generic[Result]):
-    """A call in a thread, which does not keep the process alive."""
+def start(function: Callable[[], Result]) -> Future[Result]:
+    """Start a call in a thread, and return its future."""
+    future: Future[Result] = Future()
 
-    def __init__(self, function: Callable[[], Result]) -> None:
-        self._function = function
-        self._results: list[Result] = []
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
+    def run() -> None:
         try:
-            self._results.append(self._function())
-        except BaseException as error:  # noqa: BLE001 (raised again by `result`)
-            self._error = error
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 (`future.result` raises it)
+            future.set_exception(error)
 
-    def result(self) -> Result:
-        """Wait for the call, and return or raise what it does."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._results.pop()
-
-    def give_up(self) -> None:
-        """Wait for the call a little, whatever comes of it."""
-        self._thread.join(PATIENCE_S)
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
-def one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+def abandon(future: Future[Result]) -> None:
+    """Wait for a call whose result is not needed, but not for long."""
+    wait([future], MAX_WAIT_S)
+
+
+def map_one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
     """Yield each item with the function's result, in order.
 
-    While the caller works on one of them, the next call runs; and while that runs, the item after it is made.
+    The next call runs in a thread while the caller works on a result, and while the following item is made.
     """
-    running: tuple[Item, Job[Result]] | None = None
+    running: tuple[Item, Future[Result]] | None = None
     try:
         for item in items:
             done = None if running is None else (running[0], running[1].result())
-            running = item, Job(partial(function, item))
+            running = item, start(partial(function, item))
             if done is not None:
                 yield done
         if running is not None:
             yield running[0], running[1].result()
     except BaseException:
         if running is not None:
-            running[1].give_up()
+            abandon(running[1])
         raise

@@ -1,4 +1,4 @@
-"""Write all splits of a corpus at once, and keep its journal: after a stop, the same documents go on where it says."""
+"""Writer of all splits of a corpus, which keeps the journal. After a stop, writing resumes from the journal."""
 
 import time
 from pathlib import Path
@@ -9,25 +9,25 @@ import numpy.typing as npt
 
 from foretrain.data_pipeline.corpus.manifest import SPLITS, TOKENIZER, SplitInfo
 from foretrain.data_pipeline.corpus.shard_writer import SplitWriter
-from foretrain.data_pipeline.prepare.documents import Documents, Mark
+from foretrain.data_pipeline.prepare.documents import DocumentReader, ReadPosition
 from foretrain.data_pipeline.prepare.encode import EncodedDocument
-from foretrain.data_pipeline.prepare.journal import JOURNAL, Point, write_journal
+from foretrain.data_pipeline.prepare.journal import JOURNAL, ResumePoint, write_journal
 
 JOURNAL_EVERY_S = 10.0
-"""At most so much work is lost where a run is killed."""
+"""Seconds between two journals: the most work that is lost when a run is killed."""
 
 
 class CorpusWriter:
-    """Goes on from a point. To be used as a context, so that no file stays open when it is left in the middle.
+    """Writer of a corpus from a point on. As a context manager it closes its files, even after an error.
 
-    Raises CorpusError where the folder does not hold what the point tells of.
+    Raises CorpusError if the folder does not hold the shards of the point.
     """
 
-    def __init__(self, folder: Path, point: Point, *, block_bytes: int, shard_tokens: int) -> None:
+    def __init__(self, folder: Path, point: ResumePoint, *, block_bytes: int, shard_tokens: int) -> None:
         self._folder = folder
         self._num_documents, self._first_val = point.num_documents, point.first_val
         self.train_counts: npt.NDArray[np.int64] = point.train_counts.copy()
-        """Of each token in the train split; shape (vocab_size,)."""
+        """Number of each token in the train split; shape (vocab_size,)."""
         self._remove_leftovers(point)
         self._writers = {
             split: SplitWriter(
@@ -46,22 +46,32 @@ class CorpusWriter:
             self._first_val = self._num_documents
         self._num_documents += 1
 
-    def save_if_due(self, documents: Documents) -> None:
-        """Write the journal every few seconds; `documents` are those that are being read."""
+    def save_if_due(self, documents: DocumentReader) -> None:
+        """Write the journal every few seconds; `documents` is the reader of the documents that are added."""
         if time.monotonic() - self._saved_s < JOURNAL_EVERY_S:
             return
-        point = Point(
+        point = ResumePoint(
             num_documents=self._num_documents,
             first_val=self._first_val,
-            mark=self._mark(documents),
+            position=self.read_position(documents),
             train_counts=self.train_counts,
             writers={split: writer.state() for split, writer in self._writers.items()},
         )
         write_journal(self._folder, point)
         self._saved_s = time.monotonic()
 
+    def read_position(self, documents: DocumentReader) -> ReadPosition:
+        """Return the last file from which reading can resume, or the first file of all.
+
+        From such a file on, the hash alone must choose each split. `split_documents` may hold back a document until the
+        first one of the val split, and yields it right after that one. From there on, its order is that of reading.
+        """
+        position = documents.last_position_before(self._num_documents)
+        is_by_hash = self._first_val is not None and position.num_documents >= self._first_val + 2
+        return position if is_by_hash else ReadPosition()
+
     def close(self) -> dict[str, SplitInfo]:
-        """Write what is left, and return the record of each split."""
+        """Write the last shards and the indices, and return the record of each split."""
         return {split: writer.close() for split, writer in self._writers.items()}
 
     def __enter__(self) -> "CorpusWriter":
@@ -73,18 +83,8 @@ class CorpusWriter:
         for writer in self._writers.values():
             writer.abandon()
 
-    def _mark(self, documents: Documents) -> Mark:
-        """The last file to begin from: one before which the splits are settled, else the first.
-
-        The document that is held back for want of a val split (see split_documents) comes right after the first of val,
-        and from there on documents are written in the order in which they are read.
-        """
-        mark = documents.mark_before(self._num_documents)
-        settled = self._first_val is not None and mark.num_documents >= self._first_val + 2
-        return mark if settled else Mark()
-
-    def _remove_leftovers(self, point: Point) -> None:
-        """Remove what was written after the point, or only in part."""
+    def _remove_leftovers(self, point: ResumePoint) -> None:
+        """Remove files that were written after the point, and temporary files."""
         kept = {TOKENIZER, JOURNAL}
         for state in point.writers.values():
             kept |= {shard.name for shard in state.shards}

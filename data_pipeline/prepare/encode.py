@@ -1,4 +1,4 @@
-"""From documents to arrays of tokens: choose each document's split, encode in batches, end each with the EOT token."""
+"""From documents to arrays of tokens: the split of each document, its encoding, and the EOT token at its end."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-from foretrain.data_pipeline.prepare.background import one_ahead
+from foretrain.data_pipeline.prepare.background import map_one_ahead
 from foretrain.data_pipeline.prepare.tar_documents import Document
 from foretrain.data_pipeline.prepare.tokenizer import TextBytes, cut_into_pieces
 
 BATCH_CHARS = 4 << 20
-"""Characters (or tokens) that the tokenizer's threads share at a time; the library needs some 30 times their size while
-it works, and as much again is read meanwhile."""
+"""Characters (or tokens) in a batch for the tokenizer's threads. The library needs about 30 times their size while it
+works, and the next batch is read at the same time."""
 
 
 @dataclass(frozen=True)
 class EncodedDocument:
-    """One document as it goes into a shard."""
+    """A document in the form in which it is written into a shard."""
 
     split: str
     tokens: npt.NDArray[Any]
-    """Ends with the EOT token, which is nowhere else in it unless the EOT is an ordinary token of the vocabulary."""
+    """The last one is the EOT token. It is nowhere else, unless it is an ordinary token of the vocabulary."""
     num_text_bytes: int
     """UTF-8 bytes of its text."""
 
@@ -40,40 +40,40 @@ class _Piece:
 def split_documents(
     documents: Iterable[Document], val_fraction: float, first_index: int = 0
 ) -> Iterator[tuple[str, Document]]:
-    """Yield (split, document) for each document, chosen by a hash of its content and index.
+    """Yield (split, document) for each document; a hash of its content and index chooses the split.
 
-    The first document is always of the train split. While no hash has fallen below `val_fraction`, the document with
-    the lowest one is held back, and becomes the val split if none ever does: two documents are enough for both splits.
-    A lone document is cut in two, and its end is held out.
+    A hash below `val_fraction` means val. The first document is always in the train split. As long as there is no val
+    document, the one with the lowest hash is held back, and becomes the val split if none follows: two documents are
+    enough for both splits. A single document is cut in two, and its end becomes the val split.
 
-    `first_index`: the documents follow so many others, among which a hash fell below `val_fraction`.
+    `first_index` is the number of documents before these. If it is not 0, a val document must be among them.
     """
     if first_index:
         for index, document in enumerate(documents, start=first_index):
-            yield "val" if _uniform(index, document) < val_fraction else "train", document
+            yield "val" if _hash_value(index, document) < val_fraction else "train", document
         return
     rest = iter(documents)
-    opening = list(islice(rest, 2))
-    if len(opening) < 2:
-        for document in opening:
-            yield from _cut_lone_document(document, val_fraction)
+    first_two = list(islice(rest, 2))
+    if len(first_two) < 2:
+        for document in first_two:
+            yield from _split_single_document(document, val_fraction)
         return
-    yield "train", opening[0]
+    yield "train", first_two[0]
 
     held_back: tuple[float, Document] | None = None
     val_is_empty = True
-    for index, document in enumerate(chain(opening[1:], rest), start=1):
-        draw = _uniform(index, document)
-        if draw < val_fraction:
+    for index, document in enumerate(chain(first_two[1:], rest), start=1):
+        value = _hash_value(index, document)
+        if value < val_fraction:
             yield "val", document
             val_is_empty = False
             if held_back is not None:
                 yield "train", held_back[1]
                 held_back = None
-        elif val_is_empty and (held_back is None or draw < held_back[0]):
+        elif val_is_empty and (held_back is None or value < held_back[0]):
             if held_back is not None:
                 yield "train", held_back[1]
-            held_back = draw, document
+            held_back = value, document
         else:
             yield "train", document
     if held_back is not None:
@@ -83,9 +83,10 @@ def split_documents(
 def encode_documents(
     documents: Iterable[tuple[str, Document]], tokenizer: Tokenizer, *, eot_id: int, dtype: npt.DTypeLike
 ) -> Iterator[EncodedDocument]:
-    """Yield the (split, document) pairs encoded, in order, by all cores; documents that are tokens stay as they are.
+    """Yield the (split, document) pairs in encoded form, in order. Documents of tokens stay as they are.
 
-    A special token that is spelled out in a text is encoded as the text it is, so that text cannot end a document.
+    The tokenizer uses all cores. A special token that is spelled out in a text is encoded as ordinary text, so no text
+    can end a document.
     """
     tokenizer.encode_special_tokens = True
     text_bytes = TextBytes(tokenizer)
@@ -96,24 +97,24 @@ def encode_documents(
         texts = [piece.content for piece in batch if isinstance(piece.content, str)]
         return tokenizer.encode_batch_fast(texts, add_special_tokens=False)
 
-    for batch, encodings in one_ahead(encode, _batches(_pieces(documents))):
-        encodings.reverse()  # each is let go as soon as it is an array: it is many times the size
+    for batch, encodings in map_one_ahead(encode, _batches(_pieces(documents))):
+        encodings.reverse()  # each is freed when its array is made, which is much smaller
         for piece in batch:
             if isinstance(piece.content, str):
                 parts.append(np.array(encodings.pop().ids, dtype=dtype))
                 num_text_bytes += len(piece.content.encode("utf-8"))
             else:
                 parts.append(piece.content.astype(dtype))
-                num_text_bytes += text_bytes.of(piece.content)
+                num_text_bytes += text_bytes.count(piece.content)
             if piece.ends_document:
                 parts.append(np.array([eot_id], dtype=dtype))
                 yield EncodedDocument(piece.split, np.concatenate(parts), num_text_bytes)
                 parts, num_text_bytes = [], 0
 
 
-def _cut_lone_document(document: Document, val_fraction: float) -> Iterator[tuple[str, Document]]:
-    """Yield a document's beginning as train and its end as val, cut after a line where there is one."""
-    end = len(document) - max(1, round(val_fraction * len(document)))  # a character is held out in any case
+def _split_single_document(document: Document, val_fraction: float) -> Iterator[tuple[str, Document]]:
+    """Yield a document's beginning as train and its end as val, cut after a line if there is one."""
+    end = len(document) - max(1, round(val_fraction * len(document)))  # at least one character is held out
     if isinstance(document, str):
         end = document.rfind("\n", 0, end) + 1 or end
     for split, part in (("train", document[:end]), ("val", document[end:])):
@@ -121,7 +122,7 @@ def _cut_lone_document(document: Document, val_fraction: float) -> Iterator[tupl
             yield split, part
 
 
-def _uniform(index: int, document: Document) -> float:
+def _hash_value(index: int, document: Document) -> float:
     """Return a number in [0, 1) that depends on the index and the content only."""
     content = document.encode("utf-8") if isinstance(document, str) else document.astype("<u4").tobytes()
     digest = blake2b(content, digest_size=8, key=index.to_bytes(8, "little")).digest()

@@ -1,4 +1,4 @@
-"""From the samples of plain WebDataset shards to documents: one member of each sample is its text, or its tokens."""
+"""The documents of plain WebDataset shards: one member of each sample is its text or its tokens."""
 
 import io
 from collections.abc import Iterator
@@ -11,49 +11,48 @@ from foretrain.data_pipeline.prepare.token_members import TokenFormat, Tokens
 from foretrain.data_pipeline.prepare.unpack import UNPACK_ERRORS, unpack, without_compression
 
 Document = str | Tokens
-"""Text, or tokens without the one that ends a document."""
+"""Text, or tokens without the EOT token."""
 
 KINDS = ("txt", "json", "jsonl", "npy", "bin")
-"""Of members that can be a sample's document. Where a sample has several, the first of these kinds is taken."""
+"""Kinds of members that can be a sample's document. If a sample has several, the first kind in this order is taken."""
 
 
 @dataclass
 class TarDocuments:
-    """Reads the documents of shards."""
+    """Reader of the documents of shards."""
 
     texts: TextReader
     token_format: TokenFormat | None
-    """None: tokens are refused, as nothing is known of their vocabulary."""
+    """None: tokens are refused, because their vocabulary is unknown."""
     member: str | None = None
-    """The extension of the member to take; None: the first of KINDS that there is."""
+    """Extension of the member to take; None: the first of KINDS that the sample has."""
     skip_textless: bool = False
-    """Leave out samples that have no such member, and count them, in the place of an error."""
+    """Leave out samples without such a member, and count them; otherwise they are an error."""
     num_skipped: int = 0
 
-    def of(self, stream: io.BufferedIOBase, shard: str) -> Iterator[Document]:
-        """Yield the documents of a shard, some of which may be empty; `stream`: its unpacked bytes.
+    def read(self, stream: io.BufferedIOBase, shard: str) -> Iterator[Document]:
+        """Yield the documents of a shard, some of which may be empty; `stream` has its decompressed bytes.
 
-        Raises CorpusError, which names the shard, the member and its offset, for damage of any kind, a sample without
-        a document, and one with two that are alike.
+        Raises CorpusError, which names the shard, the member and its offset, for any damage, for a sample without a
+        document, and for a sample with two members of the same kind.
         """
         for sample in read_samples(stream, shard, lambda extension: self._rank(extension) is not None):
-            extension = self._chosen(sample, shard)
+            extension = self._choose(sample, shard)
             if extension is None:
                 self.num_skipped += 1
                 continue
             member = sample.members[extension]
-            assert member.data is not None
             place = f"{shard}: {member.name}, at byte {member.offset_bytes},"
             yield from self._documents(extension, member.data, place)
 
     def _rank(self, extension: str) -> int | None:
-        """The lowest is taken; None: it is not a document."""
+        """The priority of a member, of which the lowest is taken; None if it is not a document."""
         kind = without_compression(f".{extension}").rpartition(".")[2]
         if kind not in KINDS or (self.member is not None and extension != self.member.lower().lstrip(".")):
             return None
         return KINDS.index(kind)
 
-    def _chosen(self, sample: Sample, shard: str) -> str | None:
+    def _choose(self, sample: Sample, shard: str) -> str | None:
         ranks = {extension: rank for extension in sample.members if (rank := self._rank(extension)) is not None}
         best = [extension for extension, rank in ranks.items() if rank == min(ranks.values())]
         if len(best) == 1:
@@ -73,15 +72,15 @@ class TarDocuments:
         try:
             data = unpack(extension, io.BytesIO(data)).read()
         except UNPACK_ERRORS as error:
-            raise CorpusError(f"{place} cannot be unpacked ({error}): mend it or leave it out") from error
+            raise CorpusError(f"{place} cannot be decompressed ({error}): repair it or leave it out") from error
         kind = without_compression(f".{extension}").rpartition(".")[2]
         if kind == "txt":
             yield self.texts.decode(data)
         elif kind == "json":
-            yield self.texts.of_json(data, place)
+            yield self.texts.parse_json(data, place)
         elif kind == "jsonl":
-            yield from self.texts.of_lines(io.BytesIO(data), place)
+            yield from self.texts.read_lines(io.BytesIO(data), place)
         elif self.token_format is None:
             raise CorpusError(f"{place} holds tokens: give the tokenizer.json that made them with --tokenizer")
         else:
-            yield from (self.token_format.of_npy if kind == "npy" else self.token_format.of_bin)(data, place)
+            yield from (self.token_format.read_npy if kind == "npy" else self.token_format.read_bin)(data, place)

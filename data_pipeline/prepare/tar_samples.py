@@ -1,8 +1,9 @@
-"""Read the samples of a plain WebDataset shard from front to end, in whatever dialect of tar it was written.
+"""The samples of a plain WebDataset shard, which is read from front to end, in any dialect of tar.
 
-Ordinary tar readers end quietly at a damaged header, or where a file was cut between two members. Here all that can be
-checked is: the checksum of each header, the records of extended headers, the zeros that pad each member, the two blocks
-of zeros at the end, and that nothing follows them. A payload has no checksum, unless the shard is packed.
+Ordinary tar readers stop without an error at a damaged header, or at the end of a file that was cut between two
+members. Here everything that can be checked is checked: the checksum of each header, the records of extended headers,
+the padding of each member, the two blocks of zeros at the end, and that only zeros follow them. The content of a member
+has no checksum, unless the shard is compressed.
 """
 
 import io
@@ -14,12 +15,12 @@ from dataclasses import dataclass, field
 from foretrain.data_pipeline.errors import CorpusError
 
 READ_BYTES = 1 << 24
-"""A header may claim any size: memory is taken for what there is, not for what is claimed."""
+"""Bytes read at once: a damaged header may claim any size, for which no memory must be allocated."""
 
 REFUSED_TYPES = (tarfile.GNUTYPE_SPARSE, b"M")
-"""Files with holes, and the rest of a file that began on another volume: their payload is not the file's bytes."""
+"""Sparse files, and the rest of a file that started on another volume: their payload is not the file's content."""
 METADATA = re.compile(r"__[^/]*__($|/)")
-"""Names that WebDataset keeps for itself."""
+"""Names that WebDataset reserves."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,18 @@ class Member:
 
     name: str
     offset_bytes: int
-    """Of its header in the shard, unpacked where that is packed."""
-    data: bytes | None
-    """None where it is not wanted."""
+    """Position of its header in the decompressed shard."""
+    data: bytes
+    """Its content; empty if it is not wanted."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Members in a row with the same key, which is the path up to the first dot of the name."""
+    """Consecutive members with the same key, which is the path up to the first dot of the name."""
 
     key: str
     members: dict[str, Member] = field(default_factory=dict)
-    """By extension: all that follows that dot, in lower case."""
+    """By extension: everything after that dot, in lower case."""
 
     @property
     def place(self) -> str:
@@ -51,17 +52,17 @@ class Sample:
 def read_samples(stream: io.BufferedIOBase, shard: str, is_wanted: Callable[[str], bool]) -> Iterator[Sample]:
     """Yield the samples of a shard, with the bytes of the members whose extension is wanted.
 
-    Raises CorpusError, which names the shard and the offset, at the first fault, and for a shard that holds files but
-    no sample.
+    Raises CorpusError, which names the shard and the offset, at the first fault, and for a shard with files but without
+    a sample.
     """
     tar = _Tar(stream, shard)
     sample: Sample | None = None
-    stranger = ""
+    other_name = ""
     for file in _files(tar):
         key, extension = _key_and_extension(file.name)
         if key is None:
-            stranger = stranger or file.name
-            tar.take(file, keep=False)
+            other_name = other_name or file.name
+            tar.read_payload(file, keep=False)
             continue
         if sample is not None and sample.key != key:
             yield sample
@@ -72,11 +73,12 @@ def read_samples(stream: io.BufferedIOBase, shard: str, is_wanted: Callable[[str
                 f"{shard}: {file.name}, at byte {file.header_at}: the sample {key} has two members .{extension}: "
                 "rename one of them"
             )
-        sample.members[extension] = Member(file.name, file.header_at, tar.take(file, keep=is_wanted(extension)))
+        data = tar.read_payload(file, keep=is_wanted(extension))
+        sample.members[extension] = Member(file.name, file.header_at, data)
     if sample is not None:
         yield sample
-    elif stranger:
-        raise CorpusError(f"{shard} holds no sample: a member's name must be KEY.EXTENSION, unlike {stranger}")
+    elif other_name:
+        raise CorpusError(f"{shard} holds no sample: a member's name must be KEY.EXTENSION, unlike {other_name}")
 
 
 def _key_and_extension(name: str) -> tuple[str | None, str]:
@@ -95,34 +97,28 @@ class _File:
 
 
 class _Tar:
-    """The bytes of an archive, taken from front to end."""
+    """The bytes of an archive, read from front to end."""
 
     def __init__(self, stream: io.BufferedIOBase, shard: str) -> None:
         self._stream, self.shard = stream, shard
         self.at = 0
 
     def fault(self, at: int, what: str) -> CorpusError:
-        return CorpusError(f"{self.shard} is damaged at byte {at}: {what}; copy it anew, or leave it out")
+        return CorpusError(f"{self.shard} is damaged at byte {at}: {what}; copy the file again, or leave it out")
 
     def block(self) -> bytes:
         return self._take(tarfile.BLOCKSIZE, "a header, or one of the two blocks of zeros that end an archive,")
 
-    def payload(self, file: _File) -> bytes:
-        data = self._take(file.num_bytes, file.name)
-        self._pad(file.name)
+    def read_payload(self, file: _File, *, keep: bool = True) -> bytes:
+        """Read past the payload and the padding of a file; return the payload if `keep`, else nothing."""
+        data = b"".join(chunk if keep else b"" for chunk in self._chunks(file.num_bytes, file.name))
+        at = self.at
+        if self._take(-at % tarfile.BLOCKSIZE, f"the padding of {file.name}").strip(b"\0"):
+            raise self.fault(at, f"the padding of {file.name} is not zero")
         return data
 
-    def take(self, file: _File, *, keep: bool) -> bytes | None:
-        """Go past the payload of a file, and return it if it is to be kept."""
-        if keep:
-            return self.payload(file)
-        for _ in self._chunks(file.num_bytes, file.name):
-            pass
-        self._pad(file.name)
-        return None
-
     def end(self) -> None:
-        """Check that what follows the first block of zeros is one more, and zeros to the end of the file."""
+        """Check that one more block of zeros follows the first one, and only zeros up to the end of the file."""
         at = self.at
         rest = self.block()
         while rest:
@@ -143,18 +139,13 @@ class _Tar:
             num_bytes -= len(chunk)
             yield chunk
 
-    def _pad(self, name: str) -> None:
-        at = self.at
-        if self._take(-at % tarfile.BLOCKSIZE, f"the padding of {name}").strip(b"\0"):
-            raise self.fault(at, f"the padding of {name} is not zero")
-
 
 def _files(tar: _Tar) -> Iterator[_File]:
-    """Yield each regular file, whose payload is then to be taken or skipped.
+    """Yield each regular file; the caller must then read its payload.
 
-    Headers of pax and of GNU tar that say more about the member to come are joined with that member's own.
+    Extended headers of pax and GNU tar, which describe the next member, are merged with that member's own header.
     """
-    common: dict[str, str] = {}
+    for_all: dict[str, str] = {}
     extended: dict[str, str] = {}
     start: int | None = None
     while True:
@@ -167,26 +158,26 @@ def _files(tar: _Tar) -> Iterator[_File]:
             return
         header = _header(tar, block, at)
         if header.type == tarfile.XGLTYPE:
-            common |= _records(tar, header, at)
+            for_all |= _records(tar, header, at)
         elif header.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
             extended |= _records(tar, header, at)
             start = at if start is None else start
         elif header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
-            long = _decode(tar.payload(_File("a long name", at, header.size)).split(b"\0")[0])
+            long = _decode(tar.read_payload(_File("a long name", at, header.size)).split(b"\0")[0])
             extended |= {"path" if header.type == tarfile.GNUTYPE_LONGNAME else "linkpath": long}
             start = at if start is None else start
         else:
-            file = _file(tar, header, at if start is None else start, common | extended)
+            file = _file(tar, header, at if start is None else start, for_all | extended)
             extended, start = {}, None
             if header.isreg():
                 yield file
             else:
-                tar.take(file, keep=False)
+                tar.read_payload(file, keep=False)
 
 
 def _header(tar: _Tar, block: bytes, at: int) -> tarfile.TarInfo:
     try:
-        header = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")  # compares the checksum
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")  # checks the checksum
     except tarfile.HeaderError as error:
         raise tar.fault(at, f"this is no header of a tar file ({error})") from error
     if header.size < 0:
@@ -203,14 +194,14 @@ def _file(tar: _Tar, header: tarfile.TarInfo, at: int, extended: dict[str, str])
         )
     if not re.fullmatch("[0-9]{1,18}", size):
         raise tar.fault(at, f"{name} has a size of {size!r} bytes")
-    # What tar knows not to have a payload has none, whatever its size says; what tar does not know has one.
+    # A known type without a payload (a link, a folder) may have a size all the same; an unknown type has a payload.
     has_payload = header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
     return _File(name, at, int(size) if has_payload else 0)
 
 
 def _records(tar: _Tar, header: tarfile.TarInfo, at: int) -> dict[str, str]:
     """Return the records "LENGTH KEY=VALUE\\n" of an extended header (POSIX.1-2008, pax)."""
-    data = tar.payload(_File("an extended header", at, header.size))
+    data = tar.read_payload(_File("an extended header", at, header.size))
     records: dict[str, str] = {}
     start = 0
     while start < len(data):

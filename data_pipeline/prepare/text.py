@@ -1,4 +1,4 @@
-"""From the bytes of a file to the text of its documents: UTF-8, and the text of JSON objects."""
+"""From the bytes of a file to the text of its documents, in UTF-8 or in JSON objects."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -7,14 +7,14 @@ from foretrain.data_pipeline.errors import CorpusError
 
 
 class TextReader:
-    """Reads texts, and counts in `num_replaced` those that were not valid UTF-8: U+FFFD stands for what is not."""
+    """Reader of texts. It replaces invalid UTF-8 by U+FFFD, and counts the texts with such bytes in `num_replaced`."""
 
     def __init__(self, text_key: str) -> None:
         self._text_key = text_key
         self.num_replaced = 0
 
     def decode(self, data: bytes) -> str:
-        """Return the text of some UTF-8 bytes, without a byte order mark."""
+        """Return the text of UTF-8 bytes, without a byte order mark."""
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError:
@@ -22,18 +22,18 @@ class TextReader:
             self.num_replaced += 1
         return text.removeprefix("\ufeff")
 
-    def of_lines(self, lines: Iterable[bytes], place: str) -> Iterator[str]:
-        """Yield the text of each line of JSON; blank lines have none."""
+    def read_lines(self, lines: Iterable[bytes], place: str) -> Iterator[str]:
+        """Yield the text of each line, which is a JSON object. Blank lines are skipped."""
         for number, line in enumerate(lines, 1):
             if not line.isspace():
-                yield self.of_json(line, f"{place}:{number}")
+                yield self.parse_json(line, f"{place}:{number}")
 
-    def of_json(self, data: bytes, place: str) -> str:
-        """Return the text of a JSON object; raise CorpusError, which names the place, where it has none."""
+    def parse_json(self, data: bytes, place: str) -> str:
+        """Return the text of a JSON object. Raises CorpusError, which names the place, if it has none."""
         try:
             record = json.loads(self.decode(data))
         except (json.JSONDecodeError, RecursionError) as error:
-            raise CorpusError(f"{place} is not JSON ({error}): mend or remove it") from error
+            raise CorpusError(f"{place} is not JSON ({error}): repair or remove it") from error
         if not isinstance(record, dict):
             raise CorpusError(f'{place} is not a JSON object: it must look like {{"{self._text_key}": "..."}}')
         text = record.get(self._text_key)
@@ -46,7 +46,7 @@ class TextReader:
         return self._without_surrogates(text)
 
     def _without_surrogates(self, text: str) -> str:
-        """JSON can spell half of a surrogate pair ("\\ud800"), which no UTF-8 can hold."""
+        """Replace half surrogate pairs ("\\ud800"), which JSON allows and UTF-8 does not."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:

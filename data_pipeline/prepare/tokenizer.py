@@ -1,4 +1,4 @@
-"""The tokenizer: train a byte-level BPE, load a tokenizer.json, and cut text into pieces that can be encoded apart."""
+"""The tokenizer: training, loading and saving, and the cut of long texts into pieces that are encoded separately."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,8 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from foretrain.data_pipeline.errors import CorpusError
-from foretrain.data_pipeline.prepare.background import Job
+from foretrain.data_pipeline.prepare.background import abandon, start
+from foretrain.files import write_atomically
 
 EOT = "<|endoftext|>"
 KNOWN_EOTS = (EOT, "</s>")
@@ -22,14 +23,14 @@ MAX_PIECE_CHARS = 1 << 20
 
 
 class _StoppedError(Exception):
-    """Ends a training that nobody waits for."""
+    """End of a training whose result nobody needs."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Return a byte-level BPE of at most `vocab_size` tokens, `<|endoftext|>` being token 0.
+    """Return a byte-level BPE of at most `vocab_size` tokens; token 0 is `<|endoftext|>`.
 
     It encodes every string without loss. The same texts give the same tokenizer; few texts give fewer tokens.
-    Raises CorpusError where vocab_size is below MIN_VOCAB_SIZE. Ctrl-C ends it at once.
+    Raises CorpusError if vocab_size is below MIN_VOCAB_SIZE. Ctrl-C ends the training at once.
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise CorpusError(
@@ -53,27 +54,25 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
                 raise _StoppedError
             yield text
 
-    training = Job(lambda: tokenizer.train_from_iterator(until_stopped(), trainer))
+    training = start(lambda: tokenizer.train_from_iterator(until_stopped(), trainer))
     try:
         training.result()
     except BaseException:
         stopped = True
-        training.give_up()
+        abandon(training)
         raise
     return tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Write a tokenizer.json, there whole or not at all. The library's own `save` raises bare Exception."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    partial.replace(path)
+    """Write a tokenizer.json in one step. Raises OSError, while the library's own `save` raises bare Exception."""
+    write_atomically(path, tokenizer.to_str(pretty=True))
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Return the tokenizer of a tokenizer.json, without the truncation and padding that such a file may switch on.
+    """Return the tokenizer of a tokenizer.json, without the truncation and padding that the file may ask for.
 
-    Raises CorpusError for a file that is missing or is not a tokenizer.json.
+    Raises CorpusError if the file is missing or is not a tokenizer.json.
     """
     if not path.is_file():
         raise CorpusError(f"{path} does not exist: give the tokenizer.json of a tokenizer")
@@ -87,7 +86,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def find_eot(tokenizer: Tokenizer, eot_token: str | None = None) -> int:
-    """Return the id of the token that ends a document: `eot_token`, or the first of KNOWN_EOTS that there is."""
+    """Return the id of the token that ends a document: `eot_token`, or the first of KNOWN_EOTS in the vocabulary."""
     for token in KNOWN_EOTS if eot_token is None else (eot_token,):
         token_id = tokenizer.token_to_id(token)
         if token_id is not None:
@@ -97,27 +96,27 @@ def find_eot(tokenizer: Tokenizer, eot_token: str | None = None) -> int:
 
 
 def vocab_size_of(tokenizer: Tokenizer) -> int:
-    """Return the number of rows an embedding needs: the largest id plus one, as a vocabulary may have gaps."""
+    """Return the number of rows that an embedding needs: the largest id plus one, because ids may have gaps."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
 class TextBytes:
-    """Counts the UTF-8 bytes of the text of tokens."""
+    """The number of UTF-8 bytes in the text of tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._bytes_of_token = _bytes_of_token(tokenizer)
 
-    def of(self, tokens: npt.NDArray[np.integer]) -> int:
+    def count(self, tokens: npt.NDArray[np.integer]) -> int:
         if self._bytes_of_token is not None:
             return int(self._bytes_of_token[tokens].sum())
         return len(self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False).encode("utf-8"))
 
 
 def _bytes_of_token(tokenizer: Tokenizer) -> npt.NDArray[np.int64] | None:
-    """Return the number of bytes that each token stands for, of shape (vocabulary,); None unless it is byte-level.
+    """Return the number of bytes of each token's text, of shape (vocab_size,); None unless the BPE is byte-level.
 
-    A byte-level token is spelled with one character for each of its bytes, and an added one as it is.
+    A byte-level token is spelled with one character for each of its bytes, but an added token with its own text.
     """
     decoder = json.loads(tokenizer.to_str())["decoder"] or {}
     if "ByteLevel" not in [decoder.get("type"), *(each.get("type") for each in decoder.get("decoders", []))]:
@@ -131,21 +130,21 @@ def _bytes_of_token(tokenizer: Tokenizer) -> npt.NDArray[np.int64] | None:
 
 
 def cut_into_pieces(text: str, max_chars: int = MAX_PIECE_CHARS) -> Iterator[str]:
-    """Yield consecutive pieces of at most `max_chars` characters that make up the text; a short text is one piece.
+    """Yield consecutive pieces of a text, each of at most `max_chars` characters; a short text is one piece.
 
-    A cut falls behind the last newline between two characters that are not white space, where a byte-level BPE never
-    joins two sides, so that the pieces' tokens are the text's tokens. Only where a whole piece has no such place, or
-    with a tokenizer that marks the start of a text, can a token at the cut differ.
+    A piece ends after the last newline between two characters that are not white space. A byte-level BPE never joins
+    the two sides, so the tokens of the pieces are those of the text. A token at the cut can differ only if a piece has
+    no such newline, or if the tokenizer marks the start of a text.
     """
     start = 0
     while len(text) - start > max_chars:
-        end = _cut_place(text, start, start + max_chars)
+        end = _end_of_piece(text, start, start + max_chars)
         yield text[start:end]
         start = end
     yield text[start:]
 
 
-def _cut_place(text: str, start: int, limit: int) -> int:
+def _end_of_piece(text: str, start: int, limit: int) -> int:
     end = text.rfind("\n", start + 1, limit) + 1
     while end > 0 and (text[end - 2].isspace() or text[end].isspace()):
         end = text.rfind("\n", start + 1, end - 1) + 1

@@ -1,4 +1,4 @@
-"""Read files and members that are packed with gzip or zstd, and notice where they are cut short."""
+"""Decompression of files and members in gzip or zstd, with an error if they are cut short."""
 
 import gzip
 import io
@@ -8,18 +8,18 @@ import zstandard
 
 COMPRESSIONS = ("", ".gz", ".zst")
 UNPACK_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
-"""What reading leaves where the packed bytes are damaged."""
+"""What reading raises if the compressed bytes are damaged."""
 
 READ_BYTES = 1 << 17
 
 
 def without_compression(name: str) -> str:
-    """Return a file's name as it was before it was packed."""
+    """Return a file's name without the suffix of its compression."""
     return name.removesuffix(".gz").removesuffix(".zst")
 
 
 def unpack(name: str, raw: io.BufferedIOBase) -> io.BufferedIOBase:
-    """Return the unpacked bytes of a file that is open, packed as its name says."""
+    """Return the decompressed bytes of an open file, whose name says its compression."""
     if name.endswith(".gz"):
         return gzip.open(raw, "rb")
     if name.endswith(".zst"):
@@ -28,7 +28,7 @@ def unpack(name: str, raw: io.BufferedIOBase) -> io.BufferedIOBase:
 
 
 class _ZstdReader(io.RawIOBase):
-    """Reads all frames of a zstd file. zstandard's own reader ends without an error where a file is cut short."""
+    """All frames of a zstd file. zstandard's own reader ends without an error if the file is cut short."""
 
     def __init__(self, raw: io.BufferedIOBase) -> None:
         self._raw = raw

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foretrain.data_pipeline.corpus.remote import RemoteStore
+from foretrain.data_pipeline.corpus.remote.store import RemoteStore
 from tests.data_pipeline.corpus.http_server import FaultyServer, serving
 from tests.data_pipeline.corpus.served import SHARD_BYTES, SHARDS, MakeStore
 from tests.data_pipeline.corpus.store_workers import remote_store

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from foretrain.data_pipeline.corpus.remote import RemoteStore
+from foretrain.data_pipeline.corpus.remote.store import RemoteStore
 
 NUM_SHARDS = 6
 SHARD_BYTES = 100_000

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from foretrain.configs.data import CacheConfig
-from foretrain.data_pipeline.corpus.remote import RemoteStore
+from foretrain.data_pipeline.corpus.remote.store import RemoteStore
 from foretrain.data_pipeline.corpus.store import Store, StoreCounts
 
 FAST = CacheConfig(max_gb=1e-3, prefetch_gb=1e-3, timeout_s=2.0, retries=3)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foretrain.data_pipeline.corpus.cache import Cache, Wanted
+from foretrain.data_pipeline.corpus.remote.cache import Cache, CachedFile
 from foretrain.data_pipeline.errors import CorpusError
 
 
@@ -29,9 +29,9 @@ def content(number: int, size_bytes: int) -> bytes:
     return hashlib.shake_128(f"{number}".encode()).digest(size_bytes)
 
 
-def wanted(number: int, size_bytes: int = 100, *, is_kept: bool = False) -> Wanted:
+def wanted(number: int, size_bytes: int = 100, *, is_pinned: bool = False) -> CachedFile:
     sha256 = hashlib.sha256(content(number, size_bytes)).hexdigest()
-    return Wanted(f"{'index' if is_kept else 'shard'}-{number}", size_bytes, sha256, is_kept)
+    return CachedFile(f"{'index' if is_pinned else 'shard'}-{number}", size_bytes, sha256, is_pinned)
 
 
 def writes(number: int, size_bytes: int = 100) -> Callable[[BinaryIO], None]:
@@ -46,9 +46,9 @@ def never(file: BinaryIO) -> None:
     raise AssertionError("fetched what was there")
 
 
-def get(cache: Cache, number: int, size_bytes: int = 100, *, is_kept: bool = False) -> int:
+def get(cache: Cache, number: int, size_bytes: int = 100, *, is_pinned: bool = False) -> int:
     """A file descriptor; the caller closes it."""
-    opened = cache.open_or_fetch(wanted(number, size_bytes, is_kept=is_kept), writes(number, size_bytes))
+    opened = cache.open_or_fetch(wanted(number, size_bytes, is_pinned=is_pinned), writes(number, size_bytes))
     assert opened is not None
     return opened[0]
 
@@ -80,7 +80,7 @@ def test_the_limit_holds_and_contents_are_right_for_any_sequence_of_accesses(
         for number, how in steps:
             number %= len(sizes)
             fetch = writes(number, sizes[number])
-            opened = cache.open_or_fetch(wanted(number, sizes[number]), fetch, is_ahead=how == "ahead")
+            opened = cache.open_or_fetch(wanted(number, sizes[number]), fetch, is_prefetch=how == "ahead")
             assert used_bytes(Path(root)) <= limit
             if opened is None:
                 assert how == "ahead"
@@ -95,7 +95,7 @@ def test_the_limit_holds_and_contents_are_right_for_any_sequence_of_accesses(
 
 @settings(deadline=None, max_examples=40)
 @given(accesses=st.lists(st.integers(0, 6), max_size=40), room=st.integers(1, 5))
-def test_what_was_not_used_for_longest_gives_way(accesses: list[int], room: int) -> None:
+def test_the_least_recently_used_file_is_evicted(accesses: list[int], room: int) -> None:
     with tempfile.TemporaryDirectory() as root:
         cache = Cache(Path(root), "http://x/corpus", "0" * 64, room * 100 + 50)
         recent: list[int] = []
@@ -105,7 +105,7 @@ def test_what_was_not_used_for_longest_gives_way(accesses: list[int], room: int)
             assert kept_files(cache) == {f"shard-{other}" for other in recent}
 
 
-def test_a_shard_that_is_open_gives_way_only_after_all_others(tmp_path: Path) -> None:
+def test_an_open_shard_is_evicted_only_after_all_others(tmp_path: Path) -> None:
     cache = Cache(tmp_path, "u", "0" * 64, 300)
     oldest = get(cache, 0)
     put(cache, 1)
@@ -119,20 +119,20 @@ def test_a_shard_that_is_open_gives_way_only_after_all_others(tmp_path: Path) ->
         os.close(file)
 
 
-def test_fetching_ahead_takes_no_room_from_what_is_open(tmp_path: Path) -> None:
+def test_prefetching_evicts_no_open_file(tmp_path: Path) -> None:
     cache = Cache(tmp_path, "u", "0" * 64, 250)
     files = [get(cache, 0), get(cache, 1)]
-    assert cache.open_or_fetch(wanted(2), never, is_ahead=True) is None
-    assert cache.open_or_fetch(wanted(3, 1000), never, is_ahead=True) is None
+    assert cache.open_or_fetch(wanted(2), never, is_prefetch=True) is None
+    assert cache.open_or_fetch(wanted(3, 1000), never, is_prefetch=True) is None
     assert kept_files(cache) == {"shard-0", "shard-1"}
     os.close(files[0])
-    assert cache.open_or_fetch(wanted(2), writes(2), is_ahead=True) is not None
+    assert cache.open_or_fetch(wanted(2), writes(2), is_prefetch=True) is not None
     assert kept_files(cache) == {"shard-1", "shard-2"}
 
 
-def test_a_small_file_stays_while_it_is_open_and_gives_way_after(tmp_path: Path) -> None:
+def test_a_small_file_is_evicted_only_after_it_is_closed(tmp_path: Path) -> None:
     cache = Cache(tmp_path, "u", "0" * 64, 250)
-    index = get(cache, 0, is_kept=True)
+    index = get(cache, 0, is_pinned=True)
     for number in range(1, 6):
         put(cache, number)
     assert kept_files(cache) == {"index-0", "shard-5"}
@@ -143,11 +143,11 @@ def test_a_small_file_stays_while_it_is_open_and_gives_way_after(tmp_path: Path)
     assert kept_files(cache) == {"shard-7"}
 
 
-def test_a_file_larger_than_the_cache_is_refused_and_moves_nothing(tmp_path: Path) -> None:
+def test_a_file_larger_than_the_cache_is_refused_and_evicts_nothing(tmp_path: Path) -> None:
     cache = Cache(tmp_path, "u", "0" * 64, 10**9)
     put(cache, 0)
     with pytest.raises(CorpusError, match=r"a file of 1\.5 GB does not fit into .* limit is 1 GB: raise data\.cache"):
-        cache.open_or_fetch(Wanted("shard-1", 15 * 10**8, "0"), never)
+        cache.open_or_fetch(CachedFile("shard-1", 15 * 10**8, "0"), never)
     assert kept_files(cache) == {"shard-0"}
 
 
@@ -159,7 +159,7 @@ def test_corpora_do_not_mix_but_share_the_limit(tmp_path: Path) -> None:
     assert [kept_files(cache) for cache in caches] == [set(), {"shard-0"}, {"shard-0"}]
 
 
-def test_files_of_others_in_the_folder_are_never_touched(tmp_path: Path) -> None:
+def test_other_files_in_the_cache_folder_are_never_touched(tmp_path: Path) -> None:
     strangers = [tmp_path / "thesis.txt", tmp_path / "corpus" / "train-000000.tar", tmp_path / "a.corpus" / "x"]
     for stranger in strangers:
         stranger.parent.mkdir(exist_ok=True)
@@ -181,9 +181,9 @@ def test_a_file_cut_short_on_disk_is_fetched_again(tmp_path: Path, damage: int) 
     os.close(file)
 
 
-def test_a_file_of_unknown_size_is_believed_by_its_content(tmp_path: Path) -> None:
+def test_a_file_of_unknown_size_is_checked_by_its_content(tmp_path: Path) -> None:
     cache = Cache(tmp_path, "u", "0" * 64, 1000)
-    unsized = Wanted("index-0", None, wanted(0).sha256, is_kept=True)
+    unsized = CachedFile("index-0", None, wanted(0).sha256, is_pinned=True)
     for _ in range(2):
         opened = cache.open_or_fetch(unsized, writes(0))
         assert opened is not None and opened[1] and os.read(opened[0], 1000) == content(0, 100)
@@ -192,7 +192,7 @@ def test_a_file_of_unknown_size_is_believed_by_its_content(tmp_path: Path) -> No
         cache.path(unsized).write_bytes(b"other")
 
 
-def test_a_fetch_that_fails_leaves_a_part_that_the_next_one_goes_on_from(tmp_path: Path) -> None:
+def test_a_failed_fetch_leaves_a_part_from_which_the_next_one_resumes(tmp_path: Path) -> None:
     cache = Cache(tmp_path, "u", "0" * 64, 1000)
 
     def fails(file: BinaryIO) -> None:
@@ -211,7 +211,7 @@ def test_a_fetch_that_fails_leaves_a_part_that_the_next_one_goes_on_from(tmp_pat
     assert kept_files(cache) == {"shard-0"}
 
 
-def test_a_part_counts_with_its_whole_size_and_gives_way_once_nobody_writes_it(tmp_path: Path) -> None:
+def test_a_part_counts_with_its_full_size_and_is_evicted_after_its_writer_is_gone(tmp_path: Path) -> None:
     cache = Cache(tmp_path, "u", "0" * 64, 300)
 
     def watched(file: BinaryIO) -> None:
@@ -226,7 +226,7 @@ def test_a_part_counts_with_its_whole_size_and_gives_way_once_nobody_writes_it(t
     assert kept_files(cache) == {"shard-2", "shard-3"}
 
 
-def test_threads_that_want_one_file_fetch_it_once(tmp_path: Path) -> None:
+def test_threads_that_need_the_same_file_fetch_it_once(tmp_path: Path) -> None:
     cache = Cache(tmp_path, "u", "0" * 64, 1000)
     fetched, started, go_on = [], threading.Event(), threading.Event()
 
@@ -247,14 +247,14 @@ def test_threads_that_want_one_file_fetch_it_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     started.wait()
-    assert cache.open_or_fetch(wanted(0), never, is_ahead=True) is None  # nothing ahead waits for another
+    assert cache.open_or_fetch(wanted(0), never, is_prefetch=True) is None  # nothing ahead waits for another
     go_on.set()
     for thread in threads:
         thread.join()
     assert len(fetched) == 1 and results == [content(0, 100)] * 6
 
 
-def test_who_finds_all_room_taken_by_others_waits_for_them(tmp_path: Path) -> None:
+def test_a_fetch_waits_while_other_downloads_take_all_the_room(tmp_path: Path) -> None:
     cache = Cache(tmp_path, "u", "0" * 64, 150)
     inside, go_on = threading.Event(), threading.Event()
 

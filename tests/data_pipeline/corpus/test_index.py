@@ -86,7 +86,7 @@ def test_the_index_is_what_tarfile_and_numpy_find_in_the_shards(
 
 
 @given(rows=st.lists(st.tuples(*[st.integers(0, 2**62)] * 5), max_size=5))
-def test_rows_go_on_from_what_was_saved(rows: list[tuple[int, ...]]) -> None:
+def test_index_rows_resume_from_saved_rows(rows: list[tuple[int, ...]]) -> None:
     fields = ("num_tokens", "tokens_at", "lens_at", "num_lens", "num_documents")
     whole, saved = IndexRows(), IndexRows()
     for row in rows:
@@ -105,7 +105,7 @@ def test_an_index_is_mapped_and_not_copied_into_memory(corpus: Path) -> None:
         assert isinstance(base, np.memmap)
 
 
-def test_a_shard_is_walked_once_as_long_as_it_is_the_same_file(settled: Path, walked: list[str]) -> None:
+def test_a_shard_is_checked_once_as_long_as_it_is_the_same_file(settled: Path, walked: list[str]) -> None:
     names = sorted(shard.name for shard in Manifest.read(settled).splits["train"].shards)
     open_corpus(settled, "train")
     assert sorted(walked) == names
@@ -126,7 +126,7 @@ def _flip_header(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_file_altered_behind_its_time_is_walked_again(settled: Path, tmp_path: Path) -> None:
+def test_a_file_altered_without_a_new_modification_time_is_checked_again(settled: Path, tmp_path: Path) -> None:
     open_corpus(settled, "train")
     before = (settled / SHARD).stat()
     _flip_header(settled / SHARD)
@@ -136,7 +136,7 @@ def test_a_file_altered_behind_its_time_is_walked_again(settled: Path, tmp_path:
         open_corpus(settled, "train")
 
 
-def test_the_record_does_not_travel_with_a_copy(settled: Path, tmp_path: Path) -> None:
+def test_the_record_of_checked_files_does_not_apply_to_a_copy(settled: Path, tmp_path: Path) -> None:
     open_corpus(settled, "train")
     other = Path(shutil.copytree(settled, tmp_path / "other"))
     assert (other / checked_name("train")).exists()
@@ -147,7 +147,7 @@ def test_the_record_does_not_travel_with_a_copy(settled: Path, tmp_path: Path) -
         open_corpus(other, "train")
 
 
-def test_what_was_checked_before_a_fault_is_not_checked_again(settled: Path, walked: list[str]) -> None:
+def test_files_checked_before_a_fault_are_not_checked_again(settled: Path, walked: list[str]) -> None:
     last = Manifest.read(settled).splits["train"].shards[-1].name
     sound = (settled / last).read_bytes()
     _flip_header(settled / last)
@@ -159,7 +159,7 @@ def test_what_was_checked_before_a_fault_is_not_checked_again(settled: Path, wal
     assert walked == [last]
 
 
-def test_a_file_changed_just_now_is_not_recorded(copy: Path, walked: list[str]) -> None:
+def test_a_file_that_has_just_changed_is_not_recorded(copy: Path, walked: list[str]) -> None:
     open_corpus(copy, "train")
     open_corpus(copy, "train")
     assert len(walked) == 2 * len(Manifest.read(copy).splits["train"].shards)
@@ -169,7 +169,7 @@ def test_a_file_changed_just_now_is_not_recorded(copy: Path, walked: list[str]) 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "5", "null", '{"files": {}}', '{"files": 5, "index_sha256": 5}', "[" * 100_000, "\xff"]
 )
-def test_a_damaged_record_is_not_believed(settled: Path, walked: list[str], text: str) -> None:
+def test_a_damaged_record_is_ignored(settled: Path, walked: list[str], text: str) -> None:
     num_shards = len(Manifest.read(settled).splits["train"].shards)
     (settled / checked_name("train")).write_text(text, encoding="latin-1")
     open_corpus(settled, "train")
@@ -178,7 +178,7 @@ def test_a_damaged_record_is_not_believed(settled: Path, walked: list[str], text
     assert len(walked) == num_shards
 
 
-def test_a_record_of_another_index_is_not_believed(settled: Path, walked: list[str]) -> None:
+def test_a_record_of_another_index_is_ignored(settled: Path, walked: list[str]) -> None:
     open_corpus(settled, "train")
     record = settled / checked_name("train")
     record.write_text(json.dumps({**json.loads(record.read_text()), "index_sha256": "0" * 64}))
@@ -187,7 +187,7 @@ def test_a_record_of_another_index_is_not_believed(settled: Path, walked: list[s
     assert walked
 
 
-def test_where_no_record_can_be_written_a_corpus_opens_all_the_same(settled: Path, walked: list[str]) -> None:
+def test_a_corpus_opens_even_if_no_record_can_be_written(settled: Path, walked: list[str]) -> None:
     (settled / checked_name("train")).mkdir()  # so that no file can take that name
     for _ in range(2):
         open_corpus(settled, "train")
@@ -216,7 +216,7 @@ def test_several_processes_may_open_a_corpus_at_once(settled: Path) -> None:
     assert all(is_part_of_corpus(file.name) for file in settled.iterdir())
 
 
-def test_a_remote_corpus_is_opened_by_its_index_alone(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remote_corpus_is_opened_with_only_manifest_and_index(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     class Remote(FolderStore):
@@ -277,7 +277,7 @@ def test_a_fault_of_any_file_is_found_at_open_and_by_verify(copy: Path, fault: s
         verify(copy)
 
 
-def test_shards_of_one_size_that_swapped_places_are_found_at_open(tmp_path: Path) -> None:
+def test_swapped_shards_of_equal_size_are_found_at_open(tmp_path: Path) -> None:
     writer = SplitWriter(tmp_path, "train", block_bytes=100, shard_tokens=100)
     for _ in range(2):
         writer.add(np.ones(100, dtype="<u2"), num_text_bytes=1)

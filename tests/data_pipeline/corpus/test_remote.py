@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foretrain.data_pipeline.corpus.remote import backoff_s
+from foretrain.data_pipeline.corpus.remote.download import backoff_s
 from foretrain.data_pipeline.corpus.shards import open_corpus
 from foretrain.data_pipeline.errors import CorpusError, UnreadableError
 from tests.data_pipeline.corpus.http_server import Fault, FaultyServer, serving
@@ -30,7 +30,9 @@ from tests.data_pipeline.corpus.store_workers import (
 )
 
 
-def test_a_shard_is_fetched_once_and_then_found(make: MakeStore, server: FaultyServer, folder: Path) -> None:
+def test_a_shard_is_fetched_once_and_then_read_from_the_cache(
+    make: MakeStore, server: FaultyServer, folder: Path
+) -> None:
     store = make()
     assert not store.is_local and store.url == server.url
     for _ in range(3):
@@ -41,7 +43,7 @@ def test_a_shard_is_fetched_once_and_then_found(make: MakeStore, server: FaultyS
     assert server.requested(SHARD) == [0]
 
 
-def test_sizes_are_the_manifests_and_cost_no_request(make: MakeStore, server: FaultyServer) -> None:
+def test_sizes_come_from_the_manifest_without_a_request(make: MakeStore, server: FaultyServer) -> None:
     assert make().size(SHARD) == SHARD_BYTES
     assert server.requested(SHARD) == []
 
@@ -66,7 +68,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 @pytest.mark.parametrize("has_ranges", [True, False], ids=["ranges", "no ranges"])
-def test_a_fault_is_retried_and_what_comes_is_right(
+def test_a_fault_is_retried_until_the_right_bytes_arrive(
     make: MakeStore, server: FaultyServer, folder: Path, fault: Fault, has_ranges: bool
 ) -> None:
     store = make(timeout_s=STALL_S, retries=8)
@@ -77,7 +79,7 @@ def test_a_fault_is_retried_and_what_comes_is_right(
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-def test_a_fault_that_stays_is_an_error_that_names_the_url_and_the_shard(
+def test_a_permanent_fault_is_an_error_that_names_the_url_and_the_shard(
     make: MakeStore, server: FaultyServer, folder: Path, tmp_path: Path, fault: Fault
 ) -> None:
     store = make(retries=1, timeout_s=STALL_S)
@@ -94,7 +96,9 @@ def test_a_fault_that_stays_is_an_error_that_names_the_url_and_the_shard(
 
 
 @pytest.mark.parametrize(("status", "reason"), [(404, "Not Found"), (403, "Forbidden"), (401, "Unauthorized")])
-def test_what_will_not_change_is_not_retried(make: MakeStore, server: FaultyServer, status: int, reason: str) -> None:
+def test_an_answer_that_will_not_change_is_not_retried(
+    make: MakeStore, server: FaultyServer, status: int, reason: str
+) -> None:
     store = make()
     server.always[SHARD] = Fault(status=status)
     with pytest.raises(UnreadableError, match=rf"{SHARD} answers {status} {reason}: check data\.path and who may"):
@@ -102,18 +106,18 @@ def test_what_will_not_change_is_not_retried(make: MakeStore, server: FaultyServ
     assert server.requested(SHARD) == [0] and store.counts.retries == 0
 
 
-def test_a_corpus_that_is_not_there_is_told_when_it_is_opened(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_missing_corpus_is_reported_when_it_is_opened(server: FaultyServer, tmp_path: Path) -> None:
     server.always["manifest.json"] = Fault(status=404)
     with pytest.raises(CorpusError, match=r"corpus/manifest\.json answers 404 Not Found: check data\.path"):
         remote_store(server.url, tmp_path, tmp_path / "cache")
 
 
-def test_a_server_that_is_not_there_is_retried_and_then_told(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_missing_server_is_retried_and_then_reported(server: FaultyServer, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"manifest\.json.*Connection refused.*, at attempt 2, the last one: check"):
         remote_store("http://127.0.0.1:9/corpus", tmp_path, tmp_path / "cache", retries=1)
 
 
-def test_a_server_is_not_asked_again_before_it_wants_to_be(make: MakeStore, server: FaultyServer, folder: Path) -> None:
+def test_the_wait_that_a_server_requests_is_respected(make: MakeStore, server: FaultyServer, folder: Path) -> None:
     store = make()
     start_s = time.monotonic()
     in_three_s = formatdate(time.time() + 3, usegmt=True)  # in whole seconds: 2 to 3
@@ -122,14 +126,14 @@ def test_a_server_is_not_asked_again_before_it_wants_to_be(make: MakeStore, serv
     assert time.monotonic() - start_s >= 1.5  # the waits themselves are 33 to 133 ms
 
 
-def test_waits_double_up_to_a_limit_and_are_never_the_same() -> None:
+def test_waits_double_up_to_a_limit_and_are_random() -> None:
     waits = [[backoff_s(failures, 30.0) for _ in range(50)] for failures in range(1, 12)]
     for failures, longest_s in zip(range(11), [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60], strict=True):
         assert longest_s / 2 <= min(waits[failures]) < max(waits[failures]) <= longest_s
         assert len(set(waits[failures])) > 40
 
 
-def test_a_cut_connection_goes_on_where_it_was_cut(make: MakeStore, server: FaultyServer, folder: Path) -> None:
+def test_a_download_resumes_where_the_connection_broke(make: MakeStore, server: FaultyServer, folder: Path) -> None:
     store = make(timeout_s=STALL_S, retries=8)
     server.faults[SHARD].extend([Fault(cut_after=30_000), Fault(reset_after=30_000), Fault(stall_after=30_000)])
     assert contents(store, SHARD) == whole(folder)
@@ -138,7 +142,7 @@ def test_a_cut_connection_goes_on_where_it_was_cut(make: MakeStore, server: Faul
     assert store.counts.downloaded_bytes == SHARD_BYTES + 14
 
 
-def test_a_line_that_breaks_more_often_than_there_are_retries_still_gets_a_shard_through(
+def test_a_shard_arrives_even_if_the_connection_breaks_more_often_than_there_are_retries(
     make: MakeStore, server: FaultyServer, folder: Path
 ) -> None:
     store = make(retries=1, timeout_s=0.5)
@@ -150,7 +154,7 @@ def test_a_line_that_breaks_more_often_than_there_are_retries_still_gets_a_shard
 @pytest.mark.parametrize(
     "fault", [Fault(shift=1000), Fault(headers={"Content-Range": "bytes"}), Fault(headers={"Content-Range": ""})]
 )
-def test_a_part_that_was_not_asked_for_is_not_taken(
+def test_a_part_that_was_not_requested_is_rejected(
     make: MakeStore, server: FaultyServer, folder: Path, fault: Fault
 ) -> None:
     store = make()
@@ -159,7 +163,7 @@ def test_a_part_that_was_not_asked_for_is_not_taken(
     assert server.requested(SHARD) == [0, 50_000, 50_000]
 
 
-def test_small_files_come_as_files_and_as_bytes_with_retries(
+def test_small_files_are_retried_and_available_as_paths_and_bytes(
     make: MakeStore, server: FaultyServer, folder: Path, tmp_path: Path
 ) -> None:
     server.faults["manifest.json"].extend([Fault(status=500), Fault(cut_after=5)])
@@ -172,7 +176,7 @@ def test_small_files_come_as_files_and_as_bytes_with_retries(
     assert len(server.requested("tokenizer.json")) == 3
 
 
-def test_a_small_file_of_unknown_size_is_checked_too(make: MakeStore, server: FaultyServer, folder: Path) -> None:
+def test_a_small_file_of_unknown_size_is_checked(make: MakeStore, server: FaultyServer, folder: Path) -> None:
     store = make()
     store.expect("tokenizer.json", None, hashlib.sha256(whole(folder, "tokenizer.json")).hexdigest())
     server.faults["tokenizer.json"].extend([Fault(flip=True), Fault(shorten=1), Fault(cut_after=400)])
@@ -181,7 +185,7 @@ def test_a_small_file_of_unknown_size_is_checked_too(make: MakeStore, server: Fa
 
 
 @pytest.mark.parametrize("more", [b"", b"more"])
-def test_a_part_as_long_as_the_file_or_longer_is_no_dead_end(
+def test_a_part_as_long_as_the_file_or_longer_is_completed(
     make: MakeStore, folder: Path, tmp_path: Path, more: bytes
 ) -> None:
     store = make()
@@ -194,7 +198,7 @@ def test_a_part_as_long_as_the_file_or_longer_is_no_dead_end(
     assert store.read("tokenizer.json") == whole(folder, "tokenizer.json")
 
 
-def test_a_manifest_cannot_name_files_elsewhere(make: MakeStore) -> None:
+def test_a_manifest_cannot_name_files_in_other_folders(make: MakeStore) -> None:
     with pytest.raises(CorpusError, match=r"manifest\.json names a file '\.\./x' outside of its folder"):
         make().expect("../x", 1, "0")
 
@@ -212,7 +216,7 @@ def test_a_manifest_cannot_name_files_elsewhere(make: MakeStore) -> None:
     ),
     has_ranges=st.booleans(),
 )
-def test_any_faults_in_a_row_end_in_the_right_bytes(
+def test_any_sequence_of_faults_ends_in_the_right_bytes(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, faults: list[Fault], has_ranges: bool
 ) -> None:
     with serving(folder) as server:
@@ -222,7 +226,7 @@ def test_any_faults_in_a_row_end_in_the_right_bytes(
         assert contents(store, SHARD) == whole(folder)
 
 
-def test_the_stream_from_a_faulty_server_is_the_local_one_token_for_token(corpus: Path, tmp_path: Path) -> None:
+def test_the_stream_from_a_faulty_server_equals_the_local_stream(corpus: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     kinds = [Fault(status=503), Fault(cut_after=2000), Fault(reset_after=500), Fault(flip=True), Fault(shorten=9)]
     with serving(corpus) as server:
@@ -240,7 +244,7 @@ def test_the_stream_from_a_faulty_server_is_the_local_one_token_for_token(corpus
     assert np.array_equal(copy.read(0, 100), local.read(0, 100))
 
 
-def test_a_shard_that_stays_away_ends_the_reading_and_nothing_is_skipped(corpus: Path, tmp_path: Path) -> None:
+def test_a_shard_that_cannot_be_fetched_ends_the_reading_and_is_not_skipped(corpus: Path, tmp_path: Path) -> None:
     local = open_corpus(corpus, "train")
     away = local.shard_names[1]
     start = int(local.shard_starts[1])

@@ -1,5 +1,6 @@
 """Shards that are fetched before they are needed."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.data_pipeline.corpus.store_workers import (
 )
 
 
-def test_shards_are_fetched_ahead_in_the_order_of_need_and_never_more_than_allowed(
+def test_shards_are_prefetched_in_the_order_of_need_up_to_the_limit(
     make: MakeStore, server: FaultyServer, folder: Path, tmp_path: Path
 ) -> None:
     store = make(prefetch_gb=3.5 * SHARD_BYTES / 1e9)
@@ -30,7 +31,7 @@ def test_shards_are_fetched_ahead_in_the_order_of_need_and_never_more_than_allow
     assert server.requested(SHARDS[5]) == [0]
 
 
-def test_fetching_ahead_returns_at_once_and_is_joined_by_who_needs_the_shard(
+def test_prefetching_returns_at_once_and_open_waits_for_its_download(
     make: MakeStore, server: FaultyServer, folder: Path
 ) -> None:
     store = make()
@@ -42,7 +43,7 @@ def test_fetching_ahead_returns_at_once_and_is_joined_by_who_needs_the_shard(
     assert server.requested(SHARD) == [0]
 
 
-def test_what_is_fetched_ahead_does_not_push_out_what_is_needed_soon(
+def test_prefetching_does_not_evict_shards_that_are_needed_soon(
     make: MakeStore, server: FaultyServer, folder: Path, tmp_path: Path
 ) -> None:
     store = make(max_gb=4.5 * SHARD_BYTES / 1e9)
@@ -56,7 +57,7 @@ def test_what_is_fetched_ahead_does_not_push_out_what_is_needed_soon(
     assert server.requested(SHARDS[4]) == []  # more than half of the cache
 
 
-def test_a_failure_ahead_is_silent_until_the_shard_is_needed(make: MakeStore, server: FaultyServer) -> None:
+def test_a_failed_prefetch_is_silent_until_the_shard_is_needed(make: MakeStore, server: FaultyServer) -> None:
     store = make(retries=1)
     server.always[SHARD] = Fault(status=500)
     store.prefetch([SHARD, SHARDS[1]])
@@ -66,7 +67,9 @@ def test_a_failure_ahead_is_silent_until_the_shard_is_needed(make: MakeStore, se
         store.open(SHARD)
 
 
-def test_nothing_is_fetched_ahead_where_none_is_allowed_or_after_the_end(make: MakeStore, server: FaultyServer) -> None:
+def test_nothing_is_prefetched_if_the_limit_is_zero_or_the_store_is_closed(
+    make: MakeStore, server: FaultyServer
+) -> None:
     make(prefetch_gb=0.0).prefetch(SHARDS)
     closed = make()
     closed.close()
@@ -75,13 +78,13 @@ def test_nothing_is_fetched_ahead_where_none_is_allowed_or_after_the_end(make: M
     assert {name for name, _ in server.requests} == {"manifest.json"}
 
 
-def test_a_store_that_is_closed_ends_what_is_on_its_way(make: MakeStore, server: FaultyServer) -> None:
+def test_closing_a_store_ends_its_downloads(make: MakeStore, server: FaultyServer) -> None:
     store = make()
     server.always[SHARD] = Fault(status=503, headers={"Retry-After": "500"})
     store.prefetch([SHARD])
     wait_for(lambda: server.requested(SHARD) == [0])
-    thread = store._thread
+    assert [thread for thread in threading.enumerate() if thread.name == "prefetch"]
     store.close()
-    assert thread and not thread.is_alive()
+    wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name == "prefetch"])
     with pytest.raises(CorpusError, match="was closed"):
         store.open(SHARD)

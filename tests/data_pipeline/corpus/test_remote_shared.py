@@ -45,7 +45,7 @@ def test_processes_that_open_one_shard_at_once_fetch_it_once(
     assert sum(counts.hits for _, counts in results) == 3
 
 
-def test_who_waits_for_a_shard_gets_it_while_the_one_that_fetched_it_still_reads(
+def test_a_waiting_store_gets_the_shard_while_the_store_that_fetched_it_still_reads(
     make: MakeStore, server: FaultyServer, folder: Path
 ) -> None:
     server.gate.clear()
@@ -73,7 +73,7 @@ def test_the_limit_holds_with_several_processes_at_once(
 
 
 @pytest.mark.parametrize("is_damaged", [False, True])
-def test_what_a_killed_process_leaves_behind_is_gone_on_from_and_not_believed(
+def test_the_part_of_a_killed_process_is_resumed_and_checked(
     make: MakeStore, server: FaultyServer, folder: Path, tmp_path: Path, is_damaged: bool
 ) -> None:
     store = make()

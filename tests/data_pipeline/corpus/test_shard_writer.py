@@ -39,7 +39,7 @@ def test_plain_webdataset_reads_the_tokens_and_the_lengths_of_the_documents(tmp_
     assert np.array_equal(tokens, np.concatenate(documents))
 
 
-def test_the_record_agrees_with_what_was_written(tmp_path: Path) -> None:
+def test_the_split_info_agrees_with_the_shards(tmp_path: Path) -> None:
     documents = [np.arange(300, dtype="<u2")] * 40
     split = write(tmp_path, documents, block_bytes=1000, shard_tokens=2000)
     assert (split.num_tokens, split.num_documents, split.num_bytes) == (12_000, 40, 12_000)
@@ -51,7 +51,7 @@ def test_the_record_agrees_with_what_was_written(tmp_path: Path) -> None:
     ]
 
 
-def test_a_member_closes_at_the_first_document_end_past_the_block_and_a_shard_at_the_first_member_end(
+def test_a_sample_ends_at_the_first_document_end_past_block_bytes_and_a_shard_at_the_first_sample_end(
     tmp_path: Path,
 ) -> None:
     documents = [np.zeros(100, dtype="<u2")] * 10
@@ -61,7 +61,7 @@ def test_a_member_closes_at_the_first_document_end_past_the_block_and_a_shard_at
     assert lengths == [[100] * 3, [100] * 3, [100] * 3, [100]]
 
 
-def test_a_document_longer_than_a_part_is_split_over_members_and_counted_where_it_ends(tmp_path: Path) -> None:
+def test_a_document_longer_than_a_part_is_split_over_samples_and_counted_where_it_ends(tmp_path: Path) -> None:
     part_tokens = MAX_PART_BYTES // 2
     documents = [np.zeros(10, dtype="<u2"), np.arange(2 * part_tokens + 5, dtype="<u4").astype("<u2")]
     split = write(tmp_path, documents, block_bytes=1000, shard_tokens=1)
@@ -70,7 +70,7 @@ def test_a_document_longer_than_a_part_is_split_over_members_and_counted_where_i
     assert [shard.num_documents for shard in split.shards] == [1, 0, 1]
 
 
-def test_nothing_of_the_machine_or_the_moment_enters_a_shard(tmp_path: Path) -> None:
+def test_a_shard_depends_on_neither_the_machine_nor_the_time(tmp_path: Path) -> None:
     write(tmp_path, [np.zeros(10, dtype="<u2")], block_bytes=1, shard_tokens=1)
     header = (tmp_path / "train-000000.tar").read_bytes()[:512]
     assert header[:28] == b"train-000000000.tokens.npy\0\0"

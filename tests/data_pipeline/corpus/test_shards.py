@@ -54,7 +54,7 @@ def test_the_stream_is_what_plain_webdataset_reads(stream: TokenStream, all_toke
 
 
 @given(data=st.data())
-def test_any_stretch_can_be_read_across_members_and_shards(
+def test_any_range_can_be_read_across_samples_and_shards(
     stream: TokenStream, all_tokens: np.ndarray, data: st.DataObject
 ) -> None:
     start = data.draw(st.integers(0, stream.num_tokens))
@@ -63,7 +63,7 @@ def test_any_stretch_can_be_read_across_members_and_shards(
 
 
 @given(data=st.data(), segment_tokens=REACHES, dtype=st.sampled_from([np.int64, np.uint16, np.int32]))
-def test_rows_are_the_stretches_they_begin_at_in_any_order(
+def test_rows_are_the_ranges_at_their_starts_in_any_order(
     corpus: Path, all_tokens: np.ndarray, data: st.DataObject, segment_tokens: int, dtype: type
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -78,7 +78,7 @@ def test_rows_are_the_stretches_they_begin_at_in_any_order(
                 assert np.array_equal(row, all_tokens[start : start + num_columns])
 
 
-def test_all_that_a_map_is_asked_for_was_read_before_in_the_ordinary_way(
+def test_memory_is_mapped_only_after_the_segment_was_read_through_its_descriptor(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "SEGMENT_TOKENS", 64)
@@ -95,7 +95,7 @@ def test_all_that_a_map_is_asked_for_was_read_before_in_the_ordinary_way(
     assert sorted(offsets) == [stream.where(segment * 64).offset_bytes for segment in (0, 1, 5)]
 
 
-def test_what_lies_past_the_end_is_never_made_up(stream: TokenStream) -> None:
+def test_reading_past_the_end_is_an_error(stream: TokenStream) -> None:
     with pytest.raises(AssertionError, match="not within"):
         stream.read(stream.num_tokens - 5, 6)
     for start in (-1, stream.num_tokens - 5):
@@ -104,7 +104,7 @@ def test_what_lies_past_the_end_is_never_made_up(stream: TokenStream) -> None:
 
 
 @given(data=st.data())
-def test_where_a_token_lies_is_where_its_bytes_are(
+def test_where_returns_the_place_of_a_tokens_bytes(
     corpus: Path, stream: TokenStream, samples: list[dict[str, Any]], data: st.DataObject
 ) -> None:
     position = data.draw(st.integers(0, stream.num_tokens - 1))
@@ -138,7 +138,7 @@ def test_a_document_in_parts_begins_once_in_the_shard_of_its_first_part(tmp_path
     assert any(len(starts) == 0 for starts in found)  # shards in the midst of a document
 
 
-def test_a_pickled_stream_reads_the_same_by_itself(corpus: Path, all_tokens: np.ndarray) -> None:
+def test_a_pickled_stream_reads_the_same_tokens(corpus: Path, all_tokens: np.ndarray) -> None:
     stream = open_corpus(corpus, "train")
     stream.read(0, 10)
     pickled = pickle.dumps(stream)
@@ -176,7 +176,7 @@ def test_many_threads_read_through_few_open_files(
     assert len(stream.files) == 1
 
 
-def test_files_are_closed_with_their_stream_and_when_others_take_their_place(corpus: Path) -> None:
+def test_files_are_closed_with_their_stream_and_when_the_limit_is_reached(corpus: Path) -> None:
     def num_open() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -212,7 +212,7 @@ def test_rows_of_more_files_than_may_be_open_are_read_a_few_at_a_time(
     assert np.array_equal(rows[:, 0], np.arange(60))
 
 
-def test_where_the_process_may_open_no_more_files_streams_give_up_theirs(
+def test_streams_close_their_files_when_the_process_cannot_open_more(
     corpus: Path, all_tokens: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     streams = [open_corpus(corpus, "train") for _ in range(2)]
@@ -242,7 +242,9 @@ def _unreadable(stream: TokenStream, position: int, count: int = 20) -> Unreadab
 
 
 @pytest.mark.parametrize("has_read_before", [False, True])
-def test_a_shard_that_is_cut_while_it_is_read_is_unreadable_from_there_on(copy: Path, has_read_before: bool) -> None:
+def test_a_shard_that_is_shortened_during_reading_is_unreadable_from_there_on(
+    copy: Path, has_read_before: bool
+) -> None:
     stream = open_corpus(copy, "train")
     first = int(stream.shard_starts[1])
     cut = stream.where(first + 50)
@@ -279,7 +281,7 @@ def test_a_shard_that_the_system_cannot_read_is_unreadable(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("has_read_before", [False, True])
-def test_a_token_that_is_not_in_the_vocabulary_is_unreadable_where_it_lies(copy: Path, has_read_before: bool) -> None:
+def test_a_token_outside_the_vocabulary_is_unreadable_and_its_place_is_named(copy: Path, has_read_before: bool) -> None:
     stream = open_corpus(copy, "train")
     position = int(stream.shard_starts[1]) + 30
     if has_read_before:
@@ -307,7 +309,7 @@ def test_altered_lengths_of_documents_are_unreadable(copy: Path, length: int) ->
     assert (error.value.shard, error.value.offset_bytes) == (SHARD, at)
 
 
-def test_lengths_of_documents_whose_sum_is_right_only_by_overflow_are_unreadable(tmp_path: Path) -> None:
+def test_lengths_whose_sum_is_right_only_by_overflow_are_unreadable(tmp_path: Path) -> None:
     writer = SplitWriter(tmp_path, "train", block_bytes=1000, shard_tokens=1)
     for _ in range(5):
         writer.add(np.ones(100, dtype="<u2"), num_text_bytes=1)
@@ -320,14 +322,14 @@ def test_lengths_of_documents_whose_sum_is_right_only_by_overflow_are_unreadable
         stream.document_starts(0)
 
 
-def test_the_fingerprint_is_of_the_data(corpus: Path, copy: Path) -> None:
+def test_the_fingerprint_depends_on_the_data(corpus: Path, copy: Path) -> None:
     assert open_corpus(copy, "train").fingerprint == open_corpus(corpus, "train").fingerprint
     assert open_corpus(copy, "val").fingerprint != open_corpus(copy, "train").fingerprint
     write_manifest(copy, Manifest.read(copy).splits, tokenizer_sha256="0" * 64)
     assert open_corpus(copy, "train").fingerprint != open_corpus(corpus, "train").fingerprint
 
 
-def test_a_split_that_is_not_there_is_refused(copy: Path, tmp_path: Path) -> None:
+def test_a_missing_or_empty_split_is_refused(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"there is no corpus at .*foretrain prepare"):
         open_corpus(tmp_path / "nowhere", "train")
     with pytest.raises(CorpusError, match="no split 'test': choose one of train, val"):
@@ -339,5 +341,5 @@ def test_a_split_that_is_not_there_is_refused(copy: Path, tmp_path: Path) -> Non
         open_corpus(copy, "val")
 
 
-def test_no_more_than_a_quarter_of_the_usual_limit_of_descriptors_is_used() -> None:
+def test_open_files_take_at_most_a_quarter_of_the_usual_limit_of_descriptors() -> None:
     assert 2 * open_files.MAX_OPEN <= 1024 // 4

@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_gives_its_own_files(folder: Path) -> None:
+def test_a_folder_store_opens_the_files_of_the_folder(folder: Path) -> None:
     store = FolderStore(folder)
     assert store.is_local and store.url == str(folder)
     assert contents(store, "train-000000.tar") == (folder / "train-000000.tar").read_bytes()
@@ -30,7 +30,7 @@ def test_a_folder_gives_its_own_files(folder: Path) -> None:
     assert store.path("manifest.json") == folder / "manifest.json"
 
 
-def test_a_folder_opens_for_reading_only_and_not_for_child_processes(folder: Path) -> None:
+def test_files_are_opened_for_reading_only_and_not_inherited(folder: Path) -> None:
     file = FolderStore(folder).open("train-000000.tar")
     assert not os.get_inheritable(file)
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -45,7 +45,7 @@ def test_a_missing_file_is_named(folder: Path, ask: object) -> None:
         ask(FolderStore(folder), "val-000000.tar")
 
 
-def test_a_folder_fetches_nothing_and_counts_nothing(folder: Path) -> None:
+def test_a_folder_store_fetches_nothing_and_counts_nothing(folder: Path) -> None:
     store = FolderStore(folder)
     store.expect("train-000000.tar", 1, "00")
     store.prefetch(["train-000000.tar", "missing"])
@@ -66,10 +66,10 @@ def test_plain_paths_and_file_urls_are_folders(folder: Path, prefix: str) -> Non
     ("url", "what"),
     [
         ("nosuch://bucket/corpus", r"nosuch://bucket/corpus cannot be read .*give a folder, http"),
-        ("pipe:cat corpus", r"pipe:cat corpus has no \{\}: put \{\} where the command wants the name"),
+        ("pipe:cat corpus", r"pipe:cat corpus has no \{\}: put \{\} where the command needs the name"),
     ],
 )
-def test_a_url_that_cannot_mean_anything_is_refused(url: str, what: str) -> None:
+def test_a_url_of_no_known_kind_is_refused(url: str, what: str) -> None:
     with pytest.raises(CorpusError, match=what):
         open_store(url)
 

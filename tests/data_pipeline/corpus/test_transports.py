@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from foretrain.data_pipeline.corpus.remote import RemoteStore
+from foretrain.data_pipeline.corpus.remote.store import RemoteStore
 from foretrain.data_pipeline.errors import CorpusError, UnreadableError
 from tests.data_pipeline.corpus.http_server import Fault, FaultyServer
 from tests.data_pipeline.corpus.served import SHARD, SHARD_BYTES, SHARDS, STALL_S, wait_for, whole
@@ -22,7 +22,7 @@ def pipe_store(folder: Path, command: str, cache_dir: Path, timeout_s: float = F
     return remote_store(f"pipe:{command}", folder, cache_dir, timeout_s=timeout_s)
 
 
-def test_a_command_gives_the_files(folder: Path, tmp_path: Path) -> None:
+def test_a_command_delivers_the_files(folder: Path, tmp_path: Path) -> None:
     store = pipe_store(folder, f"cat {folder}/{{}} | cat", tmp_path)
     assert contents(store, SHARD) == whole(folder)
     assert store.read("tokenizer.json") == whole(folder, "tokenizer.json")
@@ -52,7 +52,7 @@ def test_curl_as_a_command_reads_a_server(server: FaultyServer, folder: Path, tm
         ("head -c 1000 {}; exec >&-; sleep 60", r"did not end within 0\.2 s of its output"),
     ],
 )
-def test_a_command_that_fails_or_hangs_is_tried_again_and_then_told(
+def test_a_command_that_fails_or_hangs_is_retried_and_then_reported(
     folder: Path, tmp_path: Path, fails: str, what: str
 ) -> None:
     switch = tmp_path / "fails"
@@ -69,18 +69,20 @@ def test_a_command_that_fails_or_hangs_is_tried_again_and_then_told(
 
 
 @pytest.mark.parametrize("end", ["exit 4", "exec >&-; sleep 60"])
-def test_how_a_command_ends_does_not_matter_once_its_bytes_are_checked(folder: Path, tmp_path: Path, end: str) -> None:
+def test_the_end_of_a_command_does_not_matter_after_its_bytes_are_checked(
+    folder: Path, tmp_path: Path, end: str
+) -> None:
     store = pipe_store(folder, f"cat {folder}/{{}}; case {{}} in train*) {end};; esac", tmp_path, STALL_S)
     assert contents(store, SHARD) == whole(folder)
     assert store.counts.retries == 1
 
 
-def test_a_manifest_of_a_command_that_fails_is_not_believed(folder: Path, tmp_path: Path) -> None:
+def test_a_manifest_from_a_command_that_fails_is_rejected(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"manifest\.json; exit 4 ended with status 4, at attempt 4, the last one"):
         pipe_store(folder, f"cat {folder}/{{}}; exit 4", tmp_path)
 
 
-def test_a_command_that_hangs_is_ended_with_all_that_it_started(folder: Path, tmp_path: Path) -> None:
+def test_a_command_that_hangs_is_ended_with_all_its_processes(folder: Path, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     command = f"case {{}} in train*) sleep 61 & echo $! >> {pids}; wait;; *) cat {folder}/{{}};; esac"
     store = pipe_store(folder, command, tmp_path / "cache", STALL_S)
@@ -115,7 +117,7 @@ def test_any_file_system_of_fsspec_is_a_store(bucket: str, folder: Path, tmp_pat
         assert store.counts.retries == 0
 
 
-def test_a_file_system_that_fails_or_hangs_is_tried_again_and_goes_on(
+def test_a_file_system_that_fails_or_hangs_is_retried_and_resumes(
     bucket: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import fsspec.implementations.memory as memory  # type: ignore[import-untyped]

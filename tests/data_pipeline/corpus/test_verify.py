@@ -82,7 +82,7 @@ def test_a_manifest_of_another_version_or_with_other_bytes_is_refused(copy: Path
         ("tokenizer_sha256", None),
     ],
 )
-def test_a_manifest_whose_fields_cannot_be_is_refused(copy: Path, field: str, value: Any) -> None:
+def test_a_manifest_with_impossible_fields_is_refused(copy: Path, field: str, value: Any) -> None:
     manifest = Manifest.read(copy)
     object.__setattr__(manifest, field, value)
     manifest.write(copy)
@@ -90,7 +90,7 @@ def test_a_manifest_whose_fields_cannot_be_is_refused(copy: Path, field: str, va
         Manifest.read(copy)
 
 
-def test_a_shards_name_is_no_path_out_of_the_folder(copy: Path) -> None:
+def test_the_name_of_a_shard_cannot_leave_the_folder(copy: Path) -> None:
     manifest = Manifest.read(copy)
     for name in ("../train-000000.tar", "/etc/passwd", "val-000000.tar"):
         _replaced(manifest, name=name).write(copy)  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def test_a_sound_corpus_passes_verify(corpus: Path, capsys: pytest.CaptureFixtur
     assert verify(FolderStore(corpus)) == Manifest.read(corpus)
 
 
-def test_a_payload_bit_is_found_by_verify(copy: Path) -> None:
+def test_a_flipped_bit_in_the_tokens_is_found_by_verify(copy: Path) -> None:
     data = bytearray((copy / SHARD).read_bytes())
     data[700] ^= 1
     (copy / SHARD).write_bytes(data)
@@ -129,7 +129,7 @@ def test_verify_lists_every_fault_at_once(copy: Path) -> None:
         assert part in line
 
 
-def test_verify_goes_on_after_a_file_that_the_system_cannot_read(corpus: Path) -> None:
+def test_verify_continues_after_a_file_that_cannot_be_read(corpus: Path) -> None:
     class Failing(FolderStore):
         def open(self, name: str) -> int:
             if name == SHARD:

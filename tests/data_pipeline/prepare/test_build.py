@@ -28,7 +28,7 @@ def decoded(corpus: Path, split: str) -> list[str]:
     return [tokenizer.decode(part[part != stream.eot_id].tolist()) for part in np.split(tokens, ends[:-1] + 1)]
 
 
-def test_every_document_comes_back_from_exactly_one_split(texts: Path, corpus: Path) -> None:
+def test_every_document_is_in_exactly_one_split(texts: Path, corpus: Path) -> None:
     written = sorted(file.read_text(encoding="utf-8") for file in texts.iterdir())
     train, val = decoded(corpus, "train"), decoded(corpus, "val")
     assert val
@@ -95,7 +95,7 @@ def test_a_vocabulary_above_65536_is_stored_in_four_bytes(texts: Path, tmp_path:
     assert stream.read(stream.num_tokens - 1, 1).tolist() == [2**16]
 
 
-def test_the_tokenizer_learns_from_all_over_the_corpus_within_its_cap(tmp_path: Path) -> None:
+def test_the_tokenizer_is_trained_on_text_from_all_over_the_corpus(tmp_path: Path) -> None:
     for number in range(100):
         (tmp_path / f"{number:03d}.txt").write_text(("early " if number < 50 else "lately ") * 100)
     prepare([tmp_path], tmp_path / "out", **{**SMALL, "train_tokenizer_bytes": 5000})
@@ -139,7 +139,7 @@ def test_impossible_settings_are_refused_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_finished_corpus_is_replaced_only_when_asked(texts: Path, tmp_path: Path) -> None:
+def test_a_finished_corpus_is_replaced_only_with_overwrite(texts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare([texts], out, **SMALL)
     with pytest.raises(CorpusError, match=r"already holds a corpus.*--overwrite"):
@@ -195,7 +195,7 @@ def test_a_corpus_within_its_own_input_is_not_read_as_text(tmp_path: Path) -> No
         prepare([texts / "out"], tmp_path / "again", **SMALL)
 
 
-def test_progress_is_lines_where_there_is_no_terminal(
+def test_progress_without_a_terminal_is_printed_as_lines(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare([texts], tmp_path / "out", **SMALL, progress=True)

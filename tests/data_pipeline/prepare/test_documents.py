@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foretrain.data_pipeline.errors import CorpusError
-from foretrain.data_pipeline.prepare.documents import Documents, find_files, standard_library
+from foretrain.data_pipeline.prepare.documents import DocumentReader
+from foretrain.data_pipeline.prepare.input_files import find_files, standard_library
 from foretrain.data_pipeline.prepare.tar_documents import Document
 
 LONG_TEXT = b" ".join(b"%d" % number for number in range(30_000))
@@ -23,12 +24,12 @@ def pack(name: str, data: bytes) -> bytes:
 
 
 def read(*inputs: Path, text_key: str = "text") -> list[Document]:
-    return list(Documents(find_files(inputs), text_key=text_key))
+    return list(DocumentReader(find_files(inputs), text_key=text_key))
 
 
 @pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("kind", [".txt", ".md", ".py"])
-def test_a_text_file_is_one_document_packed_or_not(tmp_path: Path, kind: str, packed: str) -> None:
+def test_a_text_file_is_one_document_compressed_or_not(tmp_path: Path, kind: str, packed: str) -> None:
     file = tmp_path / f"a{kind}{packed}"
     file.write_bytes(pack(file.name, "eins\nzwei é\n".encode()))
     assert read(file) == ["eins\nzwei é\n"]
@@ -70,12 +71,12 @@ def test_links_to_folders_are_followed_and_a_loop_of_links_ends(tmp_path: Path) 
     assert read(tmp_path / "near") == ["linked"]
 
 
-def test_what_is_not_utf8_is_replaced_and_counted(tmp_path: Path) -> None:
+def test_invalid_utf8_is_replaced_and_counted(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
     (tmp_path / "b.txt").write_bytes("café".encode())
     (tmp_path / "c.jsonl").write_bytes(b'{"text": "half \\ud800 pair"}\n{"text": "\\ud83d\\ude00"}\n')
-    documents = Documents(find_files([tmp_path]))
-    for _ in range(2):  # a second pass counts anew
+    documents = DocumentReader(find_files([tmp_path]))
+    for _ in range(2):  # a second pass counts again
         assert list(documents) == ["caf\ufffd", "café", "half \ufffd pair", "\U0001f600"]
         assert documents.num_replaced == 2
 
@@ -91,7 +92,7 @@ def test_progress_adds_up_to_the_bytes_on_disk(tmp_path: Path, name: str) -> Non
     lines = b"".join(json.dumps({"text": str(number) * 50}).encode() + b"\n" for number in range(5000))
     (tmp_path / name).write_bytes(pack(name, lines))
     steps: list[int] = []
-    documents = Documents(find_files([tmp_path]), on_bytes=steps.append)
+    documents = DocumentReader(find_files([tmp_path]), on_bytes=steps.append)
     list(documents)
     assert sum(steps) == documents.total_bytes == (tmp_path / name).stat().st_size
 
@@ -105,7 +106,7 @@ def test_progress_adds_up_to_the_bytes_on_disk(tmp_path: Path, name: str) -> Non
         ('["text"]', r"a\.jsonl:2 is not a JSON object"),
     ],
 )
-def test_a_bad_line_is_named_with_the_way_to_mend_it(tmp_path: Path, line: str, message: str) -> None:
+def test_a_bad_line_is_named_with_its_remedy(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n' + line + "\n")
     with pytest.raises(CorpusError, match=message):
         read(tmp_path)
@@ -127,7 +128,7 @@ def test_missing_unknown_and_useless_inputs_are_refused(tmp_path: Path) -> None:
 
 
 @given(keep=st.floats(0.01, 0.99), packed=st.sampled_from([".gz", ".zst"]))
-def test_a_packed_file_that_is_cut_short_is_an_error(
+def test_a_compressed_file_that_is_cut_short_is_an_error(
     tmp_path_factory: pytest.TempPathFactory, keep: float, packed: str
 ) -> None:
     data = pack(packed, LONG_TEXT)

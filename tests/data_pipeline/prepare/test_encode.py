@@ -24,7 +24,7 @@ def test_every_document_is_in_one_split_and_two_documents_fill_both(documents: l
 
 
 @given(st.text(alphabet="ab\n", min_size=2, max_size=200), st.floats(0.001, 0.5))
-def test_the_end_of_a_lone_document_is_held_out(document: str, val_fraction: float) -> None:
+def test_the_end_of_a_single_document_becomes_the_val_split(document: str, val_fraction: float) -> None:
     (first, beginning), (second, end) = split_documents([document], val_fraction)
     assert (first, second) == ("train", "val")
     assert isinstance(beginning, str) and isinstance(end, str)
@@ -32,7 +32,7 @@ def test_the_end_of_a_lone_document_is_held_out(document: str, val_fraction: flo
     assert beginning.endswith("\n") or "\n" not in beginning
 
 
-def test_a_lone_document_is_cut_after_the_last_line_that_leaves_enough() -> None:
+def test_a_single_document_is_cut_after_a_line() -> None:
     lines = [f"line {number:03}\n" for number in range(100)]
     assert dict(split_documents(["".join(lines)], 0.1)) == {"train": "".join(lines[:90]), "val": "".join(lines[90:])}
     assert list(split_documents(["x"], 0.1)) == [("val", "x")]
@@ -45,7 +45,7 @@ def test_the_val_split_is_as_large_as_asked() -> None:
 
 
 @given(texts)
-def test_each_document_is_its_tokens_and_one_eot(documents: list[str]) -> None:
+def test_each_document_is_encoded_as_its_tokens_and_one_eot(documents: list[str]) -> None:
     pairs = [("train", document) for document in documents]
     encoded = list(encode_documents(pairs, TOKENIZER, eot_id=0, dtype=np.uint16))
     assert len(encoded) == len(documents)

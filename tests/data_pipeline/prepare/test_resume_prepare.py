@@ -21,17 +21,18 @@ from hypothesis import strategies as st
 
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.prepare import build as prepare_module
-from foretrain.data_pipeline.prepare import corpus_writer, encode
+from foretrain.data_pipeline.prepare import corpus_writer, documents, encode
 from foretrain.data_pipeline.prepare.build import prepare
 from foretrain.data_pipeline.prepare.corpus_writer import CorpusWriter
-from foretrain.data_pipeline.prepare.documents import Documents
+from foretrain.data_pipeline.prepare.documents import DocumentReader
 from foretrain.data_pipeline.prepare.encode import EncodedDocument, split_documents
-from foretrain.data_pipeline.prepare.journal import JOURNAL, Point, read_journal
+from foretrain.data_pipeline.prepare.journal import JOURNAL, ResumePoint, read_journal
 from tests.data_pipeline.samples import write_texts
 
 SMALL: dict[str, Any] = {"vocab_size": 300, "block_bytes": 500, "shard_tokens": 700, "val_fraction": 0.1}
 """Settings under which a few kilobytes of text fill several shards of several members."""
-TRACED = {"background", "corpus_writer", "encode", "journal", "prepare", "shard_writer", "workplace"}
+TRACED = {"background", "build", "corpus_writer", "encode", "files", "journal", "output_folder", "shard_writer"}
+"""Stems of the files whose lines are counted."""
 
 
 class Cut(BaseException):
@@ -70,7 +71,7 @@ def stopped_at_line(number: int) -> Iterator[list[int]]:
 
     def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
         if event == "call":
-            return trace if Path(frame.f_code.co_filename).stem in TRACED and "data_pipeline" in str(frame) else None
+            return trace if Path(frame.f_code.co_filename).stem in TRACED and "foretrain" in str(frame) else None
         if event == "line":
             count[0] += 1
             if count[0] == number:
@@ -97,7 +98,7 @@ def num_lines(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
 
 @settings(max_examples=10)
 @given(shares=st.lists(st.floats(0, 1), min_size=1, max_size=3))
-def test_stopped_at_any_line_of_code_it_goes_on_to_the_same_bytes(
+def test_prepare_stopped_at_any_line_of_code_resumes_to_the_same_bytes(
     inputs: Path,
     whole: dict[str, bytes],
     num_lines: int,
@@ -116,7 +117,7 @@ def test_stopped_at_any_line_of_code_it_goes_on_to_the_same_bytes(
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_killed_again_and_again_it_goes_on_to_the_same_bytes(
+def test_prepare_killed_several_times_resumes_to_the_same_bytes(
     inputs: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     code = (
@@ -182,13 +183,13 @@ def stop_after(num_documents: int, inputs: list[Path], out: Path, **given: Any) 
 
 
 @pytest.mark.usefixtures("eager")
-def test_what_was_done_is_neither_trained_nor_tokenized_nor_read_again(
+def test_finished_work_is_neither_trained_nor_tokenized_nor_read_again(
     inputs: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_after(25, [inputs], tmp_path / "out")
     opened: list[str] = []
     encoded: list[object] = []
-    read, tokens_of = Documents._read, prepare_module.encode_documents
+    unpack, tokens_of = documents.unpack, prepare_module.encode_documents
 
     def counted(pairs: Iterable[object]) -> Iterator[object]:
         for pair in pairs:
@@ -198,11 +199,11 @@ def test_what_was_done_is_neither_trained_nor_tokenized_nor_read_again(
     def counted_tokens(pairs: Any, *given: Any, **named: Any) -> Any:
         return tokens_of(counted(pairs), *given, **named)  # type: ignore[arg-type]
 
-    def counted_read(self: Documents, file: Path) -> Iterator[Any]:
-        opened.append(file.name)
-        return read(self, file)
+    def counted_unpack(name: str, raw: Any) -> Any:
+        opened.append(name)
+        return unpack(name, raw)
 
-    monkeypatch.setattr(Documents, "_read", counted_read)
+    monkeypatch.setattr(documents, "unpack", counted_unpack)
     monkeypatch.setattr(prepare_module, "encode_documents", counted_tokens)
     monkeypatch.setattr(prepare_module, "train_tokenizer", None)
     manifest = prepare([inputs], tmp_path / "out", **SMALL)
@@ -213,28 +214,28 @@ def test_what_was_done_is_neither_trained_nor_tokenized_nor_read_again(
 
 @settings(max_examples=60)
 @given(sizes=st.lists(st.integers(0, 4), min_size=1, max_size=12), val_fraction=st.sampled_from([0.001, 0.1, 0.3]))
-def test_from_any_mark_the_documents_and_their_splits_are_the_same(
+def test_from_any_position_the_documents_and_their_splits_are_the_same(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], val_fraction: float
 ) -> None:
-    folder = tmp_path_factory.mktemp("marks")
+    folder = tmp_path_factory.mktemp("positions")
     files = [folder / f"{number}.jsonl" for number in range(len(sizes))]
     for number, (file, size) in enumerate(zip(files, sizes, strict=True)):
         texts = [f"{number} {line}" + "\ud800" * (line % 2) for line in range(size)]
         file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    documents = Documents(files)
-    whole, marks = [], []
-    with CorpusWriter(folder_of(folder), Point.start(1), block_bytes=8, shard_tokens=9) as writer:
-        for split, document in split_documents(documents, val_fraction):
+    reader = DocumentReader(files)
+    whole, positions = [], []
+    with CorpusWriter(folder_of(folder), ResumePoint.start(1), block_bytes=8, shard_tokens=9) as writer:
+        for split, document in split_documents(reader, val_fraction):
             writer.add(EncodedDocument(split, np.zeros(1, dtype=np.uint16), 1))
             whole.append((split, document))
-            marks.append(writer._mark(documents))
-    for num_done, mark in enumerate(marks, 1):
-        again = Documents(files)
-        pairs = list(split_documents(again.since(mark), val_fraction, mark.num_documents))
-        assert pairs[num_done - mark.num_documents :] == whole[num_done:]
-        assert again.num_replaced == documents.num_replaced
+            positions.append(writer.read_position(reader))
+    for num_done, position in enumerate(positions, 1):
+        again = DocumentReader(files)
+        pairs = list(split_documents(again.read_from(position), val_fraction, position.num_documents))
+        assert pairs[num_done - position.num_documents :] == whole[num_done:]
+        assert again.num_replaced == reader.num_replaced
     if "val" in [split for split, _ in whole[:-3]]:
-        assert marks[-1].num_files >= len([size for size in sizes if size]) - 2
+        assert positions[-1].num_files >= len([size for size in sizes if size]) - 2
 
 
 def folder_of(parent: Path) -> Path:
@@ -242,9 +243,7 @@ def folder_of(parent: Path) -> Path:
     return parent / "shards"
 
 
-def test_a_stopped_run_that_is_still_in_memory_holds_no_file_open(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_holds_no_file_open(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus_writer.CorpusWriter, "add", cut_after(9))
     with pytest.raises(Cut) as kept:  # and with it the frames of the call, and all that they name
         prepare([inputs], tmp_path / "out", **SMALL)
@@ -253,9 +252,7 @@ def test_a_stopped_run_that_is_still_in_memory_holds_no_file_open(
     assert kept.traceback
 
 
-def test_a_run_that_is_given_up_leaves_the_corpus_that_was_there(
-    inputs: Path, whole: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_a_stopped_overwrite_keeps_the_previous_corpus(inputs: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare([inputs], out, **{**SMALL, "vocab_size": 280})
     before = bytes_of(out)
@@ -269,19 +266,21 @@ def test_a_run_that_is_given_up_leaves_the_corpus_that_was_there(
 
 
 @pytest.mark.usefixtures("eager")
-def test_other_settings_or_inputs_start_anew_and_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_settings_or_inputs_start_from_the_beginning_with_a_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     texts, out = write_texts(tmp_path / "in", 30), tmp_path / "out"
     other = {"vocab_size": 280}
     stop_after(9, [texts], out, progress=True)
-    assert capsys.readouterr().err.endswith("stopped: the same command, run again, goes on\n")
+    assert capsys.readouterr().err.endswith("stopped: run the same command again to resume\n")
     first = stop_after(20, [texts], out, progress=True)
-    assert "going on after 9 documents" in capsys.readouterr().err
+    assert "resuming after 9 documents" in capsys.readouterr().err
     second = stop_after(9, [texts], out, **other, progress=True)
     assert first != second and not first.exists()
-    assert "the inputs or settings are not those of the run before" in capsys.readouterr().err
+    assert "the inputs or settings have changed" in capsys.readouterr().err
     os.utime(texts / "000.txt", ns=(1, 1))
     prepare([texts], out, **{**SMALL, **other}, progress=True)
-    assert "the inputs or settings are not those" in capsys.readouterr().err
+    assert "the inputs or settings have changed" in capsys.readouterr().err
     prepare([texts], tmp_path / "again", **{**SMALL, **other})
     assert bytes_of(out) == bytes_of(tmp_path / "again")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "in", "out"]
@@ -289,7 +288,7 @@ def test_other_settings_or_inputs_start_anew_and_say_so(tmp_path: Path, capsys: 
 
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("damage", ["journal", "half a journal", "shard", "no shard"])
-def test_a_damaged_partial_folder_is_not_believed(
+def test_a_damaged_partial_folder_is_not_used(
     inputs: Path, whole: dict[str, bytes], tmp_path: Path, damage: str
 ) -> None:
     partial = stop_after(25, [inputs], tmp_path / "out")
@@ -304,12 +303,12 @@ def test_a_damaged_partial_folder_is_not_believed(
         shard.write_bytes(shard.read_bytes()[:-1])
     else:
         shard.unlink()
-    (partial / "journal.npz.partial").write_bytes(b"cut")
+    (partial / ".journal.npz.01234567").write_bytes(b"cut")
     prepare([inputs], tmp_path / "out", **SMALL)
     assert bytes_of(tmp_path / "out") == whole
 
 
-def test_a_corpus_that_lacks_only_its_name_gets_it_at_once(
+def test_a_corpus_that_lacks_only_its_name_is_renamed_at_once(
     inputs: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut(*_: object) -> None:
@@ -319,13 +318,13 @@ def test_a_corpus_that_lacks_only_its_name_gets_it_at_once(
         patch.setattr(prepare_module, "publish", cut)
         with pytest.raises(Cut):
             prepare([inputs], tmp_path / "out", **SMALL)
-    monkeypatch.setattr(prepare_module, "_build", cut)
+    monkeypatch.setattr(prepare_module, "CorpusWriter", cut)
     prepare([inputs], tmp_path / "out", **SMALL)
     assert bytes_of(tmp_path / "out") == whole
 
 
 @pytest.mark.usefixtures("eager")
-def test_a_full_disk_is_told_as_such_and_the_work_goes_on_when_there_is_room(
+def test_a_full_disk_is_reported_and_prepare_resumes_when_there_is_room(
     inputs: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # no file beyond it: the error of a quota, for one process
@@ -342,7 +341,7 @@ def test_a_full_disk_is_told_as_such_and_the_work_goes_on_when_there_is_room(
     assert bytes_of(tmp_path / "out") == whole
 
 
-def test_a_journal_holds_what_was_put_in_it(inputs: Path, tmp_path: Path) -> None:
+def test_a_journal_returns_what_was_written_to_it(inputs: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus_writer, "JOURNAL_EVERY_S", 0.0)
         point = read_journal(stop_after(20, [inputs], tmp_path / "out"))

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from foretrain.data_pipeline.corpus.manifest import Manifest
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.prepare.build import prepare
-from foretrain.data_pipeline.prepare.documents import Documents, find_files
+from foretrain.data_pipeline.prepare.documents import DocumentReader
+from foretrain.data_pipeline.prepare.input_files import find_files
 from foretrain.data_pipeline.prepare.tar_samples import read_samples
 from foretrain.data_pipeline.prepare.token_members import TokenFormat
 from foretrain.data_pipeline.prepare.tokenizer import train_tokenizer
@@ -44,7 +45,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def read(*files: Path, **options: Any) -> list[Any]:
-    documents = Documents(find_files(files), **options)
+    documents = DocumentReader(find_files(files), **options)
     return [each if isinstance(each, str) else each.tolist() for each in documents]
 
 
@@ -64,7 +65,7 @@ texts = st.lists(st.text(min_size=1, max_size=30).filter(lambda text: not text.s
     st.sampled_from([".tar", ".tar.gz"]),
     st.sampled_from([None, 0.0, 1e9 + 0.25]),
 )
-def test_what_webdataset_writes_is_read_as_the_same_documents_from_lines(
+def test_shards_of_webdataset_hold_the_same_documents_as_lines(
     folder: Path, documents: list[str], extension: str, packed: str, mtime: float | None
 ) -> None:
     lines = folder / "a.jsonl"
@@ -77,7 +78,7 @@ def test_what_webdataset_writes_is_read_as_the_same_documents_from_lines(
     assert read(shard) == read(lines) == documents
 
 
-def test_a_corpus_of_shards_is_that_of_the_same_lines_byte_for_byte(tmp_path: Path) -> None:
+def test_a_corpus_of_shards_equals_the_corpus_of_the_same_lines(tmp_path: Path) -> None:
     documents = [f"document {number} " * (number % 40) + "é" for number in range(200)]
     for kind in ("lines", "tars", "mixed"):
         (tmp_path / kind).mkdir()
@@ -94,7 +95,7 @@ def test_a_corpus_of_shards_is_that_of_the_same_lines_byte_for_byte(tmp_path: Pa
 
 
 @pytest.mark.parametrize("dialect", ["v7", "oldgnu", "gnu", "ustar", "posix"])
-def test_what_tar_writes_is_read_with_long_names_folders_links_and_small_files(tmp_path: Path, dialect: str) -> None:
+def test_archives_of_tar_are_read_with_long_names_folders_links_and_small_files(tmp_path: Path, dialect: str) -> None:
     long = "d" * (90 if dialect in ("v7", "ustar") else 160)
     for name, text in ((f"{long}/a.txt", "one"), ("b/c.json", '{"text": "two"}'), ("b/c.jpg", "..."), ("é.txt", "3")):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +155,7 @@ def test_one_member_of_a_sample_is_its_document_and_the_first_kind_wins(tmp_path
     assert read(write_tar(tmp_path / "a.tar", members)) == ["txt", "first", "second", "packed", "upper case"]
 
 
-def test_of_two_members_alike_one_is_to_be_chosen(tmp_path: Path) -> None:
+def test_a_sample_with_two_members_of_a_kind_needs_a_choice(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "a.tar", {"7.en.txt": b"one", "7.fr.txt": b"un"})
     message = r"a\.tar: the sample 7 \(7\.en\.txt, at byte 0\) has en\.txt and fr\.txt: .*--member"
     with pytest.raises(CorpusError, match=message):
@@ -168,8 +169,8 @@ def test_a_sample_without_a_document_is_an_error_unless_it_may_be_left_out(tmp_p
     message = r"a\.tar: the sample 2 \(2\.png, at byte 1024\) has only png, cls, .*--skip-textless"
     with pytest.raises(CorpusError, match=message):
         read(shard)
-    documents = Documents([shard], skip_textless=True)
-    for _ in range(2):  # a second pass counts anew
+    documents = DocumentReader([shard], skip_textless=True)
+    for _ in range(2):  # a second pass counts again
         assert list(documents) == ["one", "three"]
         assert documents.num_skipped == 1
     with pytest.raises(CorpusError, match="none of json"):
@@ -182,7 +183,7 @@ def test_a_sample_without_a_document_is_an_error_unless_it_may_be_left_out(tmp_p
         ("1.json", b"{", r"1\.json, at byte 1024, is not JSON"),
         ("1.json", b'{"body": "x"}', r"1\.json, at byte 1024,: the key 'text' is missing.*\['body'\].*--text-key"),
         ("1.jsonl", b'{"text": "x"}\n[]', r"1\.jsonl, at byte 1024,:2 is not a JSON object"),
-        ("1.txt.gz", gzip.compress(b"text", mtime=0)[:-5], r"1\.txt\.gz, at byte 1024, cannot be unpacked"),
+        ("1.txt.gz", gzip.compress(b"text", mtime=0)[:-5], r"1\.txt\.gz, at byte 1024, cannot be decompressed"),
         ("1.npy", npy([300]), r"1\.npy, at byte 1024,: token number 0 is 300, but the vocabulary has 300.*--tokenizer"),
         ("1.npy", npy([5, -1]), r"1\.npy, at byte 1024,: token number 1 is -1"),
         ("1.npy", npy([[5]]), r"1\.npy, at byte 1024, is int64 of shape \(1, 1\), not a row of integers"),
@@ -199,7 +200,7 @@ def test_a_bad_member_is_named_with_its_shard_and_offset(tmp_path: Path, name: s
         read(shard, token_format=TokenFormat(257 if "257" in message else 300, 0))
 
 
-def test_tokens_are_taken_as_they_are_and_an_eot_ends_a_document(tmp_path: Path) -> None:
+def test_tokens_are_kept_as_they_are_and_an_eot_ends_a_document(tmp_path: Path) -> None:
     members = {
         "0.npy": npy(np.array([0, 5, 6, 0, 7], dtype=np.int32)),
         "1.npy.gz": gzip.compress(npy(np.array([8, 0, 0], dtype=">u2"))),
@@ -215,7 +216,7 @@ def test_tokens_are_taken_as_they_are_and_an_eot_ends_a_document(tmp_path: Path)
         read(shard)
 
 
-def test_tokens_make_the_corpus_of_the_text_that_they_stand_for(tmp_path: Path) -> None:
+def test_tokens_give_the_same_corpus_as_their_text(tmp_path: Path) -> None:
     documents = [f"naïve {number} 模型\n" * (1 + number % 7) for number in range(60)]
     tokenizer = train_tokenizer(iter(documents), 300)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
@@ -255,7 +256,7 @@ def archive(format: int) -> tuple[bytes, list[int]]:
 ARCHIVES = {format: archive(format) for format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)}
 
 
-def test_the_archives_that_are_damaged_below_are_sound(folder: Path) -> None:
+def test_the_archives_for_the_damage_tests_are_sound(folder: Path) -> None:
     for data, _ in ARCHIVES.values():
         (folder / "sound.tar").write_bytes(data)
         assert read(folder / "sound.tar", skip_textless=True) == ["x" * 300, "x" * 600, "x" * 900, "x" * 1200]
@@ -278,7 +279,7 @@ outside_the_checksum = st.integers(0, 147) | st.integers(156, 511)
 
 
 @given(st.sampled_from(list(ARCHIVES)), st.integers(0, 5), outside_the_checksum, st.integers(1, 255))
-def test_a_header_in_which_a_byte_changed_is_refused_with_its_offset(
+def test_a_header_with_a_changed_byte_is_refused_with_its_offset(
     folder: Path, format: int, number: int, at: int, flip: int
 ) -> None:
     data, places = ARCHIVES[format]
@@ -287,7 +288,7 @@ def test_a_header_in_which_a_byte_changed_is_refused_with_its_offset(
     assert f"at byte {places[number]}:" in refused(bytes(altered), folder / "damaged.tar")
 
 
-def test_no_member_after_a_zeroed_header_and_no_second_archive_is_lost_unseen(folder: Path) -> None:
+def test_members_after_a_zeroed_header_and_a_second_archive_are_errors(folder: Path) -> None:
     for data, places in ARCHIVES.values():
         zeroed = data[: places[3]] + bytes(512) + data[places[3] + 512 :]
         assert f"at byte {places[3] + 512}: " in refused(zeroed, folder / "damaged.tar")
@@ -297,7 +298,7 @@ def test_no_member_after_a_zeroed_header_and_no_second_archive_is_lost_unseen(fo
 
 
 @given(st.sampled_from(list(ARCHIVES)), st.lists(st.tuples(st.floats(0, 0.99), st.binary(max_size=9)), max_size=4))
-def test_nothing_but_a_corpus_error_comes_of_any_alteration(
+def test_an_altered_archive_raises_only_corpus_errors(
     folder: Path, format: int, changes: list[tuple[float, bytes]]
 ) -> None:
     data = bytearray(ARCHIVES[format][0])
@@ -309,7 +310,7 @@ def test_nothing_but_a_corpus_error_comes_of_any_alteration(
         read(folder / "any.tar", skip_textless=True)
 
 
-def test_files_with_holes_are_refused(tmp_path: Path) -> None:
+def test_sparse_files_are_refused(tmp_path: Path) -> None:
     with (tmp_path / "a.txt").open("wb") as file:
         file.truncate(1 << 20)
     for dialect in ("gnu", "posix"):
@@ -319,7 +320,7 @@ def test_files_with_holes_are_refused(tmp_path: Path) -> None:
             read(tmp_path / "a.tar")
 
 
-def test_a_folder_s_shards_are_found_with_its_other_files(tmp_path: Path) -> None:
+def test_shards_are_found_with_the_other_files_of_a_folder(tmp_path: Path) -> None:
     write_tar(tmp_path / "b.tar", {"0.txt": b"shard"})
     (tmp_path / "a.txt").write_text("file")
     (tmp_path / "c.tar.gz").write_bytes(gzip.compress((tmp_path / "b.tar").read_bytes()))

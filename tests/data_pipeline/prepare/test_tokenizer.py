@@ -39,7 +39,7 @@ def test_the_eot_is_token_0_and_training_is_repeatable() -> None:
     assert train_tokenizer(iter(TEXTS), 320).to_str() == TOKENIZER.to_str()
 
 
-def test_a_vocabulary_without_room_for_the_bytes_is_refused() -> None:
+def test_a_vocabulary_too_small_for_all_bytes_is_refused() -> None:
     with pytest.raises(CorpusError, match=f"vocab_size = {MIN_VOCAB_SIZE - 1} is too small.*at least {MIN_VOCAB_SIZE}"):
         train_tokenizer(iter(TEXTS), MIN_VOCAB_SIZE - 1)
     assert vocab_size_of(train_tokenizer(iter(TEXTS), MIN_VOCAB_SIZE)) == MIN_VOCAB_SIZE
@@ -53,7 +53,7 @@ def test_a_loaded_tokenizer_neither_truncates_nor_pads(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path / "tokenizer.json").encode(TEXTS[0]).ids == encode(TEXTS[0])
 
 
-def test_what_is_not_a_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="does not exist"):
         load_tokenizer(tmp_path / "tokenizer.json")
     (tmp_path / "tokenizer.json").write_text("{}")
@@ -73,7 +73,7 @@ def test_the_eot_is_found_by_its_usual_names_or_by_the_one_given() -> None:
 
 
 @given(st.text(alphabet="ab \n\t\r\x1c\u2028.'é", max_size=200), st.integers(1, 50))
-def test_pieces_make_up_the_text_and_are_short_enough(text: str, max_chars: int) -> None:
+def test_pieces_join_to_the_text_and_are_short_enough(text: str, max_chars: int) -> None:
     pieces = list(cut_into_pieces(text, max_chars))
     assert "".join(pieces) == text
     assert all(len(piece) <= max_chars for piece in pieces)

@@ -1,0 +1,66 @@
+"""The settings of `prepare`, and the hash of settings and inputs by which a corpus is found again."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from foretrain.data_pipeline.corpus.manifest import VERSION, sha256_of
+from foretrain.data_pipeline.corpus.shard_writer import MAX_PART_BYTES
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.input_files import StrPath
+
+TOKEN_DTYPES = ("uint16", "uint32")
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """Everything that a corpus depends on, apart from its text."""
+
+    vocab_size: int = 4096
+    """Number of tokens of the tokenizer that is trained; ignored if one is given."""
+    tokenizer_path: StrPath | None = None
+    """A tokenizer.json to use instead of training one."""
+    eot_token: str | None = None
+    """The token that ends a document; None: `<|endoftext|>` or `</s>`."""
+    text_key: str = "text"
+    """The key of the text in .jsonl files, and in .json members of tar shards."""
+    member: str | None = None
+    """Extension of the member that is a sample's document, in tar shards; None: the first of tar_documents.KINDS that
+    the sample has."""
+    token_dtype: str = "uint16"
+    """numpy's name of the little-endian integers of .bin members: uint16 or uint32."""
+    skip_textless: bool = False
+    """Leave out samples of tar shards that have no such member; otherwise they are an error."""
+    shard_tokens: int = 1 << 27
+    """A shard ends with the sample that reaches this many tokens (256 MiB at uint16)."""
+    block_bytes: int = 1 << 20
+    """A sample ends with the document that reaches this many bytes of tokens; 512 KiB to 4 MiB are fast to read."""
+    val_fraction: float = 0.01
+    """Share of the documents in the val split."""
+    train_tokenizer_bytes: int = 64 << 20
+    """Most bytes of text, taken from all over the corpus, on which the tokenizer is trained."""
+
+    def __post_init__(self) -> None:
+        for name in ("shard_tokens", "block_bytes", "train_tokenizer_bytes"):
+            if getattr(self, name) < 1:
+                raise CorpusError(f"{name} = {getattr(self, name)} must be greater than 0")
+        if self.tokenizer_path is not None and not Path(self.tokenizer_path).is_file():
+            raise CorpusError(f"tokenizer_path = {self.tokenizer_path} does not exist: give a tokenizer.json")
+        if self.block_bytes > MAX_PART_BYTES:
+            raise CorpusError(f"block_bytes = {self.block_bytes} must be at most {MAX_PART_BYTES} (4 MiB)")
+        if self.token_dtype not in TOKEN_DTYPES:
+            raise CorpusError(f"token_dtype = {self.token_dtype} must be {' or '.join(TOKEN_DTYPES)}")
+        if not 0 < self.val_fraction <= 0.5:
+            raise CorpusError(f"val_fraction = {self.val_fraction} must be greater than 0 and at most 0.5")
+
+    def hash_with(self, files: Sequence[Path]) -> str:
+        """Return the hash of these settings and of the files' paths, sizes and times."""
+        fields = dataclasses.asdict(self)
+        if self.tokenizer_path is not None:
+            fields["tokenizer_path"] = sha256_of(Path(self.tokenizer_path))
+        stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        record = {"version": VERSION, "files": stats, "settings": fields}
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
