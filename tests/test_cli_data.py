@@ -29,7 +29,7 @@ BAD_INPUT = {
     "data stats corpus model.seq_ln=5": ("no key model.seq_ln", "did you mean model.seq_len?"),
     "data verify corpus seq_len": ("override 'seq_len' is not key=value",),
     "data stats corpus model.seq_len=65536": ("needs 65537", "shorten seq_len or prepare more text"),
-    "data stats corpus data.path=copy": ("corpus is a corpus", "data.path or data.sources to a config"),
+    "data stats corpus data.path=copy": ("corpus is a corpus", "data.path or data.sources only with a config"),
     "data peek corpus 0 data.sources.web.path=copy": ("corpus is a corpus", "data.path or data.sources"),
     "data stats corpus --plot nowhere/x.png": ("nowhere/x.png", "No such file", "choose another path"),
     "data stats corpus --json nothing": ("nothing", "Is a directory", "choose another path"),

@@ -1,6 +1,7 @@
 """The contestants that are no peers: this library's stream in several modes, and plain reads of a flat file."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,8 @@ def two_corpora(folder: Path) -> DataConfig:
 
 
 def _open(folder: Path, settings: Settings, state: Any, *, config: Callable[[Path], DataConfig]) -> Loader:
-    data = open_data(config(folder), settings.seq_len, prefetch_batches=PREFETCH_BATCHES * settings.num_workers)
+    data_config = replace(config(folder), prefetch_batches=PREFETCH_BATCHES * settings.num_workers)
+    data = open_data(data_config, settings.seq_len)
     size = settings.batch_size
     per_epoch = sum(source.samples.num_samples for source in data.train.sources) // size
 
