@@ -1,10 +1,9 @@
-"""Checkpoints without a layout: whole parameters by name, in fp32, with their moments; any layout loads them.
+"""Checkpoints that any layout can load: complete parameters by name, in fp32, with the states of the optimizer.
 
-A checkpoint is a folder `step-00000100` that torch.distributed.checkpoint wrote, with `run.json` and `config.yaml`
-beside its shards. It is written under another name and renamed when every rank is done: it is complete or not there.
+A checkpoint is a folder `step-00000100`, written by torch.distributed.checkpoint, with `run.json` and `config.yaml`
+beside the shards. It is written under another name and renamed when every rank is done, so it is complete or absent.
 """
 
-import os
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
+from foretrain.files import sync
 from foretrain.parallel.groups import Groups
 from foretrain.trainer.checkpoint_record import CheckpointRecord
 from foretrain.trainer.model.shard import ParamShard
@@ -54,9 +54,9 @@ class Checkpoints:
         config: Config,
         attached: Sequence[Path] = (),
     ) -> Path:
-        """Write the state after `step` steps, with `record`, beside `config` and copies of `attached`.
+        """Write the state after `step` steps with `record`, `config` and copies of the files `attached`.
 
-        Every rank calls it.
+        Returns the folder. Every rank must call it.
         """
         target = self._path(step)
         partial = self.folder / f"{_PARTIAL}{target.name}"
@@ -79,20 +79,21 @@ class Checkpoints:
             configs.save(config, partial / CONFIG_FILE)
             for path in attached:
                 shutil.copy(path, partial)
-            _sync(partial)
+            for path in (*filter(Path.is_file, partial.iterdir()), partial):
+                sync(path)
             partial.replace(target)
-            _sync(self.folder)
+            sync(self.folder)
             for old in self.complete()[: -self._keep] if self._keep else []:
-                # Under its own name a folder that is half deleted would pass for a checkpoint.
+                # Under its own name, a folder that is half deleted would look like a checkpoint.
                 shutil.rmtree(old.rename(self.folder / f"{_PARTIAL}{old.name}"))
         dist.barrier()
         return target
 
     def load(self, path: Path, state: ModelState, step: int) -> None:
-        """Put a checkpoint taken after `step` steps, in whatever layout, into this rank. Every rank calls it."""
+        """Load this rank's part of a checkpoint of `step` steps, written in any layout. Every rank must call it."""
         state.set_step(step)
         distribute = _Distribute(state.groups)
-        for key in state.keys:  # one at a time, to hold one copy and not three
+        for key in state.keys:  # one state at a time, so that memory holds one copy of the parameters and not three
             local = {shard.param.name: torch.empty(shard.shape) for shard in state.shards}
             tensors = {shard.param.name: distribute(shard, local[shard.param.name]) for shard in state.shards}
             dcp.load({key: tensors}, checkpoint_id=path)
@@ -100,10 +101,10 @@ class Checkpoints:
 
 
 def load_weights(path: Path, shards: Sequence[ParamShard]) -> None:
-    """Put a checkpoint's weights alone into full, unsharded modules in one process."""
+    """Load only the weights of a checkpoint into complete, unsharded modules in one process."""
     tensors = {shard.param.name: torch.empty(shard.param.shape) for shard in shards}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it is meant to be here
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended here
         dcp.load({"weight": tensors}, checkpoint_id=path, no_dist=True)
     with torch.no_grad():
         for shard in shards:
@@ -111,7 +112,7 @@ def load_weights(path: Path, shards: Sequence[ParamShard]) -> None:
 
 
 class _Distribute:
-    """Wraps this rank's shard of a parameter as torch.distributed.checkpoint takes it: a part of a global tensor."""
+    """Wraps this rank's shard of a parameter as a part of a global tensor, as torch.distributed.checkpoint expects."""
 
     def __init__(self, groups: Groups) -> None:
         self._mesh = DeviceMesh.from_group(groups.tp, "cpu") if groups.layout.tp > 1 else None
@@ -123,11 +124,3 @@ class _Distribute:
         stride = torch.empty(shape, device="meta").stride()
         placements = [Shard(shard.tp_dim)]
         return DTensor.from_local(values, self._mesh, placements, run_check=False, shape=shape, stride=stride)
-
-
-def _sync(folder: Path) -> None:
-    """Make a folder's files and their names durable."""
-    for path in (*filter(Path.is_file, folder.iterdir()), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)

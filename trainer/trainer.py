@@ -20,7 +20,7 @@ from foretrain.trainer.callbacks.evaluation import PeriodicEvaluation
 from foretrain.trainer.callbacks.telemetry import Telemetry
 from foretrain.trainer.checkpoint import Checkpoints
 from foretrain.trainer.checkpoint_record import CheckpointRecord
-from foretrain.trainer.consistency import Consistency
+from foretrain.trainer.consistency.check import Consistency
 from foretrain.trainer.evaluation import Evaluation, tensors
 from foretrain.trainer.run_folder import CHECKPOINTS
 from foretrain.trainer.setup import Run

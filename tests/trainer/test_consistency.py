@@ -13,14 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foretrain.configs.data import DataConfig
+from foretrain.configs.load import config_hash
 from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.data_pipeline.stream.batches import Prefetcher
 from foretrain.launcher.local.run import RankError
 from foretrain.parallel import groups as parallel_groups
 from foretrain.parallel.engine import Engine
-from foretrain.trainer import consistency
-from foretrain.trainer.consistency import InconsistentRanksError, checksum, findings
+from foretrain.trainer.consistency import checksum as checksums
+from foretrain.trainer.consistency.check import InconsistentRanksError, local_bits, shared_settings
+from foretrain.trainer.consistency.checksum import CURVATURE, checksum
+from foretrain.trainer.consistency.findings import Claims, findings
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.model import init
 from foretrain.trainer.model.spec import Param
@@ -67,8 +70,8 @@ def config(run_dir: Path, corpus: Path, parallel: ParallelConfig, **train: Any) 
 
 
 def tensor_of(trainer: Trainer, name: str) -> torch.Tensor:
-    (local,) = (local for local in trainer.consistency._params.values() if local.param.name == name)
-    return consistency._bits(local, trainer.groups.replicas.rank()).data.view(-1)
+    (local,) = (local for local in trainer.consistency.compared_shards.values() if local.param.name == name)
+    return local_bits(local, trainer.groups.replicas.rank()).data.view(-1)
 
 
 @contextmanager
@@ -99,9 +102,9 @@ def learning_rate(trainer: Trainer, name: str) -> Iterator[None]:
 
 @contextmanager
 def setting(trainer: Trainer, name: str) -> Iterator[None]:
-    value, trainer.consistency._settings[name] = trainer.consistency._settings[name], "other"
+    value, trainer.consistency.settings[name] = trainer.consistency.settings[name], "other"
     yield
-    trainer.consistency._settings[name] = value
+    trainer.consistency.settings[name] = value
 
 
 Fault = tuple[int, Callable[[Trainer, str], Any], str]
@@ -211,9 +214,9 @@ def test_a_planted_difference_is_told_with_its_rank_and_what_differs(
     settings = config(tmp_path, corpus, parallel, **train)
     told = findings_on_ranks(ranks, settings, [fault for fault, _ in faults])
     run = prepare_run(settings)
-    shared = consistency.shared_settings(run.config)
+    shared = shared_settings(run.config)
     fingerprints = f"{run.data.fingerprint} {run.data.mixture_fingerprint}"
-    words = {"config": consistency.config_hash(shared), "fingerprint": fingerprints}
+    words = {"config": config_hash(shared), "fingerprint": fingerprints}
     assert told == [expected.format(**words) for _, expected in faults]
 
 
@@ -345,10 +348,10 @@ def test_a_swap_of_two_unequal_elements_changes_the_checksum(tensor: torch.Tenso
 def test_the_checksum_is_that_of_its_definition_however_it_is_cut(tensor: torch.Tensor, chunk: int) -> None:
     parts = tensor.view(DTYPES[tensor.dtype])
     words = (parts.view(torch.int32) if parts.element_size() == 8 else parts).tolist()
-    a = consistency._CURVATURE // 4
+    a = CURVATURE
     expected = sum(word * (1 + 2 * p + 4 * a * p * p) for p, word in enumerate(words))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(consistency, "_CHUNK", chunk)
+        patch.setattr(checksums, "CHUNK", chunk)
         assert (int(checksum(tensor)) - expected) % 2**64 == 0
 
 
@@ -371,7 +374,7 @@ def test_ranks_that_agree_are_not_named() -> None:
 
 
 def test_the_minority_is_named_with_what_differs_and_a_tie_names_all() -> None:
-    claims: list[consistency.Claims] = [
+    claims: list[Claims] = [
         {"a": 1, "step": "4"},
         {"a": 1, "step": "5"},
         {"a": 2, "step": "4"},

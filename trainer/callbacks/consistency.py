@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from foretrain.trainer.callbacks.base import Callback, Step
-from foretrain.trainer.consistency import Consistency
+from foretrain.trainer.consistency.check import Consistency
 
 if TYPE_CHECKING:
     from foretrain.trainer.trainer import Trainer
