@@ -1,4 +1,4 @@
-"""Documents that share a sample do not see one another: each is what it is alone, and in the transformers library."""
+"""Documents that share a sample do not attend to one another: each has the logits that it has alone."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -21,25 +21,27 @@ from tests.trainer.model.test_transformers import MODELS, build, every_model, to
 
 TOLERANCE = 1e-5
 LENGTHS = [[24], [5, 1, 11, 7], [1, 1, 1, 21], [8, 8, 8]]
-"""Of the documents of each sample."""
+"""Lengths of the documents of each sample."""
 POSITIONS = torch.stack([torch.cat([torch.arange(length) for length in sample]) for sample in LENGTHS])
 DOCUMENTS = [
     (sample, slice(start, end))
     for sample, lengths in enumerate(LENGTHS)
     for start, end in pairwise([0, *torch.tensor(lengths).cumsum(0).tolist()])
 ]
-families = pytest.mark.parametrize("name", ["gpt2", "llama, grouped queries", "qwen3"])
+families = pytest.mark.parametrize(
+    "name", ["gpt2", "llama, grouped queries", pytest.param("qwen3", marks=pytest.mark.long)]
+)
 
 
 def targets_of(tokens_BL: Tensor) -> Tensor:
-    """The token that follows, and some that carry no loss."""
+    """The next token as the target, with some targets that have no loss."""
     targets_BL = F.pad(tokens_BL[:, 1:], (0, 1), value=IGNORE)
     targets_BL[1, 3:9] = IGNORE
     return targets_BL
 
 
 def losses_of(logits_BLV: Tensor, targets_BL: Tensor) -> Tensor:
-    """Of each token, (B, L)."""
+    """The loss of each token, (B, L)."""
     return F.cross_entropy(logits_BLV.transpose(1, 2), targets_BL, ignore_index=IGNORE, reduction="none")
 
 
@@ -96,14 +98,14 @@ def test_samples_of_one_document_have_the_logits_of_plain_windows() -> None:
 
 
 def library_mask() -> Tensor:
-    """What is added to scores, (B, 1, L, L)."""
+    """The mask that is added to scores, (B, 1, L, L)."""
     number_BL = (POSITIONS == 0).cumsum(1)
     sees_BLL = (number_BL[:, :, None] == number_BL[:, None]).tril()
     return torch.zeros(sees_BLL.shape).masked_fill(~sees_BLL, torch.finfo().min)[:, None]
 
 
 def library_difference(family: Family, model: ModelConfig, mask: Tensor, positions: Tensor) -> float:
-    """Of our logits from those of the library with a dense mask, the largest."""
+    """Largest difference of our logits from the library's with a dense mask."""
     stage, tokens = build(model), tokens_of(model)
     theirs = family.model(model, weights(stage))(tokens, attention_mask=mask, position_ids=positions).logits
     return (stage(tokens, positions=POSITIONS).transpose(0, 1) - theirs).abs().max().item()
@@ -137,17 +139,17 @@ def test_loss_and_every_gradient_are_those_of_the_library_with_a_dense_mask(fami
 
 @families
 @torch.no_grad()
-def test_another_mask_or_other_positions_of_the_library_are_seen(name: str) -> None:
+def test_another_mask_or_other_positions_in_the_library_give_other_logits(name: str) -> None:
     family, model = MODELS[name]
     not_restarted = torch.arange(model.seq_len).expand_as(POSITIONS)
     causal = torch.full((model.seq_len, model.seq_len), torch.finfo().min).triu(1).expand(len(POSITIONS), 1, -1, -1)
     assert library_difference(family, model, causal, POSITIONS) > 10 * TOLERANCE
-    if model.position == "learned":  # rotary embeddings know distances alone, and these are the same
+    if model.position == "learned":  # rotary embeddings depend on distances only, and these are the same
         assert library_difference(family, model, library_mask(), not_restarted) > 10 * TOLERANCE
 
 
 def test_rotary_positions_restart() -> None:
-    """Seen in queries and keys alone: their product knows distances, which a restart does not change."""
+    """The tables show it; products of queries and keys depend on distances, which a restart does not change."""
     model = MODELS["llama"][1]
     rope = Documents.of(POSITIONS, model, TensorParallel().context, torch.device("cpu")).rope
     assert rope is not None
@@ -174,11 +176,11 @@ def test_segments_are_found_once_for_all_blocks(monkeypatch: pytest.MonkeyPatch)
     calls: list[Segments] = []
     real = Segments.of
 
-    def counted(positions_BL: Tensor, device: torch.device) -> Segments:
+    def count(positions_BL: Tensor, device: torch.device) -> Segments:
         calls.append(real(positions_BL, device))
         return calls[-1]
 
-    monkeypatch.setattr(Segments, "of", counted)
+    monkeypatch.setattr(Segments, "of", count)
     stage: Stage = build(replace(MODELS["llama"][1], num_layers=4))
     stage(tokens_of(MODELS["llama"][1]), positions=POSITIONS)
     assert len(calls) == 1

@@ -1,4 +1,4 @@
-"""Weight decay takes the same share of every matrix at every width: a promise that takes runs with decay to test."""
+"""Weight decay takes the same share of every matrix at every width; runs with decay show it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,14 +21,14 @@ MODEL = ModelConfig(num_layers=2, d_model=32, num_heads=2, vocab_size=16, seq_le
 CONFIG = Config(
     model=MODEL,
     mup=MupConfig(parametrization="mup", base=BaseConfig(d_model=32)),
-    # In 24 steps decay alone shrinks a weight to exp(-1.5) of what it was.
+    # In 24 steps decay alone shrinks a weight to exp(-1.5) of its initial value.
     optimizer=OptimizerConfig(lr=2**-10, weight_decay=64.0, clip_norm=0.0),
     train=TrainConfig(global_batch_size=16, micro_batch_size=16, device="cpu"),
 )
 
 
 def slopes(ranks: RunOnRanks, target: Callable[..., list[Coordinates]]) -> dict[str, float]:
-    """How the size of each module's output after NUM_STEPS goes with width."""
+    """The exponent over width of the size of each module's output after NUM_STEPS."""
     configs = [replace(CONFIG, model=resized(MODEL, width)) for width in WIDTHS]
     (found,) = ranks(1, target, configs, Layout(), NUM_STEPS)
     sizes = {name: [each.size[name][NUM_STEPS] for each in found] for name in found[0].size}
@@ -42,6 +42,7 @@ def test_activations_of_decayed_matrices_keep_their_size_over_width(ranks: RunOn
     assert hidden == pytest.approx(dict.fromkeys(hidden, 0.0), abs=0.1)
 
 
-def test_decay_that_is_the_same_for_all_widths_is_seen(ranks: RunOnRanks) -> None:
+@pytest.mark.long
+def test_decay_that_is_the_same_for_all_widths_is_detected(ranks: RunOnRanks) -> None:
     found = slopes(ranks, measure_with_decay_unscaled)
     assert min(found[f"blocks.0.attn.{part}"] for part in "qkv") > 0.2

@@ -14,8 +14,10 @@ from tests.trainer.mup.workers import Seen, train
 
 LAYOUTS = {
     "tp=2": Layout(tp=2),
-    "pp=2": Layout(pp=2),
     "pp=2 vpp=2 zbv": Layout(pp=2, vpp=2, schedule="zbv"),
+}
+MORE_LAYOUTS = {
+    "pp=2": Layout(pp=2),
     "ZeRO-1": Layout(dp=2, zero_stage=1),
     "ZeRO-3": Layout(dp=2, zero_stage=3),
 }
@@ -48,11 +50,17 @@ NUM_STEPS = 20
 
 @pytest.fixture(scope="module")
 def alone(ranks: RunOnRanks) -> list[Seen]:
-    """What one process sees of each config."""
+    """The measurements of one process for each config."""
     return ranks(1, train, CONFIGS, Layout(), NUM_STEPS)[0]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        *(pytest.param(layout, id=name) for name, layout in LAYOUTS.items()),
+        *(pytest.param(layout, id=name, marks=pytest.mark.long) for name, layout in MORE_LAYOUTS.items()),
+    ],
+)
 def test_coordinates_losses_and_factors_are_those_of_one_process(
     ranks: RunOnRanks, layout: Layout, alone: list[Seen]
 ) -> None:
