@@ -34,10 +34,12 @@ class StepResult:
 class Engine:
     """Trains this rank's stages of a model.
 
-    `stages` are modules from tokens or activations to activations or logits, which also take `positions` where a batch
-    has them; `token_losses(logits, targets)` gives the loss of each position (0 where the target is IGNORE).
-    `optimizer` holds the stages' parameters, and keeps the fp32 tensors named `moments` for each of them. `tied` are
-    the parameters that another stage holds too, and whose gradients are summed.
+    `stages` are modules from tokens or activations to activations or logits, which also take `positions` if a batch has
+    them. If their `takes_loss_scale` is true, they also take `loss_scale`: their backward pass adds the gradient of
+    losses of their own, sums over the rank's tokens, times that scale. `token_losses(logits, targets)` gives the loss
+    of each position (0 where the target is IGNORE). `optimizer` holds the stages' parameters, and keeps the fp32
+    tensors named `moments` for each of them. `tied` are the parameters that another stage holds too, and whose
+    gradients are summed.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Engine:
         if groups.layout.pp > 1:
             num_microbatches = groups.layout.num_microbatches(config.train)
             self._pipeline = Pipeline(groups, stages, num_microbatches, self._loss, self.zero.take_gradients)
+        self._takes_loss_scale = any(getattr(stage, "takes_loss_scale", False) for stage in stages)
         self._holds_loss = self._pipeline is None or self._pipeline.holds_last
 
     def train_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> StepResult:
@@ -87,7 +90,7 @@ class Engine:
             losses, grad_norm = self._accumulate(tokens_BL, targets_BL, positions_BL, scale)
         else:
             self.zero.hold()
-            losses = self._pipeline.step(tokens_BL, targets_BL, positions_BL, scale)
+            losses = self._pipeline.step(tokens_BL, targets_BL, positions_BL, scale, self._stage_arguments(scale))
             grad_norm = self.zero.reduce_and_update(self._tied)
         loss = self._sum_losses(losses) / self.groups.replicas.size()
         return StepResult(loss, grad_norm, num_tokens)
@@ -118,7 +121,7 @@ class Engine:
         losses: list[Tensor] = []
         grad_norm = None
         for tokens, targets, placed in self._microbatches(tokens_BL, targets_BL, positions_BL):
-            loss = self._loss(self.zero.engine(tokens, **placed), targets, scale)
+            loss = self._loss(self.zero.engine(tokens, **placed, **self._stage_arguments(scale)), targets, scale)
             self.zero.backward(loss)
             grad_norm = self.zero.after_microbatch()
             losses.append(loss.detach())
@@ -141,6 +144,9 @@ class Engine:
         for first in range(0, len(tokens_BL), self._micro_batch_size):
             rows = slice(first, first + self._micro_batch_size)
             yield tokens_BL[rows], targets_BL[rows], {} if positions_BL is None else {"positions": positions_BL[rows]}
+
+    def _stage_arguments(self, scale: float) -> dict[str, float]:
+        return {"loss_scale": scale} if self._takes_loss_scale else {}
 
     def _loss(self, logits: Tensor, targets_BL: Tensor, scale: float) -> Tensor:
         return self._token_losses(logits, targets_BL).sum() * scale

@@ -1,6 +1,6 @@
 """Pipeline stages and schedules, by torch.distributed.pipelining."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -50,13 +50,21 @@ class Pipeline:
             scale_grads=False,
         )
 
-    def step(self, inputs: Tensor, targets: Tensor, positions: Tensor | None, scale: float) -> list[Tensor]:
+    def step(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        positions: Tensor | None,
+        scale: float,
+        stage_arguments: Mapping[str, float],
+    ) -> list[Tensor]:
         """Forward and backward of a rank's batch; returns the loss of each microbatch if this rank has the last stage.
 
-        Microbatches are split along dimension 0. Every stage gets those of `positions`.
+        Microbatches are split along dimension 0. Every stage gets those of `positions`, and `stage_arguments`.
         """
         losses: list[Tensor] = []
-        self._schedule.step(*self._arguments(inputs), **self._keywords(targets, positions, scale, losses))
+        keywords = self._keywords(targets, positions, scale, losses)
+        self._schedule.step(*self._arguments(inputs), **stage_arguments, **keywords)
         return losses
 
     @torch.no_grad()

@@ -57,7 +57,8 @@ def reference(config: Config, dtype_name: str, num_steps: int, table: Parametriz
 
 
 def _loss(model: Stage, tokens_BL: Tensor, targets_BL: Tensor) -> Tensor:
-    logits_BLV = model(tokens_BL).transpose(0, 1)
+    # The losses of layers are divided by the same number as the loss of tokens.
+    logits_BLV = model(tokens_BL, loss_scale=1 / int((targets_BL != IGNORE).sum())).transpose(0, 1)
     return F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten(), ignore_index=IGNORE)
 
 
@@ -68,12 +69,13 @@ def _loss_of_documents(model: Stage, tokens_BL: Tensor, targets_BL: Tensor, posi
     by_length: dict[int, list[slice]] = {}
     for start, end in pairwise([*starts, len(tokens)]):
         by_length.setdefault(end - start, []).append(slice(start, end))
-    total = torch.zeros((), dtype=next(model.parameters()).dtype)
+    total, num_tokens = torch.zeros((), dtype=next(model.parameters()).dtype), int((targets_BL != IGNORE).sum())
     for documents in by_length.values():
-        logits_BLV = model(torch.tensor([tokens[document] for document in documents])).transpose(0, 1)
+        batch = torch.tensor([tokens[document] for document in documents])
+        logits_BLV = model(batch, loss_scale=1 / num_tokens).transpose(0, 1)
         targets_N = torch.tensor([targets[document] for document in documents]).flatten()
         total = total + F.cross_entropy(logits_BLV.flatten(0, 1), targets_N, ignore_index=IGNORE, reduction="sum")
-    return total / (targets_BL != IGNORE).sum()
+    return total / num_tokens
 
 
 def _optimizer(model: Stage, config: OptimizerConfig) -> torch.optim.Optimizer:
