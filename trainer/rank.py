@@ -29,7 +29,7 @@ def train_rank(run: Run) -> None:
     groups = parallel_groups.start(run.layout, run.config.train.device, run.config.parallel.timeout_s)
     _check_same_start(run, groups)
     if run.measures_stages:
-        groups.layout = stage_timing.settle(run.config.model, run.config.train, groups, run.run_dir)
+        groups.layout = stage_timing.measure_and_balance(run.config.model, run.config.train, groups, run.run_dir)
         run = replace(run, layout=groups.layout)
     outcome = Trainer(run, groups).fit()
     if outcome.stopped_by == "signal":

@@ -22,7 +22,7 @@ from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
 from foretrain.trainer.run_folder import CONFIG_FILE, newest_checkpoint
 from foretrain.trainer.sinks import SINKS
-from foretrain.trainer.stage_cost import balanced, counted
+from foretrain.trainer.stage_cost import balance_stages, flop_costs
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def prepare_run(
     layouts.check(layout, config.model, config.train)
     check_optimizer(config.optimizer, layout)
     if config.parallel.balance == "flops" and layout.stage_layers is None:
-        layout = balanced(layout, config.model.num_layers, counted(config.model, config.train))
+        layout = balance_stages(layout, config.model.num_layers, flop_costs(config.model, config.train))
     blueprint(config)
     schedule.check(config.schedule, config.train.num_tokens)
     checkpoint = newest_checkpoint(Path(config.run_dir))

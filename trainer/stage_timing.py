@@ -1,4 +1,4 @@
-"""What the stages of a pipeline cost, measured on this machine in the precision and sizes of a run."""
+"""Costs of the stages of a pipeline, measured on this machine in the precision and sizes of a run."""
 
 import json
 import time
@@ -17,18 +17,18 @@ from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Recompute, Stage
-from foretrain.trainer.stage_cost import Costs, balanced
+from foretrain.trainer.stage_cost import Costs, balance_stages
 
 STAGES_FILE = "stages.json"
 NUM_WARMUPS = 3
 NUM_REPEATS = 11
 
 
-def measured(model: ModelConfig, layout: Layout, train: TrainConfig, device: torch.device) -> Costs:
-    """Median seconds of forward and backward of one micro batch, with one tensor-parallel rank's sizes.
+def measure_costs(model: ModelConfig, layout: Layout, train: TrainConfig, device: torch.device) -> Costs:
+    """Median seconds of forward and backward of one micro-batch, with the sizes of one tensor-parallel rank.
 
-    What ranks send one another is left out, so tensor parallelism costs a block more than this says. Under sequence
-    parallelism the norms are timed on the whole sequence, and of blocks of which only some recompute, one that does.
+    Communication between ranks is left out, so under tensor parallelism a block costs more than this. Under sequence
+    parallelism the norms are timed on the full sequence. If only some blocks recompute, one of those is timed.
 
     Legend: L sequence, B batch, D model width.
     """
@@ -58,20 +58,20 @@ def measured(model: ModelConfig, layout: Layout, train: TrainConfig, device: tor
         lambda: block(x_LBD, loss_scale=1.0).backward(grad_LBD),
         lambda: tp.cross_entropy(last(x_LBD), tokens_BL).sum().backward(),
     ]
-    # In turns, so that a machine that slows down does so for all three.
+    # The three take turns, so that a machine that becomes slower does so for all of them.
     rounds_s = [[_seconds(run, device) for run in passes] for _ in range(NUM_WARMUPS + NUM_REPEATS)]
     return Costs(*map(median, zip(*rounds_s[NUM_WARMUPS:], strict=True)))
 
 
-def settle(model: ModelConfig, train: TrainConfig, groups: Groups, run_dir: Path) -> Layout:
-    """The balanced layout by what rank 0 measures, the same on every rank; rank 0 writes both into the run's folder."""
+def measure_and_balance(model: ModelConfig, train: TrainConfig, groups: Groups, run_dir: Path) -> Layout:
+    """The layout that balances the costs that rank 0 measures, on every rank; rank 0 writes both into `run_dir`."""
     costs_s = torch.zeros(3, dtype=torch.float64, device=groups.device)
     if groups.rank == 0:
-        costs = measured(model, groups.layout, train, groups.device)
+        costs = measure_costs(model, groups.layout, train, groups.device)
         costs_s = costs_s.new_tensor([costs.first, costs.block, costs.last])
     dist.broadcast(costs_s, src=0)
     costs = Costs(*costs_s.tolist())
-    layout = balanced(groups.layout, model.num_layers, costs)
+    layout = balance_stages(groups.layout, model.num_layers, costs)
     if groups.rank == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         record = {"stage_layers": stage_layers(layout, model), "costs_s": asdict(costs)}
@@ -85,12 +85,12 @@ def stage_layers(layout: Layout, model: ModelConfig) -> list[int]:
 
 
 def local_model(model: ModelConfig, tp: int) -> ModelConfig:
-    """A model whose whole is what one of `tp` ranks holds."""
+    """A model of the size that one of `tp` ranks holds."""
     shape = Shape.of(model)
     return replace(
         model,
         num_heads=shape.num_heads // tp,
-        num_kv_heads=max(1, shape.num_kv_heads // tp),  # ranks share a head where there are fewer heads than ranks
+        num_kv_heads=max(1, shape.num_kv_heads // tp),  # ranks share a head if there are fewer heads than ranks
         head_dim=shape.head_dim,
         d_ff=shape.d_ff // tp,
         vocab_size=-(-shape.vocab_size // tp),

@@ -108,7 +108,8 @@ def test_the_command_shows_their_rows_of_the_table() -> None:
         app, ["mup", "runs/dry_run", *settings, "mup.parametrization=mup", "mup.base.d_model=64"]
     )
     assert result.exit_code == 0, result.output
-    rows = {line.split()[0]: line.split()[1:] for line in result.output.splitlines() if line.startswith("blocks.")}
+    lines = [line.split() for line in result.output.splitlines()]
+    rows = {cells[0]: cells[1:] for cells in lines if cells and cells[0].startswith("blocks.")}
     names = ["attn_norm", "attn.query", "attn.key", "attn.value", "attn.gate", "attn.mix"]
     names += ["mlp_norm", "mlp.wide", "mlp.direction", "mlp.narrow"]
     assert list(rows) == [f"blocks.*.{name}.weight" for name in names]

@@ -17,8 +17,8 @@ from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.model.table import block_table, flops_per_token
 from foretrain.trainer.rank import train_rank
 from foretrain.trainer.setup import Run, prepare_run
-from foretrain.trainer.stage_cost import Costs, balanced, counted
-from foretrain.trainer.stage_timing import STAGES_FILE, local_model, measured
+from foretrain.trainer.stage_cost import Costs, balance_stages, flop_costs
+from foretrain.trainer.stage_timing import STAGES_FILE, local_model, measure_costs
 from tests.conftest import RunOnRanks
 
 MODEL = ModelConfig(num_layers=8, d_model=64, num_heads=4, d_ff=128, seq_len=32, vocab_size=300)
@@ -28,20 +28,20 @@ HEAD_HEAVY = replace(MODEL, vocab_size=1250)
 
 
 def test_counted_costs_add_up_to_the_flops_of_the_model() -> None:
-    costs = counted(MODEL, TRAIN)
+    costs = flop_costs(MODEL, TRAIN)
     assert costs.first + 8 * costs.block + costs.last == pytest.approx(flops_per_token(MODEL, causal=True))
 
 
 def test_a_block_costs_its_matrices_and_its_attention() -> None:
     matrices = sum(param.num_elements for param in block_table(MODEL, 0) if param.is_matrix)
-    assert counted(MODEL, TRAIN).block == 6 * matrices + 6 * MODEL.d_model * MODEL.seq_len
+    assert flop_costs(MODEL, TRAIN).block == 6 * matrices + 6 * MODEL.d_model * MODEL.seq_len
 
 
 def test_a_block_that_recomputes_is_run_forward_twice() -> None:
-    kept, attention = counted(MODEL, TRAIN).block, 6 * MODEL.d_model * MODEL.seq_len
+    kept, attention = flop_costs(MODEL, TRAIN).block, 6 * MODEL.d_model * MODEL.seq_len
 
     def more(**recompute: Any) -> float:
-        return counted(MODEL, TrainConfig(**recompute)).block - kept
+        return flop_costs(MODEL, TrainConfig(**recompute)).block - kept
 
     assert more(recompute="full") == pytest.approx(kept / 3)
     assert more(recompute="selective") == pytest.approx(attention / 3)
@@ -59,12 +59,12 @@ def test_a_block_that_recomputes_is_run_forward_twice() -> None:
     ids=str,
 )
 def test_the_stage_with_a_heavy_head_has_fewer_blocks(layout: Layout, sizes: tuple[int, ...]) -> None:
-    assert balanced(layout, 8, counted(HEAD_HEAVY, TRAIN)).stage_layers == sizes
+    assert balance_stages(layout, 8, flop_costs(HEAD_HEAVY, TRAIN)).stage_layers == sizes
 
 
 def test_an_even_split_leaves_the_layout_as_it_is() -> None:
     for layout in (Layout(), Layout(pp=2)):
-        assert balanced(layout, 8, Costs(first=0.0, block=1.0, last=0.5)) == layout
+        assert balance_stages(layout, 8, Costs(first=0.0, block=1.0, last=0.5)) == layout
 
 
 def config(run_dir: Path, corpus: Path, parallel: ParallelConfig) -> Config:
@@ -103,7 +103,7 @@ def test_a_split_by_hand_of_other_stages_is_refused_before_a_rank_starts(tmp_pat
 def measure(*cases: tuple[ModelConfig, Layout, TrainConfig]) -> list[Costs]:
     """On a rank of its own, with one thread."""
     torch.set_num_threads(1)
-    return [measured(*case, torch.device("cpu")) for case in cases]
+    return [measure_costs(*case, torch.device("cpu")) for case in cases]
 
 
 def test_measured_costs_are_seconds_in_the_order_of_the_flops(ranks: RunOnRanks) -> None:
@@ -112,13 +112,13 @@ def test_measured_costs_are_seconds_in_the_order_of_the_flops(ranks: RunOnRanks)
     [(whole, half)] = ranks(1, measure, *cases)
     assert all(0 < cost < 10 for costs in (whole, half) for cost in (costs.first, costs.block, costs.last))
     assert whole.first < whole.block, "a look-up multiplies nothing"
-    ratio = (whole.last / whole.block) / (counted(model, TRAIN).last / counted(model, TRAIN).block)
+    ratio = (whole.last / whole.block) / (flop_costs(model, TRAIN).last / flop_costs(model, TRAIN).block)
     assert 1 / 3 < ratio < 3
 
 
 def test_what_is_measured_under_tensor_parallelism_is_one_ranks_share() -> None:
     model = replace(MODEL, num_kv_heads=2, vocab_size=301)
-    whole, half = counted(replace(model, vocab_size=302), TRAIN), counted(local_model(model, 2), TRAIN)
+    whole, half = flop_costs(replace(model, vocab_size=302), TRAIN), flop_costs(local_model(model, 2), TRAIN)
     assert (half.block, half.last) == (whole.block / 2, whole.last / 2)
 
 
@@ -138,7 +138,7 @@ def test_measured_the_run_has_the_same_curve_and_says_its_split_once(
     assert curve(run) == pytest.approx(expected_curve, rel=1e-5)
 
     record = json.loads((tmp_path / STAGES_FILE).read_text())
-    layout = balanced(run.layout, 4, Costs(**record["costs_s"]))
+    layout = balance_stages(run.layout, 4, Costs(**record["costs_s"]))
     assert record["stage_layers"] == [len(layout.layers_of(stage, 4)) for stage in (0, 1)]
     said = re.findall(r"as measured: (\[\d, \d\])", capfd.readouterr().out)
     assert said == [str(record["stage_layers"])]

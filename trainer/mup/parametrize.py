@@ -16,7 +16,7 @@ from foretrain.trainer.optimizers.entry import OPTIMIZERS
 
 
 @dataclass(frozen=True)
-class Scaled:
+class ScaledParam:
     """A parameter of a model beside the base model's."""
 
     param: Param
@@ -46,7 +46,7 @@ def blueprint(config: Config, table: Parametrization | None = None) -> Blueprint
     return Blueprint(model, tuple(row.param for row in rows), multipliers)
 
 
-def scaled_table(config: Config, table: Parametrization | None = None) -> list[Scaled]:
+def scaled_table(config: Config, table: Parametrization | None = None) -> list[ScaledParam]:
     """The parameter table in the config's parametrization, in the table's order."""
     table = table or PARAMETRIZATIONS[config.mup.parametrization]
     base = base_model(config.model, config.mup.base)
@@ -60,7 +60,7 @@ def scaled_table(config: Config, table: Parametrization | None = None) -> list[S
         ratios = Ratios(
             param.fan_in / at_base.fan_in, param.fan_out / at_base.fan_out, depth if param.in_block else 1.0
         )
-        rows.append(_scaled(param, ratios, table.rules[param.role], step_degree))
+        rows.append(scale_param(param, ratios, table.rules[param.role], step_degree))
     _check_shared_tensors(rows, config.model)
     return rows
 
@@ -84,11 +84,11 @@ def base_model(model: ModelConfig, base: BaseConfig) -> ModelConfig:
         raise ValueError(f"mup.base: {error}, or set mup.base's other sizes too") from error
 
 
-def _scaled(param: Param, ratios: Ratios, rule: Rule, step_degree: float) -> Scaled:
+def scale_param(param: Param, ratios: Ratios, rule: Rule, step_degree: float) -> ScaledParam:
     lr = rule.lr(step_degree)(ratios)
     scale = Scale(lr=lr, eps=rule.gradient(ratios), weight_decay=1 / lr)
     multiplier = rule.multiplier(ratios)
-    return Scaled(replace(param, std=param.std * rule.std(ratios), scale=scale, multiplier=multiplier), ratios)
+    return ScaledParam(replace(param, std=param.std * rule.std(ratios), scale=scale, multiplier=multiplier), ratios)
 
 
 def _tied_head(embed: Ratios, table: Parametrization) -> float:
@@ -104,7 +104,7 @@ def _tied_head(embed: Ratios, table: Parametrization) -> float:
     return head.multiplier(ratios)
 
 
-def _check_shared_tensors(rows: list[Scaled], model: ModelConfig) -> None:
+def _check_shared_tensors(rows: list[ScaledParam], model: ModelConfig) -> None:
     """Raise ValueError if parameters that share a tensor would need different factors."""
     first: dict[str, Param] = {}
     for param in (row.param for row in rows if row.param.tensor):

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from foretrain.configs.schema import Config, ModelConfig
 from foretrain.trainer.model.spec import Param
-from foretrain.trainer.mup.parametrize import Scaled, base_model, blueprint, scaled_table
+from foretrain.trainer.mup.parametrize import ScaledParam, base_model, blueprint, scaled_table
 from foretrain.trainer.optimizers.entry import entry_of
 
 UNKNOWN = 1
@@ -50,9 +50,9 @@ def show(config: Config, console: Console) -> None:
     )
 
 
-def _kinds(rows: list[Scaled]) -> Iterator[tuple[str, Scaled]]:
+def _kinds(rows: list[ScaledParam]) -> Iterator[tuple[str, ScaledParam]]:
     """Rows by name, those of all blocks as one, in the table's order."""
-    by_name: dict[str, list[Scaled]] = {}
+    by_name: dict[str, list[ScaledParam]] = {}
     for row in rows:
         by_name.setdefault(row.param.name_in_any_block, []).append(row)
     for name, alike in by_name.items():
@@ -60,7 +60,7 @@ def _kinds(rows: list[Scaled]) -> Iterator[tuple[str, Scaled]]:
         yield name, alike[0]
 
 
-def _values(row: Scaled) -> tuple[object, ...]:
+def _values(row: ScaledParam) -> tuple[object, ...]:
     return row.param.std, row.param.scale, row.param.shape, row.param.multiplier
 
 

@@ -50,11 +50,11 @@ def hidden_init_not_scaled(configs: Sequence[Config], layout: Layout, num_steps:
 def one_init_not_scaled(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
     """Of mlp.down in the last block alone."""
 
-    def scaled(param: parametrize.Param, ratios: Ratios, rule: Rule, step_degree: float) -> parametrize.Scaled:
+    def scaled(param: parametrize.Param, ratios: Ratios, rule: Rule, step_degree: float) -> parametrize.ScaledParam:
         is_broken = param.name == "blocks.1.mlp.down.weight"
         return real(param, ratios, replace(rule, std=Power()) if is_broken else rule, step_degree)
 
-    real, parametrize._scaled = parametrize._scaled, scaled
+    real, parametrize.scale_param = parametrize.scale_param, scaled
     return measure(configs, layout, num_steps)
 
 
@@ -70,12 +70,12 @@ def eps_not_scaled(configs: Sequence[Config], layout: Layout, num_steps: int) ->
 def ratio_of_another_axis(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
     """mlp.down goes by the ratio of d_model, which is its fan-out."""
 
-    def scaled(param: parametrize.Param, ratios: Ratios, rule: Rule, step_degree: float) -> parametrize.Scaled:
+    def scaled(param: parametrize.Param, ratios: Ratios, rule: Rule, step_degree: float) -> parametrize.ScaledParam:
         if param.name.endswith("mlp.down.weight"):
             ratios = replace(ratios, fan_in=ratios.fan_out)
         return real(param, ratios, rule, step_degree)
 
-    real, parametrize._scaled = parametrize._scaled, scaled
+    real, parametrize.scale_param = parametrize.scale_param, scaled
     return measure(configs, layout, num_steps)
 
 

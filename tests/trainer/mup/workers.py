@@ -83,11 +83,11 @@ def _losses(config: Config, engine: Engine, num_steps: int) -> list[float]:
 
 def measure_with_decay_unscaled(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
     """As `measure`, with a planted bug: weight decay is the same for all, and so lr * weight_decay falls with width."""
-    right = parametrize._scaled
+    right = parametrize.scale_param
 
-    def wrong(*args: Any) -> parametrize.Scaled:
+    def wrong(*args: Any) -> parametrize.ScaledParam:
         row = right(*args)
         return replace(row, param=replace(row.param, scale=replace(row.param.scale, weight_decay=1.0)))
 
-    parametrize._scaled = wrong  # type: ignore[assignment]
+    parametrize.scale_param = wrong  # type: ignore[assignment]
     return measure(configs, layout, num_steps)
