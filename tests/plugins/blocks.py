@@ -111,4 +111,4 @@ class SquaredReluModule(nn.Module):
 
 
 ATTENTION.register("gated", GatedAttention())
-FEED_FORWARD.register("squared_relu", SquaredRelu())
+FEED_FORWARD.register("costly_relu", SquaredRelu())

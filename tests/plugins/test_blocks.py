@@ -28,7 +28,7 @@ from tests.conftest import RunOnRanks
 from tests.parallel import workers
 
 PLUGIN = "tests.plugins.blocks"
-MODEL = workers.small_model(attention="gated", feed_forward="squared_relu", bias=True)
+MODEL = workers.small_model(attention="gated", feed_forward="costly_relu", bias=True)
 NUM_STEPS = 5
 
 
@@ -103,7 +103,7 @@ def test_a_model_whose_layer_has_a_loss_is_not_trained_without_a_scale_for_it() 
 
 
 def test_the_command_shows_their_rows_of_the_table() -> None:
-    settings = [f"plugins=[{PLUGIN}]", "model.attention=gated", "model.feed_forward=squared_relu"]
+    settings = [f"plugins=[{PLUGIN}]", "model.attention=gated", "model.feed_forward=costly_relu"]
     result = CliRunner().invoke(
         app, ["mup", "runs/dry_run", *settings, "mup.parametrization=mup", "mup.base.d_model=64"]
     )
@@ -143,3 +143,11 @@ def test_an_unknown_layer_is_refused_before_a_process_starts(
     model = replace(MODEL, vocab_size=None, **layer)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=words):
         prepare_run(config(run_dir=str(tmp_path), model=model, data=DataConfig(str(corpus))))
+
+
+def test_the_layer_of_the_example_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
+    import_plugins(["custom_block"])
+    model = workers.small_model(feed_forward="squared_relu", bias=True)
+    curve = reference(replace(config(model=model), plugins=["custom_block"]), "float32", 10)
+    assert curve.losses[-1] < curve.losses[0] - 0.05

@@ -75,7 +75,7 @@ def test_the_first_blocks_alone_are_recomputed() -> None:
 LAYERS = {
     "llama": replace(MODEL, d_ff=80),
     "gpt2": replace(MODEL, position="learned", activation="gelu", num_kv_heads=None, bias=True),
-    "plugins": replace(MODEL, attention="gated", feed_forward="squared_relu"),
+    "plugins": replace(MODEL, attention="gated", feed_forward="costly_relu"),
 }
 
 

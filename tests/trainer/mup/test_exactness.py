@@ -1,4 +1,4 @@
-"""Parametrizations are exact: equivalent forms give the same losses, and at the base shape they are the standard one."""
+"""Parametrizations are exact: equivalent forms give the same losses, and at the base shape all are the standard one."""
 
 from collections.abc import Iterator
 from dataclasses import replace
