@@ -21,7 +21,7 @@ from foretrain.configs.model import ModelConfig
 from foretrain.parallel.layout import Layout
 from foretrain.trainer.model.feed_forward import FEED_FORWARD
 from foretrain.trainer.model.layer import LayerKind, Recomputed, column_input_bytes
-from foretrain.trainer.model.layers import Parts
+from foretrain.trainer.model.parts import Parts
 from foretrain.trainer.model.spec import Param, linear
 
 

@@ -12,7 +12,7 @@ from foretrain.parallel.layout import Layout
 from foretrain.trainer.model.attention import ATTENTION
 from foretrain.trainer.model.feed_forward import FEED_FORWARD
 from foretrain.trainer.model.layer import Flops, LayerKind, Recomputed, column_input_bytes, matrix_flops
-from foretrain.trainer.model.layers import Documents, Parts
+from foretrain.trainer.model.parts import Documents, Parts
 from foretrain.trainer.model.spec import Param, gain, linear
 
 

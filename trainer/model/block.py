@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.blueprint import Blueprint
-from foretrain.trainer.model.layers import Documents, Norm, Parts, scaled
+from foretrain.trainer.model.parts import Documents, Norm, Parts, scaled
 from foretrain.trainer.model.table import layers_of
 
 

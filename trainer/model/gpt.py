@@ -17,7 +17,7 @@ from foretrain.parallel.tensor import Embedding, TensorParallel
 from foretrain.trainer.model import init
 from foretrain.trainer.model.block import Block
 from foretrain.trainer.model.blueprint import Blueprint
-from foretrain.trainer.model.layers import Documents, Norm, checkpointed, scaled
+from foretrain.trainer.model.parts import Documents, Norm, checkpointed, scaled
 from foretrain.trainer.model.shard import Held, ParamShard, held_by
 from foretrain.trainer.model.table import layers_of
 

@@ -11,7 +11,7 @@ from foretrain.trainer.model.spec import Param
 if TYPE_CHECKING:
     from torch import nn
 
-    from foretrain.trainer.model.layers import Parts
+    from foretrain.trainer.model.parts import Parts
 
 Recomputed = Literal["none", "selective", "full"]
 """What a block computes again for the backward pass, as `train.recompute` names it."""

@@ -1,6 +1,6 @@
-"""A config's parametrization applied to its parameter table: initial laws, multipliers, and factors of the optimizer.
+"""A config's parametrization applied to its parameter table: initial values, multipliers, and optimizer factors.
 
-Ratios come from the global shapes of two tables, the model's and its base's, and so do not depend on any layout.
+Ratios come from the global shapes of two tables, the model's and its base's, so they do not depend on the layout.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from foretrain.trainer.optimizers.entry import OPTIMIZERS
 
 @dataclass(frozen=True)
 class ScaledParam:
-    """A parameter of a model beside the base model's."""
+    """A parameter of a model, and the ratios of its sizes to those in the base model."""
 
     param: Param
     """With the parametrization's initial values, multiplier and factors."""
@@ -25,9 +25,9 @@ class ScaledParam:
 
 
 def blueprint(config: Config, table: Parametrization | None = None) -> Blueprint:
-    """What the config's model is built from. `table` takes the place of the parametrization that the config names.
+    """The blueprint of the config's model; `table` replaces the parametrization that the config names.
 
-    Raises ValueError where the base model cannot be, or is of another kind.
+    Raises ValueError if the base model is impossible, or if its proportions do not fit the model's.
     """
     table = table or PARAMETRIZATIONS[config.mup.parametrization]
     model = config.model
@@ -47,7 +47,7 @@ def blueprint(config: Config, table: Parametrization | None = None) -> Blueprint
 
 
 def scaled_table(config: Config, table: Parametrization | None = None) -> list[ScaledParam]:
-    """The parameter table in the config's parametrization, in the table's order."""
+    """The parameter table with what the config's parametrization gives each parameter, in the table's order."""
     table = table or PARAMETRIZATIONS[config.mup.parametrization]
     base = base_model(config.model, config.mup.base)
     depth = config.model.num_layers / base.num_layers
@@ -77,7 +77,7 @@ def _step_degree(kind: str, table: Parametrization) -> float:
 
 
 def base_model(model: ModelConfig, base: BaseConfig) -> ModelConfig:
-    """The model of the base shape: what `base` leaves out is in proportion to `model`. Raises ValueError."""
+    """The model of the base shape; sizes that `base` leaves out are in proportion to `model`. Raises ValueError."""
     try:
         return resized(model, **vars(base))
     except ValueError as error:
@@ -92,14 +92,14 @@ def scale_param(param: Param, ratios: Ratios, rule: Rule, step_degree: float) ->
 
 
 def _tied_head(embed: Ratios, table: Parametrization) -> float:
-    """The multiplier of a head that is the embedding's matrix."""
+    """The multiplier of a head that uses the matrix of the embedding."""
     ratios = Ratios(fan_in=embed.fan_out)
     lookup, head = table.rules["embedding"], table.rules["output"]
     laws = [(rule.std(at), rule.update(at), rule.gradient(at)) for rule, at in ((lookup, embed), (head, ratios))]
     if laws[0] != laws[1]:
         raise ValueError(
-            f"the parametrization {table.name} gives embedding and head other laws or learning rates, and "
-            "model.tie_embeddings makes them one matrix: set it to false"
+            f"the parametrization {table.name} needs different initial values or learning rates for embedding and head,"
+            " and model.tie_embeddings = true makes them one matrix: set model.tie_embeddings=false"
         )
     return head.multiplier(ratios)
 

@@ -1,7 +1,7 @@
-"""Parametrizations as data: for each role of a parameter, exponents over how much larger it is than at the base shape.
+"""Parametrizations as data: for each role of a parameter, exponents of the ratio of its size to that at the base shape.
 
-All entries are ratios to the base model, so that at the base shape every parametrization is the standard one. The form
-is that of Tensor Programs V (arXiv 2203.03466), table 8, which permits tied embeddings. No torch.
+All entries are relative to the base model, so at the base shape every parametrization is the standard one. The form is
+that of Tensor Programs V (arXiv 2203.03466), table 8, which permits tied embeddings. Imports no torch.
 """
 
 from collections.abc import Mapping
@@ -43,18 +43,18 @@ ONE = Power()
 
 @dataclass(frozen=True)
 class Rule:
-    """What multiplies the standard parametrization's values for one role.
+    """Factors on the values of the standard parametrization, for one role.
 
-    Weight decay is no entry: a step takes lr * weight_decay off a weight, which has to stay as it is at the base, so
-    its factor is 1 / lr.
+    Weight decay has no entry: its factor is 1 / lr, so that the share lr * weight_decay that a step takes off a weight
+    is the same at every shape.
     """
 
     std: Power = ONE
-    """Of the initial standard deviation."""
+    """Factor of the initial standard deviation."""
     multiplier: Power = ONE
-    """On the way forward."""
+    """What the forward pass multiplies the parameter's input or output by."""
     update: Power = ONE
-    """Of an entry's change in one step."""
+    """Factor of an entry's change in one step."""
     gradient: Power = ONE
     """Size of the gradient's entries. As Adam's eps grows with it, eps is as large beside them at every shape."""
 
@@ -65,7 +65,8 @@ class Rule:
     def rescaled(self, t: Power) -> "Rule":
         """The same function trained in the same way, with weights t times smaller behind a multiplier t times larger.
 
-        abc-symmetry: arXiv 2203.03466, appendix J.2.1. Of gains and biases only ONE makes sense: their start is fixed.
+        This is abc-symmetry (arXiv 2203.03466, appendix J.2.1). For gains and biases only t = ONE makes sense, because
+        their initial values are fixed.
         """
         inverse = t**-1
         return Rule(
@@ -83,12 +84,12 @@ class Parametrization:
     name: str
     rules: Mapping[Role, Rule]
     attention: float = 0.0
-    """Exponent of head_dim's ratio, of attention logits beside 1 / sqrt(head_dim)."""
+    """Exponent of the ratio of head_dim, in a factor on attention logits beside 1 / sqrt(head_dim)."""
     residual: float = 0.0
-    """Exponent of depth's ratio, of what a layer adds to the residual stream."""
+    """Exponent of the ratio of depth, in a factor on what a layer adds to the residual stream."""
 
     def rescaled(self, shifts: Mapping[Role, Power]) -> "Parametrization":
-        """An abc-equivalent form, by what each role's multiplier grows."""
+        """An abc-equivalent form; `shifts` has the factor by which the multiplier of a role grows."""
         rules = {role: rule.rescaled(shifts.get(role, ONE)) for role, rule in self.rules.items()}
         return replace(self, name=f"{self.name}, rescaled", rules=rules)
 
@@ -98,7 +99,7 @@ STANDARD = Parametrization(
 )
 
 _VECTOR = Rule(gradient=Power(fan_out=-1))
-"""What adds to or scales a finite number of inputs for each output."""
+"""The rule of a parameter whose outputs depend on a constant number of inputs each."""
 _HIDDEN = Rule(std=Power(fan_in=-0.5), update=Power(fan_in=-1), gradient=Power(fan_out=-1))
 MUP = Parametrization(
     "mup",
@@ -112,14 +113,15 @@ MUP = Parametrization(
     },
     attention=-0.5,
 )
-"""Maximal update parametrization: transfers over width."""
+"""Maximal update parametrization: values transfer over width."""
 
 
 def over_depth(alpha: float) -> Parametrization:
-    """muP over depth too: each layer adds depth^-alpha of itself. 1: CompleteP; 1/2: depth-muP (arXiv 2505.01618).
+    """muP over depth too: the output of each layer is multiplied by depth^-alpha before it is added.
 
-    A block's gradients shrink as depth^-alpha, and the updates of as many blocks as the model is deep add up. GPT-2's
-    1 / sqrt(2 L) on what writes into the residual stream is undone beyond the base's, or depth would count twice.
+    alpha = 1 is CompleteP, and 1/2 is depth-muP (arXiv 2505.01618). A block's gradients shrink as depth^-alpha, and the
+    updates of all blocks add up. GPT-2's factor 1 / sqrt(2 L) on matrices that write into the residual stream stays as
+    it is at the base; otherwise depth would count twice.
     """
     block = Rule(update=Power(depth=alpha - 1), gradient=Power(depth=-alpha))
     undo = Rule(std=Power(depth=0.5))
@@ -134,4 +136,4 @@ def _times(a: Rule, b: Rule) -> Rule:
 
 COMPLETEP = replace(over_depth(1.0), name="completep")
 PARAMETRIZATIONS = {table.name: table for table in (STANDARD, MUP, COMPLETEP)}
-"""By the names that `mup.parametrization` takes."""
+"""The parametrizations by the name that `mup.parametrization` takes."""

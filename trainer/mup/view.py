@@ -1,8 +1,7 @@
-"""The parametrization of a model on one screen: a line for each kind of parameter, with all blocks in one."""
+"""A table of what the parametrization gives each parameter, with one line for the same parameter of all blocks."""
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
@@ -13,11 +12,11 @@ from foretrain.trainer.mup.parametrize import ScaledParam, base_model, blueprint
 from foretrain.trainer.optimizers.entry import entry_of
 
 UNKNOWN = 1
-"""Stands for the size of a vocabulary that the config leaves to the data."""
+"""Placeholder for the size of a vocabulary that the config leaves to the data."""
 
 
 def show(config: Config, console: Console) -> None:
-    """Print what every parameter of the config's model gets, whatever its vocabulary, which no factor depends on."""
+    """Print the table of the config's model. Its vocabulary may be unknown, since no factor depends on it."""
     if config.model.vocab_size is None:
         config = replace(config, model=replace(config.model, vocab_size=UNKNOWN))
     optimizer, plan = config.optimizer, blueprint(config)
@@ -31,11 +30,11 @@ def show(config: Config, console: Console) -> None:
     table = Table(*columns, box=None, header_style="bold")
     for column in table.columns[3:]:
         column.justify = "right"
-    for name, row in _kinds(scaled_table(config)):
+    for name, row in _rows_by_name(scaled_table(config)):
         param, scale = row.param, row.param.scale
         cells = [name, param.role, _sizes(param)]
         cells += [f"x{_number(row.ratios.fan_in)}", f"x{_number(row.ratios.fan_out)}"]
-        cells += [_law(param), _number(param.multiplier), _number(optimizer.lr * scale.lr)]
+        cells += [_initial(param), _number(param.multiplier), _number(optimizer.lr * scale.lr)]
         cells += [_number(optimizer.eps * scale.eps)] if uses_eps else []
         cells += [_number(optimizer.weight_decay * scale.weight_decay) if param.is_matrix else "-"]
         table.add_row(*cells)
@@ -50,21 +49,20 @@ def show(config: Config, console: Console) -> None:
     )
 
 
-def _kinds(rows: list[ScaledParam]) -> Iterator[tuple[str, ScaledParam]]:
-    """Rows by name, those of all blocks as one, in the table's order."""
-    by_name: dict[str, list[ScaledParam]] = {}
+def _rows_by_name(rows: list[ScaledParam]) -> Iterator[tuple[str, ScaledParam]]:
+    """One row for each name, with `*` for the number of the block, in the table's order."""
+    by_name: dict[str, ScaledParam] = {}
     for row in rows:
-        by_name.setdefault(row.param.name_in_any_block, []).append(row)
-    for name, alike in by_name.items():
-        assert len(list(groupby(alike, key=_values))) == 1, f"{name} differs between blocks"
-        yield name, alike[0]
+        first = by_name.setdefault(row.param.name_in_any_block, row)
+        assert _values(row) == _values(first), f"{row.param.name} and {first.param.name} have different values"
+    yield from by_name.items()
 
 
 def _values(row: ScaledParam) -> tuple[object, ...]:
     return row.param.std, row.param.scale, row.param.shape, row.param.multiplier
 
 
-def _law(param: Param) -> str:
+def _initial(param: Param) -> str:
     return _number(param.std) if param.std else f"= {param.fill:g}"
 
 

@@ -14,7 +14,7 @@ from foretrain.parallel.segments import Segments
 from foretrain.parallel.tensor import IGNORE, TensorParallel
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Recompute, Stage, build_stages
-from foretrain.trainer.model.layers import Documents
+from foretrain.trainer.model.parts import Documents
 from foretrain.trainer.model.rope import rope_tables
 from tests.trainer.model.huggingface import Family
 from tests.trainer.model.test_transformers import MODELS, build, every_model, tokens_of, weights

@@ -12,7 +12,7 @@ from foretrain.trainer.model.spec import Param, gain, linear
 if TYPE_CHECKING:
     from torch import nn
 
-    from foretrain.trainer.model.layers import Parts
+    from foretrain.trainer.model.parts import Parts
 
 
 class GroupedQuery(LayerKind):

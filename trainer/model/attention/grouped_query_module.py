@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foretrain.trainer.model.layers import Documents, Parts, scaled
+from foretrain.trainer.model.parts import Documents, Parts, scaled
 from foretrain.trainer.model.rope import rope_tables, rotate
 from foretrain.trainer.model.shard import Held, beside
 
@@ -62,7 +62,7 @@ class GroupedQueryModule(nn.Module):
 
 
 class SharedKeyValue(nn.Module):
-    """Keys and values of grouped queries where there are fewer key-value heads than tensor-parallel ranks.
+    """Keys and values of grouped queries if there are fewer key-value heads than tensor-parallel ranks.
 
     Every rank holds the matrices of all heads, and uses the one head that its queries share with those of other ranks:
     gradients, each from one rank's queries, are summed over ranks.

@@ -11,7 +11,7 @@ from foretrain.trainer.model.spec import Param, linear
 if TYPE_CHECKING:
     from torch import nn
 
-    from foretrain.trainer.model.layers import Parts
+    from foretrain.trainer.model.parts import Parts
 
 
 class Dense(LayerKind):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foretrain.trainer.model.layers import Parts
+from foretrain.trainer.model.parts import Parts
 
 
 class DenseModule(nn.Module):
