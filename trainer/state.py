@@ -30,11 +30,11 @@ class ModelState:
 
         A module's tensor is gathered over dp once for all consecutive parameters that it holds.
         """
-        tensor, whole = None, torch.empty(0)
+        tensor, full = None, torch.empty(0)
         for shard in self.shards if shards is None else shards:
             if tensor is not shard.tensor:
-                tensor, whole = shard.tensor, self.zero.get(shard.tensor, key).detach()
-            yield shard, whole[shard.rows]
+                tensor, full = shard.tensor, self.zero.get(shard.tensor, key).detach()
+            yield shard, full[shard.rows]
 
     def get(self, name: str, key: str = "weight") -> Tensor:
         """One state of this rank's shard of the parameter `name`. Raises KeyError if the rank holds none of it."""
@@ -50,10 +50,10 @@ class ModelState:
             by_tensor.setdefault(shard.tensor, []).append(shard)
         for shards in by_tensor.values():
             tensor = shards[0].tensor
-            whole = torch.zeros(getattr(tensor, "ds_shape", tensor.shape))  # ZeRO-3 empties parameters between uses
+            full = torch.zeros(getattr(tensor, "ds_shape", tensor.shape))  # ZeRO-3 empties parameters between uses
             for shard in shards:
-                whole[shard.rows] = values[shard.param.name]
-            self.zero.set(tensor, key, whole.to(self.groups.device))
+                full[shard.rows] = values[shard.param.name]
+            self.zero.set(tensor, key, full.to(self.groups.device))
 
     def set_step(self, step: int) -> None:
         """Set the number of steps that the optimizer has done, for its bias correction."""

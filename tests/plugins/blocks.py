@@ -105,7 +105,7 @@ class SquaredReluModule(nn.Module):
 
     def forward(self, x_LBD: Tensor) -> tuple[Tensor, Tensor]:
         (hidden_LBF,) = self.wide(x_LBD)
-        # Of this rank's hidden units; and of all units, for this rank's part of the sequence.
+        # A sum over this rank's hidden units, and one over this rank's part of the sequence.
         loss = hidden_LBF.square().sum() / self._d_ff + self.direction(x_LBD).square().sum() / self._d_model
         return self.narrow(self._run(lambda hidden: F.relu(hidden).square(), hidden_LBF)), 0.1 * loss
 

@@ -77,7 +77,7 @@ def prepared(run_dir: Path, corpus: Path, **parallel: Any) -> Run:
     return prepare_run(config(run_dir, corpus, ParallelConfig(**parallel)))
 
 
-def test_a_run_splits_its_blocks_as_it_is_told(tmp_path: Path, corpus: Path) -> None:
+def test_a_run_splits_its_blocks_as_its_config_asks(tmp_path: Path, corpus: Path) -> None:
     def sizes(**parallel: Any) -> tuple[int, ...] | None:
         return prepared(tmp_path, corpus, **parallel).layout.stage_layers
 
@@ -109,17 +109,17 @@ def measure(*cases: tuple[ModelConfig, Layout, TrainConfig]) -> list[Costs]:
 def test_measured_costs_are_seconds_in_the_order_of_the_flops(ranks: RunOnRanks) -> None:
     model = ModelConfig(num_layers=8, d_model=256, num_heads=4, d_ff=1024, seq_len=64, vocab_size=4096)
     cases = [(model, Layout(), TRAIN), (model, Layout(tp=2), TrainConfig(precision="bf16", recompute="full"))]
-    [(whole, half)] = ranks(1, measure, *cases)
-    assert all(0 < cost < 10 for costs in (whole, half) for cost in (costs.first, costs.block, costs.last))
-    assert whole.first < whole.block, "a look-up multiplies nothing"
-    ratio = (whole.last / whole.block) / (flop_costs(model, TRAIN).last / flop_costs(model, TRAIN).block)
+    [(full, half)] = ranks(1, measure, *cases)
+    assert all(0 < cost < 10 for costs in (full, half) for cost in (costs.first, costs.block, costs.last))
+    assert full.first < full.block, "a look-up multiplies nothing"
+    ratio = (full.last / full.block) / (flop_costs(model, TRAIN).last / flop_costs(model, TRAIN).block)
     assert 1 / 3 < ratio < 3
 
 
 def test_what_is_measured_under_tensor_parallelism_is_one_ranks_share() -> None:
     model = replace(MODEL, num_kv_heads=2, vocab_size=301)
-    whole, half = flop_costs(replace(model, vocab_size=302), TRAIN), flop_costs(local_model(model, 2), TRAIN)
-    assert (half.block, half.last) == (whole.block / 2, whole.last / 2)
+    full, half = flop_costs(replace(model, vocab_size=302), TRAIN), flop_costs(local_model(model, 2), TRAIN)
+    assert (half.block, half.last) == (full.block / 2, full.last / 2)
 
 
 def test_by_hand_the_run_has_the_curve_of_one_process(

@@ -1,4 +1,4 @@
-"""Models of the transformers library with our shape and our weights: an independent word on what a GPT computes."""
+"""Models of the transformers library with our shape and our weights: an independent implementation of a GPT."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from foretrain.trainer.model.table import param_table
 
 
 class Place(NamedTuple):
-    """Where a parameter lies: a module, `{}` being the layer, and which third of its tensor."""
+    """The place of a parameter: a module, in which `{}` is the layer, and the third of its tensor."""
 
     module: str
     third: int | None = None

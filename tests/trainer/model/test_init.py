@@ -1,4 +1,4 @@
-"""Initial weights: any slice is the slice of the whole, bitwise, and a rank draws little more than its slice."""
+"""Initial weights: a slice has the values of the full parameter, and a rank draws little more than its slice."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,34 +45,34 @@ def slices(draw: st.DrawFn, size: int) -> slice:
 
 
 @given(st.data(), st.integers(1, 40), st.integers(1, 40), st.integers(4, 2000))
-def test_a_slice_is_the_same_slice_of_the_whole_bitwise(
+def test_a_slice_is_the_same_slice_of_the_full_parameter_bitwise(
     data: st.DataObject, num_rows: int, width: int, block_bytes: int
 ) -> None:
     param = matrix(num_rows, width)
     rows, columns = data.draw(slices(num_rows)), data.draw(slices(width))
     with blocks_of(block_bytes):
-        whole = drawn(param)
-        assert torch.equal(drawn(param, rows=rows), whole[rows])
-        assert torch.equal(drawn(param, rows=rows, columns=columns), whole[rows, columns])
+        full = drawn(param)
+        assert torch.equal(drawn(param, rows=rows), full[rows])
+        assert torch.equal(drawn(param, rows=rows, columns=columns), full[rows, columns])
 
 
 @given(st.integers(1, 8), st.integers(1, 6), st.integers(1, 30), st.integers(4, 500), st.sampled_from([0, 1]))
-def test_the_parts_of_all_tensor_parallel_ranks_are_the_whole_bitwise(
+def test_the_shards_of_all_tensor_parallel_ranks_are_the_full_parameter_bitwise(
     tp: int, part: int, other: int, block_bytes: int, dim: int
 ) -> None:
     param = matrix(tp * part, other) if dim == 0 else matrix(other, tp * part)
-    cuts = [slice(rank * part, (rank + 1) * part) for rank in range(tp)]
+    shards = [slice(rank * part, (rank + 1) * part) for rank in range(tp)]
     with blocks_of(block_bytes):
-        parts = [drawn(param, rows=cut) if dim == 0 else drawn(param, columns=cut) for cut in cuts]
+        parts = [drawn(param, rows=shard) if dim == 0 else drawn(param, columns=shard) for shard in shards]
         assert torch.equal(torch.cat(parts, dim), drawn(param))
 
 
 def test_the_comparison_sees_a_slice_that_is_one_row_off_and_a_draw_made_for_the_slice_alone() -> None:
     with blocks_of(2 * 4 * 8):  # two rows
-        whole = drawn(matrix(12, 8))
-        assert not torch.equal(drawn(matrix(12, 8), rows=slice(3, 7)), whole[4:8])
-        assert not torch.equal(drawn(matrix(4, 8)), whole[4:8])
-    assert len(torch.unique(whole)) == whole.numel(), "blocks repeat each other"
+        full = drawn(matrix(12, 8))
+        assert not torch.equal(drawn(matrix(12, 8), rows=slice(3, 7)), full[4:8])
+        assert not torch.equal(drawn(matrix(4, 8)), full[4:8])
+    assert len(torch.unique(full)) == full.numel(), "blocks repeat each other"
 
 
 def test_constants_are_exact() -> None:
@@ -114,7 +114,7 @@ def test_the_global_generator_is_left_alone() -> None:
 
 
 class Recorder:
-    """Stands for torch.randn: remembers what was asked for, and draws nothing."""
+    """A replacement for torch.randn that records the shapes and draws nothing."""
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, int]] = []
@@ -129,7 +129,7 @@ class Recorder:
 
     def check_each_draw(self, width: int) -> None:
         for num_rows, drawn_width in self.shapes:
-            assert drawn_width == width, "a block is of whole rows"
+            assert drawn_width == width, "a block consists of complete rows"
             assert 2 * 4 * num_rows * width <= DRAWN_BYTES, "a draw, and the draw times std"
 
 

@@ -58,7 +58,7 @@ def test_gradients_are_bitwise_those_of_kept_activations(kind: str, num_layers: 
 
 def test_full_keeps_less_than_selective_and_that_less_than_none() -> None:
     none, selective, full = (kept_bytes(build(Recompute(kind))) for kind in ("none", "selective", "full"))
-    # A whole block keeps its input alone; the embedding, the final norm and the head keep what they always do.
+    # A recomputed block keeps only its input; the embedding, the final norm and the head keep the same as before.
     assert full < 0.35 * none
     assert selective < 0.85 * none
     assert full < selective

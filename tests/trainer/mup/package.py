@@ -1,8 +1,8 @@
-"""What the `mup` package assigns to a plain GPT, what our tables assign to the same parameters, and both trained.
+"""The values that the `mup` package and our tables assign to the parameters of a plain GPT, and both trained.
 
-The package (microsoft/mup 1.0.0) is handed in as `mup`: it may be missing. Its form is our tables' own, that of Tensor
-Programs V (arXiv 2203.03466), table 8: the readout's 1/m is a multiplier, and its learning rate that of an embedding.
-So entries are compared one by one, and no products of them.
+The package (microsoft/mup 1.0.0) is an argument, `mup`, because it may be missing. It uses the same form as our tables,
+Tensor Programs V (arXiv 2203.03466), table 8: the readout's 1/m is a multiplier, and its learning rate that of an
+embedding. So entries are compared one by one, without products of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,9 +44,9 @@ def plain(mup: Any, model: ModelConfig, **settings: Any) -> GPT:
 def shaped(
     mup: Any, config: Config, *, delta: ModelConfig | None = None, do_assert: bool = True, **settings: Any
 ) -> GPT:
-    """As `plain`, and told its base's shape, by the package's set_base_shapes.
+    """The model of `plain`, with the base's shape set by the package's set_base_shapes.
 
-    What differs between the base and `delta` is a width to the package; None: the base twice as wide.
+    The package takes the sizes that differ between the base and `delta` for widths; None: the base twice as wide.
     """
     base = at_base(config).model
     theirs = plain(mup, config.model, **settings)
@@ -56,7 +56,7 @@ def shaped(
 
 
 def of_package(mup: Any, config: Config, **settings: Any) -> Entries:
-    """What the package assigns to the config's model."""
+    """The values that the package assigns to the config's model."""
     model = shaped(mup, config, **settings)
     names = {parameter: name for name, parameter in model.named_parameters()}
     entries: Entries = {}
@@ -74,7 +74,7 @@ def of_package(mup: Any, config: Config, **settings: Any) -> Entries:
 
 
 def of_tables(config: Config, table: Parametrization | None = None) -> Entries:
-    """What our tables assign to the config's model; `table` as in `scaled_table`."""
+    """The values that our tables assign to the config's model; `table` is that of `scaled_table`."""
     standard = {param.name: param.std for param in param_table(config.model)}
     entries: Entries = {}
     for kind in KINDS:
@@ -91,15 +91,15 @@ def of_tables(config: Config, table: Parametrization | None = None) -> Entries:
 
 
 def differing(one: Entries, other: Entries) -> set[tuple[str, str]]:
-    """What is not the same in both, within rounding in fp32."""
+    """The entries that differ by more than rounding in fp32."""
     common = one.keys() & other.keys()
     return (one.keys() ^ other.keys()) | {key for key in common if abs(one[key] / other[key] - 1) > 1e-6}
 
 
 def drawn_std(mup: Any, parameter: Tensor) -> float:
-    """By what the package's normal law of std 1 is scaled for this parameter, exactly: the same draw, with and without.
+    """The factor that the package applies to a normal draw of std 1 for this parameter.
 
-    Leaves the draw in `parameter`.
+    The draw stays in `parameter`.
     """
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
@@ -109,7 +109,7 @@ def drawn_std(mup: Any, parameter: Tensor) -> float:
 
 
 def package_model(mup: Any, config: Config, **settings: Any) -> GPT:
-    """The plain GPT as one starts it with the package: our draws, of standard deviations that the package scales."""
+    """The plain GPT with the package's initial weights: our draws, with standard deviations that the package scales."""
     model = shaped(mup, config, **settings)
     for param in param_table(config.model):
         parameter = model.get_parameter(param.name)
@@ -182,11 +182,11 @@ class Moved:
 
 
 See = Callable[[Mapping[str, Tensor]], Tensor]
-"""What to look at, from the outputs of modules by name."""
+"""A function from the outputs of modules, by name, to the tensor that is compared."""
 
 
 def moved_by_package(mup: Any, config: Config, num_steps: int, see: See, **settings: Any) -> Moved:
-    """How much larger than in the base model that is, at first and its change, where the package trains both."""
+    """The ratio to the base model, of the initial size and of the change, if the package trains both."""
 
     def at(config: Config) -> Moved:
         model = package_model(mup, config, **settings)
@@ -196,7 +196,7 @@ def moved_by_package(mup: Any, config: Config, num_steps: int, see: See, **setti
 
 
 def moved_by_tables(mup: Any, config: Config, num_steps: int, see: See) -> Moved:
-    """As `moved_by_package`, where initial weights, multipliers and optimizer are ours."""
+    """The same as `moved_by_package` with our initial weights, multipliers and optimizer."""
 
     def at(config: Config) -> Moved:
         model = our_model(mup, config)

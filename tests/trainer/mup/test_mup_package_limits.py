@@ -1,7 +1,7 @@
-"""Where the `mup` package (microsoft/mup 1.0.0) is wrong or silent: what it does, what ours does, and what follows.
+"""Cases in which the `mup` package (microsoft/mup 1.0.0) is wrong or undefined: its behaviour, ours, and the effects.
 
-What follows is measured on the package's own plain GPT, 8 or 16 times as wide as its base: in maximal update
-parametrization sizes of activations, and what a step changes in them, do not depend on width.
+The effects are measured on the package's own plain GPT, 8 or 16 times as wide as its base: in maximal update
+parametrization, sizes of activations and their changes in a step do not depend on width.
 """
 
 from collections.abc import Mapping
@@ -74,21 +74,23 @@ def test_the_package_leaves_attention_logits_to_its_user_and_they_learn_faster_i
     assert ours * blueprint(asked).multipliers.attention == pytest.approx(1, rel=0.4)
 
 
-# A ladder whose key-value heads do not grow, and a second shape that does not say that they could.
+# A ladder whose key-value heads do not grow, and a second shape in which they do not grow either.
 FEW_KEYS = config(replace(WIDE, num_kv_heads=2), d_model=16, num_kv_heads=2)
 SAME_KEYS = replace(BASE, d_model=32, num_heads=4, num_kv_heads=2, d_ff=96)
 
 
 def test_keys_and_values_are_hidden_or_an_output_to_the_package_by_the_sizes_of_another_model(mup: Any) -> None:
     rule, ratios = MUP.rules["hidden"], Ratios(fan_in=16)
-    told = of_package(mup, FEW_KEYS)  # by a model of twice as many key-value heads that their number is a width
-    assert (told[K, "adamw lr"], told[K, "sgd lr"]) == (rule.lr(0)(ratios), rule.lr(1)(ratios))
-    assert told[K, "std"] == pytest.approx(rule.std(ratios))
+    with_widths = of_package(
+        mup, FEW_KEYS
+    )  # the second shape has twice as many key-value heads, so their number is a width
+    assert (with_widths[K, "adamw lr"], with_widths[K, "sgd lr"]) == (rule.lr(0)(ratios), rule.lr(1)(ratios))
+    assert with_widths[K, "std"] == pytest.approx(rule.std(ratios))
     with pytest.raises(AssertionError, match="infinite fan-in and finite fan-out"):
         shaped(mup, FEW_KEYS, delta=SAME_KEYS)
-    untold = of_package(mup, FEW_KEYS, delta=SAME_KEYS, do_assert=False)
-    assert (untold[K, "adamw lr"], untold[K, "sgd lr"]) == (1, 16)
-    assert untold[K, "std"] == pytest.approx(1)
+    without_widths = of_package(mup, FEW_KEYS, delta=SAME_KEYS, do_assert=False)
+    assert (without_widths[K, "adamw lr"], without_widths[K, "sgd lr"]) == (1, 16)
+    assert without_widths[K, "std"] == pytest.approx(1)
 
 
 def test_ours_refuses_key_value_heads_that_do_not_grow() -> None:
@@ -110,10 +112,10 @@ def test_keys_of_constant_size_come_from_the_hidden_rule_alone(mup: Any) -> None
 
 
 def test_a_matrix_that_is_stored_as_in_times_out_has_the_ratio_of_its_outputs_in_the_package(mup: Any) -> None:
-    """GPT-2's matrices are, in the transformers library. Ours takes a fan from the role, not from the place."""
+    """GPT-2's matrices are stored so in the transformers library. Our table derives a fan from the role."""
 
     def change(fan_in: int, lr: float) -> float:
-        """Of the outputs in one step of Adam, which moves every weight by lr."""
+        """Change of the outputs in one step of Adam, which moves every weight by lr."""
         weight = torch.zeros(fan_in, 8, requires_grad=True)
         x = torch.randn(fan_in, generator=torch.Generator().manual_seed(0))
         (x @ weight).sum().backward()

@@ -1,4 +1,4 @@
-"""What ranks run in the tests of parametrizations."""
+"""Functions that ranks run in the tests of parametrizations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from foretrain.trainer.probe import make_batch
 
 @dataclass(frozen=True)
 class Seen:
-    """What one rank sees of a config's training."""
+    """The measurements of one rank while it trains a config."""
 
     coordinates: Coordinates
     losses: list[float]
@@ -82,7 +82,7 @@ def _losses(config: Config, engine: Engine, num_steps: int) -> list[float]:
 
 
 def measure_with_decay_unscaled(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
-    """As `measure`, with a planted bug: weight decay is the same for all, and so lr * weight_decay falls with width."""
+    """`measure` with a planted bug: weight decay is the same at all widths, so lr * weight_decay falls."""
     right = parametrize.scale_param
 
     def wrong(*args: Any) -> parametrize.ScaledParam:
