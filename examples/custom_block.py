@@ -35,7 +35,7 @@ class SquaredRelu(LayerKind):
 
     def activation_bytes(self, model: ModelConfig, layout: Layout, recompute: Recomputed, element_bytes: int) -> float:
         inner = element_bytes * model.block_shape.d_ff / layout.tp
-        return column_input_bytes(model, layout, element_bytes) + (1 if recompute == "selective" else 3) * inner
+        return column_input_bytes(model, layout, element_bytes) + (2 if recompute == "selective" else 3) * inner
 
     def module(self, parts: Parts) -> nn.Module:
         return SquaredReluModule(parts)

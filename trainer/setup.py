@@ -18,6 +18,7 @@ from foretrain.registry import import_plugins
 from foretrain.trainer import schedule
 from foretrain.trainer.callbacks.base import CALLBACKS
 from foretrain.trainer.checkpoint_record import CheckpointRecord
+from foretrain.trainer.model.table import check_sharding
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
 from foretrain.trainer.run_folder import CONFIG_FILE, newest_checkpoint
@@ -105,6 +106,7 @@ def prepare_run(
     config = _with_vocabulary(config, data.any_stream)
     layout = Layout.from_config(config.parallel, world_size)
     layouts.check(layout, config.model, config.train)
+    check_sharding(config.model, layout)
     check_optimizer(config.optimizer, layout)
     if config.parallel.balance == "flops" and layout.stage_layers is None:
         layout = balance_stages(layout, config.model.num_layers, flop_costs(config.model, config.train))

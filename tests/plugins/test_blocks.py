@@ -9,16 +9,19 @@ import torch
 from typer.testing import CliRunner
 
 from foretrain.configs.data import DataConfig
+from foretrain.configs.model import ModelConfig
 from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.parametrization import BaseConfig, MupConfig
 from foretrain.configs.schema import Config, TrainConfig
-from foretrain.parallel.layout import Layout
+from foretrain.parallel.layout import Layout, LayoutError
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.registry import import_plugins
 from foretrain.trainer.model import block
 from foretrain.trainer.model.blueprint import Blueprint
+from foretrain.trainer.model.feed_forward import FEED_FORWARD
 from foretrain.trainer.model.gpt import build_stages
-from foretrain.trainer.model.table import param_table
+from foretrain.trainer.model.spec import Param, linear
+from foretrain.trainer.model.table import check_sharding, param_table
 from foretrain.trainer.mup.coordinates import measure
 from foretrain.trainer.probe import probe
 from foretrain.trainer.reference import reference
@@ -26,6 +29,7 @@ from foretrain.trainer.setup import prepare_run
 from foretrain.verbs.app import app
 from tests.conftest import RunOnRanks
 from tests.parallel import workers
+from tests.plugins.blocks import SquaredRelu
 
 PLUGIN = "tests.plugins.blocks"
 MODEL = workers.small_model(attention="gated", feed_forward="costly_relu", bias=True)
@@ -145,9 +149,16 @@ def test_an_unknown_layer_is_refused_before_a_process_starts(
         prepare_run(config(run_dir=str(tmp_path), model=model, data=DataConfig(str(corpus))))
 
 
-def test_the_layer_of_the_example_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
-    import_plugins(["custom_block"])
-    model = workers.small_model(feed_forward="squared_relu", bias=True)
-    curve = reference(replace(config(model=model), plugins=["custom_block"]), "float32", 10)
-    assert curve.losses[-1] < curve.losses[0] - 0.05
+class ThreeUnits(SquaredRelu):
+    """Its width has nothing to do with model.d_ff."""
+
+    def params(self, model: ModelConfig) -> list[Param]:
+        return linear("wide", ("ffn", "embed"), (3, model.d_model), "hidden", model.init_std)
+
+
+def test_a_layer_that_tensor_parallelism_cannot_split_is_refused_with_its_parameter() -> None:
+    FEED_FORWARD.register("three_units", ThreeUnits())
+    model = replace(MODEL, feed_forward="three_units")
+    check_sharding(MODEL, Layout(tp=2))
+    with pytest.raises(LayoutError, match=r"parallel.tp = 2 .* size 3 of blocks.0.mlp.wide.weight along 'ffn': use"):
+        check_sharding(model, Layout(tp=2))

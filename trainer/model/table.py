@@ -5,7 +5,7 @@ checkpoint holds. The attention and the feed-forward layer that the config names
 """
 
 from foretrain.configs.model import ModelConfig, Shape
-from foretrain.parallel.layout import Layout
+from foretrain.parallel.layout import Layout, LayoutError
 from foretrain.trainer.model.attention import ATTENTION
 from foretrain.trainer.model.feed_forward import FEED_FORWARD
 from foretrain.trainer.model.layer import Flops, LayerKind, Recomputed
@@ -46,6 +46,19 @@ def block_table(model: ModelConfig, block: int) -> list[Param]:
 
 def _norm(name: str, model: ModelConfig) -> list[Param]:
     return gain(name, "embed", model.d_model, bias=model.norm == "layernorm" and model.bias)
+
+
+def check_sharding(model: ModelConfig, layout: Layout) -> None:
+    """Raise LayoutError if tensor parallelism cannot split a parameter of a block evenly."""
+    for param in block_table(model, 0):
+        # Ranks may share key-value heads; the check of the layout knows when.
+        if param.tp_dim is None or param.axes[param.tp_dim] == "kv":
+            continue
+        if param.shape[param.tp_dim] % layout.tp:
+            raise LayoutError(
+                f"parallel.tp = {layout.tp} does not divide the size {param.shape[param.tp_dim]} of {param.name} along "
+                f"'{param.axes[param.tp_dim]}': use another tp, or change the sizes of the model"
+            )
 
 
 def num_params(model: ModelConfig, embeddings: bool = True) -> int:
