@@ -17,7 +17,9 @@ EXCEPT = "tests/lint/"
 """The list itself, and its test."""
 
 CLEAN: tuple[str, ...] = (
+    "configs/",
     "examples/custom_block",
+    "tests/configs/",
     "tests/plugins/blocks",
     "tests/plugins/test_blocks",
     "tests/trainer/model/",
