@@ -23,9 +23,10 @@ from rich.table import Table
 
 from benchmarks.transfer_plot import plot
 from foretrain.data_pipeline.prepare.input_files import standard_library
+from foretrain.scaling.records import RESULTS_FILE
 from foretrain.scaling.transfer.study import Drift, study
 from foretrain.scaling.transfer.study import Study as Fitted
-from foretrain.scaling.transfer.sweep_folder import RESULTS_FILE, Sweep, read_sweep
+from foretrain.scaling.transfer.sweep_folder import Sweep, read_sweep
 from foretrain.trainer.environment import code_version
 from foretrain.verbs.app import app as command_line
 

@@ -1,4 +1,4 @@
-"""The command line: which verbs there are, and the standard streams that they print on."""
+"""The command line: its verbs, and the standard streams that they print on."""
 
 import io
 import os
@@ -9,14 +9,14 @@ import typer
 from foretrain.verbs import data, scaling, training
 
 app = typer.Typer(
-    help="Pretrain language models with data, tensor and pipeline parallelism: the same curve on every layout.",
+    help="Pretrain language models with data, tensor, context and pipeline parallelism.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-corpus = typer.Typer(help="Look after a prepared corpus.", no_args_is_help=True)
+corpus = typer.Typer(help="Check and inspect a prepared corpus.", no_args_is_help=True)
 
 app.command(rich_help_panel="Data")(data.prepare)
 corpus.command()(data.verify)
@@ -37,17 +37,17 @@ app.command(rich_help_panel="Scaling")(scaling.transfer)
 
 def main() -> None:
     """The console script."""
-    _mend_streams()
+    _repair_streams()
     app(prog_name="foretrain")
 
 
-def _mend_streams() -> None:
-    """Let this process and its ranks print where a standard stream is closed, or cannot show what a model says."""
+def _repair_streams() -> None:
+    """Let this process and its ranks print if a standard stream is closed, or cannot encode a character."""
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
-            # Else the next file that is opened gets this number.
+            # Without this, the next file that is opened would get the number of the standard stream.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -12,7 +12,7 @@ from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_
 
 
 def mup_table(config: ConfigArgument, overrides: Overrides = None) -> None:
-    """Show what a config's parametrization gives each parameter: initial law, multiplier, learning rate, eps, decay.
+    """Show what a parametrization gives each parameter: initial values, multiplier, learning rate, eps, weight decay.
 
     Example: `foretrain mup runs/llama_7b_a100 mup.parametrization=mup mup.base.d_model=256`
     """
@@ -27,37 +27,53 @@ def mup_table(config: ConfigArgument, overrides: Overrides = None) -> None:
 def coord_check(
     config: ConfigArgument,
     overrides: Overrides = None,
-    widths: Annotated[str, typer.Option(help="Values of model.d_model; empty: doublings of the base's, from 64.")] = "",
-    depths: Annotated[
-        str, typer.Option(help="Values of model.num_layers; empty: of the base's, where it is completep; none: none.")
+    widths: Annotated[
+        str,
+        typer.Option(
+            help="Values of model.d_model, such as 64,128,256. Default: mup.base.d_model, doubled repeatedly, from 64."
+        ),
     ] = "",
-    seeds: Annotated[int, typer.Option(help="Each model is trained from so many seeds, and their mean is judged.")] = 2,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of each model.")] = 8,
+    depths: Annotated[
+        str,
+        typer.Option(
+            help="Values of model.num_layers, or none. Default: mup.base.num_layers, doubled repeatedly, if completep."
+        ),
+    ] = "",
+    seeds: Annotated[
+        int, typer.Option(help="Number of seeds. Each model trains with every seed, and the mean is judged.")
+    ] = 2,
+    steps: Annotated[int, typer.Option(help="Number of optimizer steps of each model.")] = 8,
     lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate; else model.init_std / 32, at which faults show (sgd: the config's)."),
+        typer.Option(
+            help="Learning rate. Default: model.init_std / 32, which shows wrong factors; for sgd optimizer.lr."
+        ),
     ] = None,
-    layout: Annotated[str, typer.Option(help="Of each model, as in 'tp=2 sp'.")] = "dp=1",
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: cuda where there is one.")] = "auto",
+    layout: Annotated[
+        str, typer.Option(help="Layout of the processes that train each model, such as 'tp=2 sp'.")
+    ] = "dp=1",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Device to train on; auto: a GPU if the machine has one.")
+    ] = "auto",
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write coord_check.json and coord_check.png here.")
+        Path | None, typer.Option(metavar="FOLDER", help="Write coord_check.json and coord_check.png to this folder.")
     ] = None,
 ) -> None:
-    """Check that activations and their updates keep their size over widths and depths, as muP wants them to.
+    """Check that activations and their updates keep their size over widths and depths, as muP requires.
 
-    Trains small models of the config's kind for a few steps, and fits the slope of log2(mean |x|) and log2(change)
-    of every module, and of gains, biases and the head. Exits with 1 where one is steeper than 0.2 over widths or 0.4
-    over depths. It does not see how weight decay or (heads stay as wide as they are) the scale of attention go with
-    width.
+    Trains small models with the architecture of the config for a few steps, and fits the slope of log2(mean |x|) and
+    log2(change) of every module, and of gains, biases and the head. Exits with 1 if a slope is steeper than 0.2 over
+    widths or 0.4 over depths. The check cannot see wrong factors of weight decay, nor a wrong scale of attention,
+    because heads keep their width.
 
     Example: `foretrain coord-check runs/dry_run mup.parametrization=mup mup.base.d_model=64`
     """
     from foretrain.configs import load as configs
-    from foretrain.launcher.local.run import check_fits
     from foretrain.scaling.coord_check import report
     from foretrain.scaling.coord_check.plan import make_plan, parse_sizes
-    from foretrain.scaling.coord_check.run import check, device_of
+    from foretrain.scaling.coord_check.run import check, device_of, slots
     from foretrain.scaling.layouts import parse_layout
+    from foretrain.scaling.records import COORD_CHECK_FILE
 
     with bad_input():
         plan = make_plan(
@@ -70,10 +86,10 @@ def coord_check(
             layout=parse_layout(layout),
             device=device_of(device),
         )
-        check_fits(plan.layout.world_size)
+        slots(plan)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            check_writable(out / report.RECORD_FILE, out / report.PLOT_FILE)
+            check_writable(out / COORD_CHECK_FILE, out / report.PLOT_FILE)
     with report.progress_of(plan) as progress:
         measured, verdict = check(plan, progress)
     if out is not None and measured:
@@ -84,29 +100,45 @@ def coord_check(
 
 def sweep(
     config: ConfigArgument,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where trials and results go.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the trials and their results.")],
     over: Annotated[
-        list[str], typer.Option(metavar="KEY=SPEC", help="Values to try: 2^-10..2^-3, 1e-4,3e-4 or 0..0.2:0.05.")
+        list[str],
+        typer.Option(
+            metavar="KEY=SPEC",
+            help="A setting and the values to try: KEY=2^-10..2^-3, KEY=1e-4,3e-4 or KEY=0..0.2:0.05.",
+        ),
     ],
     overrides: Overrides = None,
-    widths: Annotated[str, typer.Option(help="Values of model.d_model, as in 32,64,128; empty: the config's.")] = "",
-    depths: Annotated[str, typer.Option(help="Values of model.num_layers; empty: the config's.")] = "",
-    seeds: Annotated[str, typer.Option(help="Each trial is repeated with these seeds.")] = "0",
+    widths: Annotated[
+        str, typer.Option(help="Values of model.d_model, such as 32,64,128. Default: that of the config.")
+    ] = "",
+    depths: Annotated[
+        str, typer.Option(help="Values of model.num_layers, such as 2,4. Default: that of the config.")
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2. Every trial is repeated with each.")] = "0",
     search: Annotated[
-        Literal["grid", "random", "halving"], typer.Option(help="halving: the best third gets three times the tokens.")
+        Literal["grid", "random", "halving"],
+        typer.Option(
+            help="grid: all combinations; random: some of them; halving: the best third gets three times the tokens."
+        ),
     ] = "grid",
     num_trials: Annotated[
-        int | None, typer.Option(help="Settings to draw at random; each is tried at every width, depth and seed.")
+        int | None,
+        typer.Option(
+            help="Number of combinations to draw at random. Each is tried at every width and depth, with every seed."
+        ),
     ] = None,
-    search_seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
-    jobs: Annotated[int | None, typer.Option(help="Trials at a time; else one for each core (or GPU).")] = None,
-    on: Annotated[Literal["local", "slurm", "ray"], typer.Option("--on", help="Where to run them.")] = "local",
-    layout: Annotated[str, typer.Option(help="Of each trial, as in 'dp=2 tp=2'.")] = "dp=1",
+    search_seed: Annotated[int, typer.Option(help="Seed of the random draw.")] = 0,
+    jobs: Annotated[
+        int | None, typer.Option(help="Number of trials to run at a time. Default: as many as the cores or GPUs hold.")
+    ] = None,
+    on: Annotated[Literal["local", "slurm", "ray"], typer.Option("--on", help="Where to run the trials.")] = "local",
+    layout: Annotated[str, typer.Option(help="Layout of the processes of each trial, such as 'dp=2 tp=2'.")] = "dp=1",
 ) -> None:
-    """Train small proxies of a config over values of its settings, to find the best ones.
+    """Train small proxies of a config with many values of its settings, to find the best values.
 
-    Interrupted or killed, the same command goes on, and ends with the same results. Exits with 0 once every trial has
-    one, and to diverge is one.
+    If it is interrupted or killed, the same command resumes, and ends with the same results. Exits with 0 when every
+    trial has a result; to diverge is a result too.
 
     Example: `foretrain sweep runs/dry_run --over optimizer.lr=2^-10..2^-5 --widths 64,128 --out sweeps/lr
     train.num_tokens=1e5`
@@ -142,24 +174,32 @@ def sweep(
 
 def transfer(
     sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="The folder of a `foretrain sweep`.")],
-    to: Annotated[str, typer.Option("--to", metavar="CONFIG", help="The large run: a YAML file or a preset.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="CONFIG", help="The config of the large run: a YAML file or a preset.")
+    ],
     overrides: Overrides = None,
     coord_check: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The record of `foretrain coord-check`; else SWEEP/coord_check.json."),
+        typer.Option(
+            metavar="FILE", help="The coord_check.json of `foretrain coord-check`. Default: SWEEP/coord_check.json."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the config goes; else CONFIG's name + .transferred.yaml.")
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write. Default: the name of CONFIG with .transferred.yaml."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Write it where the evidence does not bear it, and say so in it.")
+        bool,
+        typer.Option(
+            "--force", help="Write the config although the evidence does not support it, and note the reasons in it."
+        ),
     ] = False,
 ) -> None:
-    """Carry the best learning rate of small proxies over to a large config, if the evidence bears it.
+    """Transfer the best learning rate of small proxies to a large config, if the evidence supports it.
 
-    Writes the whole config with the values, and where they come from. Exits with 1, and writes no config, where they
-    are not known to hold for it; says why, and what to do.
+    Writes the full config with the tuned values and the evidence for them. If the values are not known to hold for the
+    large model, it writes no config, says why and what to do, and exits with 1.
 
     Example: `foretrain transfer sweeps/small --to runs/gpt2_124m_a100 mup.parametrization=mup mup.base.d_model=64`
     """

@@ -1,4 +1,4 @@
-"""What verbs share: arguments that several take, and what is told of bad input."""
+"""Arguments that several verbs take, and the messages for bad input."""
 
 import errno
 import os
@@ -14,20 +14,23 @@ from rich.markup import escape
 from foretrain.trainer.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED
 
 ConfigArgument = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A YAML file, or a packaged preset such as runs/dry_run.")
+    str, typer.Argument(metavar="CONFIG", help="The config of the run: a YAML file, or a preset such as runs/dry_run.")
 ]
 TargetArgument = Annotated[
-    str, typer.Argument(metavar="TARGET", help="A corpus (folder or URL), or a config (YAML file or preset).")
+    str, typer.Argument(metavar="TARGET", help="A corpus (a folder or URL), or a config (a YAML file or preset).")
 ]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that win over the file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the config, such as optimizer.lr=1e-3."),
+]
 
 EXIT_DIFFERS = 1
-"""Of a check that found what it looks for."""
+"""Exit status of a check that found a difference."""
 
 
 @contextmanager
 def bad_input() -> Iterator[None]:
-    """End with one clear message, and no traceback, where the user's input is at fault."""
+    """End the command with one clear message, and no traceback, if the user's input is wrong."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -39,7 +42,7 @@ def bad_input() -> Iterator[None]:
 
 
 def _status(error: ValueError | OSError) -> int:
-    """By hand, always the same; to a launcher it says whether another start, perhaps elsewhere, could end otherwise."""
+    """Exit status. A launcher learns from it whether another start, perhaps on another node, may succeed."""
     if "RANK" not in os.environ:
         return EXIT_BAD_INPUT
     from foretrain.trainer.lock import InUseError
@@ -48,16 +51,16 @@ def _status(error: ValueError | OSError) -> int:
 
 
 def _message(error: ValueError | OSError) -> str | None:
-    """What to tell the user; None where it is no fault of theirs."""
+    """The message for the user; None if the error is not the user's."""
     if isinstance(error, ValueError):
         return str(error)
     if error.filename is not None:
-        return f"cannot use {error.filename} ({error.strerror}): choose another path, or mend this one"
-    return f"{error.strerror}: make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        return f"cannot use {error.filename} ({error.strerror}): choose another path, or repair this one"
+    return f"{error.strerror}: free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
 
 
 def check_writable(*paths: Path | None) -> None:
-    """Raise OSError, which names the path, where a file cannot be written."""
+    """Raise OSError, which names the path, if a file cannot be written."""
     for path in paths:
         if path is not None:
             blocked = errno.EISDIR if path.is_dir() else 0 if path.parent.is_dir() else errno.ENOENT

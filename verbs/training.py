@@ -14,13 +14,16 @@ def train(
     config: ConfigArgument,
     overrides: Overrides = None,
     allow_data_change: Annotated[
-        bool, typer.Option("--allow-data-change", help="Go on from a checkpoint with other data, or another mixture.")
+        bool,
+        typer.Option(
+            "--allow-data-change", help="Resume although the data or the mixture have changed since the checkpoint."
+        ),
     ] = False,
 ) -> None:
-    """Train, or go on from the run's newest checkpoint.
+    """Train a model, or resume from the run's newest checkpoint.
 
-    Starts all ranks of the layout on this machine; where RANK is set (torchrun, srun) it is that one rank. Ctrl-C saves
-    a checkpoint and ends.
+    Starts all ranks of the layout on this machine. If RANK is set, as by torchrun or srun, it runs that one rank.
+    Ctrl-C saves a checkpoint and ends; the same command resumes.
 
     Example: `foretrain train runs/dry_run train.num_tokens=2e5`
     """
@@ -89,22 +92,26 @@ def verify(
     config: ConfigArgument,
     overrides: Overrides = None,
     layouts: Annotated[
-        str, typer.Option(help="Only these, as in 'dp=2 tp=2 sp,pp=2 vpp=2 zbv'; empty: every legal one.")
+        str, typer.Option(help="Layouts to check, such as 'dp=2 tp=2 sp,pp=2 vpp=2 zbv'. Default: every legal layout.")
     ] = "",
-    max_processes: Annotated[int, typer.Option(help="Every legal layout up to this many processes.")] = 4,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of each trial.")] = 10,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or both.")] = "fp32",
-    sample: Annotated[int | None, typer.Option(help="Only so many of them, at random.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Also write the results here, as JSON lines.")] = None,
+    max_processes: Annotated[
+        int, typer.Option(help="The largest number of processes of a layout, without --layouts.")
+    ] = 4,
+    steps: Annotated[int, typer.Option(help="Number of optimizer steps under each layout.")] = 10,
+    precision: Annotated[str, typer.Option(help="Precision to check: fp32, bf16 or both.")] = "fp32",
+    sample: Annotated[int | None, typer.Option(help="Check only this many of the layouts, chosen at random.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice by --sample.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the results to this file, as JSON lines.")
+    ] = None,
     show_refused: Annotated[
-        bool, typer.Option("--show-refused", help="Only list the layouts that the config cannot run, and why.")
+        bool, typer.Option("--show-refused", help="Only list why the config cannot run some layouts, and check none.")
     ] = False,
 ) -> None:
-    """Check on this machine that a config has the same curve under every layout.
+    """Check on this machine that a config has the same training curve under every layout.
 
-    Takes a few steps of the config, made small, on CPU processes, and compares them with plain PyTorch in one process
-    and in float64. Exits with 1 where a layout differs.
+    Makes the model small, trains it for a few steps on CPU processes, and compares the curve with that of plain PyTorch
+    in one process, and in float64. Exits with 1 if a layout differs.
 
     Example: `foretrain verify runs/dry_run --layouts "dp=2,tp=2 sp,pp=2 vpp=2 zbv" --precision both`
     """
@@ -131,7 +138,7 @@ def verify(
             report.print_refused(plan)
             return
         if out is not None:
-            report.write_jsonl(out, plan, [])  # a path that cannot be written is told now, not after the trials
+            report.write_jsonl(out, plan, [])  # a path that cannot be written is an error now, not after the trials
     typer.echo(f"{len(plan.trials)} trials; {len(plan.refused)} layouts are refused (--show-refused lists why)")
     with report.progress_of(plan) as progress:
         verdicts = run_trials(plan, progress)
@@ -142,15 +149,19 @@ def verify(
 
 
 def generate(
-    run_dir: Annotated[Path, typer.Argument(help="The folder of a run.")],
-    prompt: Annotated[str, typer.Option(help="Text to continue; empty: begin a document.")] = "",
-    checkpoint: Annotated[Path | None, typer.Option(help="A checkpoint's folder; else the newest.")] = None,
-    num_tokens: Annotated[int, typer.Option(help="At most this many new tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Sample among the likeliest this many; 0: all.")] = 40,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run.")],
+    prompt: Annotated[str, typer.Option(help="Text to continue. Default: start a new document.")] = "",
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Checkpoint to use. Default: the newest one of the run.")
+    ] = None,
+    num_tokens: Annotated[int, typer.Option(help="The largest number of tokens to generate.")] = 128,
+    temperature: Annotated[
+        float, typer.Option(help="Randomness of the choice of tokens; 0: always take the most likely one.")
+    ] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Choose among this many of the most likely tokens; 0: among all.")] = 40,
+    seed: Annotated[int, typer.Option(help="Seed of the random choices: the same seed gives the same text.")] = 0,
 ) -> None:
-    """Continue a prompt with a trained model.
+    """Generate text with a trained model.
 
     Example: `foretrain generate runs/dry_run --prompt "def main("`
     """

@@ -5,9 +5,7 @@ import signal
 import time
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any
-
-from foretrain.launcher.local.ranks import Ranks
+from typing import Any, Protocol
 
 # Ctrl-C asks politely too: SIGINT itself reaches the whole terminal and the ranks ignore it.
 _FORWARDED = {signal.SIGINT: signal.SIGTERM, signal.SIGTERM: signal.SIGTERM, signal.SIGUSR2: signal.SIGUSR2}
@@ -34,6 +32,12 @@ class Interrupt(BaseException):
         self.signum = signum
 
 
+class Receiver(Protocol):
+    """Ranks that signals can be sent to."""
+
+    def send(self, signum: int, /) -> None: ...
+
+
 class Forwarding:
     """While entered, handles SIGINT, SIGTERM and SIGUSR2; needs the main thread.
 
@@ -44,7 +48,7 @@ class Forwarding:
     def __init__(self, grace_s: float) -> None:
         self.stop = Stop()
         self._grace_s = grace_s
-        self._ranks: Ranks | None = None
+        self._ranks: Receiver | None = None
         self._first_s = 0.0
         self._previous: dict[int, Any] = {}
 
@@ -59,7 +63,7 @@ class Forwarding:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
-    def to(self, ranks: Ranks) -> None:
+    def to(self, ranks: Receiver) -> None:
         """Forward to these ranks from now on."""
         self._ranks = ranks
 

@@ -1,6 +1,5 @@
 """What a coordinate check shows and writes: progress, tables of slopes, a file that `foretrain transfer` reads."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from foretrain.files import write_atomically
 from foretrain.scaling.architecture import architecture
 from foretrain.scaling.console import StudyProgress, console_for_tables
 from foretrain.scaling.coord_check.judge import KINDS, TOLERANCES, Measured, Slope
 from foretrain.scaling.coord_check.plan import MIN_WIDTH, Axis, CoordCheckPlan, Rung, work
 from foretrain.scaling.coord_check.verdict import CoordCheckVerdict
+from foretrain.scaling.records import COORD_CHECK_FILE, CoordCheckRecord, to_json
 from foretrain.trainer.environment import code_version
 
-RECORD_FILE = "coord_check.json"
 PLOT_FILE = "coord_check.png"
 
 
@@ -68,35 +68,33 @@ def write(
     """Write the record of the check, and its picture."""
     from foretrain.scaling.coord_check.plot import plot  # not at the top: matplotlib takes a second
 
-    new = folder / f".{RECORD_FILE}.new"
-    new.write_text(json.dumps(record(plan, verdict), indent=1) + "\n", encoding="utf-8")
-    new.replace(folder / RECORD_FILE)
+    write_atomically(folder / COORD_CHECK_FILE, to_json(record(plan, verdict), indent=1))
     plot(plan, measured, verdict, folder / PLOT_FILE)
 
 
-def record(plan: CoordCheckPlan, verdict: CoordCheckVerdict) -> dict[str, Any]:
-    """All that was checked and found, as JSON has it; a slope that is none is null."""
+def record(plan: CoordCheckPlan, verdict: CoordCheckVerdict) -> CoordCheckRecord:
+    """Everything that was checked and found."""
     sizes = {ladder.axis: list(ladder.sizes) for ladder in plan.ladders}
     worst = verdict.worst
     slopes: dict[str, Any] = {}
     for slope in verdict.slopes:
         steps = slopes.setdefault(slope.axis, {}).setdefault(slope.module, {}).setdefault(slope.kind, {})
         steps[str(slope.step)] = slope.value
-    return {
-        "passed": verdict.passed,
-        "architecture": architecture(plan.config),
-        "code": code_version(),
-        "max_slope": None if worst is None or worst.value is None else abs(worst.value),
-        "tolerances": {ladder.axis: TOLERANCES[ladder.axis] for ladder in plan.ladders},
-        "widths": sizes["width"],
-        "depths": sizes.get("depth", []),
-        "seeds": [plan.config.train.seed + seed for seed in range(plan.num_seeds)],
-        "lr": plan.lr,
-        "steps": plan.num_steps,
-        "layout": str(plan.layout),
-        "problems": list(verdict.problems),
-        "slopes": slopes,
-    }
+    return CoordCheckRecord(
+        passed=verdict.passed,
+        architecture=architecture(plan.config),
+        code=code_version(),
+        max_slope=None if worst is None or worst.value is None else abs(worst.value),
+        tolerances={ladder.axis: TOLERANCES[ladder.axis] for ladder in plan.ladders},
+        widths=sizes["width"],
+        depths=sizes.get("depth", []),
+        seeds=[plan.config.train.seed + seed for seed in range(plan.num_seeds)],
+        lr=plan.lr,
+        steps=plan.num_steps,
+        layout=str(plan.layout),
+        problems=list(verdict.problems),
+        slopes=slopes,
+    )
 
 
 def _table(axis: Axis, sizes: Sequence[int], slopes: Sequence[Slope], steps: Sequence[int]) -> Table:

@@ -1,4 +1,7 @@
-"""Trials on a cluster, in a Slurm array or on Ray: each is `python -m foretrain.scaling.sweep.trial FOLDER`."""
+"""Runs the trials of a sweep on a cluster, as a Slurm array or on Ray.
+
+Each is `python -m foretrain.scaling.sweep.trial FOLDER`.
+"""
 
 import signal
 import sys
@@ -10,47 +13,43 @@ from foretrain.launcher.array import ray, slurm
 from foretrain.launcher.array.job_array import JobArray
 from foretrain.launcher.array.task import TASKS_FILE, Task
 from foretrain.launcher.array.watch import Ended as TaskEnded
-from foretrain.scaling.sweep.record import conclude, recorded, trial_config
-from foretrain.scaling.sweep.runner import Ended
+from foretrain.scaling.sweep.runner import TrialEnd, split_ended
 
 BATCH = "batch"
-"""In a sweep's folder: scripts, logs, and how each command ended."""
-EVERY_S = 2.0
+"""Name of the folder, in a sweep's, with scripts, logs, and how each command ended."""
+POLL_S = 2.0
 TAIL_LINES = 15
 
 
-class Cluster:
-    """Runs trials as tasks of a array. Ctrl-C ends them on Ray, and leaves them on Slurm: the next run joins them."""
+class ClusterRunner:
+    """Runs trials as tasks of a job array. Ctrl-C ends them on Ray; on Slurm they continue, and the next run joins."""
 
-    goes_on = False
+    outlives_stop = False
 
     def __init__(self, out: Path, config: Config, *, ranks: int, at_once: int | None) -> None:
-        """`config` says how it launches; `ranks` is that of a trial."""
+        """`config` holds the settings of the launch; each trial has `ranks` ranks."""
         self._out = out.absolute()
         self._config = config
         self._ranks = ranks
         self._at_once = at_once
         self.stopped_by: int | None = None
 
-    def run(self, folders: Sequence[Path]) -> Iterator[Ended]:
+    def run(self, folders: Sequence[Path]) -> Iterator[TrialEnd]:
         """Run the trials in these folders, and yield each when it ends."""
-        waiting = {}
-        for folder in folders:
-            if recorded(folder) or conclude(folder, trial_config(folder)):
-                yield Ended(folder)
-            else:
-                waiting[folder.name] = folder
+        ended, configs = split_ended(folders)
+        yield from ended
+        waiting = {folder.name: folder for folder in configs}
         try:
-            for task in self._tasks_ended(waiting):
-                if task.name in waiting:  # else it is one of an earlier sweep
-                    yield Ended(waiting.pop(task.name), None if task.status == 0 else _told(task))
+            for task in self._ended_tasks(waiting):
+                if task.name in waiting:  # else it belongs to an earlier sweep
+                    yield TrialEnd(waiting.pop(task.name), None if task.status == 0 else _explain(task))
         except KeyboardInterrupt:
             self.stopped_by = signal.SIGINT
 
-    def _tasks_ended(self, waiting: dict[str, Path]) -> Iterator[TaskEnded]:
+    def _ended_tasks(self, waiting: dict[str, Path]) -> Iterator[TaskEnded]:
         raise NotImplementedError
 
-    def _batch(self, waiting: dict[str, Path]) -> JobArray:
+    def _array(self, waiting: dict[str, Path]) -> JobArray:
         tasks = (
             Task(name, (sys.executable, "-m", "foretrain.scaling.sweep.trial", str(folder.absolute())))
             for name, folder in waiting.items()
@@ -66,32 +65,32 @@ class Cluster:
         )
 
 
-class OnSlurm(Cluster):
-    """As Slurm arrays."""
+class SlurmRunner(ClusterRunner):
+    """Runs trials as Slurm arrays."""
 
-    goes_on = True
+    outlives_stop = True
 
-    def _tasks_ended(self, waiting: dict[str, Path]) -> Iterator[TaskEnded]:
+    def _ended_tasks(self, waiting: dict[str, Path]) -> Iterator[TaskEnded]:
         folder = self._out / BATCH
         if (folder / TASKS_FILE).exists() and slurm.unfinished(folder):
-            yield from slurm.follow(folder, EVERY_S)  # an earlier sweep was left, and its tasks go on
+            yield from slurm.follow(folder, POLL_S)  # tasks of an earlier sweep that was stopped still run
         if waiting:
-            for line in slurm.submit(self._batch(waiting)).lines():
+            for line in slurm.submit(self._array(waiting)).lines():
                 print(line, file=sys.stderr)
-            yield from slurm.follow(folder, EVERY_S)
+            yield from slurm.follow(folder, POLL_S)
 
 
-class OnRay(Cluster):
-    """As tasks on a Ray cluster, or on one of this machine."""
+class RayRunner(ClusterRunner):
+    """Runs trials on a Ray cluster, or on one of this machine."""
 
-    def _tasks_ended(self, waiting: dict[str, Path]) -> Iterator[TaskEnded]:
+    def _ended_tasks(self, waiting: dict[str, Path]) -> Iterator[TaskEnded]:
         if waiting:
-            with ray.running(self._batch(waiting)) as ends:
+            with ray.running(self._array(waiting)) as ends:
                 yield from ends
 
 
-def _told(task: TaskEnded) -> str:
+def _explain(task: TaskEnded) -> str:
     """How a task ended, and the last lines that it printed."""
     how = "was cancelled, or is gone" if task.status is None else f"ended with status {task.status}"
-    said = task.log.read_text(encoding="utf-8", errors="replace").splitlines() if task.log.exists() else []
-    return "\n".join([how, f"The last lines of {task.log}:", *said[-TAIL_LINES:]])
+    printed = task.log.read_text(encoding="utf-8", errors="replace").splitlines() if task.log.exists() else []
+    return "\n".join([how, f"The last lines of {task.log}:", *printed[-TAIL_LINES:]])

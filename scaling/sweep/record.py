@@ -8,22 +8,20 @@ OUT/trials/NAME/    the folder of a run; trial.yaml is its config, result.json w
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
+from foretrain.files import write_atomically
+from foretrain.scaling.records import RESULTS_FILE, TrialRecord, to_json
 from foretrain.scaling.sweep.curve import Steps, diverged_at
 from foretrain.scaling.sweep.plan import Trial
 from foretrain.trainer.metrics import METRICS_FILE, final_loss, read_metrics
 from foretrain.trainer.run_folder import newest_checkpoint, step_of
 
-SWEEP_FILE = "sweep.json"
-RESULTS_FILE = "results.jsonl"
-TRIALS = "trials"
 TRIAL_CONFIG = "trial.yaml"
 OUTCOME_FILE = "result.json"
 
@@ -64,7 +62,7 @@ def conclude(folder: Path, config: Config) -> Outcome | None:
     """Find the outcome of a trial in its record, write it down and return it; None while it has none."""
     outcome = outcome_of(folder, config)
     if outcome is not None:
-        write(folder / OUTCOME_FILE, json.dumps(asdict(outcome)) + "\n")
+        write_atomically(folder / OUTCOME_FILE, json.dumps(asdict(outcome)) + "\n")
     return outcome
 
 
@@ -89,37 +87,26 @@ def outcome_of(folder: Path, config: Config) -> Outcome | None:
     )
 
 
-def result(trial: Trial, outcome: Outcome) -> dict[str, Any]:
-    """The line of a trial in results.jsonl. No line says when or how fast."""
+def trial_record(trial: Trial, outcome: Outcome) -> TrialRecord:
+    """The line of a trial in results.jsonl."""
     config = trial.config
-    rung = {"budget_tokens": config.train.num_tokens} if trial.is_rung else {}
-    return {
-        "trial": trial.key,
-        "d_model": config.model.d_model,
-        "num_layers": config.model.num_layers,
-        "seed": trial.seed,
-        "values": trial.values,
-        "parametrization": config.mup.parametrization,
-        "num_params": trial.num_params,
-        "num_tokens": trial.num_tokens,
-        **rung,
-        "global_batch_size": config.train.global_batch_size,
-        "seq_len": config.model.seq_len,
+    return TrialRecord(
+        trial=trial.key,
+        d_model=config.model.d_model,
+        num_layers=config.model.num_layers,
+        seed=trial.seed,
+        values=trial.values,
+        parametrization=config.mup.parametrization,
+        num_params=trial.num_params,
+        num_tokens=trial.num_tokens,
+        budget_tokens=config.train.num_tokens if trial.is_rung else None,
+        global_batch_size=config.train.global_batch_size,
+        seq_len=config.model.seq_len,
         **asdict(outcome),
-    }
+    )
 
 
 def write_results(out: Path, trials: Sequence[Trial], outcomes: Mapping[str, Outcome]) -> None:
-    """Write the line of every trial that has an outcome, which are by the trial's key."""
-    lines = [json.dumps(result(trial, outcomes[trial.key])) for trial in trials if trial.key in outcomes]
-    write(out / RESULTS_FILE, "".join(f"{line}\n" for line in lines))
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file that others may read meanwhile: they see it as it was, or whole."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    """Write the line of every trial that has an outcome; `outcomes` are by the trial's key."""
+    lines = [to_json(trial_record(trial, outcomes[trial.key])) for trial in trials if trial.key in outcomes]
+    write_atomically(out / RESULTS_FILE, "".join(lines))

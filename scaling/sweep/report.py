@@ -3,9 +3,9 @@
 from rich.console import Console
 
 from foretrain.progress import print_line
+from foretrain.scaling.records import RESULTS_FILE, TRIALS
 from foretrain.scaling.sweep import plot, summary
 from foretrain.scaling.sweep.progress import best_table
-from foretrain.scaling.sweep.record import RESULTS_FILE, TRIALS
 from foretrain.scaling.sweep.run import Sweep
 from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED
 
@@ -24,7 +24,9 @@ def print_end(sweep: Sweep, status: int, console: Console) -> None:
     if sweep.failures:
         lines.append(f"{len(sweep.failures)} trials FAILED: {', '.join(trial.name for trial in sweep.failures)}")
     if status not in (EXIT_DONE, EXIT_FAILED):
-        after = "the trials go on, and the same command joins them" if sweep.goes_on else "the same command goes on"
+        after = (
+            "the trials go on, and the same command joins them" if sweep.outlives_stop else "the same command goes on"
+        )
         lines.append(f"stopped: {after}")
     elif sweep.failures:
         lines.append("the same command tries them again")

@@ -8,15 +8,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
+from foretrain.files import write_atomically
 from foretrain.launcher.local.forwarding import Interrupt
+from foretrain.launcher.local.slots import local_slots
 from foretrain.scaling.layouts import parse_layout
-from foretrain.scaling.sweep import devices, record, search
+from foretrain.scaling.records import SWEEP_FILE, TRIALS, SweepRecord, to_json
 from foretrain.scaling.sweep import plan as planning
-from foretrain.scaling.sweep.local import Local
+from foretrain.scaling.sweep import record, search
+from foretrain.scaling.sweep.local import LocalRunner
 from foretrain.scaling.sweep.plan import Ask, Corpus, Resolve, Setting, Trial
 from foretrain.scaling.sweep.progress import SweepProgress
 from foretrain.scaling.sweep.record import Outcome
@@ -80,9 +83,9 @@ def opened(plan: SweepPlan, out: Path) -> "Iterator[Sweep]":
 
 
 def _write_plan(plan: SweepPlan, out: Path) -> None:
-    (out / record.TRIALS).mkdir(parents=True, exist_ok=True)
+    (out / TRIALS).mkdir(parents=True, exist_ok=True)
     configs.save(plan.base, out / CONFIG_FILE)
-    record.write(out / record.SWEEP_FILE, json.dumps(_asked(plan), indent=1) + "\n")
+    write_atomically(out / SWEEP_FILE, to_json(_asked(plan), indent=1))
 
 
 def runner_of(plan: SweepPlan, out: Path, on: On, jobs: int | None) -> Runner:
@@ -91,10 +94,9 @@ def runner_of(plan: SweepPlan, out: Path, on: On, jobs: int | None) -> Runner:
     if on != "local":
         from foretrain.scaling.sweep import cluster  # what it needs of Ray and Slurm, a sweep on this machine does not
 
-        kind = cluster.OnSlurm if on == "slurm" else cluster.OnRay
+        kind = cluster.SlurmRunner if on == "slurm" else cluster.RayRunner
         return kind(out, plan.base, ranks=ranks, at_once=jobs)
-    at_once, env = devices.places(plan.base, ranks, jobs)
-    return Local(at_once, env)
+    return LocalRunner(local_slots(ranks, on_gpus=plan.base.train.device != "cpu", jobs=jobs))
 
 
 class Sweep:
@@ -106,13 +108,13 @@ class Sweep:
         self.outcomes: dict[str, Outcome] = {}
         """By the trial's key."""
         self.failures: list[Trial] = []
-        self.goes_on = False
+        self.outlives_stop = False
         """Whether trials may still run when `run` has returned."""
         self.plan, self.out = plan, out
 
     def run(self, runner: Runner, progress: SweepProgress) -> int:
         """Run all trials that have no outcome. Returns the exit status."""
-        self.goes_on = runner.goes_on
+        self.outlives_stop = runner.outlives_stop
         trials = list(self.plan.first)
         shares = search.shares(len(self.plan.settings), self.plan.ask)
         try:
@@ -132,12 +134,12 @@ class Sweep:
 
     def folder(self, trial: Trial) -> Path:
         """Where a trial lies."""
-        return self.out / record.TRIALS / trial.name
+        return self.out / TRIALS / trial.name
 
     @property
     def num_others(self) -> int:
         """Trials in the folder that are no part of the plan."""
-        return len({path.name for path in (self.out / record.TRIALS).iterdir()} - {trial.name for trial in self.trials})
+        return len({path.name for path in (self.out / TRIALS).iterdir()} - {trial.name for trial in self.trials})
 
     def _take_up(self, trials: Sequence[Trial]) -> None:
         """Note the outcomes that are there already."""
@@ -156,9 +158,9 @@ class Sweep:
         for ended in runner.run(list(pending)):
             trial = pending[ended.folder]
             outcome = record.recorded(ended.folder)
-            if ended.why is not None or outcome is None:
+            if ended.failure is not None or outcome is None:
                 self.failures.append(trial)
-                progress.fail(trial, ended.why or f"{ended.folder} holds no outcome")
+                progress.fail(trial, ended.failure or f"{ended.folder} holds no outcome")
             else:
                 self.outcomes[trial.key] = outcome
                 self._write()
@@ -183,7 +185,7 @@ def _corpora(out: Path) -> Callable[[Config], Corpus]:
         of = repr((replace(config.data, seed=0), config.model.seq_len, config.model.vocab_size, train))
         if of not in known:
             # In a folder where no run is, so that none is resumed.
-            run = prepare_run(replace(config, run_dir=str(out / record.TRIALS / "none")), progress=True)
+            run = prepare_run(replace(config, run_dir=str(out / TRIALS / "none")), progress=True)
             assert run.config.model.vocab_size is not None
             known[of] = Corpus(run.config.model.vocab_size, run.data.fingerprints)
         return known[of]
@@ -191,14 +193,24 @@ def _corpora(out: Path) -> Callable[[Config], Corpus]:
     return corpus_of
 
 
-def _asked(plan: SweepPlan) -> dict[str, Any]:
-    """The contents of sweep.json."""
+def _asked(plan: SweepPlan) -> SweepRecord:
+    """The content of sweep.json."""
     asked = asdict(plan.ask)
     keys = [trial.key for trial in plan.first]
     digest = hashlib.sha256(json.dumps([asked, keys], sort_keys=True).encode()).hexdigest()
-    axes = {
-        key: list(dict.fromkeys(setting.values[key] for setting in plan.settings)) for key in plan.settings[0].values
-    }
-    widths = list(dict.fromkeys(trial.shape[0] for trial in plan.first))
-    depths = list(dict.fromkeys(trial.shape[1] for trial in plan.first))
-    return {"hash": digest, "code": code_version(), **asked, "axes": axes, "widths": widths, "depths": depths}
+    return SweepRecord(
+        hash=digest,
+        search=plan.ask.search,
+        widths=list(dict.fromkeys(trial.shape[0] for trial in plan.first)),
+        depths=list(dict.fromkeys(trial.shape[1] for trial in plan.first)),
+        seeds=list(plan.ask.seeds),
+        axes={
+            key: list(dict.fromkeys(setting.values[key] for setting in plan.settings))
+            for key in plan.settings[0].values
+        },
+        code=code_version(),
+        over=list(plan.ask.over),
+        num_trials=plan.ask.num_trials,
+        search_seed=plan.ask.search_seed,
+        layout=plan.ask.layout,
+    )

@@ -1,35 +1,54 @@
-"""What runs trials, wherever: each lies in a folder of its own, with its config."""
+"""What every runner of trials promises, wherever they run. Each trial is a folder that holds its config."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from foretrain.configs.schema import Config
+from foretrain.scaling.sweep.record import conclude, recorded, trial_config
+
 
 @dataclass(frozen=True)
-class Ended:
-    """A trial that has come to its end."""
+class TrialEnd:
+    """The end of a trial."""
 
     folder: Path
-    why: str | None = None
-    """It failed, and this is why; None: it has an outcome, which lies in the folder."""
+    failure: str | None = None
+    """Why it failed; None: its folder holds its outcome."""
 
 
 class Runner(Protocol):
     """Runs the trials of a sweep."""
 
-    goes_on: bool
-    """Whether trials run on when the runner is asked to stop, and the next one joins them."""
+    outlives_stop: bool
+    """Whether trials go on when the runner is asked to stop, so that the next runner joins them."""
 
-    def run(self, folders: Sequence[Path]) -> Iterator[Ended]:
+    def run(self, folders: Sequence[Path]) -> Iterator[TrialEnd]:
         """Run the trials in these folders, in about that order, and yield each when it ends.
 
-        Fewer are yielded where the runner was asked to stop: `stopped_by` then says so. Unless it
-        `goes_on`, no trial runs any more when the iterator ends, or is closed.
+        If the runner is asked to stop, it yields fewer, and `stopped_by` says why. Unless it
+        `outlives_stop`, no trial runs any more when the iterator ends or is closed.
         """
         ...
 
     @property
     def stopped_by(self) -> int | None:
-        """The signal that asked it to stop."""
+        """The signal that asked the runner to stop."""
         ...
+
+
+def split_ended(folders: Sequence[Path]) -> tuple[list[TrialEnd], dict[Path, Config]]:
+    """The trials that have ended already, and the configs of the others by folder."""
+    ended: list[TrialEnd] = []
+    waiting: dict[Path, Config] = {}
+    for folder in folders:
+        try:
+            config = trial_config(folder)
+            if recorded(folder) or conclude(folder, config):
+                ended.append(TrialEnd(folder))
+            else:
+                waiting[folder] = config
+        except (ValueError, OSError) as error:
+            ended.append(TrialEnd(folder, str(error)))
+    return ended, waiting

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from foretrain.launcher import train
 from foretrain.launcher.logs import LOG_START, log_path
-from foretrain.scaling.sweep import local
+from foretrain.scaling.sweep.local import LocalRunner
 from foretrain.scaling.sweep.record import trial_config
 from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
 from foretrain.trainer.run_folder import LOGS
@@ -47,10 +47,9 @@ def _print_into(log: Path) -> None:
 
 def main(folder: Path) -> int:
     """Run a trial on this machine. Returns the exit status."""
-    runner = local.Local(jobs=1)
-    for ended in runner.run([folder]):
-        if ended.why is not None:
-            print(ended.why, file=sys.stderr)
+    for ended in LocalRunner().run([folder]):
+        if ended.failure is not None:
+            print(ended.failure, file=sys.stderr)
             return EXIT_FAILED
         return EXIT_DONE
     return EXIT_RESUME

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from foretrain.scaling.transfer.evidence import MAX_RANGE, MAX_SLOPE
-from foretrain.scaling.transfer.optimum import rate
+from foretrain.scaling.transfer.optimum import format_rate
 from foretrain.scaling.transfer.study import Drift, Fit, Study
 from foretrain.scaling.transfer.transfer import SOURCES
 
@@ -58,7 +58,7 @@ def _found(fit: Fit) -> tuple[str, str, str, str, str]:
         return f"{2**optimum.log2_lr:.3g}", *numbers, why
     if math.isnan(fit.best_log2_lr):
         return "none", "", "", "", f"[red]{fit.problem}[/]"
-    return rate(fit.best_log2_lr), "", "", f"{np.nanmin(fit.means):.4f}", f"[red]{fit.problem}[/]"
+    return format_rate(fit.best_log2_lr), "", "", f"{np.nanmin(fit.means):.4f}", f"[red]{fit.problem}[/]"
 
 
 def _drift(drift: Drift) -> tuple[str, str, str, str]:

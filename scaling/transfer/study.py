@@ -11,7 +11,7 @@ import numpy as np
 
 from foretrain.configs.schema import Config
 from foretrain.scaling.transfer.optimum import NoOptimumError, Optimum, find_optimum, mean_losses
-from foretrain.scaling.transfer.sweep_folder import RATE, Size, Sweep, Trial
+from foretrain.scaling.transfer.sweep_folder import RATE, Size, Sweep, TrialResult
 from foretrain.trainer.model.resize import resized
 from foretrain.trainer.model.table import num_params
 
@@ -132,7 +132,7 @@ class Study:
         return {RATE: lr if self.largest.optimum is None else float(f"{lr:.4g}"), **carried}
 
     @property
-    def largest_trial(self) -> Trial:
+    def largest_trial(self) -> TrialResult:
         """One of the largest proxy's trials: all have the same budget and batch."""
         of_size = (trial for trial in self.sweep.trials if trial.size == self.largest.size)
         return next(trial for trial in of_size if trial.others == self.largest.best_others)
@@ -183,7 +183,7 @@ def _num_params(sweep: Sweep, size: Size) -> int:
     return num_params(resized(sweep.config.model, size.d_model, size.num_layers))
 
 
-def _fit(sweep: Sweep, size: Size, trials: Sequence[Trial], best_others: Mapping[str, Any]) -> Fit:
+def _fit(sweep: Sweep, size: Size, trials: Sequence[TrialResult], best_others: Mapping[str, Any]) -> Fit:
     optimum, problem = None, "no trial has a result: run `foretrain sweep` to its end"
     log2_lrs, losses_RS = _table(trials, sweep.grid) if trials else ((), np.empty((0, 0)))
     if trials:
@@ -194,7 +194,7 @@ def _fit(sweep: Sweep, size: Size, trials: Sequence[Trial], best_others: Mapping
     return Fit(size, _num_params(sweep, size), log2_lrs, losses_RS, optimum, problem, best_others)
 
 
-def _table(trials: Sequence[Trial], grid: Sequence[tuple[float, int]]) -> tuple[tuple[float, ...], np.ndarray]:
+def _table(trials: Sequence[TrialResult], grid: Sequence[tuple[float, int]]) -> tuple[tuple[float, ...], np.ndarray]:
     """Rates in ascending order, and losses by rate and seed; NaN for those of the grid that have no result."""
     points = {*grid, *((trial.log2_lr, trial.seed) for trial in trials)}
     log2_lrs, seeds = (tuple(sorted(set(of))) for of in zip(*points, strict=True))
@@ -204,9 +204,9 @@ def _table(trials: Sequence[Trial], grid: Sequence[tuple[float, int]]) -> tuple[
     return log2_lrs, losses_RS
 
 
-def _best_others(trials: Sequence[Trial]) -> Mapping[str, Any]:
+def _best_others(trials: Sequence[TrialResult]) -> Mapping[str, Any]:
     """The other axes' values at the best point of the grid, among points that have a result with most of the seeds."""
-    by_point: dict[tuple[str, float], list[Trial]] = defaultdict(list)
+    by_point: dict[tuple[str, float], list[TrialResult]] = defaultdict(list)
     for trial in trials:
         by_point[_key(trial.others), trial.log2_lr].append(trial)
     most = max(map(len, by_point.values()))

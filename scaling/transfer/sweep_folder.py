@@ -1,4 +1,4 @@
-"""What a folder of `foretrain sweep` holds: what was asked, the base config, and the result of each trial."""
+"""The sweep in a folder that `foretrain sweep` wrote: what was asked, the base config, the result of each trial."""
 
 import json
 import math
@@ -11,16 +11,17 @@ from typing import Any
 
 from foretrain.configs.load import load
 from foretrain.configs.schema import Config
-from foretrain.trainer.run_folder import ENVIRONMENT_FILE
+from foretrain.scaling.records import RESULTS_FILE, SWEEP_FILE, TRIALS, SweepRecord, TrialRecord, from_json
+from foretrain.trainer.run_folder import CONFIG_FILE, ENVIRONMENT_FILE
 
 RATE = "optimizer.lr"
-"""The axis that is fitted; of others the best value of the grid is taken."""
-PLAN_FILE, CONFIG_FILE, RESULTS_FILE, TRIALS = "sweep.json", "config.yaml", "results.jsonl", "trials"
+"""The axis that is fitted; for other axes the best value of the grid is taken."""
+ADVICE = "delete the line, and run `foretrain sweep` again, which keeps the trials that are done"
 
 
 @dataclass(frozen=True, order=True)
 class Size:
-    """What tells one proxy from another."""
+    """The size of a proxy."""
 
     d_model: int
     num_layers: int
@@ -30,8 +31,8 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One proxy, trained to the end of its budget or until it diverged."""
+class TrialResult:
+    """One proxy, trained on its full budget or until it diverged."""
 
     key: str
     size: Size
@@ -42,7 +43,7 @@ class Trial:
     num_tokens: int
     tokens_per_step: int
     loss: float
-    """Nats per token; infinite where it diverged."""
+    """Nats per token; infinite if it diverged."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Sweep:
 
     folder: Path
     hash: str
-    """Of what was asked."""
+    """Changes with what was asked."""
     code: str | None
     """The version of the code that trained the proxies."""
     config: Config
@@ -59,32 +60,32 @@ class Sweep:
     search: str
     """How its points were chosen: "grid", "random" or "halving"."""
     sizes: tuple[Size, ...]
-    """Asked for; not all need have results."""
+    """The sizes that were asked for, also those without a result."""
     grid: tuple[tuple[float, int], ...]
-    """log2 LR and seed of each trial that every size was to have, for any values of other axes; empty unless a grid."""
-    trials: tuple[Trial, ...]
-    """Those of the whole budget, in an order that is not that of the lines."""
+    """log2 LR and seed of the trials that every size should have, for any values of other axes; empty unless a grid."""
+    trials: tuple[TrialResult, ...]
+    """Those of the full budget, in an order that does not depend on that of the lines."""
 
     @property
     def config_file(self) -> Path:
-        """Where the base config lies."""
+        """The path of the base config."""
         return self.folder / CONFIG_FILE
 
     @property
     def name(self) -> str:
-        """How evidence calls it."""
+        """The name of the sweep in evidence."""
         return f"sweep {self.folder.resolve().name} ({self.hash[:16]}; code {self.code or 'unknown'})"
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """The sweep in a folder. Raises ValueError, with what to do, where it is not one, or where nothing has ended.
+    """The sweep in a folder. Raises ValueError, with what to do, if it is not a sweep, or if no trial has ended.
 
-    A last line that was cut short is left out, and so are trials of a part of the budget.
+    A last line that is cut short is left out, and so are trials on a part of the budget.
     """
-    for name in (PLAN_FILE, CONFIG_FILE, RESULTS_FILE):
+    for name in (SWEEP_FILE, CONFIG_FILE, RESULTS_FILE):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}: give the --out folder of a `foretrain sweep` that has results")
-    asked = _read_plan(folder / PLAN_FILE)
+    asked = _read_asked(folder / SWEEP_FILE)
     config = load((folder / CONFIG_FILE).resolve())
     trials = tuple(_trials(folder / RESULTS_FILE, config.train.num_tokens))
     if not any(math.isfinite(trial.loss) for trial in trials):
@@ -92,15 +93,15 @@ def read_sweep(folder: Path) -> Sweep:
             f"{folder / RESULTS_FILE} has no trial that finished its budget: run `foretrain sweep` to its end, and "
             "with smaller learning rates if all diverged"
         )
-    sizes = {Size(width, depth) for width in asked["widths"] for depth in asked["depths"]}
+    sizes = {Size(width, depth) for width in asked.widths for depth in asked.depths}
     sizes |= {trial.size for trial in trials}
-    grid = product(map(math.log2, asked["axes"][RATE]), asked["seeds"]) if asked["search"] == "grid" else ()
-    code = _code_of(folder, trials) or asked.get("code")
-    return Sweep(folder, asked["hash"], code, config, asked["search"], tuple(sorted(sizes)), tuple(grid), trials)
+    grid = product(map(math.log2, asked.axes[RATE]), asked.seeds) if asked.search == "grid" else ()
+    code = _code_of(folder, trials) or asked.code
+    return Sweep(folder, asked.hash, code, config, asked.search, tuple(sorted(sizes)), tuple(grid), trials)
 
 
-def _code_of(folder: Path, trials: Sequence[Trial]) -> str | None:
-    """The versions of the code that trained the trials, by what each left in its folder; None where none did."""
+def _code_of(folder: Path, trials: Sequence[TrialResult]) -> str | None:
+    """The versions of the code that trained the trials, from the folder of each; None if no folder has one."""
     versions = set()
     for trial in trials:
         with suppress(OSError, ValueError, KeyError):
@@ -109,67 +110,63 @@ def _code_of(folder: Path, trials: Sequence[Trial]) -> str | None:
     return " and ".join(sorted(versions)) or None
 
 
-def _read_plan(path: Path) -> dict[str, Any]:
+def _read_asked(path: Path) -> SweepRecord:
     try:
-        asked = json.loads(path.read_text(encoding="utf-8"))
-        asked["hash"], asked["search"], [*asked["widths"], *asked["depths"], *asked["seeds"], *asked["axes"]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is not what `foretrain sweep` writes ({error!r}): run the sweep again") from error
-    if RATE not in asked["axes"]:
+        asked = from_json(SweepRecord, path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not what `foretrain sweep` writes ({error}): run the sweep again") from error
+    if RATE not in asked.axes:
         raise ValueError(
             f"{path.parent} did not sweep {RATE}, which is what transfer fits: give --over {RATE}=2^-10..2^-3"
         )
     return asked
 
 
-def _trials(path: Path, budget_tokens: int) -> Iterator[Trial]:
-    """Each trial once, by its key."""
-    by_key: dict[str, Trial] = {}
-    by_place: dict[str, Trial] = {}
+def _trials(path: Path, budget_tokens: int) -> Iterator[TrialResult]:
+    """Each trial of the full budget once, by its key."""
+    by_key: dict[str, TrialResult] = {}
+    by_point: dict[str, TrialResult] = {}
     for number, record in _records(path):
+        if (record.budget_tokens or math.inf) < max(budget_tokens, record.num_tokens):
+            continue
         try:
-            if record.get("budget_tokens", math.inf) < max(budget_tokens, record["num_tokens"]):
-                continue
             trial = _trial(record)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}:{number} is not the result of a trial ({error!r}): {ADVICE}") from error
-        place = json.dumps([str(trial.size), trial.seed, trial.log2_lr, trial.others], sort_keys=True)
-        known = by_key.setdefault(trial.key, trial), by_place.setdefault(place, trial)
+        point = json.dumps([str(trial.size), trial.seed, trial.log2_lr, trial.others], sort_keys=True)
+        known = by_key.setdefault(trial.key, trial), by_point.setdefault(point, trial)
         if known != (trial, trial):
             raise ValueError(f"{path}:{number} contradicts an earlier line about the same trial: {ADVICE}")
     yield from sorted(by_key.values(), key=lambda trial: (trial.size, trial.key))
 
 
-ADVICE = "delete the line, and run `foretrain sweep` again, which keeps the trials that are done"
-
-
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    *whole, last = path.read_bytes().split(b"\n")
-    for number, line in enumerate([*whole, last], start=1):
+def _records(path: Path) -> Iterator[tuple[int, TrialRecord]]:
+    *complete, last = path.read_bytes().split(b"\n")
+    for number, line in enumerate([*complete, last], start=1):
         try:
-            record = json.loads(line)
+            json.loads(line)
         except ValueError as error:
-            if number > len(whole):  # torn, or what follows the last end of a line: nothing
+            if number > len(complete):  # a line that is cut short, or nothing after the last end of a line
                 return
             raise ValueError(f"{path}:{number} is not JSON: {ADVICE}") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}:{number} is not the result of a trial: {ADVICE}")
-        yield number, record
+        try:
+            yield number, from_json(TrialRecord, line)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number} is not the result of a trial ({error}): {ADVICE}") from error
 
 
-def _trial(record: dict[str, Any]) -> Trial:
-    values = dict(record["values"])
-    diverged = {"finished": False, "diverged": True}[record["status"]]
-    loss = math.inf if diverged else float(record["loss"])
-    if math.isnan(loss):
-        raise ValueError("its loss is no number")
-    return Trial(
-        key=str(record["trial"]),
-        size=Size(int(record["d_model"]), int(record["num_layers"])),
-        seed=int(record["seed"]),
+def _trial(record: TrialRecord) -> TrialResult:
+    values = dict(record.values)
+    loss = math.inf if record.status == "diverged" else record.loss
+    if loss is None or math.isnan(loss):
+        raise ValueError("its loss is not a number")
+    return TrialResult(
+        key=record.trial,
+        size=Size(record.d_model, record.num_layers),
+        seed=record.seed,
         log2_lr=math.log2(values.pop(RATE)),
         others=values,
-        num_tokens=int(record["num_tokens"]),
-        tokens_per_step=int(record["global_batch_size"]) * int(record["seq_len"]),
+        num_tokens=record.num_tokens,
+        tokens_per_step=record.global_batch_size * record.seq_len,
         loss=loss,
     )

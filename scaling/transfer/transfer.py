@@ -12,8 +12,9 @@ from foretrain.configs.schema import Config
 from foretrain.data_pipeline.corpus.opening import open_store
 from foretrain.data_pipeline.corpus.verify import read_manifest
 from foretrain.data_pipeline.stream.data import named_sources
+from foretrain.scaling.records import COORD_CHECK_FILE
 from foretrain.scaling.transfer import coordinates, evidence
-from foretrain.scaling.transfer.coordinates import CHECK_FILE, read_check
+from foretrain.scaling.transfer.coordinates import read_check
 from foretrain.scaling.transfer.study import Study, study
 from foretrain.scaling.transfer.sweep_folder import RATE, read_sweep
 from foretrain.trainer.mup.parametrize import blueprint
@@ -36,7 +37,7 @@ class Transfer:
 def make_transfer(folder: Path, to: str, overrides: Sequence[str] = (), coord_check: Path | None = None) -> Transfer:
     """Carry what a sweep found over to the config `to`. Raises ValueError for what is no sweep, config or check."""
     sweep = read_sweep(folder)
-    check = read_check(coord_check or folder / CHECK_FILE)
+    check = read_check(coord_check or folder / COORD_CHECK_FILE)
     found = study(sweep, configs.load(to, overrides))
     target = with_vocabulary(configs.load(to, [*overrides, *_settings(found.values)]))
     if target.model.vocab_size is not None:

@@ -5,8 +5,8 @@ import signal
 from pathlib import Path
 
 from foretrain.launcher.launches import launches
+from foretrain.scaling.records import RESULTS_FILE
 from foretrain.scaling.sweep.cluster import BATCH
-from foretrain.scaling.sweep.record import RESULTS_FILE
 from foretrain.trainer.exit_status import EXIT_DONE
 from tests.cli import called, start
 from tests.processes import assert_none

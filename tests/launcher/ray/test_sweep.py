@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from foretrain.scaling.sweep.record import RESULTS_FILE
+from foretrain.scaling.records import RESULTS_FILE
 from foretrain.trainer.exit_status import EXIT_DONE
 from tests.launcher.ray.conftest import RayCluster
 from tests.scaling.sweep.tiny import sweep, users_folder

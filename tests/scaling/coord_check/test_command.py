@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from foretrain.configs.load import load
+from foretrain.launcher.local import pool
 from foretrain.scaling.architecture import architecture
 from foretrain.scaling.coord_check import run
 from foretrain.verbs.app import app
@@ -71,7 +72,7 @@ def test_ranks_that_fail_are_a_failure_of_the_check(monkeypatch: pytest.MonkeyPa
 def test_what_cannot_run_exits_with_2_before_a_process_starts(
     arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(run, "started")
+    monkeypatch.delattr(pool, "started")
     result = invoke(*MUP, "--device", "cpu", *arguments)
     assert result.exit_code == 2, result.output
     assert says in result.stderr

@@ -16,13 +16,15 @@ from rich.console import Console
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
+from foretrain.files import write_atomically
+from foretrain.scaling.records import RESULTS_FILE
 from foretrain.scaling.sweep import plot, summary
 from foretrain.scaling.sweep.plan import Ask
 from foretrain.scaling.sweep.progress import SweepProgress, best_table
-from foretrain.scaling.sweep.record import OUTCOME_FILE, RESULTS_FILE, Outcome, recorded, trial_config, write
+from foretrain.scaling.sweep.record import OUTCOME_FILE, Outcome, recorded, trial_config
 from foretrain.scaling.sweep.report import print_end
 from foretrain.scaling.sweep.run import SweepPlan, make_plan, opened
-from foretrain.scaling.sweep.runner import Ended
+from foretrain.scaling.sweep.runner import TrialEnd
 from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED
 
 RATES = "optimizer.lr=2^-9..2^-1"
@@ -41,20 +43,20 @@ class Pure:
     fails: float | None = None
     """The trial of this learning rate."""
     stopped_by: int | None = None
-    goes_on: bool = False
+    outlives_stop: bool = False
     ran: list[Path] = field(default_factory=list)
 
-    def run(self, folders: Sequence[Path]) -> Iterator[Ended]:
+    def run(self, folders: Sequence[Path]) -> Iterator[TrialEnd]:
         for folder in reversed(folders):  # as they end is not as they were planned
             config = trial_config(folder)
             self.ran.append(folder)
             if config.optimizer.lr == self.fails:
-                yield Ended(folder, "it fell over")
+                yield TrialEnd(folder, "it fell over")
                 continue
             diverged = config.optimizer.lr > 0.2
             outcome = Outcome("diverged", diverged_at=7) if diverged else Outcome("finished", loss_of(config), 3.0)
-            write(folder / OUTCOME_FILE, json.dumps(asdict(outcome)))
-            yield Ended(folder)
+            write_atomically(folder / OUTCOME_FILE, json.dumps(asdict(outcome)))
+            yield TrialEnd(folder)
 
 
 def plan(corpus: Path, out: Path, **asked: object) -> SweepPlan:
@@ -271,5 +273,5 @@ def test_there_is_no_picture_of_nothing(corpus: Path, tmp_path: Path) -> None:
 def test_an_outcome_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert recorded(tmp_path) is None
     outcome = Outcome("finished", 1 / 3, 2 / 3)
-    write(tmp_path / OUTCOME_FILE, json.dumps(asdict(outcome)))
+    write_atomically(tmp_path / OUTCOME_FILE, json.dumps(asdict(outcome)))
     assert recorded(tmp_path) == outcome

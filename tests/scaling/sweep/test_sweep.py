@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from foretrain.configs import load as configs
+from foretrain.scaling.records import RESULTS_FILE, TRIALS
 from foretrain.scaling.sweep import trial as trial_module
 from foretrain.scaling.sweep.plan import Ask
-from foretrain.scaling.sweep.record import OUTCOME_FILE, RESULTS_FILE, TRIAL_CONFIG, TRIALS
+from foretrain.scaling.sweep.record import OUTCOME_FILE, TRIAL_CONFIG
 from foretrain.scaling.sweep.run import make_plan
 from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
@@ -156,7 +157,7 @@ def test_to_diverge_is_a_result_and_ends_a_trial_early(folder: Path) -> None:
     (trial / OUTCOME_FILE).unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.delattr("foretrain.scaling.sweep.local.started")
+        patch.delattr("foretrain.launcher.local.pool.started")
         assert trial_module.main(trial) == EXIT_DONE
     assert json.loads((trial / OUTCOME_FILE).read_text())["diverged_at"] == line["diverged_at"]
 
@@ -194,7 +195,7 @@ def test_a_trial_of_several_ranks_runs_by_itself_and_finds_that_it_has_ended(who
         assert trial_module.main(trial) == EXIT_DONE
         outcome = json.loads((trial / OUTCOME_FILE).read_text())
         assert outcome["loss"] == pytest.approx(reference["loss"], rel=1e-5)
-        patch.delattr("foretrain.scaling.sweep.local.started")
+        patch.delattr("foretrain.launcher.local.pool.started")
         assert trial_module.main(trial) == EXIT_DONE
 
 

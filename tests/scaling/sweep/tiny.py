@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from foretrain.scaling.sweep.record import RESULTS_FILE
+from foretrain.scaling.records import RESULTS_FILE
 from tests.cli import Ended, called
 
 CONFIG = """

@@ -13,8 +13,9 @@ from typing import Any
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.scaling.architecture import architecture
-from foretrain.scaling.transfer.sweep_folder import CONFIG_FILE, PLAN_FILE, RATE, RESULTS_FILE
-from foretrain.scaling.transfer.transfer import CHECK_FILE, Transfer, make_transfer
+from foretrain.scaling.records import COORD_CHECK_FILE, RESULTS_FILE, SWEEP_FILE
+from foretrain.scaling.transfer.sweep_folder import CONFIG_FILE, RATE
+from foretrain.scaling.transfer.transfer import Transfer, make_transfer
 from foretrain.trainer.model.resize import resized
 from foretrain.trainer.model.table import num_params
 
@@ -56,12 +57,14 @@ class Folder:
         axes = {RATE: [2.0**exponent for exponent in self.exponents], **self.axes}
         asked = {"axes": axes, "widths": self.widths, "depths": self.depths, "seeds": self.seeds, "search": "grid"}
         plan = {"hash": "5eed" * 16, "code": "0123abc", **asked, **self.plan}
-        (path / PLAN_FILE).write_text(json.dumps(plan))
+        (path / SWEEP_FILE).write_text(json.dumps(plan))
         lines = [json.dumps(record) for record in self.records(config)]
         (path / RESULTS_FILE).write_text("".join(f"{line}\n" for line in lines))
         if self.check is not None:
             record = {"passed": True, "architecture": architecture(config), "code": "0123abc", "max_slope": 0.12}
-            (path / CHECK_FILE).write_text(json.dumps({**record, "widths": [64, 128], "depths": [], **self.check}))
+            (path / COORD_CHECK_FILE).write_text(
+                json.dumps({**record, "widths": [64, 128], "depths": [], **self.check})
+            )
         return path
 
     def records(self, config: Config) -> list[dict[str, Any]]:

@@ -62,8 +62,8 @@ def test_two_of_three_optima_lie_within_their_uncertainty(num_seeds: int, step: 
 
 
 def test_the_factor_for_few_seeds_is_that_of_students_t() -> None:
-    expected = {1: 1.837, 2: 1.321, 3: 1.197, 5: 1.111, 10: 1.053, 100: 1.005}  # scipy.stats.t.ppf(0.8413, n)
-    assert {num_free: one_sigma(num_free) for num_free in expected} == pytest.approx(expected, rel=0.015)
+    expected = {1: 1.837, 2: 1.321, 3: 1.197, 5: 1.111, 10: 1.053, 100: 1.005}  # from a table
+    assert {num_free: one_sigma(num_free) for num_free in expected} == pytest.approx(expected, abs=5e-4)
 
 
 def test_with_one_seed_a_crooked_valley_is_less_certain_than_a_parabola() -> None:
@@ -111,7 +111,7 @@ def test_what_has_no_bottom_is_refused_with_why(losses: list[float], says: str) 
 def test_fine_rates_whose_losses_are_not_convex_are_refused() -> None:
     x = np.arange(-6, -3.9, 0.25)
     losses = np.array([2.30, 2.30, 2.31, 2.35, 2.29, 2.35, 2.31, 2.30, 2.30])
-    with pytest.raises(NoOptimumError, match=r"the losses from 2\^-6 to 2\^-4 are no valley"):
+    with pytest.raises(NoOptimumError, match=r"the losses from 2\^-6 to 2\^-4 are not a valley"):
         find_optimum(x, losses[:, None])
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretrain.configs.load import load
+from foretrain.scaling.records import RESULTS_FILE, SWEEP_FILE
 from foretrain.scaling.transfer.study import study
-from foretrain.scaling.transfer.sweep_folder import CONFIG_FILE, PLAN_FILE, RESULTS_FILE, Size, read_sweep
+from foretrain.scaling.transfer.sweep_folder import CONFIG_FILE, Size, read_sweep
 from tests.scaling.transfer.builder import Folder, target
 
 
@@ -87,8 +88,8 @@ def fields(**values: object) -> Callable[[Path], None]:
 
 def plan(**values: object) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
-        asked = json.loads((folder / PLAN_FILE).read_text())
-        (folder / PLAN_FILE).write_text(json.dumps({**asked, **values}))
+        asked = json.loads((folder / SWEEP_FILE).read_text())
+        (folder / SWEEP_FILE).write_text(json.dumps({**asked, **values}))
 
     return edit
 
@@ -97,14 +98,14 @@ def plan(**values: object) -> Callable[[Path], None]:
     ("spoil", "says"),
     [
         (
-            lambda folder: (folder / PLAN_FILE).unlink(),
+            lambda folder: (folder / SWEEP_FILE).unlink(),
             "has no sweep.json: give the --out folder of a `foretrain sweep`",
         ),
         (lambda folder: (folder / CONFIG_FILE).unlink(), "has no config.yaml"),
         (lambda folder: (folder / RESULTS_FILE).unlink(), "has no results.jsonl"),
         (lambda folder: (folder / RESULTS_FILE).write_text(""), "has no trial that finished its budget"),
-        (lambda folder: (folder / PLAN_FILE).write_text("{"), "sweep.json is not what `foretrain sweep` writes"),
-        (lambda folder: (folder / PLAN_FILE).write_text("[]"), "sweep.json is not what `foretrain sweep` writes"),
+        (lambda folder: (folder / SWEEP_FILE).write_text("{"), "sweep.json is not what `foretrain sweep` writes"),
+        (lambda folder: (folder / SWEEP_FILE).write_text("[]"), "sweep.json is not what `foretrain sweep` writes"),
         (plan(axes={"model.init_std": [0.1]}), "did not sweep optimizer.lr, which is what transfer fits"),
         (lines(lambda found: found.insert(1, '{"torn')), r"results.jsonl:2 is not JSON: delete the line"),
         (lines(lambda found: found.insert(1, "[]")), r"results.jsonl:2 is not the result of a trial"),
@@ -112,7 +113,7 @@ def plan(**values: object) -> Callable[[Path], None]:
         (fields(values={}), r"results.jsonl:3 is not the result of a trial"),
         (fields(status="lost"), r"results.jsonl:3 is not the result of a trial .*lost"),
         (fields(loss=None), r"results.jsonl:3 is not the result of a trial"),
-        (fields(loss=float("nan")), r"results.jsonl:3 is not the result .*its loss is no number"),
+        (fields(loss=float("nan")), r"results.jsonl:3 is not the result .*its loss is not a number"),
         (lines(lambda found: found.append(found[0].replace('"loss": ', '"loss": 1'))), "contradicts an earlier line"),
         (
             lines(lambda found: found.append(found[0].replace('"trial": "', '"trial": "0'))),

@@ -1,0 +1,126 @@
+"""The JSON files that one study writes and another reads, as typed records. A file without a version has version 1."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+COORD_CHECK_FILE = "coord_check.json"
+SWEEP_FILE, RESULTS_FILE, TRIALS = "sweep.json", "results.jsonl", "trials"
+
+VERSION = 1
+"""Of `coord_check.json` and of a sweep's folder."""
+
+
+@dataclass(frozen=True)
+class CoordCheckRecord:
+    """`coord_check.json`: what a coordinate check compared and found."""
+
+    passed: bool
+    architecture: dict[str, Any]
+    """See scaling/architecture.py."""
+    widths: list[int]
+    depths: list[int]
+    code: str | None = None
+    """Version of the code."""
+    max_slope: float | None = None
+    """The steepest slope, up or down; None if nothing was measured."""
+    tolerances: dict[str, float] = field(default_factory=dict)
+    """The steepest slope that is allowed over "width" and over "depth"."""
+    seeds: list[int] = field(default_factory=list)
+    lr: float | None = None
+    steps: int | None = None
+    layout: str = ""
+    problems: list[str] = field(default_factory=list)
+    """Why the check failed."""
+    slopes: dict[str, Any] = field(default_factory=dict)
+    """By axis, module, kind and step; None if no line goes through the values."""
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """`sweep.json`: what a sweep was asked for, and the trials that follow from it."""
+
+    hash: str
+    """Changes with what was asked."""
+    search: str
+    widths: list[int]
+    depths: list[int]
+    seeds: list[int]
+    axes: dict[str, list[Any]]
+    """The values that were tried, by the key of the setting."""
+    code: str | None = None
+    """Version of the code that planned the sweep."""
+    over: list[str] = field(default_factory=list)
+    """KEY=SPEC of each axis."""
+    num_trials: int | None = None
+    search_seed: int = 0
+    layout: str = "dp=1"
+    version: int = VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """A line of `results.jsonl`: a trial and its outcome. No line contains a time or a speed."""
+
+    trial: str
+    """The key of the trial."""
+    d_model: int
+    num_layers: int
+    seed: int
+    values: dict[str, Any]
+    """The swept settings."""
+    parametrization: str
+    num_params: int
+    num_tokens: int
+    """Budget of a final trial."""
+    budget_tokens: int | None = None
+    """Budget of this trial if it belongs to an earlier rung of successive halving; None if it is final."""
+    global_batch_size: int
+    seq_len: int
+    status: Literal["finished", "diverged"]
+    loss: float | None
+    val_loss: float | None = None
+    diverged_at: int | None = None
+
+
+Record = TypeVar("Record", CoordCheckRecord, SweepRecord, TrialRecord)
+
+
+def from_json(kind: type[Record], text: str | bytes) -> Record:
+    """The record in a JSON text; keys that are not known are ignored.
+
+    Raises ValueError if the text is not such a record, or has a later version.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"it is a {type(found).__name__} and not an object")
+    if found.get("version", VERSION) > VERSION:
+        raise ValueError(f"its version is {found['version']}: update foretrain")
+    try:
+        record = kind(**{each.name: found[each.name] for each in fields(kind) if each.name in found})
+    except TypeError as error:
+        raise ValueError(str(error).partition("() ")[2]) from error
+    for each in fields(kind):
+        value = getattr(record, each.name)
+        if not _is_a(value, each.type):
+            raise ValueError(f"its {each.name} is {value!r}")
+    return record
+
+
+def to_json(record: CoordCheckRecord | SweepRecord | TrialRecord, indent: int | None = None) -> str:
+    """The JSON text of a record, with a final newline."""
+    found = asdict(record)
+    if isinstance(record, TrialRecord) and record.budget_tokens is None:
+        del found["budget_tokens"]
+    return json.dumps(found, indent=indent) + "\n"
+
+
+def _is_a(value: Any, annotation: Any) -> bool:
+    origin = get_origin(annotation) or annotation
+    if origin is UnionType:
+        return any(_is_a(value, each) for each in get_args(annotation))
+    if origin is Literal:
+        return value in get_args(annotation)
+    return isinstance(value, (int, float) if origin is float else origin)
