@@ -1,4 +1,4 @@
-"""What of a config must stay for evidence from small models to hold for a large one: all but the sizes."""
+"""The traits of a config that small models must share with a large one, so that evidence from them holds for it."""
 
 from typing import Any
 
@@ -7,10 +7,9 @@ from foretrain.configs.schema import Config
 
 
 def architecture(config: Config) -> dict[str, Any]:
-    """The traits of a model and its parametrization by name, those that widths and depths leave as they are.
+    """The traits of a model and its parametrization by name: everything but its width, depth and vocabulary.
 
-    The same for two configs exactly where a coordinate check or a sweep of one speaks for the other. Needs no
-    vocabulary size.
+    A coordinate check or a sweep of one config holds for another only if these are equal.
     """
     model = config.model
     shape = model.block_shape
@@ -39,5 +38,5 @@ def architecture(config: Config) -> dict[str, Any]:
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """What differs between two architectures, one line for each trait."""
+    """The traits in which two architectures differ, one line for each."""
     return [f"{name}: {a.get(name)} there, {b.get(name)} here" for name in a | b if a.get(name) != b.get(name)]

@@ -148,7 +148,7 @@ def sweep(
     from foretrain.scaling.sweep.plan import Ask
     from foretrain.scaling.sweep.progress import SweepProgress
     from foretrain.scaling.sweep.report import print_end
-    from foretrain.scaling.sweep.run import make_plan, opened, runner_of
+    from foretrain.scaling.sweep.run import make_plan, open_sweep, runner_of
     from foretrain.scaling.sweep.space import parse_numbers
 
     with ExitStack() as until_done:
@@ -165,7 +165,7 @@ def sweep(
             )
             plan = make_plan(ask, lambda more: configs.load(config, [*(overrides or []), *more]), out)
             runner = runner_of(plan, out, on, jobs)
-            trials = until_done.enter_context(opened(plan, out))
+            trials = until_done.enter_context(open_sweep(plan, out))
         with bad_input(), SweepProgress(plan.num_trials) as progress:
             status = trials.run(runner, progress)
         print_end(trials, status, console_for_tables())

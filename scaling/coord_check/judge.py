@@ -1,9 +1,10 @@
-"""What keeps its size over a ladder and what does not: slopes of log2(statistic) over log2(width or depth). Pure."""
+"""Slopes of log2(statistic) over log2(width or depth), and which of them are too steep. Pure."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean, linear_regression
 from typing import Literal, Protocol
 
 from foretrain.configs.model import ModelConfig
@@ -15,16 +16,18 @@ Kind = Literal["size", "change"]
 KINDS: tuple[Kind, ...] = ("size", "change")
 
 TOLERANCES: dict[Axis, float] = {"width": 0.2, "depth": 0.4}
-"""A statistic passes that goes as the size of the model to this power at most, up or down. A wrong rule is wrong by a
-power of 1/2 or more. Over widths, sound models of 64 to 512 were measured to stay below 0.15. Over depths the share of
-the residual stream that its blocks hold at the start falls as depth^-1/2, and they hold more of it the larger the
-initial weights: sound models of 2 to 16 blocks came to 0.39, planted bugs to 0.44 and more.
+"""A statistic passes if it grows or shrinks at most as this power of the size of the model.
+
+A wrong rule is wrong by a power of 1/2 or more. Over widths of 64 to 512, correct models were measured below 0.15. Over
+depths, the share of the residual stream that blocks contribute at the start falls as depth^-1/2, and is larger with
+larger initial weights: correct models of 2 to 16 blocks reached 0.39, planted bugs 0.44 and more.
 """
 LAST, LOGITS = "blocks.last", "logits"
 
 
 class Measured(Protocol):
-    """What a model showed, as `trainer/mup/coordinates.py:Coordinates`: by module, after each step, step 0 first."""
+    """The statistics of a model by module, after each step, step 0 first; see
+    trainer/mup/coordinates.py:Coordinates."""
 
     @property
     def size(self) -> Mapping[str, Sequence[float]]: ...
@@ -38,67 +41,64 @@ class Measured(Protocol):
 
 @dataclass(frozen=True)
 class Slope:
-    """How one statistic of one module at one step goes with the size of the model."""
+    """How one statistic of one module at one step depends on the size of the model."""
 
     axis: Axis
     module: str
     kind: Kind
     step: int
     value: float | None
-    """The exponent; None if no line goes through the values, since one is zero or not finite."""
+    """The exponent; None if a value is zero or not finite, so that no line goes through them."""
     is_at_an_edge: bool = False
-    """Whether the module's place among the blocks depends on their number; see `_at_an_edge`."""
+    """Whether what the module reads depends on the number of blocks; see `_at_an_edge`."""
 
     @property
     def is_judged(self) -> bool:
-        """Whether the slope says anything: some go with size in sound models (`is_at_an_edge`, `_is_remnant`)."""
+        """Whether the slope must be level: some are not in correct models (`is_at_an_edge`, `_is_remnant`)."""
         if self.axis == "depth":
             return not (self.kind == "change" and self.is_at_an_edge)
         return not self._is_remnant
 
     @property
     def _is_remnant(self) -> bool:
-        """Whether this may be what a random head makes of its input, which falls as width^-1/2.
+        """Whether this may be the output of a random head, which falls as width^-1/2.
 
-        It hides what is learnt in the logits themselves, and in the first step in their change.
+        It hides what is learned in the size of the logits, and at the first step in their change.
         """
         may_fall = self.module == LOGITS and (self.kind == "size" or self.step == 1)
         return may_fall and self.value is not None and self.value < 0
 
     @property
     def passed(self) -> bool:
-        """Whether it neither grows nor shrinks with the model."""
+        """Whether the statistic neither grows nor shrinks with the model."""
         return not self.is_judged or (self.value is not None and abs(self.value) <= TOLERANCES[self.axis])
 
     @property
     def magnitude(self) -> float:
-        """How far from level, by which slopes are ranked."""
+        """The steepness, by which slopes are ranked."""
         return math.inf if self.value is None else abs(self.value)
 
 
 def fit(sizes: Sequence[float], values: Sequence[float]) -> float | None:
-    """The exponent p of values ~ sizes ** p, by least squares in logarithms; None where a value is not positive."""
+    """The exponent p of values ~ sizes ** p, by least squares in logarithms; None if a value is not positive."""
     if not all(math.isfinite(value) and value > 0 for value in values):
         return None
-    x, y = [math.log2(size) for size in sizes], [math.log2(value) for value in values]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    spread = sum((each - mean_x) ** 2 for each in x)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
+    return linear_regression(list(map(math.log2, sizes)), list(map(math.log2, values))).slope
 
 
 def values_of(
     ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]], module: str, kind: Kind, step: int
 ) -> list[float]:
-    """A statistic on each rung of the ladder: the mean over the seeds."""
+    """A statistic of each rung of the ladder: the mean over the seeds."""
     return [_mean(each, _name_in(module, rung), kind, step) for rung in ladder.rungs for each in [measured[rung]]]
 
 
 def modules_of(ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]], model: ModelConfig) -> list[str]:
-    """The modules that every rung has, in the order in which data meets them; `model` is of any size.
+    """The modules that every rung has, in the order of the data flow; `model` may have any size.
 
-    Over widths those are all. Over depths they are what stands outside the blocks, the layers of the first block and
-    of the last, which is named `blocks.last`, and the residual stream after the last: after the first it holds one
-    block of many, whose share falls with depth.
+    Over widths these are all. Over depths these are the modules outside the blocks, the layers of the first block and
+    of the last, which is named `blocks.last`, and the residual stream after the last block. The stream after the first
+    block is left out: it holds one block of many, whose share falls with depth.
     """
     names = [_shared_names(rung, ladder.axis, measured[rung][0]) for rung in ladder.rungs]
     shared = [name for name in names[0] if all(name in others for others in names)]
@@ -108,7 +108,7 @@ def modules_of(ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]], mode
 def slopes_of(
     ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]], steps: Sequence[int], model: ModelConfig
 ) -> list[Slope]:
-    """The slope of every module and statistic at each of `steps`; `model` is of any size."""
+    """The slope of every module and statistic at each of `steps`; `model` may have any size."""
     edge = _at_an_edge(model)
 
     def slope(module: str, kind: Kind, step: int) -> Slope:
@@ -120,7 +120,7 @@ def slopes_of(
 
 
 def failures(measured: Mapping[Rung, Sequence[Measured]]) -> Iterator[str]:
-    """A line for each model and seed that did not train, and for each statistic that is no positive number."""
+    """A line for each model and seed that did not train, and for each statistic that is not a positive number."""
     for rung in sorted(measured):
         for seed, each in enumerate(measured[rung]):
             yield from (f"{rung}, seed {seed}: {problem}" for problem in _failures_of(each))
@@ -140,7 +140,7 @@ def _failures_of(measured: Measured) -> Iterator[str]:
 
 
 def _mean(seeds: Sequence[Measured], name: str, kind: Kind, step: int) -> float:
-    return sum(getattr(each, kind)[name][step] for each in seeds) / len(seeds)
+    return fmean(getattr(each, kind)[name][step] for each in seeds)
 
 
 def _one_block(model: ModelConfig) -> list[Param]:
@@ -163,7 +163,7 @@ def _at_an_edge(model: ModelConfig) -> set[str]:
 
 
 def _place(table: Sequence[Param], module: str) -> tuple[float, float, float, str]:
-    """Where a module, or a parameter of one, is on the way of the data."""
+    """The position of a module, or of a parameter, in the data flow; modules are sorted by it."""
     outer, _, rest = module.partition(".")
     number, _, part = rest.partition(".") if outer == "blocks" else ("0", "", module)
     # The residual stream, "blocks.3", comes after all parts of its block, and the logits after everything.

@@ -1,4 +1,4 @@
-"""Which small models a coordinate check trains for a few steps: known before a process starts. Pure."""
+"""The small models that a coordinate check trains for a few steps: known before a process starts. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,23 +18,25 @@ Axis = Literal["width", "depth"]
 Device = Literal["cpu", "cuda"]
 
 SEQ_LEN, NUM_SAMPLES, MAX_VOCAB_SIZE = 32, 16, 16
-"""Of the batch. Few distinct tokens: what they teach is the same at every width, and soon larger than what random
-vectors have in common, which falls as width^-1/2. With 256 tokens sound models up to 256 wide have slopes of -0.5."""
+"""Sizes of the batch. There are few distinct tokens: what they teach is the same at every width, and soon larger than
+what random vectors have in common, which falls as width^-1/2. With 256 tokens sound models up to 256 wide have slopes
+of -0.5."""
 LR_SHARE = 1 / 32
-"""Of `model.init_std`, the default learning rate of adamw, whose first steps are as large as its rate: updates are seen
-from the first one on, and eight of them do not yet learn all there is. At 1/5 they do, and slopes become random."""
+"""The default learning rate for adamw, as a share of `model.init_std`. The first steps of adamw are as large as its
+rate: updates are visible from the first step on, and eight of them do not yet learn everything. At 1/5 they do, and
+slopes become random."""
 MIN_WIDTH = 64
-"""Narrower models are farther from the limit that muP speaks of: from here up sound ones have slopes below 0.13, from
-32 up below 0.21. They may be asked for by number."""
+"""Narrower models are farther from the limit of infinite width in which muP holds: correct models have slopes below
+0.13 from here up, and below 0.21 from 32 up. A user may name narrower ones."""
 NUM_STEPS = 8
-"""Fewer may be asked for; some faults show only when errors have added up."""
+"""Some faults show only when errors have added up. A user may ask for fewer steps."""
 MAX_WIDTH: dict[Device, int] = {"cpu": 512, "cuda": 2048}
 MAX_DEPTH: dict[Device, int] = {"cpu": 16, "cuda": 64}
-"""Of ladders that nobody asked for by number."""
+"""Limits of ladders whose sizes the user did not name."""
 NUM_RUNGS, MIN_RUNGS, MIN_SPAN = 4, 3, 4
-"""Fewer models, or sizes that are nearer to one another, have slopes that are mostly noise."""
+"""The slopes of fewer models, or of sizes that are closer to one another, are mostly noise."""
 DEPTH_OF_WIDTHS = 2
-"""Blocks of the models of a ladder of widths where there is no ladder of depths: a first one and a last one."""
+"""Number of blocks in a ladder of widths if there is no ladder of depths: a first block and a last one."""
 
 
 @dataclass(frozen=True, order=True)
@@ -50,23 +52,23 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Models that differ in one size, by which their statistics are compared."""
+    """Models that differ in one size, over which their statistics are compared."""
 
     axis: Axis
     rungs: tuple[Rung, ...]
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The size along the axis, of each rung."""
+        """The size of each rung along the axis."""
         return tuple(getattr(rung, self.axis) for rung in self.rungs)
 
 
 @dataclass(frozen=True)
 class CoordCheckPlan:
-    """All that a coordinate check does."""
+    """Everything that a coordinate check does."""
 
     config: Config
-    """As the user has it; `configs_of` makes it small."""
+    """The user's config; `configs_of` makes it small."""
     ladders: tuple[Ladder, ...]
     layout: Layout
     lr: float
@@ -76,16 +78,16 @@ class CoordCheckPlan:
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
-        """Every model once, the largest first, so that the last to end is a short one."""
+        """Every model once, the largest first, so that the last one to end is short."""
         return tuple(sorted({rung for ladder in self.ladders for rung in ladder.rungs}, key=work, reverse=True))
 
     @property
     def judged_steps(self) -> tuple[int, ...]:
-        """Steps after which statistics are judged; at step 0 nothing has been learnt yet."""
+        """Steps after which statistics are judged; at step 0 the model has learned nothing yet."""
         return (*(step for step in (1, 3) if step < self.num_steps), self.num_steps)
 
     def configs_of(self, rung: Rung) -> list[Config]:
-        """What the ranks train for a rung: one config for each seed."""
+        """The configs that the ranks train for a rung: one for each seed."""
         model = small_model(self.config.model, rung, self.layout)
         train = _train(self.layout, self.device)
         return [
@@ -113,11 +115,11 @@ def make_plan(
     layout: Layout | None = None,
     device: Device = "cpu",
 ) -> CoordCheckPlan:
-    """Plan the check of `config`; what is left out is chosen for it.
+    """The plan of a check of `config`.
 
-    `widths` () and `depths` None mean a ladder of doublings around the base shape of `mup`, or around the model's own;
-    depths only where the parametrization holds over them (`depths` () never).
-    Raises ValueError with every reason why that cannot be done.
+    Without `widths`, the ladder doubles around the width of the base shape, or else of the model. With `depths` None,
+    it does so for depth, if the parametrization holds over depths; with an empty sequence it never does. Raises
+    ValueError with every reason why the check is impossible.
     """
     for name, value in (("--seeds", num_seeds), ("--steps", num_steps)):
         if value < 1:
@@ -152,9 +154,10 @@ def default_lr(config: Config) -> float:
 
 
 def small_model(model: ModelConfig, rung: Rung, layout: Layout) -> ModelConfig:
-    """`model` at the size of a rung, with short samples of few tokens; its heads stay as wide as they are.
+    """The model at the size of a rung, with short samples of few tokens; heads keep their width.
 
-    A head that begins at zero begins like the other matrices here: else nothing below it moves in the first step.
+    If `model.head_init_std` is 0, the head starts like the other matrices: else nothing below it moves in the first
+    step.
     """
     return replace(
         resized(model, rung.width, rung.depth),
@@ -165,18 +168,18 @@ def small_model(model: ModelConfig, rung: Rung, layout: Layout) -> ModelConfig:
 
 
 def work(rung: Rung) -> int:
-    """A rung's share of the time, roughly: a constant for its start, and its matrices."""
+    """A rough estimate of the time that a rung takes: a constant for its start, and its matrices."""
     return 2**20 + 12 * rung.depth * rung.width**2
 
 
 def parse_sizes(option: str, text: str) -> list[int]:
-    """Sizes separated by commas, as in "32,64,128"; none of "". Raises ValueError that names option and word."""
+    """Sizes separated by commas, such as "32,64,128"; empty for "". Raises ValueError, which names option and word."""
     if not text.strip():
         return []
     words = [word.strip() for word in text.split(",")]
     for word in words:
         if not word.isdecimal() or int(word) < 1:
-            raise ValueError(f"{option} {text}: {word!r} is no size: use whole numbers, as in 32,64,128")
+            raise ValueError(f"{option} {text}: {word!r} is not a size: use whole numbers, such as 32,64,128")
     return [int(word) for word in words]
 
 
@@ -196,7 +199,7 @@ def _ascending(option: str, sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def _ladders(widths: tuple[int, ...], depths: tuple[int, ...], depth: int) -> tuple[Ladder, ...]:
-    """The ladder of depths stands on the second width: a factor that forgets one of two ratios shows there."""
+    """The ladders. That of depths has the second width, where a factor that forgets one of two ratios shows."""
     over_widths = Ladder("width", tuple(Rung(width, depth) for width in widths))
     over_depths = Ladder("depth", tuple(Rung(widths[1], each) for each in depths))
     return (over_widths, over_depths) if depths else (over_widths,)
@@ -212,7 +215,7 @@ def _default_depths(config: Config, limit: int) -> tuple[int, ...]:
 
 
 def _doublings(base: int, limit: int, is_possible: Callable[[int], bool]) -> tuple[int, ...]:
-    """Sizes that double up to `limit`, all `base` times a power of two; larger where `base` cannot be halved."""
+    """Sizes that double up to `limit`, all `base` times a power of two; larger if `base` cannot be halved."""
     start = next((base << shift for shift in range(32) if is_possible(base << shift)), base)
     while start << NUM_RUNGS <= limit:
         start *= 2
@@ -231,7 +234,7 @@ def _is_possible(model: ModelConfig, width: int) -> bool:
 
 
 def _train(layout: Layout, device: Device) -> TrainConfig:
-    """One forward pass for each step, or with a pipeline as many as its schedules need."""
+    """One forward pass for each step; with a pipeline, as many as its schedules need."""
     num_microbatches = 2 * layout.pp if layout.pp > 1 else 1
     micro_batch_size = max(1, -(-NUM_SAMPLES // (layout.dp * num_microbatches)))
     return TrainConfig(

@@ -1,4 +1,4 @@
-"""What a coordinate check shows and writes: progress, tables of slopes, a file that `foretrain transfer` reads."""
+"""What a coordinate check shows and writes: progress, tables of slopes, and a record for `foretrain transfer`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from foretrain.files import write_atomically
+from foretrain.progress import print_line
 from foretrain.scaling.architecture import architecture
 from foretrain.scaling.console import StudyProgress, console_for_tables
 from foretrain.scaling.coord_check.judge import KINDS, TOLERANCES, Measured, Slope
@@ -25,27 +26,27 @@ def progress_of(plan: CoordCheckPlan, console: Console | None = None) -> StudyPr
 
 
 def print_verdict(plan: CoordCheckPlan, verdict: CoordCheckVerdict, console: Console | None = None) -> None:
-    """A table of slopes for each ladder, what is wrong, and the verdict."""
+    """Print a table of slopes for each ladder, what is wrong, and the verdict."""
     console = console or console_for_tables()
     for ladder in plan.ladders:
         slopes = [slope for slope in verdict.slopes if slope.axis == ladder.axis]
         if slopes:
             console.print(_table(ladder.axis, ladder.sizes, slopes, plan.judged_steps))
     for problem in verdict.problems:
-        console.print(problem, style="red", highlight=False, markup=False, soft_wrap=True)
+        print_line(problem, console=console, style="red")
     if any(not slope.is_judged for slope in verdict.slopes):
         console.print(
-            "In brackets, and not judged: what goes with size (a random head; both ends of a stack) in sound models.",
+            "In brackets, and not judged: slopes that correct models have too (a random head; both ends of the stack).",
             style="dim",
         )
     narrowest = min(rung.width for rung in plan.rungs)
     if narrowest < MIN_WIDTH:
         console.print(
-            f"Models {narrowest} wide say little, and `foretrain transfer` asks for a check from {MIN_WIDTH} up.",
+            f"Models {narrowest} wide show little, and `foretrain transfer` needs a check from {MIN_WIDTH} up.",
             style="yellow",
         )
     style = "green" if verdict.passed else "bold red"
-    console.print(summary(plan, verdict), style=style, highlight=False, markup=False, soft_wrap=True)
+    print_line(summary(plan, verdict), console=console, style=style)
 
 
 def summary(plan: CoordCheckPlan, verdict: CoordCheckVerdict) -> str:

@@ -1,4 +1,4 @@
-"""What a coordinate check came to, in words: what fails, where to look first, what is probably wrong. Pure."""
+"""The verdict of a coordinate check in words: what fails, where to look first, what is probably wrong. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from foretrain.scaling.coord_check.judge import Measured, Slope, failures, slope
 from foretrain.scaling.coord_check.plan import CoordCheckPlan, Rung
 
 MAX_NAMED = 5
-"""Of what fails: the worst of them."""
+"""The number of failing modules that a verdict names, the steepest first."""
 
 
 @dataclass(frozen=True)
 class CoordCheckVerdict:
-    """Of a whole check."""
+    """The result of a coordinate check."""
 
     slopes: tuple[Slope, ...]
     problems: tuple[str, ...]
-    """Why it failed, a line each; none: it passed."""
+    """The reasons for a failure, one on each line; empty if the check passed."""
 
     @property
     def passed(self) -> bool:
@@ -25,7 +25,7 @@ class CoordCheckVerdict:
 
     @property
     def worst(self) -> Slope | None:
-        """The slope that is farthest from level; None where nothing was measured."""
+        """The steepest slope; None if nothing was measured."""
         judged = [slope for slope in self.slopes if slope.is_judged]
         return max(judged, key=lambda slope: slope.magnitude, default=None)
 
@@ -33,7 +33,7 @@ class CoordCheckVerdict:
 def judge(
     plan: CoordCheckPlan, measured: Mapping[Rung, Sequence[Measured]], problems: Sequence[str] = ()
 ) -> CoordCheckVerdict:
-    """Hold what was measured to the tolerance; `problems` say why rungs of the plan were not."""
+    """Compare what was measured with the tolerances; `problems` say why rungs of the plan were not measured."""
     ladders = [ladder for ladder in plan.ladders if all(rung in measured for rung in ladder.rungs)]
     slopes = [
         slope for ladder in ladders for slope in slopes_of(ladder, measured, plan.judged_steps, plan.config.model)
@@ -43,11 +43,11 @@ def judge(
 
 
 def _offenders(slopes: Sequence[Slope]) -> list[str]:
-    """The worst slopes, and before them the first to go wrong: what it does, all that comes after it inherits."""
+    """The steepest slopes in words. The one that fails first comes first: all modules after it inherit its error."""
     failed = [slope for slope in slopes if not slope.passed and slope.value is not None]
     if not failed:
         return []
-    first = min(failed, key=lambda slope: slope.step)  # min is stable: of one step, the first on the way of the data
+    first = min(failed, key=lambda slope: slope.step)  # min is stable: of one step it takes the first in the data flow
     named, modules = [first], {(first.axis, first.module)}
     for slope in sorted(failed, key=lambda slope: -slope.magnitude):
         if (slope.axis, slope.module) not in modules and len(named) < MAX_NAMED:
@@ -61,7 +61,7 @@ def _offenders(slopes: Sequence[Slope]) -> list[str]:
 
 
 def explain(slope: Slope) -> str:
-    """One line: what the slope says, and what would cause it."""
+    """One line: the slope, and its probable cause."""
     assert slope.value is not None
     verb = "changes as" if slope.kind == "change" else "grows as" if slope.value > 0 else "shrinks as"
     hint = _hint_of_depth(slope) if slope.axis == "depth" else _hint_of_width(slope)

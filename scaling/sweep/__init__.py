@@ -1,1 +1,1 @@
-"""One config trained again and again: at several widths, depths and seeds, over values of some of its settings."""
+"""Sweeps: one config, trained at several widths and depths, with several seeds, and with many values of settings."""

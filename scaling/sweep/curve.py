@@ -1,37 +1,39 @@
-"""Which trials have diverged. Pure: what a curve is called depends on the curve alone, and not on when one looked."""
+"""Which trials have diverged. Pure: the answer depends on the curve alone, and not on when it is read."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 MARGIN_NATS = 1.0
-"""Above the loss at the start: a model that knows nothing and says so is better by a factor of e in probability."""
+"""A loss this far above the first one is high: a model that has learned nothing is better by a factor of e."""
 MAX_LOST = 0.5
-"""Of what had been learnt at best, counted from the start: who has lost more, and MARGIN_NATS, does not find back."""
+"""A run that has lost more than this share of its best gain since the start, and more than MARGIN_NATS, is high."""
 PATIENCE_SHARE, MIN_PATIENCE_STEPS = 0.05, 10
-"""So long a loss must stay too high, as a share of all steps and at least: a spike that heals is none."""
+"""How long a loss must stay high: a share of all steps, and at least this many. A spike that recovers does not
+count."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What the rule must know of a run, apart from its curve."""
+    """What the rule needs to know about a run, besides its curve."""
 
     total: int
     warmup: int
-    """Steps until the learning rate is at its peak: what is lost before is still to be judged."""
+    """Steps until the learning rate is at its peak. High losses before do not count."""
 
     @property
     def patience(self) -> int:
-        """Steps in a row that decide."""
+        """The number of consecutive high losses that means divergence."""
         return max(MIN_PATIENCE_STEPS, round(PATIENCE_SHARE * self.total))
 
 
 def diverged_at(losses: Sequence[float], grad_norms: Sequence[float], steps: Steps) -> int | None:
-    """The step, counted from 1, at which a run had diverged; None where it has not so far.
+    """The step, counted from 1, at which a run had diverged; None if it has not diverged so far.
 
-    Diverged is a loss or gradient norm that is no number, or a loss that after warm-up is, for `steps.patience` steps
-    in a row, MARGIN_NATS above the first one, or so far above the best mean of as many steps that MAX_LOST of the gain
-    is lost. A step is judged by what came before it: the answer for a curve is that for each longer one.
+    A run has diverged if its loss or gradient norm is not finite, or if after warm-up its loss is high for
+    `steps.patience` consecutive steps. High is MARGIN_NATS above the first loss, or so far above the best mean of as
+    many steps that MAX_LOST of the gain is lost. Only earlier steps decide about a step, so a longer curve gets the
+    same answer.
     """
     num_high, best, recent = 0, math.inf, 0.0
     for step, (loss, grad_norm) in enumerate(zip(losses, grad_norms, strict=True), start=1):

@@ -1,4 +1,5 @@
-"""The trials of a sweep, each a whole config with a key: known before a process starts. Pure, but for reading YAML."""
+"""The trials of a sweep, each a full config with a key: known before a process starts. Pure, except that it reads
+YAML."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from foretrain.trainer.mup.parametrize import blueprint
 Search = Literal["grid", "random", "halving"]
 Value = float | int | str | bool | None
 Point = tuple[tuple[int, int], tuple[tuple[str, Value], ...]]
-"""A shape, width and depth, and the values of the axes."""
+"""A shape (width and depth), and the values of the axes."""
 Resolve = Callable[[Sequence[str]], Config]
 """The user's config with further overrides."""
 
@@ -28,12 +29,12 @@ SET_BY = {
     "train.seed": "--seeds",
     "data.seed": "--seeds",
 }
-"""Settings that are no axes, and the option that sets them."""
+"""Settings that cannot be axes, and the option that sets them."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a user asks for."""
+    """What the user asked for."""
 
     over: tuple[str, ...]
     """KEY=SPEC of each axis."""
@@ -44,15 +45,15 @@ class Ask:
     seeds: tuple[int, ...] = (0,)
     search: Search = "grid"
     num_trials: int | None = None
-    """Settings that a random search draws."""
+    """Number of settings that a random search draws."""
     search_seed: int = 0
-    """Of what is drawn."""
+    """Seed of the random draw."""
     layout: str = "dp=1"
 
     def __post_init__(self) -> None:
         for name in ("over", "seeds"):
             if not getattr(self, name):
-                raise ValueError(f"--{name} is missing: without it there is nothing to try")
+                raise ValueError(f"--{name} is missing: give at least one")
         if self.search not in get_args(Search):
             raise ValueError(f"--search {self.search}: use one of {', '.join(get_args(Search))}")
         if self.num_trials is not None and self.num_trials < 1:
@@ -65,21 +66,21 @@ class Ask:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What the data decide of a trial."""
+    """What a trial depends on in its data."""
 
     vocab_size: int
     fingerprints: dict[str, str]
-    """By the source's name; that of `data.path` is ""."""
+    """Fingerprint of the tokens by the name of the source; the name of `data.path` is ""."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A point of the axes."""
+    """One combination of values of the axes."""
 
     config: Config
-    """The user's config at that point."""
+    """The user's config with these values."""
     values: dict[str, Value]
-    """By the axis' key, as the schema reads them."""
+    """By the key of the axis, as the schema reads them."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,11 @@ class Trial:
     """One model to train once."""
 
     config: Config
-    """Whole: a run of its own, but for the folder it lies in."""
+    """The full config of a run, except for its folder."""
     values: dict[str, Value]
     fingerprints: dict[str, str]
     num_tokens: int
-    """The budget of a final result; that of a rung is less."""
+    """The budget of a final trial; a trial of an earlier rung has less."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -100,22 +101,23 @@ class Trial:
 
     @property
     def point(self) -> Point:
-        """What it has in common with the same at other seeds."""
+        """The shape and the values, which trials with other seeds share."""
         return self.shape, tuple(self.values.items())
 
     @property
     def seed(self) -> int:
-        """Of the weights and of the order of samples."""
+        """Seed of the weights and of the order of samples."""
         return self.config.train.seed
 
     @property
     def is_rung(self) -> bool:
-        """Whether it only helps to choose the trials that get the whole budget."""
+        """Whether the trial belongs to an earlier rung, and only helps to choose those that get the full budget."""
         return self.config.train.num_tokens < self.num_tokens
 
     @cached_property
     def key(self) -> str:
-        """Sha256 of all that its curve depends on; where the tokens lie, and on what it runs, is no part of that."""
+        """SHA-256 of everything that the curve depends on. The path of the tokens, the layout and the machine are
+        not."""
         sources = {
             name: replace(source, path=self.fingerprints[name]) for name, source in self.config.data.sources.items()
         }
@@ -129,7 +131,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of the folder."""
         return self.key[:16]
 
     def __str__(self) -> str:
@@ -140,7 +142,7 @@ class Trial:
 
 
 def shown(value: Value) -> str:
-    """A value as a person reads it: small powers of two as 2^-7."""
+    """A value in the notation that people read: small powers of two as 2^-7."""
     if not isinstance(value, float):
         return str(value)
     mantissa, exponent = math.frexp(value)
@@ -148,13 +150,13 @@ def shown(value: Value) -> str:
 
 
 def setting_of(resolve: Resolve, overrides: Sequence[str]) -> Setting:
-    """The setting of KEY=VALUE for each axis. Raises ValueError for what the schema refuses."""
+    """The setting for KEY=VALUE of each axis. Raises ValueError for values that the schema refuses."""
     config = resolve(overrides)
     return Setting(config, {key: _value(config, key) for key in (text.partition("=")[0] for text in overrides)})
 
 
 def check_axes(keys: Sequence[str]) -> None:
-    """Raise ValueError for settings that cannot be compared, or that another option sets."""
+    """Raise ValueError for keys that cannot be compared, or that another option sets."""
     for number, key in enumerate(keys):
         if key in keys[:number]:
             raise ValueError(f"--over names {key} twice: write all its values in one")
@@ -163,15 +165,15 @@ def check_axes(keys: Sequence[str]) -> None:
         if key.startswith("parallel."):
             raise ValueError(f"--over {key}: every layout has the same curve; --layout sets that of all trials")
         if not changes_curve(key):
-            raise ValueError(f"--over {key}: it leaves the curve as it is, so there is nothing to compare")
+            raise ValueError(f"--over {key}: it does not change the curve, so there is nothing to compare")
 
 
 def trials_of(
     settings: Sequence[Setting], ask: Ask, corpus_of: Callable[[Config], Corpus], share: Fraction = Fraction(1)
 ) -> list[Trial]:
-    """Every setting at every width and depth and with every seed, trained on that share of its tokens; in that order.
+    """The trials of all settings at every width and depth, with every seed, each on that share of its tokens.
 
-    Raises ValueError for a trial that cannot be.
+    Raises ValueError for a trial that is impossible.
     """
     layout = parse_layout(ask.layout)
     trials = []
@@ -182,7 +184,7 @@ def trials_of(
                     config = proxy(setting.config, width, depth, seed, layout, share)
                     corpus = corpus_of(config)
                     config = replace(config, model=replace(config.model, vocab_size=corpus.vocab_size))
-                    blueprint(config)  # refuses a base shape that does not go with the model's
+                    blueprint(config)  # refuses a base shape that does not fit the model
                     num_tokens = setting.config.train.num_tokens
                     trials.append(Trial(config, setting.values, corpus.fingerprints, num_tokens))
     return trials

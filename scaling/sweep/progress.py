@@ -9,10 +9,10 @@ from foretrain.progress import JobProgress
 from foretrain.scaling.sweep import summary
 from foretrain.scaling.sweep.plan import Trial, shown
 from foretrain.scaling.sweep.record import Outcome
-from foretrain.scaling.sweep.summary import Spot
+from foretrain.scaling.sweep.summary import PointResult
 
 COMMON_WORK = 1e6
-"""What every trial costs beyond its size, as if its model had so many parameters more: tiny ones are not free."""
+"""The fixed cost of a trial, as a number of parameters: tiny models take time too."""
 
 
 class SweepProgress(JobProgress):
@@ -61,7 +61,7 @@ class SweepProgress(JobProgress):
 
 
 def work(trial: Trial) -> float:
-    """What a trial costs, to compare it with others: parameters times tokens."""
+    """A rough estimate of the time that a trial takes: parameters times tokens."""
     return (trial.num_params + COMMON_WORK) * trial.config.train.num_tokens
 
 
@@ -75,20 +75,21 @@ def in_words(outcome: Outcome) -> str:
 
 def best_table(trials: Sequence[Trial], outcomes: Mapping[str, Outcome]) -> Table:
     """The best point of each width and depth so far: the value of each axis, and the loss."""
-    found = summary.spots(trials, outcomes)
+    found = summary.points(trials, outcomes)
     keys = list(trials[0].values) if trials else []
     table = Table("width", "depth", *(f"best {key}" for key in keys), "loss", "held out", "seeds", "diverged", box=None)
-    for (width, depth), spot in summary.best(found).items():
+    for (width, depth), point in summary.best(found).items():
         here = [each for each in found if each.shape == (width, depth)]
         num_diverged = sum(each.num_diverged for each in here)
         num_trials = num_diverged + sum(len(each.losses) for each in here)
-        row = _row(spot, keys, trials) if spot is not None else ["-"] * (len(keys) + 3)
+        row = _row(point, keys, trials) if point is not None else ["-"] * (len(keys) + 3)
         table.add_row(str(width), str(depth), *row, f"{num_diverged} of {num_trials}")
     return table
 
 
-def _row(spot: Spot, keys: Sequence[str], trials: Sequence[Trial]) -> list[str]:
-    best = [shown(spot.values[key]) + (" (at the edge)" if summary.at_edge(spot, key, trials) else "") for key in keys]
-    spread = f" ± {spot.spread / 2:.4f}" if len(spot.losses) > 1 else ""
-    held_out = "-" if spot.val_loss is None else f"{spot.val_loss:.4f}"
-    return [*best, f"{spot.loss:.4f}{spread}", held_out, str(len(spot.losses))]
+def _row(point: PointResult, keys: Sequence[str], trials: Sequence[Trial]) -> list[str]:
+    edges = {key: " (at the edge)" if summary.at_edge(point, key, trials) else "" for key in keys}
+    best = [f"{shown(point.values[key])}{edges[key]}" for key in keys]
+    spread = f" ± {point.spread / 2:.4f}" if len(point.losses) > 1 else ""
+    held_out = "-" if point.val_loss is None else f"{point.val_loss:.4f}"
+    return [*best, f"{point.loss:.4f}{spread}", held_out, str(len(point.losses))]

@@ -1,4 +1,4 @@
-"""From a user's config to that of one trial. Pure."""
+"""Makes the config of one trial from the user's. Pure."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -15,20 +15,20 @@ def proxy(
 ) -> Config:
     """`config` at another width and depth (None: its own), with another seed, under a layout, on a share of its tokens.
 
-    Raises ValueError where that cannot be.
+    Raises ValueError if that is impossible.
     """
     sized = replace(config, model=resized(config.model, width, depth))
     return _fitted(_shortened(_seeded(sized, seed), share), layout)
 
 
 def _seeded(config: Config, seed: int) -> Config:
-    """Whole to its end, with nothing after it: a trial is there for its loss."""
+    """The config with another seed, to be trained to its end without samples: only its loss is wanted."""
     train = replace(config.train, seed=seed, stop_after=None)
     return replace(config, data=replace(config.data, seed=seed), train=train, sample=SampleConfig())
 
 
 def _shortened(config: Config, share: Fraction) -> Config:
-    """The same run on a share of its tokens: warm-up, decay and changes of the mixture keep their places in it."""
+    """The run on a share of its tokens. Warm-up, decay and changes of the mixture shrink with it."""
     if share == 1:
         return config
 
@@ -48,7 +48,7 @@ def _shortened(config: Config, share: Fraction) -> Config:
 
 
 def _fitted(config: Config, layout: Layout) -> Config:
-    """Under that layout, with the largest micro batch up to the config's own that it allows."""
+    """The config under a layout, with the largest micro-batch that it allows, up to the config's own."""
     parallel = parallel_config(layout, config.parallel)
     lr_schedule.check(config.schedule, config.train.num_tokens)
     refused: LayoutError | None = None

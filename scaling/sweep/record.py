@@ -1,9 +1,9 @@
-"""The files of a sweep: what was asked, and what each trial came to. The same trials leave the same bytes.
+"""The files of a sweep: what was asked, and the outcome of each trial. The same trials always leave the same bytes.
 
 OUT/sweep.json      what was asked
-OUT/config.yaml     the config that every trial is made from
+OUT/config.yaml     the config from which every trial is made
 OUT/results.jsonl   a line for each trial that has ended, in the order of the plan
-OUT/trials/NAME/    the folder of a run; trial.yaml is its config, result.json what it came to
+OUT/trials/NAME/    a run folder; trial.yaml is its config, result.json its outcome
 """
 
 import json
@@ -28,30 +28,30 @@ OUTCOME_FILE = "result.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial came to."""
+    """The outcome of a trial."""
 
     status: Literal["finished", "diverged"]
     loss: float | None = None
-    """Mean over the last steps, nats per token; None where it diverged."""
+    """Mean over the last steps, nats per token; None if it diverged."""
     val_loss: float | None = None
-    """On held-out samples, at the end; None where it diverged, or held-out samples are not looked at."""
+    """Loss on held-out samples at the end; None if it diverged, or if train.eval_samples is 0."""
     diverged_at: int | None = None
-    """Step."""
+    """Step at which it had diverged."""
 
 
 def trial_config(folder: Path) -> Config:
-    """The config of the trial in a folder, wherever that lies now."""
+    """The config of the trial in a folder, which may have moved."""
     return replace(configs.load(folder / TRIAL_CONFIG), run_dir=str(folder))
 
 
 def steps_of(config: Config) -> Steps:
-    """How many steps a run takes, and how many of them to warm up."""
+    """The number of steps of a run, and of its warm-up."""
     tokens_per_step = config.train.global_batch_size * config.model.seq_len
     return Steps(-(-config.train.num_tokens // tokens_per_step), -(-config.schedule.warmup_tokens // tokens_per_step))
 
 
 def recorded(folder: Path) -> Outcome | None:
-    """The outcome that was written; None where there is none yet, or none that can be read: metrics tell it again."""
+    """The outcome in result.json; None if it does not exist or cannot be read: the metrics still contain it."""
     try:
         return Outcome(**json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
@@ -59,7 +59,7 @@ def recorded(folder: Path) -> Outcome | None:
 
 
 def conclude(folder: Path, config: Config) -> Outcome | None:
-    """Find the outcome of a trial in its record, write it down and return it; None while it has none."""
+    """Write the outcome of a trial to result.json, and return it; None if the trial has not ended."""
     outcome = outcome_of(folder, config)
     if outcome is not None:
         write_atomically(folder / OUTCOME_FILE, json.dumps(asdict(outcome)) + "\n")
@@ -67,7 +67,7 @@ def conclude(folder: Path, config: Config) -> Outcome | None:
 
 
 def outcome_of(folder: Path, config: Config) -> Outcome | None:
-    """What the metrics and the checkpoints of a run say it came to, so far."""
+    """The outcome of a trial according to its metrics and checkpoints; None if it has not ended."""
     if not (folder / METRICS_FILE).exists():
         return None
     records = read_metrics(folder / METRICS_FILE)

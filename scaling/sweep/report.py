@@ -11,21 +11,21 @@ from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED
 
 
 def print_end(sweep: Sweep, status: int, console: Console) -> None:
-    """What the sweep has found, what failed, and how to go on; draws the picture."""
+    """Print what the sweep has found, what failed, and how to continue; draw the picture."""
     table = best_table(sweep.trials, sweep.outcomes)
     if table.row_count:
         console.print(table)
-        console.print("Losses are means over seeds, ± half of what lies between the best and the worst.", style="dim")
+        console.print("Losses are means over seeds, ± half the difference of the best and the worst seed.", style="dim")
     lines = [f"{sweep.out / RESULTS_FILE}: {len(sweep.outcomes)} of {sweep.plan.num_trials} trials"]
-    if plot.draw(summary.spots(sweep.trials, sweep.outcomes), sweep.out / plot.PLOT_FILE):
+    if plot.draw(summary.points(sweep.trials, sweep.outcomes), sweep.out / plot.PLOT_FILE):
         lines.append(f"{sweep.out / plot.PLOT_FILE}: their losses")
     if sweep.num_others:
-        lines.append(f"{sweep.num_others} trials of other sweeps stay in {sweep.out / TRIALS}, and are no part of this")
+        lines.append(f"{sweep.num_others} trials of other sweeps stay in {sweep.out / TRIALS}")
     if sweep.failures:
         lines.append(f"{len(sweep.failures)} trials FAILED: {', '.join(trial.name for trial in sweep.failures)}")
     if status not in (EXIT_DONE, EXIT_FAILED):
         after = (
-            "the trials go on, and the same command joins them" if sweep.outlives_stop else "the same command goes on"
+            "the trials go on, and the same command joins them" if sweep.outlives_stop else "the same command resumes"
         )
         lines.append(f"stopped: {after}")
     elif sweep.failures:

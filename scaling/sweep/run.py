@@ -1,4 +1,4 @@
-"""A sweep from its beginning to its end: which trials are done, running the others, and what is left to say."""
+"""A sweep from start to end: finds the trials that are done, runs the others, and keeps results.jsonl up to date."""
 
 import hashlib
 import json
@@ -36,19 +36,19 @@ On = Literal["local", "slurm", "ray"]
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """All that a sweep does; what later rungs take up, earlier ones decide."""
+    """Everything that a sweep does, except for later rungs: earlier ones decide which trials they have."""
 
     ask: Ask
     base: Config
     """The user's config, with the vocabulary of its data."""
     settings: tuple[Setting, ...]
     first: tuple[Trial, ...]
-    """Of the first rung."""
+    """The trials of the first rung."""
     corpus_of: Callable[[Config], Corpus]
 
     @property
     def num_trials(self) -> int:
-        """All that will be run, of all rungs."""
+        """The number of trials of all rungs."""
         per_setting = len(self.first) // len(self.settings)
         num_settings, total = len(self.settings), 0
         for _ in search.shares(len(self.settings), self.ask):
@@ -58,9 +58,9 @@ class SweepPlan:
 
 
 def make_plan(ask: Ask, resolve: Resolve, out: Path) -> SweepPlan:
-    """Plan what `ask` asks of a config. Reads the data's manifests, and changes nothing.
+    """The plan of a sweep. Reads the manifests of the data, and changes nothing.
 
-    Raises ValueError for what cannot be, before a trial starts.
+    Raises ValueError for anything impossible, before a trial starts.
     """
     axes = [parse_axis(text) for text in ask.over]
     planning.check_axes([axis.key for axis in axes])
@@ -75,8 +75,8 @@ def make_plan(ask: Ask, resolve: Resolve, out: Path) -> SweepPlan:
 
 
 @contextmanager
-def opened(plan: SweepPlan, out: Path) -> "Iterator[Sweep]":
-    """Yield the sweep of a plan, with its folder made and locked. Raises ValueError where another one runs there."""
+def open_sweep(plan: SweepPlan, out: Path) -> "Iterator[Sweep]":
+    """Yield the sweep of a plan, with its folder made and locked. Raises ValueError if another sweep runs there."""
     with locked(out):
         _write_plan(plan, out)
         yield Sweep(plan, out)
@@ -89,10 +89,10 @@ def _write_plan(plan: SweepPlan, out: Path) -> None:
 
 
 def runner_of(plan: SweepPlan, out: Path, on: On, jobs: int | None) -> Runner:
-    """What runs the trials there, `jobs` at a time. Raises ValueError where it cannot."""
+    """The runner of the trials, `jobs` at a time. Raises ValueError if it cannot run them."""
     ranks = parse_layout(plan.ask.layout).world_size
     if on != "local":
-        from foretrain.scaling.sweep import cluster  # what it needs of Ray and Slurm, a sweep on this machine does not
+        from foretrain.scaling.sweep import cluster  # not at the top: only it needs Ray and Slurm
 
         kind = cluster.SlurmRunner if on == "slurm" else cluster.RayRunner
         return kind(out, plan.base, ranks=ranks, at_once=jobs)
@@ -104,22 +104,22 @@ class Sweep:
 
     def __init__(self, plan: SweepPlan, out: Path) -> None:
         self.trials: list[Trial] = []
-        """All that are planned so far."""
+        """All trials that are planned so far."""
         self.outcomes: dict[str, Outcome] = {}
-        """By the trial's key."""
+        """By the key of the trial."""
         self.failures: list[Trial] = []
         self.outlives_stop = False
         """Whether trials may still run when `run` has returned."""
         self.plan, self.out = plan, out
 
     def run(self, runner: Runner, progress: SweepProgress) -> int:
-        """Run all trials that have no outcome. Returns the exit status."""
+        """Run all trials that have no outcome. Returns the exit status of the command."""
         self.outlives_stop = runner.outlives_stop
         trials = list(self.plan.first)
         shares = search.shares(len(self.plan.settings), self.plan.ask)
         try:
             for rung, _ in enumerate(shares):
-                self._take_up(trials)
+                self._add(trials)
                 progress.plan(self.trials, self.outcomes)
                 self._run(trials, runner, progress)
                 if runner.stopped_by is not None:
@@ -133,16 +133,16 @@ class Sweep:
         return EXIT_FAILED if self.failures else EXIT_DONE
 
     def folder(self, trial: Trial) -> Path:
-        """Where a trial lies."""
+        """The run folder of a trial."""
         return self.out / TRIALS / trial.name
 
     @property
     def num_others(self) -> int:
-        """Trials in the folder that are no part of the plan."""
+        """The number of trials in the folder that do not belong to the plan."""
         return len({path.name for path in (self.out / TRIALS).iterdir()} - {trial.name for trial in self.trials})
 
-    def _take_up(self, trials: Sequence[Trial]) -> None:
-        """Note the outcomes that are there already."""
+    def _add(self, trials: Sequence[Trial]) -> None:
+        """Add the trials of a rung, and the outcomes that exist already."""
         self.trials += trials
         for trial in trials:
             outcome = record.recorded(self.folder(trial))
@@ -177,14 +177,14 @@ class Sweep:
 
 
 def _corpora(out: Path) -> Callable[[Config], Corpus]:
-    """What the data decide of a config, found out once for trials that have the same."""
+    """A function that returns the corpus of a config, and reads the data once for all trials that share them."""
     known: dict[str, Corpus] = {}
 
     def corpus_of(config: Config) -> Corpus:
         train = replace(config.train, seed=0)
         of = repr((replace(config.data, seed=0), config.model.seq_len, config.model.vocab_size, train))
         if of not in known:
-            # In a folder where no run is, so that none is resumed.
+            # A folder without a run, so that none is resumed.
             run = prepare_run(replace(config, run_dir=str(out / TRIALS / "none")), progress=True)
             assert run.config.model.vocab_size is not None
             known[of] = Corpus(run.config.model.vocab_size, run.data.fingerprints)

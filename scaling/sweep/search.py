@@ -1,4 +1,4 @@
-"""Which settings are tried: all of a grid, some at random, or fewer and fewer with more and more tokens. Pure."""
+"""Which settings are tried: a grid, a random sample, or successive halving. Pure."""
 
 import math
 import random
@@ -12,32 +12,32 @@ from foretrain.scaling.sweep.plan import Ask, Point, Setting, Trial
 from foretrain.scaling.sweep.space import Axis
 
 KEPT_OF = 3
-"""A rung of successive halving keeps one in so many."""
+"""A rung of successive halving keeps one setting in this many."""
 MIN_KEPT = 3
-"""Of a width and depth: an optimum is the vertex of a parabola through three points."""
+"""A rung keeps at least this many settings: an optimum is the vertex of a parabola through three points."""
 TRIES_PER_DRAW = 100
 
 
 def points(axes: Sequence[Axis], ask: Ask) -> list[list[str]]:
-    """KEY=VALUE of each axis, for every setting to begin with. Raises ValueError."""
+    """KEY=VALUE of each axis, for every setting of the first rung. Raises ValueError for a range without steps."""
     if ask.num_trials is not None:
         return _drawn(axes, ask.num_trials, random.Random(ask.search_seed))
     for axis in axes:
         if not axis.values:
-            raise ValueError(f"--over {axis.key}: a range needs its step, as in 0..0.2:0.05, or --search random")
+            raise ValueError(f"--over {axis.key}: a range needs a step, such as 0..0.2:0.05, or --search random")
     return [[f"{axis.key}={value}" for axis, value in zip(axes, row, strict=True)] for row in _grid(axes)]
 
 
 def check_distinct(settings: Sequence[Setting]) -> None:
-    """Raise ValueError where two settings are one, differently written."""
+    """Raise ValueError if two settings are equal but written differently."""
     for number, setting in enumerate(settings):
         if any(other.values == setting.values for other in settings[:number]):
-            told = ", ".join(f"{key}={value}" for key, value in setting.values.items())
-            raise ValueError(f"--over names {told} twice, differently written: leave one out")
+            shown = ", ".join(f"{key}={value}" for key, value in setting.values.items())
+            raise ValueError(f"--over names {shown} twice, in two notations: leave one out")
 
 
 def shares(num_settings: int, ask: Ask) -> list[Fraction]:
-    """The share of its tokens that each rung trains on, the last one on all; one rung unless --search halving."""
+    """The share of the tokens that each rung trains on; 1 for the last. There is one rung unless --search halving."""
     num_rungs = 1
     while ask.search == "halving" and math.ceil(num_settings / KEPT_OF) >= MIN_KEPT:
         num_settings = math.ceil(num_settings / KEPT_OF)
@@ -46,10 +46,10 @@ def shares(num_settings: int, ask: Ask) -> list[Fraction]:
 
 
 def kept(trials: Sequence[Trial], losses: Mapping[str, float | None]) -> set[Point]:
-    """The points that go on: of each shape the best third by their mean over seeds.
+    """The points that the next rung keeps: for each shape the best third, by the mean over seeds.
 
-    `losses` are by the trial's key: None, for one that diverged, is worse than every number, and so is a trial that
-    has no loss. Of equally good ones the first goes on.
+    `losses` are by the key of the trial. A trial that diverged (None) or has no loss is worse than every number. Among
+    equally good points the first is kept.
     """
     found: dict[Point, list[float]] = defaultdict(list)
     for trial in trials:
@@ -67,7 +67,7 @@ def _grid(axes: Sequence[Axis]) -> list[tuple[str, ...]]:
 
 
 def _drawn(axes: Sequence[Axis], num_trials: int, rng: random.Random) -> list[list[str]]:
-    """So many different ones, or fewer where the axes have no more."""
+    """This many different settings, or fewer if the axes have no more."""
     found: dict[tuple[str, ...], None] = {}
     for _ in range(num_trials * TRIES_PER_DRAW):
         if len(found) < num_trials:

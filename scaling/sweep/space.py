@@ -1,6 +1,6 @@
-"""What to try of a setting, in a user's words: `optimizer.lr=2^-10..2^-3`. Pure.
+"""Parses the values to try of a setting: `optimizer.lr=2^-10..2^-3`. Pure.
 
-Values stay text here: the schema decides what they mean.
+Values are text here: the schema decides what they mean.
 """
 
 import random
@@ -8,36 +8,36 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
-EXAMPLES = "as in optimizer.lr=2^-10..2^-3, optimizer.lr=1e-4,3e-4,1e-3 or optimizer.weight_decay=0..0.2:0.05"
+EXAMPLES = "such as optimizer.lr=2^-10..2^-3, optimizer.lr=1e-4,3e-4,1e-3 or optimizer.weight_decay=0..0.2:0.05"
 MAX_VALUES = 1000
-"""Of one axis: more are a slip of the pen."""
+"""Limit for the values of one axis: more are probably a mistake."""
 
 _POWER = re.compile(r"(?P<base>[^\^*]+)(\^|\*\*)(?P<exponent>.+)")
 
 
 @dataclass(frozen=True)
 class Span:
-    """Numbers from low to high; with a base, its powers from base^low to base^high."""
+    """Numbers from low to high; with a base, the powers from base^low to base^high."""
 
     low: Decimal
     high: Decimal
     step: Decimal | None
-    """Between numbers, or exponents; None: they may lie anywhere, which only a random search can use."""
+    """Distance of numbers or exponents; None: any number of the range, which only a random search can use."""
     base: str | None = None
 
     def values(self) -> tuple[str, ...]:
-        """From step to step, both ends included; none where there is no step. Raises ValueError."""
+        """The values at each step, with both ends; empty without a step. Raises ValueError if a step misses the end."""
         if self.step is None:
             return ()
         num_steps = (self.high - self.low) / self.step
         if num_steps != int(num_steps):
             raise ValueError(f"steps of {self.step} from {self.low} do not end at {self.high}: change one of them")
         if num_steps >= MAX_VALUES:
-            raise ValueError(f"{int(num_steps) + 1} values are too many: take a longer step than {self.step}")
+            raise ValueError(f"{int(num_steps) + 1} values are too many: use a larger step than {self.step}")
         return tuple(self._text(self.low + number * self.step) for number in range(int(num_steps) + 1))
 
     def draw(self, rng: random.Random, *, whole: bool) -> str:
-        """One number, uniform, or log-uniform where there is a base; to four digits, or `whole`."""
+        """A random number, uniform, or log-uniform with a base; it has four digits, or is a `whole` number."""
         value = rng.uniform(float(self.low), float(self.high))
         if self.base is not None:
             value = float(self.base) ** value
@@ -50,22 +50,22 @@ class Span:
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting, and what to try of it."""
+    """A setting, and the values to try."""
 
     key: str
-    """Dotted."""
+    """Key of the setting, such as optimizer.lr."""
     values: tuple[str, ...]
-    """Empty where it is a range without steps."""
+    """Empty for a range without steps."""
     span: Span | None = None
-    """What a random search draws from in the place of `values`."""
+    """The range that a random search draws from instead of `values`."""
 
     def draw(self, rng: random.Random, *, whole: bool) -> str:
-        """One of its values, or a number of its range."""
+        """A random value, or a random number of the range."""
         return self.span.draw(rng, whole=whole) if self.span is not None else rng.choice(self.values)
 
 
 def parse_axis(text: str) -> Axis:
-    """The axis of KEY=SPEC. Raises ValueError, which says what is wrong with it."""
+    """The axis for KEY=SPEC. Raises ValueError, which says what is wrong."""
     key, equals, spec = (part.strip() for part in text.partition("="))
     if not equals or not key or not spec:
         raise ValueError(f"--over '{text}' is not KEY=SPEC, {EXAMPLES}")

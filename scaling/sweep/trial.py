@@ -2,8 +2,9 @@
 
     python -m foretrain.scaling.sweep.trial OUT/trials/NAME
 
-starts the trial, or goes on from its newest checkpoint, or finds that it has ended. Exits with 0 once the trial has an
-outcome, and to diverge is one; with 85 where a signal stopped it, and the same command goes on; with 1 where it failed.
+starts the trial, or resumes it from its newest checkpoint, unless it has ended. Exits with 0 if the trial has an
+outcome (to diverge is one), with 85 if a signal stopped it, so that the same command resumes it, and with 1 if it
+failed.
 """
 
 import os
@@ -21,7 +22,7 @@ from foretrain.trainer.stopping import catch_signals
 
 
 def rank(folder: str) -> None:
-    """Be one rank of the trial in a folder; the launcher calls it in each process. Rank 0 prints into a log too."""
+    """Run one rank of the trial in a folder; the launcher calls this in each process. Rank 0 prints into a log too."""
     place = train.place_from_environment()
     if place.rank == 0:
         _print_into(log_path(Path(folder) / LOGS, 0))

@@ -1,1 +1,1 @@
-"""Carrying what was tuned on small proxies over to a large model, with the evidence that it holds there."""
+"""Transfer of values that were tuned on small proxies to a large model, with the evidence that they hold there."""

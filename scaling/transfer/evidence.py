@@ -1,4 +1,4 @@
-"""What would have to hold for a sweep's best values to be those of the target, and does not. Pure."""
+"""The conditions under which a sweep's best values are best for the target too, and those that are not met. Pure."""
 
 import re
 from collections import defaultdict
@@ -9,35 +9,38 @@ from math import log2
 from foretrain.configs.load import diff
 from foretrain.configs.schema import Config
 from foretrain.scaling.architecture import architecture, differences
-from foretrain.scaling.transfer.study import CARRIED, Drift, Study, are_numbers, speaking_sizes
+from foretrain.scaling.transfer.study import CARRIED, Drift, Study, are_numbers, relevant_sizes
 from foretrain.trainer.model.table import num_params
 
 MAX_SLOPE = 0.15
-"""Octaves of the best rate for each doubling. Measured (benchmarks/results/transfer): muP -0.03 over widths, CompleteP
--0.02 over depths, the standard parametrization -1.13 over widths, muP -0.42 over depths."""
+"""Largest drift of the best rate, in octaves for each doubling of the size. Measured (benchmarks/results/transfer): muP
+-0.03 over widths, CompleteP -0.02 over depths, the standard parametrization -1.13 over widths, muP -0.42 over
+depths."""
 MAX_RANGE = 0.5
-"""Octaves between the best rates of the proxies, and that the target's may be off. Measured: muP 0.36 over widths,
-CompleteP 0.08 over depths, the standard parametrization 3.37. Half an octave off the best costs about 0.02 nats."""
+"""Octaves: the largest distance between the best rates of proxies, and the largest error for the target. Measured: muP
+0.36 over widths, CompleteP 0.08 over depths, the standard parametrization 3.37. Half an octave off the best costs about
+0.02 nats."""
 MAX_UNCERTAINTY = 0.5
-"""Octaves, of the optimum that is carried over: as far as its drift may carry it."""
+"""Octaves: the largest uncertainty of the optimum that is transferred, as much as its drift may add."""
 MAX_VOCABULARY_CHANGE = 0.05
-"""Of the vocabulary's size: rows that are added to round it up are no other tokenizer."""
+"""Largest relative difference of vocabulary sizes: rows that round a size up do not mean another tokenizer."""
 MAX_SLOPE_UNCERTAINTY = 0.3
-"""Octaves per doubling. The standard parametrization drifts by one: three times this, so that it would be seen."""
+"""Octaves per doubling. The standard parametrization drifts by one octave, which is three times this and visible."""
 MAX_FACTOR = 2.0
-"""Between tokens per parameter, and between batches. The best rate falls as tokens^-0.32: by 20 % for this factor."""
+"""Largest ratio of tokens per parameter, and of batches. The best rate falls as tokens^-0.32: by 20 % for this
+factor."""
 MAX_SHARE_CHANGE = 0.05
-"""Of a share of the budget, relative to itself: what rounding to whole tokens and steps may do."""
+"""Largest relative difference of a share of the budget: rounding to full tokens and steps may cause as much."""
 UNJUDGED = re.compile(r"(data\.(path|sources|packing)|train\.precision)\b")
-"""Settings that may matter to the best rate; nothing here knows how much."""
+"""Settings that may change the best rate by an amount that is not known here."""
 HORIZON_EXPONENT = -0.32
-"""Of the best rate over training tokens, for one model (arXiv 2409.19913). No rule of muP covers it."""
+"""The best rate of one model goes as training tokens to this power (arXiv 2409.19913). No rule of muP covers it."""
 
 
 def objections(study: Study, base: Config, target: Config) -> Iterator[str]:
-    """Every reason why the study does not speak for the target, each with what to do.
+    """Every reason why the study does not support a transfer to the target, each with what to do.
 
-    `base` is the sweep's config and `target` the target's, both with the values that are carried over.
+    `base` is the config of the sweep and `target` that of the target, both with the transferred values.
     """
     yield from _parametrization(base, target)
     yield from _optima(study, target)
@@ -49,7 +52,7 @@ def objections(study: Study, base: Config, target: Config) -> Iterator[str]:
 
 
 def horizon(study: Study, target: Config) -> str | None:
-    """What the length of training may ask for beyond, in words; None where the target's is about the proxies'."""
+    """How the length of training may change the best rate, in words; None if it is about that of the proxies."""
     factor = target.train.num_tokens / study.largest_trial.num_tokens
     if 1 / MAX_FACTOR <= factor <= MAX_FACTOR:
         return None
@@ -60,7 +63,7 @@ def horizon(study: Study, target: Config) -> str | None:
 
 
 def unjudged(base: Config, target: Config) -> str | None:
-    """What else differs, and is not compared, in words; None where nothing does."""
+    """Other differences, which are not judged, in words; None if there are none."""
     lines = [line for line in diff(base, target) if UNJUDGED.match(line)]
     return f"not judged: {'; '.join(lines)}" if lines else None
 
@@ -90,7 +93,7 @@ def _parametrization(base: Config, target: Config) -> Iterator[str]:
 def _optima(study: Study, target: Config) -> Iterator[str]:
     thinned = "" if study.sweep.search == "grid" else f" (of --search {study.sweep.search}; a grid has all rates)"
     for fit in study.fits:
-        if fit.size in speaking_sizes(study.sweep, target) and fit.optimum is None:
+        if fit.size in relevant_sizes(study.sweep, target) and fit.optimum is None:
             yield f"{fit.size}: {fit.problem}{thinned}"
     optimum = study.largest.optimum
     if optimum is not None and optimum.uncertainty > MAX_UNCERTAINTY:
@@ -102,7 +105,7 @@ def _optima(study: Study, target: Config) -> Iterator[str]:
 
 
 def _drifts(study: Study, target: Config) -> Iterator[str]:
-    sizes = speaking_sizes(study.sweep, target)
+    sizes = relevant_sizes(study.sweep, target)
     judged = [
         drift
         for drift in study.drifts
@@ -112,9 +115,9 @@ def _drifts(study: Study, target: Config) -> Iterator[str]:
         name = f"the best learning rate does not hold over {drift}"
         if abs(drift.slope) > MAX_SLOPE:
             found = f"it drifts by {drift.slope:+.2f} octaves per doubling, and {MAX_SLOPE} is allowed"
-            yield f"{name}: {found}; {_mend(drift)}"
+            yield f"{name}: {found}; {_repair(drift)}"
         if drift.range > MAX_RANGE:
-            yield f"{name}: it varies over {drift.range:.2f} octaves, and {MAX_RANGE} is allowed; {_mend(drift)}"
+            yield f"{name}: it varies over {drift.range:.2f} octaves, and {MAX_RANGE} is allowed; {_repair(drift)}"
         if drift.uncertainty > MAX_SLOPE_UNCERTAINTY:
             yield (
                 f"whether the best learning rate holds over {drift} is not known: its drift is uncertain by "
@@ -126,7 +129,7 @@ def _drifts(study: Study, target: Config) -> Iterator[str]:
 
 
 def _far(drifts: Sequence[Drift], study: Study, target: Config) -> Iterator[str]:
-    """Whether drifts that are small for each doubling add up on the way from the largest proxy to the target."""
+    """Objects if drifts that are small for each doubling add up between the largest proxy and the target."""
     off: dict[str, float] = defaultdict(float)
     for drift in drifts:
         here, there = (getattr(size, drift.along) for size in (study.largest.size, target.model))
@@ -140,20 +143,20 @@ def _far(drifts: Sequence[Drift], study: Study, target: Config) -> Iterator[str]
         )
 
 
-def _mend(drift: Drift) -> str:
+def _repair(drift: Drift) -> str:
     size = "width" if drift.along == "d_model" else "depth"
     return f"sweep more seeds if that is noise, leave out the smallest {size}, or check the parametrization"
 
 
 def _leaves_depth(study: Study, target: Config) -> bool:
-    """Whether the target is not as deep as the proxy whose rate it gets."""
+    """Whether the target has another depth than the proxy whose rate it gets."""
     return target.model.num_layers != study.largest.size.num_layers
 
 
 def _reach(study: Study, target: Config) -> Iterator[str]:
-    """Sizes that nothing was compared over."""
+    """Objects if the target has another width or depth, and the sweep did not compare several."""
     model = target.model
-    widths = {size.d_model for size in speaking_sizes(study.sweep, target)}
+    widths = {size.d_model for size in relevant_sizes(study.sweep, target)}
     depths = {size.num_layers for size in study.sweep.sizes}
     if model.d_model not in widths and len(widths) < 2:
         yield f"only d_model = {min(widths)} was swept, and the target has {model.d_model}: sweep two --widths or more"
@@ -163,23 +166,23 @@ def _reach(study: Study, target: Config) -> Iterator[str]:
     if target.mup.parametrization != "completep":
         yield (
             f"the target has num_layers = {model.num_layers}, the proxies {shown}, and only "
-            f"mup.parametrization = completep carries over depths: sweep --depths {model.num_layers}, or use completep"
+            f"mup.parametrization = completep holds over depths: sweep --depths {model.num_layers}, or use completep"
         )
     elif len(depths) < 2:
         yield f"only num_layers = {shown} was swept, and the target has {model.num_layers}: sweep two --depths or more"
 
 
 def _other_axes(study: Study, target: Config) -> Iterator[str]:
-    sizes = speaking_sizes(study.sweep, target)
-    speaking = [fit for fit in study.fits if fit.size in sizes and fit.best_others]
+    sizes = relevant_sizes(study.sweep, target)
+    relevant = [fit for fit in study.fits if fit.size in sizes and fit.best_others]
     for key, best in study.largest.best_others.items():
         if not CARRIED.fullmatch(key):
             yield (
-                f"{key} was swept ({best} is best), and no parametrization carries it over to other sizes: set it in "
+                f"{key} was swept ({best} is best), and no parametrization transfers it to other sizes: set it in "
                 "the target, and sweep with that alone"
             )
             continue
-        for smaller, larger in list(pairwise(speaking))[-1:]:
+        for smaller, larger in list(pairwise(relevant))[-1:]:
             if smaller.best_others[key] != best:
                 yield (
                     f"the largest proxies do not agree on {key}: {best} is best at {larger.size}, "
@@ -189,7 +192,7 @@ def _other_axes(study: Study, target: Config) -> Iterator[str]:
         if are_numbers(values) and len(values) > 1:
             if best == max(values):
                 yield f"the best {key}, {best} at {study.largest.size}, is the largest swept: sweep larger ones too"
-            elif best == min(values) and best != 0:  # less than 0 is no setting
+            elif best == min(values) and best != 0:  # a value below 0 is not possible
                 yield f"the best {key}, {best} at {study.largest.size}, is the smallest swept: sweep smaller ones too"
 
 
@@ -207,7 +210,7 @@ def _budget(study: Study, base: Config, target: Config) -> Iterator[str]:
     if not 1 / MAX_FACTOR <= batch / proxy_batch <= MAX_FACTOR:
         yield (
             f"a step of the target is {batch:,} tokens, one of the largest proxy {proxy_batch:,}: a factor of "
-            f"{MAX_FACTOR:g} is allowed, as no rule carries the rate over batches; sweep with the target's "
+            f"{MAX_FACTOR:g} is allowed, as no rule transfers the rate over batches; sweep with the target's "
             "train.global_batch_size"
         )
     for name in ("warmup_tokens", "decay_tokens"):
@@ -225,7 +228,7 @@ def _counts(name: str, base: Config, target: Config) -> bool:
 
 
 def _settings(base: Config, target: Config) -> Iterator[str]:
-    """What else of the optimizer and the schedule is not as it was swept; shares of the budget are judged apart."""
+    """Objects to other settings of the optimizer and the schedule. `_budget` judges shares of the budget."""
     for line in diff(base, target):
         if re.match(r"(optimizer\.(?!kind\b)|schedule\.(?!(warmup|decay)_tokens\b))", line):
             yield f"the sweep had another setting ({line}): set the sweep's in the target, or sweep with the target's"

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from foretrain.scaling.figure import new_figure, use_log2_sizes
 from foretrain.scaling.transfer.evidence import MAX_RANGE
 from foretrain.scaling.transfer.study import Axis, Fit, Study
 
@@ -17,14 +16,12 @@ BAND_COLOR, VALUE_COLOR = "#e5e7eb", "#ea580c"
 
 
 def plot(study: Study, png_path: Path) -> None:
-    """Draw a row for each depth, of losses over log2 LR and of the best rates over width; for one width, one row."""
+    """Draw a row for each depth: losses over log2 LR, and the best rates over width. With one width, draw one row."""
     widths = sorted({fit.size.d_model for fit in study.fits})
     along: Axis = "d_model" if len(widths) > 1 else "num_layers"
     fixed: Axis = "num_layers" if along == "d_model" else "d_model"
     rows = sorted({getattr(fit.size, fixed) for fit in study.fits})
-    figure = Figure(figsize=(9.5, 0.6 + 3.2 * len(rows)), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(3, 2))
+    figure, grid = new_figure(len(rows), 2, size=(9.5, 0.6 + 3.2 * len(rows)), dpi=130, width_ratios=(3, 2))
     for at, (valleys, optima) in zip(rows, grid, strict=True):
         fits = [fit for fit in study.fits if getattr(fit.size, fixed) == at]
         colors = colormaps["viridis"](np.linspace(0, 0.85, len(fits)))
@@ -35,9 +32,6 @@ def plot(study: Study, png_path: Path) -> None:
         valleys.set_ylabel("loss (nats per token)")
         valleys.legend(frameon=False, fontsize=8)
         _optima(optima, fits, along, study.largest.best_log2_lr)
-        for axes in (valleys, optima):
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(alpha=0.25, linewidth=0.6)
     figure.savefig(png_path, format="png")
 
 
@@ -58,14 +52,12 @@ def _optima(axes: Axes, fits: Sequence[Fit], along: Axis, carried: float) -> Non
     found = [(getattr(fit.size, along), fit.optimum) for fit in fits if fit.optimum is not None]
     sizes = sorted(getattr(fit.size, along) for fit in fits)
     axes.axhspan(carried - MAX_RANGE / 2, carried + MAX_RANGE / 2, color=BAND_COLOR, zorder=0)
-    axes.axhline(carried, color=VALUE_COLOR, linewidth=1, label="carried over")
+    axes.axhline(carried, color=VALUE_COLOR, linewidth=1, label="transferred")
     if found:
         x, optima = zip(*sorted(found, key=lambda pair: pair[0]), strict=True)
         y, errors = [each.log2_lr for each in optima], [each.uncertainty for each in optima]
         axes.errorbar(x, y, yerr=errors, fmt="o-", color="#2563eb", capsize=3, linewidth=1.2)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, labels=[str(size) for size in sizes])
-    axes.minorticks_off()
+    use_log2_sizes(axes, sizes)
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, carried - 1), max(high, carried + 1))  # so that noise does not look like a drift
     axes.set_xlabel(along)

@@ -1,4 +1,4 @@
-"""What a transfer shows: tables of optima and drifts."""
+"""Prints the tables of optima and drifts of a transfer, and the objections."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from foretrain.progress import print_line
 from foretrain.scaling.transfer.evidence import MAX_RANGE, MAX_SLOPE
 from foretrain.scaling.transfer.optimum import format_rate
 from foretrain.scaling.transfer.study import Drift, Fit, Study
@@ -14,7 +15,7 @@ from foretrain.scaling.transfer.transfer import SOURCES
 
 
 def print_study(study: Study, console: Console) -> None:
-    """The best learning rate of each proxy, and how it drifts."""
+    """Print the best learning rate of each proxy, and how it drifts."""
     table = Table("d_model", "layers", "parameters", "best lr", "log2 lr", "±", "loss", "", box=None)
     for column in table.columns[:-1]:
         column.justify = "right"
@@ -32,18 +33,19 @@ def print_study(study: Study, console: Console) -> None:
         table.add_row(*_drift(drift))
     console.print(table)
     console.print(
-        "± holds in about two of three repeats. Regret: what the largest loses at the smallest's rate.", style="dim"
+        "± holds in about two of three repeats. Regret: what the largest model loses at the smallest one's rate.",
+        style="dim",
     )
 
 
 def print_objections(objections: Sequence[str], console: Console) -> None:
-    """Why the evidence does not bear a transfer, a line each."""
+    """Print why the evidence does not support a transfer, a line for each reason."""
     if objections:
         console.print(
             "[bold red]not supported:[/] the best values are not known to hold for the target", soft_wrap=True
         )
     for objection in objections:
-        console.print(f"- {objection}", style="red", highlight=False, markup=False, soft_wrap=True)
+        print_line(f"- {objection}", console=console, style="red")
 
 
 def _cells(fit: Fit) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""What a sweep found: the best learning rate of each proxy, and how it drifts with width and depth. Pure."""
+"""The best learning rate of each proxy of a sweep, and how it drifts with width and depth. Pure."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from foretrain.trainer.model.table import num_params
 
 Axis = Literal["d_model", "num_layers"]
 CARRIED = re.compile(r"optimizer\.(?!kind$)\w+|model\.(embed_|head_)?init_std")
-"""Settings that a parametrization carries over to other sizes; batches, budgets and shapes it does not."""
+"""Settings that a parametrization transfers to other sizes; it does not transfer batches, budgets and shapes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,30 +27,30 @@ class Fit:
     size: Size
     num_params: int
     log2_lrs: tuple[float, ...]
-    """Swept rates, ascending."""
+    """The rates that were swept, ascending."""
     losses_RS: np.ndarray
-    """By rate and seed: infinite where diverged, NaN where there is no result."""
+    """Losses by rate and seed: infinite if the trial diverged, NaN if there is no result."""
     optimum: Optimum | None
     problem: str
     """Why there is no optimum, and what to sweep."""
     best_others: Mapping[str, Any]
-    """Values of the other axes at this proxy's own best point of the grid."""
+    """Values of the other axes at the best point of the grid for this proxy."""
 
     @property
     def means(self) -> np.ndarray:
-        """Loss of each rate over the seeds."""
+        """The mean loss of each rate over the seeds."""
         return mean_losses(self.losses_RS) if self.log2_lrs else np.empty(0)
 
     @property
     def best_log2_lr(self) -> float:
-        """The optimum, or else the best rate of the grid; NaN where no trial finished."""
+        """The optimum, or else the best rate of the grid; NaN if no trial finished."""
         if self.optimum is not None:
             return self.optimum.log2_lr
         means = np.nan_to_num(self.means, nan=np.inf)
         return self.log2_lrs[int(np.argmin(means))] if np.isfinite(means).any() else float("nan")
 
     def loss_at(self, log2_lr: float) -> float:
-        """The loss there: on the parabola where it was fitted, else on lines between rates; NaN beyond them."""
+        """The loss at a rate: on the parabola within its fit, else interpolated between rates; NaN beyond them."""
         if self.optimum is not None and self.optimum.low <= log2_lr <= self.optimum.high:
             return self.optimum.loss_at(log2_lr)
         known = ~np.isnan(self.means)
@@ -63,13 +63,13 @@ class Fit:
 
 @dataclass(frozen=True)
 class Drift:
-    """How the best learning rate changes along one size, the other one fixed."""
+    """How the best learning rate changes along one size, with the other one fixed."""
 
     along: Axis
     at: str
-    """The size that is fixed, in words."""
+    """The fixed size, in words."""
     fits: tuple[Fit, ...]
-    """Those with an optimum, small to large: two at least."""
+    """The proxies with an optimum, small to large; at least two."""
 
     def __str__(self) -> str:
         first, last = (getattr(fit.size, self.along) for fit in (self.fits[0], self.fits[-1]))
@@ -82,7 +82,7 @@ class Drift:
 
     @property
     def uncertainty(self) -> float:
-        """Of the slope, from those of the optima."""
+        """The uncertainty of the slope, from those of the optima."""
         each = [fit.optimum.uncertainty for fit in self.fits if fit.optimum is not None]
         return float(np.linalg.norm(self._weights * each))
 
@@ -93,9 +93,9 @@ class Drift:
 
     @property
     def regret(self) -> float:
-        """At the largest proxy: the loss at the rate that is best for the smallest, less its own best; nats.
+        """The loss of the largest proxy at the rate that is best for the smallest, minus its own best loss; nats.
 
-        NaN where that rate is not among the rates swept.
+        NaN if that rate is outside the swept rates.
         """
         smallest, largest = self.fits[0].optimum, self.fits[-1]
         assert smallest is not None and largest.optimum is not None
@@ -107,7 +107,7 @@ class Drift:
 
     @property
     def _weights(self) -> np.ndarray:
-        """The slope is their sum with the optima."""
+        """Coefficients of least squares: the slope is their product with the optima."""
         doublings = np.log2([getattr(fit.size, self.along) for fit in self.fits])
         centred = doublings - doublings.mean()
         return centred / (centred @ centred)
@@ -115,67 +115,67 @@ class Drift:
 
 @dataclass(frozen=True)
 class Study:
-    """A sweep, fitted."""
+    """A sweep with the fit of each proxy."""
 
     sweep: Sweep
     fits: tuple[Fit, ...]
-    """Of each proxy, small to large."""
+    """The fits of all proxies, small to large."""
     drifts: tuple[Drift, ...]
     largest: Fit
-    """The proxy whose best values are carried over."""
+    """The proxy whose best values are transferred."""
 
     @property
     def values(self) -> dict[str, Any]:
-        """What is carried over, by key; an optimum to four digits, more than its uncertainty leaves."""
+        """The transferred values by key; an optimum has four digits, more than are certain."""
         lr = 2**self.largest.best_log2_lr
         carried = {key: value for key, value in self.largest.best_others.items() if CARRIED.fullmatch(key)}
         return {RATE: lr if self.largest.optimum is None else float(f"{lr:.4g}"), **carried}
 
     @property
     def largest_trial(self) -> TrialResult:
-        """One of the largest proxy's trials: all have the same budget and batch."""
+        """One trial of the largest proxy: all of them have the same budget and batch."""
         of_size = (trial for trial in self.sweep.trials if trial.size == self.largest.size)
         return next(trial for trial in of_size if trial.others == self.largest.best_others)
 
     def axis(self, key: str) -> list[Any]:
-        """The values of one of the other axes that the largest proxy was trained with; numbers in their order."""
+        """The values of another axis with which the largest proxy was trained; numbers are sorted."""
         trials = [trial for trial in self.sweep.trials if trial.size == self.largest.size and key in trial.others]
         values = list({_key(trial.others[key]): trial.others[key] for trial in trials}.values())
         return sorted(values) if are_numbers(values) else values
 
 
 def are_numbers(values: Sequence[Any]) -> bool:
-    """Whether all are, so that they have an order; truth values have none."""
+    """Whether all values are numbers, so that they have an order; truth values are not."""
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def speaking_sizes(sweep: Sweep, target: Config) -> tuple[Size, ...]:
-    """Proxies that speak for the target: where rates do not hold over depths, those as deep as it is, if there are."""
+def relevant_sizes(sweep: Sweep, target: Config) -> tuple[Size, ...]:
+    """Proxies that are evidence for the target: if rates do not hold over depths, those of its depth, if any."""
     as_deep = tuple(size for size in sweep.sizes if size.num_layers == target.model.num_layers)
     return sweep.sizes if target.mup.parametrization == "completep" or not as_deep else as_deep
 
 
 def study(sweep: Sweep, target: Config) -> Study:
-    """Fit every proxy of a sweep: all at those values of the other axes that are best for the largest proxy.
+    """The fits of all proxies of a sweep, at those values of the other axes that are best for the largest proxy.
 
-    Raises ValueError where no proxy that speaks for the target finished a trial.
+    Raises ValueError if no proxy that is evidence for the target finished a trial.
     """
     sizes = sorted(sweep.sizes, key=lambda size: (_num_params(sweep, size), size))
     trials = {size: [trial for trial in sweep.trials if trial.size == size] for size in sizes}
     finished = [size for size in sizes if any(np.isfinite(trial.loss) for trial in trials[size])]
-    speaking = [size for size in finished if size in speaking_sizes(sweep, target)]
-    if not speaking:
+    relevant = [size for size in finished if size in relevant_sizes(sweep, target)]
+    if not relevant:
         raise ValueError(
             f"{sweep.folder} has no finished trial with num_layers = {target.model.num_layers}, as deep as the target: "
             "run `foretrain sweep` to its end"
         )
     own_best = {size: _best_others(trials[size]) for size in finished}
-    others = own_best[speaking[-1]]
+    others = own_best[relevant[-1]]
     fits = tuple(
         _fit(sweep, size, [trial for trial in trials[size] if trial.others == others], own_best.get(size, {}))
         for size in sizes
     )
-    largest = next(fit for fit in fits if fit.size == speaking[-1])
+    largest = next(fit for fit in fits if fit.size == relevant[-1])
     return Study(sweep, fits, (*_drifts(fits, "d_model"), *_drifts(fits, "num_layers")), largest)
 
 
@@ -195,7 +195,7 @@ def _fit(sweep: Sweep, size: Size, trials: Sequence[TrialResult], best_others: M
 
 
 def _table(trials: Sequence[TrialResult], grid: Sequence[tuple[float, int]]) -> tuple[tuple[float, ...], np.ndarray]:
-    """Rates in ascending order, and losses by rate and seed; NaN for those of the grid that have no result."""
+    """The rates, ascending, and the losses by rate and seed; NaN for points of the grid without a result."""
     points = {*grid, *((trial.log2_lr, trial.seed) for trial in trials)}
     log2_lrs, seeds = (tuple(sorted(set(of))) for of in zip(*points, strict=True))
     losses_RS = np.full((len(log2_lrs), len(seeds)), np.nan)
@@ -205,13 +205,13 @@ def _table(trials: Sequence[TrialResult], grid: Sequence[tuple[float, int]]) -> 
 
 
 def _best_others(trials: Sequence[TrialResult]) -> Mapping[str, Any]:
-    """The other axes' values at the best point of the grid, among points that have a result with most of the seeds."""
+    """The values of other axes at the best point of the grid, among points with results for the most seeds."""
     by_point: dict[tuple[str, float], list[TrialResult]] = defaultdict(list)
     for trial in trials:
         by_point[_key(trial.others), trial.log2_lr].append(trial)
     most = max(map(len, by_point.values()))
-    whole = {point: np.mean([trial.loss for trial in of]) for point, of in by_point.items() if len(of) == most}
-    best = min(whole, key=lambda point: (whole[point], point))
+    complete = {point: np.mean([trial.loss for trial in of]) for point, of in by_point.items() if len(of) == most}
+    best = min(complete, key=lambda point: (complete[point], point))
     return by_point[best][0].others
 
 
@@ -220,7 +220,7 @@ def _key(value: Any) -> str:
 
 
 def _drifts(fits: Sequence[Fit], along: Axis) -> Iterator[Drift]:
-    """One for each size of the other kind at which two proxies or more have an optimum."""
+    """The drifts along one size: one for each value of the other size at which at least two proxies have an optimum."""
     fixed: Axis = "num_layers" if along == "d_model" else "d_model"
     for at in sorted({getattr(fit.size, fixed) for fit in fits}):
         on_line = [fit for fit in fits if getattr(fit.size, fixed) == at and fit.optimum is not None]

@@ -1,6 +1,5 @@
-"""From a sweep's folder and a target's config to the target with the tuned values, and what speaks for them."""
+"""Makes the target's config with the values that a sweep tuned, and the evidence for them."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from json import dumps
@@ -12,6 +11,7 @@ from foretrain.configs.schema import Config
 from foretrain.data_pipeline.corpus.opening import open_store
 from foretrain.data_pipeline.corpus.verify import read_manifest
 from foretrain.data_pipeline.stream.data import named_sources
+from foretrain.files import replacing
 from foretrain.scaling.records import COORD_CHECK_FILE
 from foretrain.scaling.transfer import coordinates, evidence
 from foretrain.scaling.transfer.coordinates import read_check
@@ -20,22 +20,22 @@ from foretrain.scaling.transfer.sweep_folder import RATE, read_sweep
 from foretrain.trainer.mup.parametrize import blueprint
 
 NOT_SUPPORTED = "not supported: "
-"""Begins each line of evidence that is a reason against."""
+"""Start of each line of evidence that is an objection."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What is to be carried over, and whether the evidence bears it."""
+    """The result of a transfer, and whether the evidence supports it."""
 
     study: Study
     config: Config
     """The target with the tuned values and the evidence for them."""
     objections: tuple[str, ...]
-    """Why the values are not known to hold for the target, each with what to do; none: they are."""
+    """Why the values are not known to hold for the target, each with what to do; empty if they are."""
 
 
 def make_transfer(folder: Path, to: str, overrides: Sequence[str] = (), coord_check: Path | None = None) -> Transfer:
-    """Carry what a sweep found over to the config `to`. Raises ValueError for what is no sweep, config or check."""
+    """The transfer of a sweep to the config `to`. Raises ValueError if the sweep, config or check cannot be read."""
     sweep = read_sweep(folder)
     check = read_check(coord_check or folder / COORD_CHECK_FILE)
     found = study(sweep, configs.load(to, overrides))
@@ -52,7 +52,7 @@ def make_transfer(folder: Path, to: str, overrides: Sequence[str] = (), coord_ch
 
 
 def with_vocabulary(config: Config) -> Config:
-    """The config with the vocabulary that its data have, where they can be read from here."""
+    """The config with the vocabulary size of its data, if they can be read from here."""
     if config.model.vocab_size is not None:
         return config
     path = next(iter(named_sources(config.data).values())).path  # all sources have one tokenizer
@@ -68,34 +68,30 @@ def _settings(values: Mapping[str, Any]) -> list[str]:
 
 
 def default_out(to: str) -> Path:
-    """Where the target goes if nobody says: beside where the command runs."""
+    """The file for the target's config without --out: in the working directory."""
     return Path(f"{Path(to).name.removesuffix('.yaml')}.transferred.yaml")
 
 
 def write(transfer: Transfer, path: Path, overwrite: bool = False) -> None:
-    """Write the target's config, with the evidence at its head. Raises ValueError if there is such a file already."""
+    """Write the target's config, with the evidence at its head. Raises ValueError if the file exists."""
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists: choose another --out, or replace it with --overwrite")
-    new = path.with_name(f".{path.name}.{os.getpid()}.yaml")
-    try:
+    head = "".join(f"# {' '.join(line.split())}\n" for line in _head(transfer))
+    with replacing(path) as new:
         configs.save(transfer.config, new)
-        head = "".join(f"# {' '.join(line.split())}\n" for line in _head(transfer))
         new.write_text(head + new.read_text(encoding="utf-8"), encoding="utf-8")
-        assert configs.load(new.resolve()) == transfer.config, "what was written is not what was meant"
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+        assert configs.load(new.resolve()) == transfer.config, "the written config is not the transferred one"
 
 
 def _head(transfer: Transfer) -> Iterator[str]:
-    yield "Written by `foretrain transfer`: a whole config, with values that were tuned on small proxies."
+    yield "Written by `foretrain transfer`: a full config, with values that were tuned on small proxies."
     if transfer.objections:
         yield "NOT SUPPORTED by the evidence, and written because of --force: see below."
     yield from transfer.config.mup.evidence
 
 
 def _found(study: Study) -> Iterator[str]:
-    """A line of evidence for each value."""
+    """A line of evidence for each transferred value."""
     largest, optimum = study.largest, study.largest.optimum
     where = f"at the largest proxy ({largest.size}; {largest.num_params:,} parameters)"
     if optimum is None:
@@ -113,7 +109,7 @@ def _found(study: Study) -> Iterator[str]:
     )
     for key, value in study.values.items():
         if key == RATE:
-            yield f"{key} = {value}: {how}; {drifts or 'one size alone, so no drift is known'}; {study.sweep.name}"
+            yield f"{key} = {value}: {how}; {drifts or 'one size alone, so the drift is unknown'}; {study.sweep.name}"
         else:
             tried = ", ".join(map(str, study.axis(key)))
             yield f"{key} = {value}: the best of {tried} {where}; {study.sweep.name}"

@@ -62,7 +62,7 @@ def test_ranks_that_fail_are_a_failure_of_the_check(monkeypatch: pytest.MonkeyPa
     ("arguments", "says"),
     [
         (["--widths", "64"], "--widths 64: a slope through fewer than 3 sizes"),
-        (["--depths", "2,x"], "--depths 2,x: 'x' is no size"),
+        (["--depths", "2,x"], "--depths 2,x: 'x' is not a size"),
         (["--layout", "tp=3"], "parallel.tp = 3 does not divide"),
         (["--layout", "dp=4096"], "4096 ranks are too many"),
         (["model.vocab=3"], "there is no key model.vocab"),

@@ -111,7 +111,7 @@ def test_a_base_that_cannot_be_is_refused_before_a_model_starts() -> None:
 def test_sizes_and_layouts_are_read_from_words() -> None:
     assert parse_sizes("--widths", " 32, 64") == [32, 64] and parse_sizes("--widths", "") == []
     assert parse_layout("tp=2 sp") == Layout(tp=2, sp=True)
-    with pytest.raises(ValueError, match=r"--widths 32,x: 'x' is no size"):
+    with pytest.raises(ValueError, match=r"--widths 32,x: 'x' is not a size"):
         parse_sizes("--widths", "32,x")
     with pytest.raises(ValueError, match=r"--layout: 'ep=2' in 'ep=2' is not understood"):
         parse_layout("ep=2")

@@ -157,7 +157,7 @@ def test_a_rung_changes_its_mixture_at_the_same_part_of_it() -> None:
         (["model.num_layers"], "use --depths"),
         (["train.seed"], "use --seeds"),
         (["parallel.tp"], "--layout sets that"),
-        (["train.log_every"], "leaves the curve as it is"),
+        (["train.log_every"], "does not change the curve"),
     ],
 )
 def test_what_cannot_be_compared_is_no_axis(keys: list[str], says: str) -> None:

@@ -29,7 +29,7 @@ def test_a_grid_is_every_combination_in_order() -> None:
     assert points(axes, ask) == [
         [f"optimizer.lr={lr}", f"optimizer.beta1={beta}"] for lr in "12" for beta in ("0", "0.1", "0.2")
     ]
-    with pytest.raises(ValueError, match=r"--over optimizer.lr: a range needs its step"):
+    with pytest.raises(ValueError, match=r"--over optimizer.lr: a range needs a step"):
         points([parse_axis("optimizer.lr=0..1")], ask)
 
 

@@ -23,7 +23,7 @@ from foretrain.scaling.sweep.plan import Ask
 from foretrain.scaling.sweep.progress import SweepProgress, best_table
 from foretrain.scaling.sweep.record import OUTCOME_FILE, Outcome, recorded, trial_config
 from foretrain.scaling.sweep.report import print_end
-from foretrain.scaling.sweep.run import SweepPlan, make_plan, opened
+from foretrain.scaling.sweep.run import SweepPlan, make_plan, open_sweep
 from foretrain.scaling.sweep.runner import TrialEnd
 from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED
 
@@ -68,7 +68,7 @@ def plan(corpus: Path, out: Path, **asked: object) -> SweepPlan:
 def run(made: SweepPlan, out: Path, runner: Pure) -> tuple[int, str, list[dict]]:
     """Exit status, what was shown, and the results."""
     console = Console(file=StringIO(), width=160)
-    with opened(made, out) as sweep, SweepProgress(made.num_trials, console) as progress:
+    with open_sweep(made, out) as sweep, SweepProgress(made.num_trials, console) as progress:
         status = sweep.run(runner, progress)
         print_end(sweep, status, console)
     assert isinstance(console.file, StringIO)
@@ -214,15 +214,15 @@ def test_the_corpus_of_a_sweep_may_move_and_may_not_change(corpus: Path, tmp_pat
 def test_a_point_of_which_one_seed_diverged_is_never_the_best(corpus: Path, tmp_path: Path) -> None:
     trials = plan(corpus, tmp_path, seeds=(0, 1)).first
     found = {trial.key: Outcome("finished", loss_of(trial.config)) for trial in trials}
-    (best,) = summary.best(summary.spots(trials, found)).values()
+    (best,) = summary.best(summary.points(trials, found)).values()
     assert best is not None and best.values["optimizer.lr"] == 2**BEST
     assert best.loss == pytest.approx(2.0005) and best.spread == pytest.approx(0.001)
     (spoilt,) = [trial for trial in trials if trial.values["optimizer.lr"] == 2**BEST and trial.seed == 1]
     found[spoilt.key] = Outcome("diverged", diverged_at=3)
-    (best,) = summary.best(summary.spots(trials, found)).values()
+    (best,) = summary.best(summary.points(trials, found)).values()
     assert best is not None and best.values["optimizer.lr"] != 2**BEST
     everything = {trial.key: Outcome("diverged", diverged_at=3) for trial in trials}
-    assert list(summary.best(summary.spots(trials, everything)).values()) == [None]
+    assert list(summary.best(summary.points(trials, everything)).values()) == [None]
 
 
 def test_a_best_value_at_the_edge_of_what_was_tried_is_called_so(corpus: Path, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_the_picture_shows_every_kind_of_sweep(asked: dict, corpus: Path, tmp_pa
     trials = plan(corpus, tmp_path, **asked).first
     found = {trial.key: Outcome("finished", loss_of(trial.config)) for trial in trials[1:]}
     found[trials[0].key] = Outcome("diverged", diverged_at=1)
-    assert plot.draw(summary.spots(trials, found), tmp_path / "loss.png")
+    assert plot.draw(summary.points(trials, found), tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -267,7 +267,7 @@ def test_there_is_no_picture_of_nothing(corpus: Path, tmp_path: Path) -> None:
         (trials, everything),
         (words, {trial.key: Outcome("finished", 1.0) for trial in words}),
     ):
-        assert not plot.draw(summary.spots(chosen, found), tmp_path / "loss.png")
+        assert not plot.draw(summary.points(chosen, found), tmp_path / "loss.png")
 
 
 def test_an_outcome_is_read_as_it_was_written(tmp_path: Path) -> None:

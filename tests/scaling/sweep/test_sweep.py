@@ -124,7 +124,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(whole: Ended, fo
     with interrupted(out, after_steps=2 * NUM_STEPS + 4):
         stopped = sweep(folder, "sweeps/stopped", *command)
     assert stopped.status == EXIT_RESUME
-    assert "the same command goes on" in stopped.out
+    assert "the same command resumes" in stopped.out
     assert 2 <= len(results(out)) < 4
     assert_gone(set(psutil.Process().children(recursive=True)) - before)
     again = sweep(folder, "sweeps/stopped", *command)

@@ -281,7 +281,7 @@ DEFECTS = {
         ),
     ),
     "a batch was tuned, which no rule carries over": Defect(
-        ["train.global_batch_size was swept (16 is best), and no parametrization carries it over"],
+        ["train.global_batch_size was swept (16 is best), and no parametrization transfers it"],
         replace(
             GOOD,
             axes={"train.global_batch_size": [8, 16, 32]},

@@ -63,7 +63,7 @@ def test_good_evidence_leaves_the_whole_target_with_the_rate_and_its_grounds(fol
         assert words in of_rate
     assert check.startswith("coordinate check: passed, steepest slope 0.12")
     head = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
-    assert head == ["Written by `foretrain transfer`: a whole config, with values that were tuned on small proxies.",
+    assert head == ["Written by `foretrain transfer`: a full config, with values that were tuned on small proxies.",
                     *found.mup.evidence]  # fmt: skip
 
 
