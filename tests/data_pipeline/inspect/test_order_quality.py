@@ -1,4 +1,4 @@
-"""The measures of a shuffle tell good ones from bad ones, and the permutation behind all of them passes for random."""
+"""The measures distinguish good shuffles from bad ones, and the permutation passes statistical tests."""
 
 from itertools import pairwise
 from math import comb, factorial, sqrt
@@ -13,16 +13,19 @@ from foretrain.data_pipeline.stream.order import IntArray, Order, permute_each
 
 STARTS = np.arange(0, 64_001, 1000)
 
+LONG_SIZES = (2, 4, 5, 8, 13, 16, 17, 32, 64, 65, 129)
+"""Sizes of epochs for the statistical tests of the long suite."""
+
 
 class InCorpusOrder(Order):
-    """No shuffle at all."""
+    """An order without a shuffle."""
 
     def at(self, k: npt.ArrayLike) -> tuple[IntArray, IntArray]:
         return np.divmod(np.asarray(k, dtype=np.int64), self.num_samples)
 
 
 class Counted(Order):
-    """Refuses more draws than measuring may take."""
+    """An order that refuses more draws than the measures may take."""
 
     num_draws = 0
 
@@ -32,7 +35,7 @@ class Counted(Order):
         return super().at(k)
 
 
-def test_a_full_shuffle_is_ideal_but_for_the_shards_at_hand() -> None:
+def test_a_full_shuffle_is_ideal_except_for_the_shards_at_hand() -> None:
     quality = shuffle_quality(Order(STARTS, "order/0"), 256)
     assert abs(quality.displacement.value - 1 / 3) < 0.01
     assert abs(quality.serial_correlation.value) < 0.02
@@ -41,7 +44,7 @@ def test_a_full_shuffle_is_ideal_but_for_the_shards_at_hand() -> None:
     assert quality.shards_at_hand.value == 64
 
 
-def test_no_shuffle_shows_in_every_measure() -> None:
+def test_every_measure_shows_a_missing_shuffle() -> None:
     quality = shuffle_quality(InCorpusOrder(STARTS, "order/0"), 256)
     assert quality.displacement.value == 0
     assert quality.serial_correlation.value > 0.999
@@ -102,7 +105,7 @@ def test_the_cost_does_not_grow_with_the_corpus(window: int | None) -> None:
 
 
 def orders(n: int, num_keys: int) -> IntArray:
-    """The orders of that many epochs of n samples, shape (num_keys, n)."""
+    """The orders of num_keys epochs of n samples, shape (num_keys, n)."""
     keys = [f"order/0/{epoch}".encode() for epoch in range(num_keys)]
     which = np.repeat(np.arange(num_keys), n)
     return permute_each(np.tile(np.arange(n), num_keys), n, keys, which).reshape(num_keys, n)
@@ -135,13 +138,13 @@ def pairs_statistic(order_EN: IntArray, i: int, j: int) -> float:
     return chi_square(cells[~np.eye(n, dtype=bool)], num_keys / (n * (n - 1)))
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 13, 16, 17, 32, 33, 64, 65, 129])
-def test_every_index_is_sent_everywhere_equally_often(n: int) -> None:
+@pytest.mark.parametrize("n", [3, 33, *(pytest.param(n, marks=pytest.mark.long) for n in LONG_SIZES)])
+def test_every_index_has_every_image_equally_often(n: int) -> None:
     assert passes(positions_statistic(orders(n, 200_000 // n)), (n - 1) ** 2)
 
 
-@pytest.mark.parametrize("n", [3, 4, 5, 8, 13, 16, 17, 32, 33, 64, 65, 129])
-def test_every_pair_of_indices_is_sent_to_every_pair_of_places_equally_often(n: int) -> None:
+@pytest.mark.parametrize("n", [3, 33, *(pytest.param(n, marks=pytest.mark.long) for n in LONG_SIZES if n > 2)])
+def test_every_pair_of_indices_has_every_pair_of_images_equally_often(n: int) -> None:
     order_EN = orders(n, 200_000 // n)
     for i, j in ((0, 1), (n // 2, n - 1)):
         assert passes(pairs_statistic(order_EN, i, j), n * (n - 1) - 1)
@@ -156,7 +159,7 @@ def test_every_order_of_a_few_samples_is_equally_likely(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [33, 64])
-def test_too_few_rounds_are_seen(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_permutation_of_too_few_rounds_fails(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foretrain.data_pipeline.stream.order, "NUM_ROUNDS", 2)
     assert not passes(pairs_statistic(orders(n, 200_000 // n), 0, 1), n * (n - 1) - 1)
 

@@ -1,4 +1,7 @@
-"""A token stream in memory: documents of any lengths, cut into shards anywhere. No pytest: processes import it."""
+"""A token stream in memory, with documents of any lengths and shards that begin anywhere.
+
+Processes import this module, so it does not import pytest.
+"""
 
 import os
 import signal
@@ -21,21 +24,21 @@ EOT = 0
 
 @dataclass
 class MemoryStream:
-    """Every token but the EOTs is its position in the stream + 1, so that a token says where it comes from."""
+    """A stream in which every token but the EOTs is its position + 1, so that a token says where it comes from."""
 
     folder: Path
     doc_lens: Sequence[int]
     cuts: Sequence[int] = ()
-    """Where shards begin, apart from the first: ascending, inside the stream."""
+    """Positions at which the shards after the first begin, in ascending order."""
     fingerprint: str = "f" * 64
     log: Path | None = None
-    """Gets a line for each reading of a shard's documents."""
+    """File that gets a line each time the documents of a shard are read."""
     killed_at_shard: int | None = None
-    """The process dies when it reads the documents of this shard."""
+    """Shard at whose documents the process kills itself."""
     seconds_per_shard: float = 0.0
-    """That reading its documents takes."""
+    """Seconds that reading the documents of a shard takes."""
     unreadable_from: int | None = None
-    """Tokens from here on cannot be read."""
+    """Position from which on tokens cannot be read."""
     split: str = "train"
     eot_id: int = EOT
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.uint32))
@@ -51,7 +54,7 @@ class MemoryStream:
         self.store: Store = FolderStore(self.folder)
 
     def as_stream(self) -> TokenStream:
-        """Return itself, as what it stands in for."""
+        """Return this object, typed as the stream that it replaces."""
         return cast(TokenStream, self)
 
     def read(self, start: int, count: int) -> np.ndarray:
@@ -67,7 +70,7 @@ class MemoryStream:
             row[:] = self.read(start, len(row))
 
     def document_starts(self, shard: int) -> IntArray:
-        """Return where the documents begin that begin in a shard."""
+        """Return the starts of the documents that begin in a shard."""
         if self.log is not None:
             with self.log.open("a") as file:
                 file.write(f"{os.getpid()} {shard}\n")
@@ -79,5 +82,5 @@ class MemoryStream:
 
 
 def pack_and_count(stream: MemoryStream, seq_len: int) -> int:
-    """Open a best-fit packing, as the work of a process, and return its number of samples."""
+    """Open a best-fit packing and return its number of samples. It is the work of a process."""
     return open_samples(stream.as_stream(), seq_len, "best_fit").num_samples

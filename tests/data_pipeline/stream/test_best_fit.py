@@ -1,4 +1,4 @@
-"""Best-fit packing as arithmetic: the same bins as a plain best-fit decreasing, and no token lost or doubled."""
+"""Best-fit packing has the bins of a plain best-fit decreasing, and no token is lost or doubled."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from foretrain.data_pipeline.stream.best_fit import count_up, cut_into_pieces, p
 
 @st.composite
 def pieces_to_pack(draw: st.DrawFn) -> tuple[np.ndarray, int]:
-    """Lengths of pieces, and a seq_len that holds each; often many of few distinct lengths."""
+    """Lengths of pieces, and a seq_len that is at least as long as each; often few distinct lengths."""
     seq_len = draw(st.integers(1, 64))
     some = draw(st.lists(st.integers(1, seq_len), min_size=1, max_size=12))
     lengths = draw(st.lists(st.sampled_from(some) | st.integers(1, seq_len), min_size=1, max_size=150))
@@ -22,7 +22,7 @@ def pieces_to_pack(draw: st.DrawFn) -> tuple[np.ndarray, int]:
 
 
 def _naive_rooms(lengths: np.ndarray, seq_len: int) -> list[int]:
-    """The room left in each sample by best-fit decreasing, spelled out piece by piece."""
+    """The room left in each sample by best-fit decreasing, piece by piece."""
     rooms: list[int] = []
     for length in sorted(lengths.tolist(), reverse=True):
         fits = [room for room in rooms if room >= length]
@@ -63,7 +63,7 @@ def test_each_piece_is_in_one_sample_and_no_sample_is_overfull(problem: tuple[np
 
 
 @given(pieces_to_pack())
-def test_samples_stand_in_the_order_of_their_first_and_longest_pieces(problem: tuple[np.ndarray, int]) -> None:
+def test_samples_are_in_the_order_of_their_first_and_longest_pieces(problem: tuple[np.ndarray, int]) -> None:
     lengths, seq_len = problem
     pieces, offsets = pack(lengths, seq_len)
     assert (np.diff(pieces[offsets[:-1]]) > 0).all()
@@ -71,7 +71,7 @@ def test_samples_stand_in_the_order_of_their_first_and_longest_pieces(problem: t
         assert (np.diff(lengths[pieces[a:b]]) <= 0).all()
 
 
-def test_lengths_beyond_what_is_radix_sorted_are_packed_alike() -> None:
+def test_lengths_that_are_too_long_for_radix_sort_are_packed_in_the_same_way() -> None:
     lengths = np.random.default_rng(0).integers(1, 70_001, 500)
     pieces, offsets = pack(lengths, 70_000)
     rooms = 70_000 - np.add.reduceat(lengths[pieces], offsets[:-1])
@@ -85,7 +85,7 @@ def test_no_pieces_need_no_samples() -> None:
 
 
 @pytest.mark.parametrize("wrong", [0, 9])
-def test_a_piece_that_no_sample_can_hold_is_refused(wrong: int) -> None:
+def test_a_piece_longer_than_a_sample_or_empty_is_refused(wrong: int) -> None:
     with pytest.raises(AssertionError, match="not of 1 to 8"):
         pack(np.array([3, wrong]), 8)
 
@@ -95,7 +95,7 @@ def test_a_piece_that_no_sample_can_hold_is_refused(wrong: int) -> None:
     seq_len=st.integers(1, 20),
     data=st.data(),
 )
-def test_neighbouring_stretches_have_each_piece_of_each_document_once(
+def test_neighbouring_ranges_have_each_piece_of_each_document_once(
     doc_lens: list[int], seq_len: int, data: st.DataObject
 ) -> None:
     ends = np.cumsum(np.array(doc_lens, dtype=np.int64))

@@ -1,4 +1,4 @@
-"""All the data of a run, as its config names it."""
+"""The data of a run, as its config describes them."""
 
 import pickle
 from dataclasses import replace
@@ -66,7 +66,7 @@ def test_a_pickled_copy_reads_the_same(mixed: DataConfig) -> None:
     assert len(pickle.dumps(data)) < 100_000, "the indices were pickled too"
 
 
-def test_stages_go_by_tokens_and_are_part_of_the_state(mixed: DataConfig) -> None:
+def test_stages_begin_at_a_number_of_tokens_and_are_part_of_the_state(mixed: DataConfig) -> None:
     data = open_data(
         replace(mixed, sources={**mixed.sources, "code": SourceConfig(mixed.sources["code"].path)}), SEQ_LEN
     )
@@ -99,7 +99,7 @@ def test_other_tokens_change_the_datas_fingerprint(mixed: DataConfig, corpus: Pa
     assert before.fingerprints["code"] != after.fingerprints["code"]
 
 
-def test_a_budget_beyond_what_capped_sources_give_is_refused_with_what_there_is(corpus: Path) -> None:
+def test_a_budget_beyond_max_epochs_is_refused_with_the_number_of_samples(corpus: Path) -> None:
     data = open_data(DataConfig(sources={"web": SourceConfig(str(corpus), max_epochs=2)}), SEQ_LEN)
     available = 2 * data.train.sources[0].samples.num_samples
     data.check_budget(available)

@@ -1,4 +1,4 @@
-"""Held-out samples: the same ones at every evaluation, in the stream's own order."""
+"""Held-out samples are the same at every evaluation, in the order of the stream."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.data_pipeline.stream.memory_stream import EOT, MemoryStream
 SEQ_LEN = 32
 
 
-def test_held_out_is_the_first_windows_in_order_as_many_as_there_are(corpus: Path) -> None:
+def test_held_out_samples_are_the_first_windows_in_order(corpus: Path) -> None:
     val = open_corpus(corpus, "val")
     num_samples = (val.num_tokens - 1) // SEQ_LEN
     for asked, got in ((0, 0), (1, 1), (num_samples, num_samples), (num_samples + 50, num_samples)):
@@ -37,7 +37,7 @@ def test_a_split_shorter_than_a_window_is_one_sample_whose_padding_carries_no_lo
     assert held_out(val.as_stream(), 4, 5).num_padding == 0  # exactly one whole window
 
 
-def test_positions_begin_again_at_each_document() -> None:
+def test_positions_restart_at_each_document() -> None:
     val = MemoryStream(Path("/nowhere"), [3, 2, 4])
     batch = held_out(val.as_stream(), 8, 5, with_positions=True)
     assert batch.tokens_BL.tolist() == [[1, 2, EOT, 4, EOT, 6, 7, 8]]

@@ -154,7 +154,7 @@ def test_many_more_mixtures_are_those_of_a_walk_from_the_first_sample(
 
 @settings(max_examples=40)
 @given(arguments=mixtures(), data=st.data())
-def test_a_sample_does_not_depend_on_what_else_is_asked(arguments: dict[str, Any], data: st.DataObject) -> None:
+def test_a_sample_does_not_depend_on_other_samples(arguments: dict[str, Any], data: st.DataObject) -> None:
     mixture = made(arguments)
     assume(mixture)
     assert mixture is not None
@@ -351,7 +351,7 @@ def test_a_mixture_of_ten_million_blocks_is_made_without_a_walk_over_them(monkey
     assert 0 < len(computed) < 20
 
 
-def test_threads_may_share_a_mixture() -> None:
+def test_several_threads_may_share_a_mixture() -> None:
     sources = [SourceShare("a", 1000, 0.6, 3), SourceShare("b", 1000, 0.4)]
     g = np.random.default_rng(0).integers(0, 10**6, (64, 40))
     expected = [Mixture(sources).locate(each)[1].tolist() for each in g]
@@ -367,7 +367,7 @@ def test_the_mixture_never_changes_between_versions() -> None:
     assert k.tolist() == [2, 3, 6, 7, 4, 8, 9, 10, 5, 11, 12, 13, 14, 6, 15, 16]
 
 
-def test_mixture_imports_neither_torch_nor_the_rest_of_the_room() -> None:
+def test_mixture_imports_no_heavy_package() -> None:
     heavy = "('torch', 'tokenizers', 'rich')"
     code = f"import sys, foretrain.data_pipeline.stream.mixture; print([m for m in sys.modules if m in {heavy}])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

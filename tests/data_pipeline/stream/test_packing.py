@@ -1,4 +1,4 @@
-"""The samples of one corpus, packed three ways: the same tokens, each a target once, and none of another document."""
+"""In each of the three packings, samples have the tokens of the stream, and each token is a target once."""
 
 import pickle
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretrain.data_pipeline.corpus.shards import TokenStream
@@ -22,13 +22,13 @@ PACKINGS: tuple[Packing, ...] = ("windows", "documents", "best_fit")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For the plans of all examples of a test: a plan's name tells neither documents nor shards."""
+    """A folder for the plans of all examples of a test."""
     return tmp_path_factory.mktemp("corpora")
 
 
 @st.composite
 def streams(draw: st.DrawFn) -> MemoryStream:
-    """Documents of 1 to 40 tokens, shards that begin anywhere."""
+    """Documents of 1 to 40 tokens, in shards that begin anywhere."""
     doc_lens = draw(st.lists(st.integers(1, 40) | st.integers(1, 4), min_size=1, max_size=25))
     num_tokens = sum(doc_lens)
     cuts = draw(st.lists(st.integers(1, num_tokens - 1), max_size=4, unique=True)) if num_tokens > 1 else []
@@ -92,7 +92,7 @@ def test_documents_are_windows_whose_positions_restart_at_each_eot(
     assert np.array_equal(batch.positions_BL, _naive_positions(batch.tokens_BL))
 
 
-def test_positions_restart_where_a_sample_begins_with_an_eot_or_inside_a_document() -> None:
+def test_positions_restart_if_a_sample_begins_with_an_eot_or_inside_a_document() -> None:
     tokens = np.array([[EOT, 5, 6, EOT, EOT, 7], [8, 9, EOT, 5, 6, 7], [1, 2, 3, 4, 5, 6]])
     expected = [[0, 1, 2, 0, 0, 1], [0, 1, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]
     assert positions_of(tokens, EOT).tolist() == expected
@@ -135,8 +135,9 @@ def test_best_fit_inputs_are_the_token_before_the_target_and_positions_restart_a
     assert batch.num_padding == num_padding == (batch.targets_BL == IGNORE).sum()
 
 
+@settings(max_examples=50)
 @given(stream=streams(), seq_len=seq_lens)
-def test_a_sample_is_of_the_shard_in_which_it_begins(stream: MemoryStream, seq_len: int, folder: Path) -> None:
+def test_a_sample_belongs_to_the_shard_in_which_it_begins(stream: MemoryStream, seq_len: int, folder: Path) -> None:
     for packing in PACKINGS:
         if packing != "best_fit" and stream.num_tokens <= seq_len:
             continue
@@ -154,8 +155,9 @@ def test_a_sample_is_of_the_shard_in_which_it_begins(stream: MemoryStream, seq_l
                     assert first <= sample * seq_len < end
 
 
+@settings(max_examples=50)
 @given(stream=streams(), seq_len=seq_lens)
-def test_stretches_say_where_the_inputs_come_from(stream: MemoryStream, seq_len: int, folder: Path) -> None:
+def test_spans_say_where_the_inputs_come_from(stream: MemoryStream, seq_len: int, folder: Path) -> None:
     for packing in PACKINGS:
         if packing != "best_fit" and stream.num_tokens <= seq_len:
             continue
@@ -171,7 +173,7 @@ def test_stretches_say_where_the_inputs_come_from(stream: MemoryStream, seq_len:
 
 
 @given(stream=streams(), seq_len=seq_lens, data=st.data())
-def test_any_samples_go_into_any_rows_and_the_other_rows_stay(
+def test_any_samples_fill_any_rows_and_leave_the_other_rows_unchanged(
     stream: MemoryStream, seq_len: int, folder: Path, data: st.DataObject
 ) -> None:
     packing = data.draw(st.sampled_from(PACKINGS))
@@ -205,8 +207,9 @@ def test_the_padding_of_samples_that_cannot_be_read_is_not_counted(folder: Path)
     assert batch.num_padding == 0
 
 
+@settings(max_examples=50)
 @given(stream=streams(), seq_len=seq_lens)
-def test_stats_count_what_a_walk_over_all_samples_counts(stream: MemoryStream, seq_len: int, folder: Path) -> None:
+def test_document_counts_are_those_of_a_walk_over_all_samples(stream: MemoryStream, seq_len: int, folder: Path) -> None:
     for packing in PACKINGS:
         if packing != "best_fit" and stream.num_tokens <= seq_len:
             continue
@@ -233,7 +236,7 @@ def test_stats_count_what_a_walk_over_all_samples_counts(stream: MemoryStream, s
         assert stats.padding_share == stats.num_padding / batch.targets_BL.size
 
 
-def test_windows_truncate_what_crosses_an_edge_or_is_left_over(folder: Path) -> None:
+def test_windows_truncate_documents_that_cross_an_edge_or_are_left_over(folder: Path) -> None:
     # Windows of 4: targets 1-4, 5-8, 9-12 of 15 tokens; the documents are [0, 3), [3, 5), [5, 9), [9, 11), [11, 15).
     stream = MemoryStream(folder, [3, 2, 4, 2, 4]).as_stream()
     _, stats = count_documents(stream, open_samples(stream, 4, "windows"), 4)
@@ -242,7 +245,7 @@ def test_windows_truncate_what_crosses_an_edge_or_is_left_over(folder: Path) -> 
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_the_open_samples_a_prepared_corpus_survive_pickling_and_threads(
+def test_the_samples_of_a_prepared_corpus_survive_pickling_and_threads(
     stream: TokenStream, packing: Packing, tmp_path: Path
 ) -> None:
     seq_len = 100
