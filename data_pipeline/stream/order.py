@@ -51,6 +51,13 @@ def permute_each(index: npt.ArrayLike, n: int, keys: Sequence[bytes], which: Int
     round_keys = np.frombuffer(digests, dtype="<u8").astype(np.uint64).reshape(-1, NUM_ROUNDS).T[:, which]
     num_bits = max(MIN_BITS, (n - 1).bit_length())
 
+    if num_bits == MIN_BITS and round_keys.shape[1] == 1:
+        # The walk is long if n is far below the power of two. A table of the smallest one costs no more than one value.
+        table = _feistel(np.arange(1 << MIN_BITS, dtype=np.uint64), num_bits, round_keys).astype(np.int64)
+        image = table[value]
+        while len(outside := np.flatnonzero(image >= n)):
+            image[outside] = table[image[outside]]
+        return image
     walked = _feistel(value.astype(np.uint64), num_bits, round_keys)
     outside = np.flatnonzero(walked >= n)
     while len(outside):
