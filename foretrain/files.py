@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and a lock that ends with its process. Every room may import this module."""
+"""Files that are complete or absent, and a lock that ends with its process. Every room may import this module."""
 
 import errno
 import fcntl

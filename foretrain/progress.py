@@ -21,9 +21,9 @@ LINE_EVERY_S = 5.0
 
 def format_duration(seconds: float) -> str:
     """A duration as h:mm:ss."""
-    minutes, whole_seconds = divmod(round(seconds), 60)
+    minutes, rest_s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{whole_seconds:02}"
+    return f"{hours}:{minutes:02}:{rest_s:02}"
 
 
 def print_line(text: str, *, console: Console | None = None, enabled: bool = True, style: str = "") -> None:

@@ -30,9 +30,9 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     An incomplete last line, as a killed process leaves it, is left out. Raises ValueError, which names the file and the
     line, if any other line is not a record, and FileNotFoundError if there is no file.
     """
-    *whole, last = Path(path).read_bytes().split(b"\n")
+    *complete, last = Path(path).read_bytes().split(b"\n")
     records = []
-    for number, line in enumerate(whole, start=1):
+    for number, line in enumerate(complete, start=1):
         record = _from_line(line)
         if record is None:
             raise ValueError(f"{path}:{number} is not a record of metrics: {line[:80]!r}; repair the line or delete it")

@@ -1,7 +1,7 @@
-"""Ranks that agree pass the check, and each planted difference is told with its rank and its parameter."""
+"""Ranks that agree pass the check, and each planted difference is reported with its rank and its parameter."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
@@ -66,6 +66,11 @@ def config(run_dir: Path, corpus: Path, parallel: ParallelConfig, **train: Any) 
     )
 
 
+def with_long(names: Iterable[str], quick: list[str]) -> list[Any]:
+    """The names as parameters of a test; those that are not in `quick` belong to the long suite."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.long) for name in names]
+
+
 # ---- faults: each is a context in which one rank is not like the others ----
 
 
@@ -116,16 +121,16 @@ def messages(run: Run, faults: list[Fault]) -> list[str]:
     groups = parallel_groups.start(run.layout, "cpu", timeout_s=60.0)
     trainer = Trainer(run, groups)
     trainer.fit()
-    told = []
+    reported = []
     for rank, plant, name in faults:
         if groups.rank == rank:
             with plant(trainer, name):
-                told.append(message(trainer))
+                reported.append(message(trainer))
         else:
-            told.append(message(trainer))
+            reported.append(message(trainer))
         trainer.consistency.check(NUM_STEPS, NUM_STEPS * SAMPLES)
     parallel_groups.stop()
-    return told
+    return reported
 
 
 def message(trainer: Trainer) -> str:
@@ -139,10 +144,10 @@ def message(trainer: Trainer) -> str:
 def findings_on_ranks(ranks: RunOnRanks, config: Config, faults: list[Fault]) -> list[str]:
     """The indented lines of each message, without names of nodes."""
     run = prepare_run(config)
-    told = ranks(run.layout.world_size, messages, run, faults)
-    assert all(other == told[0] for other in told), "ranks raise different errors"
+    reported = ranks(run.layout.world_size, messages, run, faults)
+    assert all(other == reported[0] for other in reported), "ranks raise different errors"
     lines = []
-    for text in told[0]:
+    for text in reported[0]:
         lines.append("; ".join(line.strip() for line in text.splitlines() if line.startswith("  ")))
         assert "equal after step 3: resume from a checkpoint of that step or an earlier one" in text, text
     return [line.partition(" (node ")[0] + line.partition(")")[2] if "(node" in line else line for line in lines]
@@ -161,7 +166,7 @@ SOUND = {
 }
 
 
-@pytest.mark.parametrize("name", SOUND)
+@pytest.mark.parametrize("name", with_long(SOUND, quick=["zero 3 with padded shards", "virtual stages"]))
 def test_a_sound_run_passes_every_check(name: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:
     assert findings_on_ranks(ranks, config(tmp_path, corpus, SOUND[name]), []) == []
 
@@ -206,18 +211,18 @@ FAULTS: dict[str, tuple[ParallelConfig, dict[str, Any], list[tuple[Fault, str]]]
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_difference_is_told_with_its_rank_and_what_differs(
+@pytest.mark.parametrize("name", with_long(FAULTS, quick=["tp"]))
+def test_a_planted_difference_is_reported_with_its_rank_and_what_differs(
     name: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
     parallel, train, faults = FAULTS[name]
     settings = config(tmp_path, corpus, parallel, **train)
-    told = findings_on_ranks(ranks, settings, [fault for fault, _ in faults])
+    reported = findings_on_ranks(ranks, settings, [fault for fault, _ in faults])
     run = prepare_run(settings)
     shared = shared_settings(run.config)
     fingerprints = f"{run.data.fingerprint} {run.data.mixture_fingerprint}"
     words = {"config": config_hash(shared), "fingerprint": fingerprints}
-    assert told == [expected.format(**words) for _, expected in faults]
+    assert reported == [expected.format(**words) for _, expected in faults]
 
 
 # ---- when the loop checks ----
@@ -273,6 +278,7 @@ ASTRAY = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("fault", "parallel", "step", "finding"), ASTRAY, ids=[fault.__name__ for fault, *_ in ASTRAY])
 def test_a_run_ends_at_the_first_check_after_a_rank_went_astray(
     fault: Callable[[], None],
@@ -288,8 +294,8 @@ def test_a_run_ends_at_the_first_check_after_a_rank_went_astray(
         ranks(run.layout.world_size, faulty_run, run, fault.__name__, 1)
 
 
-@pytest.mark.parametrize(("check_every", "steps_done"), [(3, 3), (0, NUM_STEPS)])
-def test_a_run_checks_as_often_as_it_is_told(
+@pytest.mark.parametrize(("check_every", "steps_done"), [(3, 3), pytest.param(0, NUM_STEPS, marks=pytest.mark.long)])
+def test_a_run_checks_as_often_as_check_every_says(
     check_every: int, steps_done: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
     run = prepare_run(config(tmp_path, corpus, ParallelConfig(dp=3), check_every=check_every))

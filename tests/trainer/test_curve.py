@@ -20,7 +20,7 @@ def test_a_curve_is_at_no_distance_from_itself(values: list[float]) -> None:
 
 
 @given(NUMBERS, st.data(), st.floats(1e-4, 1e4))
-def test_one_other_step_is_the_whole_distance(values: list[float], data: st.DataObject, error: float) -> None:
+def test_one_step_that_differs_gives_the_distance(values: list[float], data: st.DataObject, error: float) -> None:
     step = data.draw(st.integers(0, len(values) - 1))
     other = [value * (1 + error) if index == step else value for index, value in enumerate(values)]
     assert relative_difference(other, values) == pytest.approx(error, rel=1e-6)

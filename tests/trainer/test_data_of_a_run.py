@@ -53,9 +53,9 @@ def train(ranks: RunOnRanks, settings: Config, **options: Any) -> list[dict[str,
 def test_a_mixture_of_packed_documents_resumes_in_another_layout_on_the_same_curve(
     tmp_path: Path, corpus: Path, mixed: DataConfig, ranks: RunOnRanks
 ) -> None:
-    whole = replace(config(tmp_path / "whole", corpus, ParallelConfig()), data=mixed)
-    train(ranks, whole)
-    expected = curve(Path(whole.run_dir))
+    full = replace(config(tmp_path / "full", corpus, ParallelConfig()), data=mixed)
+    train(ranks, full)
+    expected = curve(Path(full.run_dir))
     parts = replace(config(tmp_path / "parts", corpus, ParallelConfig(dp=2), stop_after=3), data=mixed)
     train(ranks, parts)
     rest = replace(config(tmp_path / "parts", corpus, ParallelConfig(pp=2)), data=mixed)
@@ -72,7 +72,7 @@ def test_a_mixture_of_packed_documents_resumes_in_another_layout_on_the_same_cur
     assert steps[-1]["epochs/sums"] > 0 and 0 <= steps[-1]["padding"] < 1
     assert {"val_loss", "val_loss/sums", "val_loss/words"} <= expected[-1].keys()
 
-    record = json.loads((Path(whole.run_dir) / CHECKPOINTS / f"step-{NUM_STEPS:08d}" / RECORD).read_text())
+    record = json.loads((Path(full.run_dir) / CHECKPOINTS / f"step-{NUM_STEPS:08d}" / RECORD).read_text())
     assert record["samples_consumed"] == NUM_STEPS * 8
     assert (record["seed"], record["stage"]) == (0, "anneal")
     checkpoint = newest_checkpoint(tmp_path / "parts")
@@ -112,6 +112,7 @@ def test_a_corpus_may_move_between_a_checkpoint_and_its_resume(
     assert prepare_run(replace(settings, data=moved)).start_step == 1
 
 
+@pytest.mark.long
 def test_a_corpus_on_a_server_gives_the_curve_that_it_gives_in_a_folder(
     tmp_path: Path, corpus: Path, mixed: DataConfig, ranks: RunOnRanks
 ) -> None:
@@ -151,7 +152,7 @@ def cut_after_opening(ranks: RunOnRanks, settings: Config, corpus: Path) -> list
     return read_metrics(run.run_dir / METRICS_FILE)
 
 
-def test_unreadable_samples_are_replaced_counted_and_told_with_their_place(
+def test_unreadable_samples_are_replaced_counted_and_reported_with_their_place(
     tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
     shutil.copytree(corpus, tmp_path / "corpus")
@@ -168,9 +169,10 @@ def test_unreadable_samples_are_replaced_counted_and_told_with_their_place(
 
 
 @pytest.mark.parametrize(
-    ("max_bad_samples", "complaint"), [(0, "train-000000.tar"), (2, "more than data.max_bad_samples = 2")]
+    ("max_bad_samples", "complaint"),
+    [pytest.param(0, "train-000000.tar", marks=pytest.mark.long), (2, "more than data.max_bad_samples = 2")],
 )
-def test_unreadable_samples_end_a_run_that_does_not_put_up_with_so_many(
+def test_more_unreadable_samples_than_max_bad_samples_end_a_run(
     max_bad_samples: int, complaint: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
     shutil.copytree(corpus, tmp_path / "corpus")

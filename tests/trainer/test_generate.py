@@ -48,19 +48,19 @@ def test_the_frequency_check_notices_a_wrong_temperature() -> None:
     assert float(((counts_V - expected_V) ** 2 / expected_V).sum()) > CHI_SQUARE_9
 
 
-def test_top_k_draws_only_the_likeliest_k_in_their_proportion() -> None:
+def test_top_k_draws_only_the_k_most_likely_tokens_in_their_proportion() -> None:
     counts_V = draw(torch.tensor([0.0, 3.0, 1.0, 3.0, 2.0]), 3000, temperature=1.0, top_k=2)
     assert counts_V[[0, 2, 4]].sum() == 0
     assert counts_V[1] / 3000 == pytest.approx(0.5, abs=0.03)
 
 
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=20, unique=True), st.integers(0, 30), st.integers(0, 2**31))
-def test_temperature_0_and_top_k_1_are_the_likeliest_token(logits: list[int], top_k: int, seed: int) -> None:
+def test_temperature_0_and_top_k_1_give_the_most_likely_token(logits: list[int], top_k: int, seed: int) -> None:
     logits_V = torch.tensor(logits, dtype=torch.bfloat16)
-    likeliest = logits.index(max(logits))
+    most_likely = logits.index(max(logits))
     generator = torch.Generator().manual_seed(seed)
-    assert sample(logits_V, 0.0, top_k, generator) == likeliest
-    assert sample(logits_V, 1.0, 1, generator) == likeliest
+    assert sample(logits_V, 0.0, top_k, generator) == most_likely
+    assert sample(logits_V, 1.0, 1, generator) == most_likely
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

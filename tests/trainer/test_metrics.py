@@ -1,4 +1,4 @@
-"""The record of a run: whole after any kill, one curve after any resume."""
+"""The record of a run: complete after any kill, one curve after any resume."""
 
 import json
 import math
@@ -89,11 +89,11 @@ def test_a_file_cut_anywhere_loses_at_most_the_line_that_was_cut(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:
     path = tmp_path_factory.mktemp("run") / METRICS_FILE
-    whole = b"".join(b'{"kind": "train", "step": %d, "loss": 2.125}\n' % step for step in range(1, 6))
-    path.write_bytes(whole[:cut])
+    content = b"".join(b'{"kind": "train", "step": %d, "loss": 2.125}\n' % step for step in range(1, 6))
+    path.write_bytes(content[:cut])
     kept = read_metrics(path)
     assert kept == [{"kind": "train", "step": step, "loss": 2.125} for step in range(1, len(kept) + 1)]
-    assert len(kept) >= whole[:cut].count(b"\n")
+    assert len(kept) >= content[:cut].count(b"\n")
 
 
 def test_a_torn_last_line_is_gone_after_a_resume(tmp_path: Path) -> None:

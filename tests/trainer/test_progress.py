@@ -149,7 +149,7 @@ def summary_text(records: list[dict[str, Any]], run_dir: Path) -> str:
     return file.getvalue()
 
 
-def test_the_summary_says_what_the_run_came_to(tmp_path: Path) -> None:
+def test_the_summary_shows_the_results_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").touch()
     (tmp_path / "loss.png").touch()
     records = [train_metrics(step, loss=8.0 if step == 1 else 3.0 if step > 18 else 5.0) for step in range(1, 21)]

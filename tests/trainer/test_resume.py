@@ -1,8 +1,10 @@
-"""A run that is interrupted and goes on has the curve of one that never stopped."""
+"""A run that is interrupted and resumed has the curve of one that never stopped."""
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from foretrain.trainer.run_folder import CHECKPOINTS
 from foretrain.trainer.setup import prepare_run
 from tests.conftest import RunOnRanks
 
+long = pytest.mark.long
 NUM_STEPS = 7
 LAYOUTS = {
     "one process": ParallelConfig(),
@@ -69,51 +72,59 @@ def curve(run_dir: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in record.items() if name not in clocks} for record in records]
 
 
+Curves = Callable[[str], list[dict[str, Any]]]
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(
-    tmp_path_factory: pytest.TempPathFactory, corpus: Path, ranks: RunOnRanks
-) -> dict[str, list[dict[str, Any]]]:
-    """The curves of runs that never stopped, each with its train and eval records."""
-    folder = tmp_path_factory.mktemp("whole")
-    curves = {name: train(ranks, config(folder / name, corpus, layout)) for name, layout in LAYOUTS.items()}
-    for records in curves.values():
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, corpus: Path, ranks: RunOnRanks) -> Curves:
+    """The curve of a run that never stopped, with its train and eval records, by the name of a layout."""
+    folder = tmp_path_factory.mktemp("full")
+
+    @cache
+    def curve_of(name: str) -> list[dict[str, Any]]:
+        records = train(ranks, config(folder / name, corpus, LAYOUTS[name]))
         assert [r["step"] for r in records if r["kind"] == "train"] == list(range(1, NUM_STEPS + 1))
         assert [r["step"] for r in records if r["kind"] == "eval"] == [2, 4, 6, 7]
-    return curves
+        return records
+
+    return curve_of
 
 
-@pytest.mark.parametrize("stop", range(1, NUM_STEPS))
+@pytest.mark.parametrize("stop", [3, *(pytest.param(stop, marks=long) for stop in range(1, NUM_STEPS) if stop != 3)])
 def test_stopped_at_any_step_the_curve_is_bitwise_the_same(
-    stop: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: dict[str, list[dict[str, Any]]]
+    stop: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: Curves
 ) -> None:
     train(ranks, config(tmp_path, corpus, LAYOUTS["one process"], stop_after=stop))
-    assert train(ranks, config(tmp_path, corpus, LAYOUTS["one process"])) == uninterrupted["one process"]
+    assert train(ranks, config(tmp_path, corpus, LAYOUTS["one process"])) == uninterrupted("one process")
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "one process"])
+@pytest.mark.parametrize("layout", ["tp=2 pp=2 sp", *(pytest.param(name, marks=long) for name in list(LAYOUTS)[1:-1])])
 def test_stopped_twice_the_curve_is_bitwise_the_same_in_every_layout(
-    layout: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: dict[str, list[dict[str, Any]]]
+    layout: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: Curves
 ) -> None:
     for stop in (2, 5, None):
         records = train(ranks, config(tmp_path, corpus, LAYOUTS[layout], stop_after=stop))
-    assert records == uninterrupted[layout]
+    assert records == uninterrupted(layout)
 
 
+@long
 def test_tied_ends_that_sum_in_different_orders_resume_bitwise(tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:
     layout = ParallelConfig(dp=4, pp=2)
-    whole = train(ranks, config(tmp_path / "whole", corpus, layout, micro_batch_size=1))
+    full = train(ranks, config(tmp_path / "full", corpus, layout, micro_batch_size=1))
     train(ranks, config(tmp_path / "parts", corpus, layout, micro_batch_size=1, stop_after=3))
-    assert train(ranks, config(tmp_path / "parts", corpus, layout, micro_batch_size=1)) == whole
+    assert train(ranks, config(tmp_path / "parts", corpus, layout, micro_batch_size=1)) == full
 
 
+@long
 def test_bf16_resumes_bitwise(tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:
     layout = ParallelConfig(dp=2)
-    whole = train(ranks, config(tmp_path / "whole", corpus, layout, precision="bf16"))
+    full = train(ranks, config(tmp_path / "full", corpus, layout, precision="bf16"))
     train(ranks, config(tmp_path / "parts", corpus, layout, precision="bf16", stop_after=3))
-    assert train(ranks, config(tmp_path / "parts", corpus, layout, precision="bf16")) == whole
+    assert train(ranks, config(tmp_path / "parts", corpus, layout, precision="bf16")) == full
 
 
-def test_sgd_under_completep_resumes_bitwise_and_goes_on_in_another_layout(
+@long
+def test_sgd_under_completep_resumes_bitwise_and_continues_in_another_layout(
     tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
     def scaled(run_dir: Path, layout: ParallelConfig, **train: Any) -> Config:
@@ -122,12 +133,12 @@ def test_sgd_under_completep_resumes_bitwise_and_goes_on_in_another_layout(
         return replace(config(run_dir, corpus, layout, **train), mup=mup, optimizer=sgd)
 
     zero, pipeline = ParallelConfig(dp=2, zero_stage=1), ParallelConfig(pp=2)
-    whole = train(ranks, scaled(tmp_path / "whole", zero))
+    full = train(ranks, scaled(tmp_path / "full", zero))
     for name in ("same", "other"):
         train(ranks, scaled(tmp_path / name, zero, stop_after=3))
-    assert train(ranks, scaled(tmp_path / "same", zero)) == whole
+    assert train(ranks, scaled(tmp_path / "same", zero)) == full
     other = train(ranks, scaled(tmp_path / "other", pipeline))
-    losses = [[r["loss"] for r in records if r["kind"] == "train"] for records in (other, whole)]
+    losses = [[r["loss"] for r in records if r["kind"] == "train"] for records in (other, full)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -146,8 +157,8 @@ def die(run: Any, at_step: int, rank: int, signum: int) -> None:
     train_rank(run)
 
 
-def test_killed_without_warning_it_goes_on_from_the_newest_checkpoint(
-    tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: dict[str, list[dict[str, Any]]]
+def test_a_run_that_was_killed_resumes_from_the_newest_checkpoint(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: Curves
 ) -> None:
     layout = LAYOUTS["dp=2 zero 2"]
     run = prepare_run(config(tmp_path, corpus, layout, checkpoint_every=2))
@@ -155,18 +166,18 @@ def test_killed_without_warning_it_goes_on_from_the_newest_checkpoint(
         ranks(2, die, run, 6, 1, signal.SIGKILL)
     assert sorted(path.name for path in (tmp_path / CHECKPOINTS).iterdir()) == ["step-00000002", "step-00000004"]
     assert prepare_run(config(tmp_path, corpus, layout)).start_step == 4
-    assert train(ranks, config(tmp_path, corpus, layout)) == uninterrupted["dp=2 zero 2"]
+    assert train(ranks, config(tmp_path, corpus, layout)) == uninterrupted("dp=2 zero 2")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=long)])
 def test_a_signal_on_one_rank_saves_on_all_and_exits_with_the_code_that_asks_for_a_restart(
-    signum: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: dict[str, list[dict[str, Any]]]
+    signum: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: Curves
 ) -> None:
     layout = LAYOUTS["tp=2 pp=2 sp"]
     with pytest.raises(RankError, match=f"exited with status {EXIT_RESUME}"):
         ranks(4, die, prepare_run(config(tmp_path, corpus, layout)), 3, 2, signum)
     assert prepare_run(config(tmp_path, corpus, layout)).start_step == 3
-    assert train(ranks, config(tmp_path, corpus, layout)) == uninterrupted["tp=2 pp=2 sp"]
+    assert train(ranks, config(tmp_path, corpus, layout)) == uninterrupted("tp=2 pp=2 sp")
 
 
 def warned_at_its_start(run: Any) -> None:
@@ -179,14 +190,15 @@ def warned_at_its_start(run: Any) -> None:
 warned_at_its_start.on_start = train_rank.on_start  # type: ignore[attr-defined]
 
 
+@long
 def test_a_signal_before_the_first_step_saves_after_it(
-    tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: dict[str, list[dict[str, Any]]]
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: Curves
 ) -> None:
     layout = LAYOUTS["dp=2 zero 2"]
     with pytest.raises(RankError, match=f"exited with status {EXIT_RESUME}"):
         ranks(2, warned_at_its_start, prepare_run(config(tmp_path, corpus, layout)))
     assert prepare_run(config(tmp_path, corpus, layout)).start_step == 1
-    assert train(ranks, config(tmp_path, corpus, layout)) == uninterrupted["dp=2 zero 2"]
+    assert train(ranks, config(tmp_path, corpus, layout)) == uninterrupted("dp=2 zero 2")
 
 
 def one_looks_too_early(run: Any) -> None:
@@ -204,18 +216,20 @@ def test_ranks_that_found_different_checkpoints_ask_to_be_started_again(
     assert prepare_run(config(tmp_path, corpus, layout)).start_step == 2
 
 
-@pytest.mark.parametrize(("first", "then"), [("tp=2 pp=2 sp", "dp=2 zero 3"), ("dp=2 zero 2", "tp=2 pp=2 sp")])
-def test_a_checkpoint_goes_on_in_another_layout(
+@pytest.mark.parametrize(
+    ("first", "then"), [("tp=2 pp=2 sp", "dp=2 zero 3"), pytest.param("dp=2 zero 2", "tp=2 pp=2 sp", marks=long)]
+)
+def test_a_checkpoint_resumes_in_another_layout(
     first: str,
     then: str,
     tmp_path: Path,
     corpus: Path,
     ranks: RunOnRanks,
-    uninterrupted: dict[str, list[dict[str, Any]]],
+    uninterrupted: Curves,
 ) -> None:
     train(ranks, config(tmp_path, corpus, LAYOUTS[first], stop_after=4))
     records = train(ranks, config(tmp_path, corpus, LAYOUTS[then]))
-    for record, expected in zip(records, uninterrupted["one process"], strict=True):
+    for record, expected in zip(records, uninterrupted("one process"), strict=True):
         assert record.pop("kind") == expected["kind"]
         assert record == pytest.approx({name: expected[name] for name in record}, rel=1e-5)
 

@@ -27,7 +27,7 @@ def schedules(draw: st.DrawFn) -> tuple[ScheduleConfig, int]:
 
 
 @given(schedules(), st.data())
-def test_the_factor_lies_between_0_and_1_and_above_min_factor_after_warm_up(
+def test_the_factor_is_between_0_and_1_and_above_min_factor_after_warm_up(
     schedule: tuple[ScheduleConfig, int], data: st.DataObject
 ) -> None:
     cfg, budget_tokens = schedule

@@ -1,4 +1,4 @@
-"""The base class of callbacks, and what they are told about a step and about the end of a run."""
+"""The base class of callbacks, and what they learn about a step and about the end of a run."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class Outcome:
     step: int
     """Steps that are done."""
     stopped_by: StopReason | None
-    """Why the run stopped early; None if its whole budget is trained."""
+    """Why the run stopped early; None if its budget is used up."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether the whole budget is trained."""
+        """Whether the budget is used up."""
         return self.stopped_by is None
 
 
