@@ -46,7 +46,7 @@ def permute_each(index: npt.ArrayLike, n: int, keys: Sequence[bytes], which: Int
     """
     value = np.asarray(index, dtype=np.int64)
     assert 1 <= n <= 2**62, f"n = {n} is outside [1, 2**62]"
-    assert value.size == 0 or (value.min() >= 0 and value.max() < n), f"an index lies outside [0, {n})"
+    assert value.size == 0 or (value.min() >= 0 and value.max() < n), f"an index is outside [0, {n})"
     digests = b"".join(blake2b(key, digest_size=8 * NUM_ROUNDS).digest() for key in keys)
     round_keys = np.frombuffer(digests, dtype="<u8").astype(np.uint64).reshape(-1, NUM_ROUNDS).T[:, which]
     num_bits = max(MIN_BITS, (n - 1).bit_length())

@@ -159,14 +159,14 @@ def test_the_printed_text_is_that_of_the_sample(packing: Any, corpus: Path, tmp_
             assert heading.endswith(f"shard {place.shard}, member {place.member}, byte {place.offset_bytes:,} --")
             # No character of the corpus's text is unprintable: what is shown is what the tokens say.
             after = lines[lines.index(heading) + 1 :]
-            told = "\n".join(line[2:] for line in _until_told(after))
+            shown_text = "\n".join(line[2:] for line in _until_next_line(after))
             tokens = seen.tokens_L[part.at : part.at + part.count].tolist()
-            assert told.startswith(tokenizer.decode(tokens, skip_special_tokens=False))
+            assert shown_text.startswith(tokenizer.decode(tokens, skip_special_tokens=False))
         assert (f"{seen.num_padding} positions of padding" in text) == (seen.num_padding > 0)
         assert f"{SEQ_LEN - seen.num_ignored} of {SEQ_LEN} targets carry loss" in text
 
 
-def _until_told(lines: list[str]) -> Iterator[str]:
+def _until_next_line(lines: list[str]) -> Iterator[str]:
     for line in lines:
         if line.startswith("-- "):
             return

@@ -34,7 +34,7 @@ def test_a_split_shorter_than_a_window_is_one_sample_whose_padding_carries_no_lo
         assert np.array_equal(batch.targets_BL[0, :4], text[1:])
         assert (batch.targets_BL[0, 4:] == IGNORE).all()
         assert batch.num_padding == (batch.targets_BL == IGNORE).sum()
-    assert held_out(val.as_stream(), 4, 5).num_padding == 0  # exactly one whole window
+    assert held_out(val.as_stream(), 4, 5).num_padding == 0  # exactly one full window
 
 
 def test_positions_restart_at_each_document() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foretrain import open_data
 from foretrain.configs.data import DataConfig
 from foretrain.configs.schema import Config, ModelConfig
-from foretrain.data_pipeline.stream.data import Data, open_data
+from foretrain.data_pipeline.stream.data import Data
 
 
 class Model:

@@ -147,8 +147,8 @@ def test_a_sample_is_the_tokens_of_its_spans(case: Case, g: int) -> None:
 def test_no_rank_and_no_call_changes_what_another_one_reads() -> None:
     case = make_case([MemoryStream(FOLDER, [50] * 20), MemoryStream(FOLDER, [30] * 9)], [0.7, 0.3], seq_len=8)
     g = np.random.default_rng(0).permutation(500)
-    whole = case.stream.read(np.arange(500)).tokens_BL
-    assert np.array_equal(case.stream.read(g).tokens_BL, whole[g])
+    full = case.stream.read(np.arange(500)).tokens_BL
+    assert np.array_equal(case.stream.read(g).tokens_BL, full[g])
 
 
 # ---- samples that cannot be read ----
@@ -179,12 +179,12 @@ def test_an_unreadable_sample_is_an_error_if_none_may_be_replaced() -> None:
 
 def test_an_unreadable_sample_is_replaced_by_the_same_other_one_whoever_reads_it() -> None:
     stream, sound = holey({100, 333}), holey(set())
-    whole, expected = stream.read(np.arange(49)), sound.read(np.arange(49))
-    replaced = {each.g: each for each in whole.replaced}
+    full, expected = stream.read(np.arange(49)), sound.read(np.arange(49))
+    replaced = {each.g: each for each in full.replaced}
     assert {each.sample for each in replaced.values()} == {100 // 16, 333 // 16}
     for g in range(49):
         alone = stream.read(np.array([g]))
-        assert np.array_equal(alone.tokens_BL[0], whole.tokens_BL[g])
+        assert np.array_equal(alone.tokens_BL[0], full.tokens_BL[g])
         if g in replaced:
             (again,) = alone.replaced
             assert again == replaced[g] and again.used != again.sample
