@@ -1,6 +1,6 @@
-"""A thousand ways in which shards get damaged, and who notices: ours, and plain webdataset.
+"""A thousand alterations of shards, and who notices each: `verify`, opening a corpus, and plain webdataset.
 
-`python -m tests.data_pipeline.corpus.alterations` prints how many of each kind are noticed. No pytest here.
+`python -m tests.data_pipeline.corpus.alterations` prints the number of each kind that is noticed.
 """
 
 import dataclasses
@@ -32,21 +32,21 @@ Files = dict[str, bytes]
 
 @dataclass(frozen=True)
 class Alteration:
-    """Shards with other bytes than were written."""
+    """Shards whose bytes differ from those that were written."""
 
     kind: str
     files: Files
-    """The altered ones alone; a missing shard has no bytes."""
+    """The altered shards; a missing shard has no bytes."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Who raised an error over an alteration."""
+    """Which readers raised an error about an alteration."""
 
     kind: str
     verify: bool
     open_corpus: bool
-    """On opening and reading everything, which does not look at every bit."""
+    """Opening the corpus and reading all tokens, which does not check every bit."""
     webdataset: bool
 
 
@@ -66,7 +66,7 @@ def write_corpus(folder: Path, num_shards: int = 2) -> Path:
 
 
 def write_manifest(folder: Path, splits: dict[str, SplitInfo], **fields: Any) -> Path:
-    """Write the manifest of a folder anew: the one that is there with these splits and fields, or a new one."""
+    """Write the manifest of a folder: the present one with these splits and fields, or a new one."""
     if (folder / MANIFEST).exists():
         manifest = Manifest.read(folder)
     else:
@@ -78,7 +78,7 @@ def write_manifest(folder: Path, splits: dict[str, SplitInfo], **fields: Any) ->
 
 
 def alterations(shards: Files, count: int, seed: int = 0) -> Iterator[Alteration]:
-    """Yield that many alterations of a corpus's shards, of all kinds in turn: in each, some bytes differ."""
+    """Yield `count` alterations of a corpus's shards, of all kinds in turn. In each, some bytes differ."""
     draw = random.Random(seed)
     num_made = 0
     while num_made < count:
@@ -90,9 +90,9 @@ def alterations(shards: Files, count: int, seed: int = 0) -> Iterator[Alteration
 
 
 def outcomes(folder: Path, count: int = NUM_ALTERATIONS, seed: int = 0) -> Iterator[Outcome]:
-    """Alter the shards of a corpus, one alteration after the other, and yield who noticed; then put them back.
+    """Alter the shards of a corpus, one alteration after the other, yield who noticed, and restore the shards.
 
-    Any other error of ours than CorpusError is passed on.
+    An error of this project other than CorpusError is raised.
     """
     shards = {file.name: file.read_bytes() for file in sorted(folder.glob("*.tar"))}
     for alteration in alterations(shards, count, seed):
@@ -112,7 +112,7 @@ def outcomes(folder: Path, count: int = NUM_ALTERATIONS, seed: int = 0) -> Itera
 
 
 def read_all(folder: Path, *splits: str) -> None:
-    """Open splits and read all that can be read of them."""
+    """Open splits and read everything in them."""
     for split in splits:
         stream = open_corpus(folder, split)
         stream.read(0, stream.num_tokens)
@@ -123,7 +123,7 @@ def read_all(folder: Path, *splits: str) -> None:
 
 
 def table(found: list[Outcome]) -> str:
-    """How many alterations of each kind are noticed, as lines of text."""
+    """Return the number of alterations of each kind that are noticed, as lines of text."""
     rows = [("alteration", "made", "verify", "opening", "webdataset")]
     for kind in [*KINDS, "all"]:
         some = [outcome for outcome in found if kind in (outcome.kind, "all")]

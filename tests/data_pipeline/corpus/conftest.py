@@ -1,4 +1,4 @@
-"""Fixtures of remote stores: files, a server that fails as it is told to, and other processes."""
+"""Fixtures for remote stores: files, a server that fails on request, and other processes."""
 
 import multiprocessing
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.data_pipeline.corpus.store_workers import remote_store
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files with random bytes: read only."""
+    """Files with random bytes, which tests only read."""
     folder = tmp_path_factory.mktemp("remote")
     random = np.random.default_rng(0)
     for name in SHARDS:
@@ -48,6 +48,6 @@ def make(folder: Path, server: FaultyServer, tmp_path: Path) -> Iterator[MakeSto
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[ProcessPoolExecutor]:
-    """Other processes, which share nothing with this one but the disk."""
+    """Other processes, which share only the disk with this one."""
     with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield pool

@@ -1,4 +1,4 @@
-"""A web server on loopback that fails as it is told to."""
+"""A web server on the loopback interface that fails on request."""
 
 import re
 import socket
@@ -14,7 +14,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to one request. Without any of these it is answered as it should be."""
+    """A fault in the answer to one request; without any fields, the answer is correct."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Fault:
     flip: bool = False
     """Change a byte of the body."""
     shorten: int = 0
-    """Send a well-formed answer that lacks this many bytes at the end of the file."""
+    """Send a well-formed answer without this many bytes at the end of the file."""
     shift: int = 0
     """Answer a range with one that begins this much later."""
 
@@ -48,28 +48,28 @@ class FaultyServer(ThreadingHTTPServer):
         self.folder = folder
         self.has_ranges = True
         self.faults: dict[str, deque[Fault]] = defaultdict(deque)
-        """Of the next requests of a file."""
+        """Faults of the next requests for a file."""
         self.always: dict[str, Fault] = {}
-        """Of every request of a file, once its faults are used up."""
+        """Fault of every request for a file, after its `faults` are used up."""
         self.requests: list[tuple[str, int]] = []
-        """File, and the first byte that was asked for."""
+        """File, and the first byte that was requested."""
         self.gate = threading.Event()
-        """While it is not set, shards stop after their first half."""
+        """While it is not set, the transfer of a shard stops after the first half."""
         self.gate.set()
         self.ended = threading.Event()
         """Frees the requests that stall."""
 
     @property
     def url(self) -> str:
-        """Of the folder."""
+        """URL of the folder."""
         return f"http://127.0.0.1:{self.server_address[1]}/corpus"
 
     def requested(self, name: str) -> list[int]:
-        """The first bytes that were asked for, of each request of a file."""
+        """Return the first byte that was requested, for each request for a file."""
         return [start for requested, start in self.requests if requested == name]
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is part of the game."""
+        """Ignore clients that close their connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -78,8 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = self.path.removeprefix("/corpus/")
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(asked[1]) if asked else 0
+        requested = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(requested[1]) if requested else 0
         self.server.requests.append((name, start))
         queue = self.server.faults[name]
         fault = queue.popleft() if queue else self.server.always.get(name, OK)
@@ -96,13 +96,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, content: bytes, start: int, fault: Fault) -> None:
         if not start or not self.server.has_ranges:
-            self._answer(200, _spoilt(content, fault), fault.headers, fault)
+            self._answer(200, _damaged(content, fault), fault.headers, fault)
         elif start >= len(content):
             self._answer(416, b"", {"Content-Range": f"bytes */{len(content)}"})
         else:
             start += fault.shift
             span = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-            self._answer(206, _spoilt(content[start:], fault), span | fault.headers, fault)
+            self._answer(206, _damaged(content[start:], fault), span | fault.headers, fault)
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str], fault: Fault = OK) -> None:
         self.send_response(status)
@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def _spoilt(body: bytes, fault: Fault) -> bytes:
+def _damaged(body: bytes, fault: Fault) -> bytes:
     if not fault.flip:
         return body
     at = len(body) // 3

@@ -1,4 +1,4 @@
-"""What the tests of remote stores have served: files of random bytes, and waiting for what comes of them."""
+"""Names and sizes of the files that the tests of remote stores serve, and a wait for a condition."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ SHARDS = [f"train-{number:06d}.tar" for number in range(NUM_SHARDS)]
 SHARD = SHARDS[0]
 
 STALL_S = 0.2
-"""The timeout where a test waits for one."""
+"""The timeout in tests that wait for one."""
 
 MakeStore = Callable[..., RemoteStore]
 
@@ -26,7 +26,7 @@ def shards_in(cache_dir: Path) -> list[str]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 20
+    end_s = time.monotonic() + 120
     while not condition():
-        assert time.monotonic() < end_s, "it did not come"
+        assert time.monotonic() < end_s, "the condition did not become true"
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""The cache on disk, with files that are made up on the spot: what it keeps, what gives way, and what is believed."""
+"""The cache on disk: what it keeps, what it evicts, and what it checks."""
 
 import fcntl
 import hashlib
@@ -19,7 +19,7 @@ from foretrain.data_pipeline.errors import CorpusError
 
 @pytest.fixture(scope="module", autouse=True)
 def no_fsync() -> Iterator[None]:
-    """What a power cut leaves behind is not tested here, and its price would be most of the time."""
+    """Skip fsync: power cuts are not tested here, and it would take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
         yield
@@ -43,7 +43,7 @@ def writes(number: int, size_bytes: int = 100) -> Callable[[BinaryIO], None]:
 
 
 def never(file: BinaryIO) -> None:
-    raise AssertionError("fetched what was there")
+    raise AssertionError("fetched a file that was in the cache")
 
 
 def get(cache: Cache, number: int, size_bytes: int = 100, *, is_pinned: bool = False) -> int:
@@ -65,7 +65,7 @@ def used_bytes(root: Path) -> int:
     return sum(file.stat().st_size for file in root.glob("*.corpus/**/*") if file.is_file())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     sizes=st.lists(st.integers(1, 400), min_size=1, max_size=8),
     limit=st.integers(400, 1500),
@@ -93,7 +93,7 @@ def test_the_limit_holds_and_contents_are_right_for_any_sequence_of_accesses(
             os.close(file)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(accesses=st.lists(st.integers(0, 6), max_size=40), room=st.integers(1, 5))
 def test_the_least_recently_used_file_is_evicted(accesses: list[int], room: int) -> None:
     with tempfile.TemporaryDirectory() as root:
@@ -114,7 +114,7 @@ def test_an_open_shard_is_evicted_only_after_all_others(tmp_path: Path) -> None:
     assert kept_files(cache) == {"shard-0", "shard-2", "shard-3"}
     others = [get(cache, number) for number in (2, 3, 4)]
     assert kept_files(cache) == {"shard-2", "shard-3", "shard-4"}
-    assert os.pread(oldest, 1000, 0) == content(0, 100)  # still there for who has it open
+    assert os.pread(oldest, 1000, 0) == content(0, 100)  # still readable for those that have it open
     for file in (oldest, *others):
         os.close(file)
 

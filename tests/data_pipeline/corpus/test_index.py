@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretrain.data_pipeline.corpus import check, shards
@@ -31,21 +31,21 @@ SHARD = "train-000001.tar"
 
 @pytest.fixture
 def copy(corpus: Path, tmp_path: Path) -> Path:
-    """A corpus of its own, to be damaged."""
+    """A corpus that the test may damage."""
     return Path(shutil.copytree(corpus, tmp_path / "corpus", ignore=shutil.ignore_patterns(".*")))
 
 
 @pytest.fixture
 def settled(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A corpus of its own whose files count as old."""
+    """A corpus that the test may damage, whose files count as old."""
     monkeypatch.setattr(check, "MIN_AGE_S", 0.0)
     time.sleep(0.02)  # longer than a tick of the clock of files
     return copy
 
 
 @pytest.fixture
-def walked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the shards whose headers are walked, as that happens."""
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the shards whose structure is checked, in order."""
     names: list[str] = []
 
     def record(fd: int, path: str, *where: Any) -> None:
@@ -56,6 +56,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+@settings(max_examples=40)
 @given(
     lens=st.lists(st.integers(1, 400), min_size=1, max_size=40),
     block_bytes=st.integers(1, 1000),
@@ -85,6 +86,7 @@ def test_the_index_is_what_tarfile_and_numpy_find_in_the_shards(
     assert (index.num_documents.sum(), index.start[-1]) == (len(lens), sum(lens))
 
 
+@settings(max_examples=40)
 @given(rows=st.lists(st.tuples(*[st.integers(0, 2**62)] * 5), max_size=5))
 def test_index_rows_resume_from_saved_rows(rows: list[tuple[int, ...]]) -> None:
     fields = ("num_tokens", "tokens_at", "lens_at", "num_lens", "num_documents")
@@ -105,19 +107,19 @@ def test_an_index_is_mapped_and_not_copied_into_memory(corpus: Path) -> None:
         assert isinstance(base, np.memmap)
 
 
-def test_a_shard_is_checked_once_as_long_as_it_is_the_same_file(settled: Path, walked: list[str]) -> None:
+def test_a_shard_is_checked_once_as_long_as_it_is_the_same_file(settled: Path, checked: list[str]) -> None:
     names = sorted(shard.name for shard in Manifest.read(settled).splits["train"].shards)
     open_corpus(settled, "train")
-    assert sorted(walked) == names
+    assert sorted(checked) == names
     assert not list(settled.glob("..*"))
     open_corpus(settled, "train")
-    assert sorted(walked) == names
+    assert sorted(checked) == names
     (settled / SHARD).write_bytes((settled / SHARD).read_bytes())
     open_corpus(settled, "train")
-    assert sorted(walked) == sorted([*names, SHARD])
-    open_corpus(settled, "val")  # has a record of its own
+    assert sorted(checked) == sorted([*names, SHARD])
+    open_corpus(settled, "val")  # has its own record
     open_corpus(settled, "train")
-    assert len(walked) == len(names) + 2
+    assert len(checked) == len(names) + 2
 
 
 def _flip_header(path: Path) -> None:
@@ -147,51 +149,51 @@ def test_the_record_of_checked_files_does_not_apply_to_a_copy(settled: Path, tmp
         open_corpus(other, "train")
 
 
-def test_files_checked_before_a_fault_are_not_checked_again(settled: Path, walked: list[str]) -> None:
+def test_files_checked_before_a_fault_are_not_checked_again(settled: Path, checked: list[str]) -> None:
     last = Manifest.read(settled).splits["train"].shards[-1].name
     sound = (settled / last).read_bytes()
     _flip_header(settled / last)
     with pytest.raises(CorpusError, match=last):
         open_corpus(settled, "train")
     (settled / last).write_bytes(sound)
-    walked.clear()
+    checked.clear()
     open_corpus(settled, "train")
-    assert walked == [last]
+    assert checked == [last]
 
 
-def test_a_file_that_has_just_changed_is_not_recorded(copy: Path, walked: list[str]) -> None:
+def test_a_file_that_has_just_changed_is_not_recorded(copy: Path, checked: list[str]) -> None:
     open_corpus(copy, "train")
     open_corpus(copy, "train")
-    assert len(walked) == 2 * len(Manifest.read(copy).splits["train"].shards)
+    assert len(checked) == 2 * len(Manifest.read(copy).splits["train"].shards)
     assert not (copy / checked_name("train")).exists()
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "5", "null", '{"files": {}}', '{"files": 5, "index_sha256": 5}', "[" * 100_000, "\xff"]
 )
-def test_a_damaged_record_is_ignored(settled: Path, walked: list[str], text: str) -> None:
+def test_a_damaged_record_is_ignored(settled: Path, checked: list[str], text: str) -> None:
     num_shards = len(Manifest.read(settled).splits["train"].shards)
     (settled / checked_name("train")).write_text(text, encoding="latin-1")
     open_corpus(settled, "train")
-    assert len(walked) == num_shards
+    assert len(checked) == num_shards
     open_corpus(settled, "train")
-    assert len(walked) == num_shards
+    assert len(checked) == num_shards
 
 
-def test_a_record_of_another_index_is_ignored(settled: Path, walked: list[str]) -> None:
+def test_a_record_of_another_index_is_ignored(settled: Path, checked: list[str]) -> None:
     open_corpus(settled, "train")
     record = settled / checked_name("train")
     record.write_text(json.dumps({**json.loads(record.read_text()), "index_sha256": "0" * 64}))
-    walked.clear()
+    checked.clear()
     open_corpus(settled, "train")
-    assert walked
+    assert checked
 
 
-def test_a_corpus_opens_even_if_no_record_can_be_written(settled: Path, walked: list[str]) -> None:
+def test_a_corpus_opens_even_if_no_record_can_be_written(settled: Path, checked: list[str]) -> None:
     (settled / checked_name("train")).mkdir()  # so that no file can take that name
     for _ in range(2):
         open_corpus(settled, "train")
-    assert len(walked) == 2 * len(Manifest.read(settled).splits["train"].shards)
+    assert len(checked) == 2 * len(Manifest.read(settled).splits["train"].shards)
     assert not list(settled.glob("..*"))
 
 

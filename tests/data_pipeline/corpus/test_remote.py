@@ -1,4 +1,4 @@
-"""Files over http: a real web server that fails in all the ways it is told to."""
+"""Files over http, from a real web server that fails in all the requested ways."""
 
 import hashlib
 import pickle
@@ -66,8 +66,16 @@ FAULTS = {
 }
 
 
+RANGES = [True, pytest.param(False, marks=pytest.mark.long)]
+QUICK_FAULTS = ("503", "connection cut", "stalls", "wrong bytes", "too short")
+QUICK_AND_LONG_FAULTS = [
+    pytest.param(fault, id=name, marks=() if name in QUICK_FAULTS else pytest.mark.long)
+    for name, fault in FAULTS.items()
+]
+
+
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-@pytest.mark.parametrize("has_ranges", [True, False], ids=["ranges", "no ranges"])
+@pytest.mark.parametrize("has_ranges", RANGES, ids=["ranges", "no ranges"])
 def test_a_fault_is_retried_until_the_right_bytes_arrive(
     make: MakeStore, server: FaultyServer, folder: Path, fault: Fault, has_ranges: bool
 ) -> None:
@@ -78,7 +86,7 @@ def test_a_fault_is_retried_until_the_right_bytes_arrive(
     assert store.counts.retries == len(server.requested(SHARD)) - 1 > 0
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.parametrize("fault", QUICK_AND_LONG_FAULTS)
 def test_a_permanent_fault_is_an_error_that_names_the_url_and_the_shard(
     make: MakeStore, server: FaultyServer, folder: Path, tmp_path: Path, fault: Fault
 ) -> None:
@@ -203,7 +211,7 @@ def test_a_manifest_cannot_name_files_in_other_folders(make: MakeStore) -> None:
         make().expect("../x", 1, "0")
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     faults=st.lists(
         st.builds(Fault, status=st.sampled_from([500, 503, 429]))

@@ -1,4 +1,4 @@
-"""The token stream: any stretch of it, where it lies, and what is raised where it cannot be read."""
+"""The token stream: any range of it, the place of each token, and the errors if it cannot be read."""
 
 import os
 import pickle
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import webdataset as wds
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretrain.data_pipeline.corpus import open_files, shards
@@ -23,19 +23,19 @@ from foretrain.data_pipeline.errors import CorpusError, UnreadableError
 from tests.data_pipeline.corpus.alterations import write_manifest
 
 SHARD = "train-000001.tar"
-REACHES = st.sampled_from([1, 2, 5, 1 << 15])
-"""Tokens of a segment: with few, most rows are longer, or lie in several."""
+SEGMENT_TOKENS = st.sampled_from([1, 2, 5, 1 << 15])
+"""Tokens of a segment. With few, most rows are longer, or span several segments."""
 
 
 @pytest.fixture
 def copy(corpus: Path, tmp_path: Path) -> Path:
-    """A corpus of its own, to be damaged."""
+    """A corpus that the test may damage."""
     return Path(shutil.copytree(corpus, tmp_path / "corpus"))
 
 
 @pytest.fixture(scope="module")
 def samples(corpus: Path) -> list[dict[str, Any]]:
-    """The train split as plain webdataset reads it."""
+    """The samples of the train split as plain webdataset reads them."""
     urls = [str(corpus / shard.name) for shard in Manifest.read(corpus).splits["train"].shards]
     return list(wds.WebDataset(urls, shardshuffle=False, empty_check=False).decode())
 
@@ -62,14 +62,15 @@ def test_any_range_can_be_read_across_samples_and_shards(
     assert np.array_equal(stream.read(start, count), all_tokens[start : start + count])
 
 
-@given(data=st.data(), segment_tokens=REACHES, dtype=st.sampled_from([np.int64, np.uint16, np.int32]))
+@settings(max_examples=40)
+@given(data=st.data(), segment_tokens=SEGMENT_TOKENS, dtype=st.sampled_from([np.int64, np.uint16, np.int32]))
 def test_rows_are_the_ranges_at_their_starts_in_any_order(
     corpus: Path, all_tokens: np.ndarray, data: st.DataObject, segment_tokens: int, dtype: type
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "SEGMENT_TOKENS", segment_tokens)
         stream = open_corpus(corpus, "train")
-        for _ in range(2):  # what was read once is read another way again
+        for _ in range(2):  # the second time, a segment is read in another way
             num_columns = data.draw(st.integers(0, 3000))
             starts = data.draw(st.lists(st.integers(0, stream.num_tokens - num_columns), max_size=40))
             out: np.ndarray = np.full((len(starts), num_columns), 7, dtype=dtype)
@@ -135,7 +136,7 @@ def test_a_document_in_parts_begins_once_in_the_shard_of_its_first_part(tmp_path
     stream = open_corpus(write_manifest(tmp_path, {"train": train.close()}), "train")
     found = [stream.document_starts(shard) for shard in range(len(stream.shard_names))]
     assert np.concatenate(found).tolist() == [0, *np.cumsum(lens)[:-1]]
-    assert any(len(starts) == 0 for starts in found)  # shards in the midst of a document
+    assert any(len(starts) == 0 for starts in found)  # shards in the middle of a document
 
 
 def test_a_pickled_stream_reads_the_same_tokens(corpus: Path, all_tokens: np.ndarray) -> None:
@@ -232,7 +233,7 @@ def test_streams_close_their_files_when_the_process_cannot_open_more(
 
 
 def _unreadable(stream: TokenStream, position: int, count: int = 20) -> UnreadableError:
-    """The error of a read, which is the same one from either way to read."""
+    """Return the error of a read, which is the same for `read` and `read_rows`."""
     with pytest.raises(UnreadableError) as by_rows:
         stream.read_rows(np.array([position]), np.empty((1, count), dtype=np.int64))
     with pytest.raises(UnreadableError) as error:
@@ -252,12 +253,12 @@ def test_a_shard_that_is_shortened_during_reading_is_unreadable_from_there_on(
         stream.read_rows(np.array([first, first + 100]), np.empty((2, 60), dtype=np.int64))
     os.truncate(copy / SHARD, cut.offset_bytes)
     rows = np.empty((1, 50), dtype=np.int64)
-    stream.read_rows(np.array([first]), rows)  # all before is as it was
+    stream.read_rows(np.array([first]), rows)  # the tokens before the cut can be read
     assert np.array_equal(rows[0], stream.read(first, 50))
     error = _unreadable(stream, first + 45)
     assert f"{SHARD} is damaged at byte {cut.offset_bytes}: the file ends there" in str(error)
     assert (error.shard, error.offset_bytes) == (SHARD, cut.offset_bytes)
-    stream.files.close()  # opened anew, as one that had to give way to others
+    stream.files.close()  # the file is opened again, as after the limit of open files
     assert _unreadable(stream, first + 45).offset_bytes == cut.offset_bytes
 
 

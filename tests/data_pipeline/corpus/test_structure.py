@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretrain.data_pipeline.corpus import structure
@@ -131,6 +131,7 @@ def test_a_valid_archive_of_something_else_is_refused(tmp_path: Path, name: str)
         check_it()
 
 
+@settings(max_examples=40)
 @given(data=st.data())
 def test_no_flipped_bit_outside_the_arrays_goes_unseen(
     corpus: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -150,6 +151,7 @@ def test_no_flipped_bit_outside_the_arrays_goes_unseen(
             check(shard, corpus)
 
 
+@settings(max_examples=40)
 @given(counts=st.lists(st.integers(1, 3000), min_size=1, max_size=30), at_once=st.sampled_from([1, 2, 2048]))
 def test_the_index_of_what_was_written_is_what_tarfile_and_numpy_find(
     tmp_path_factory: pytest.TempPathFactory, counts: list[int], at_once: int

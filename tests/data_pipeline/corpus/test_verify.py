@@ -18,12 +18,12 @@ SHARD = "train-000001.tar"
 
 @pytest.fixture
 def copy(corpus: Path, tmp_path: Path) -> Path:
-    """A corpus of its own, to be damaged."""
+    """A corpus that the test may damage."""
     return Path(shutil.copytree(corpus, tmp_path / "corpus"))
 
 
 def _replaced(manifest: Manifest, **shard_fields: Any) -> Manifest:
-    """The first train shard with other fields, and sums that agree with it."""
+    """Return a manifest in which the first train shard has other fields, with matching sums."""
     train = manifest.splits["train"]
     first = dataclasses.replace(train.shards[0], **shard_fields)
     train = dataclasses.replace(train, shards=[first, *train.shards[1:]])
@@ -108,7 +108,7 @@ def test_a_flipped_bit_in_the_tokens_is_found_by_verify(copy: Path) -> None:
     data = bytearray((copy / SHARD).read_bytes())
     data[700] ^= 1
     (copy / SHARD).write_bytes(data)
-    open_corpus(copy, "train")  # the structure is whole
+    open_corpus(copy, "train")  # the structure is undamaged
     with pytest.raises(CorpusError, match=f"{SHARD} has other bytes"):
         verify(copy)
 

@@ -1,4 +1,4 @@
-"""Preparing a corpus: whole or not at all, repeatable, and refused where it would make nothing of use."""
+"""The preparation of a corpus: complete or absent, repeatable, and refused if it cannot be used."""
 
 import math
 import os
@@ -71,7 +71,7 @@ def test_another_process_writes_the_same_corpus_byte_for_byte(texts: Path, corpu
     arguments = f"[{str(texts)!r}], {str(tmp_path / 'again')!r}, **{SMALL!r}"
     code = f"from foretrain.data_pipeline.prepare.build import prepare; prepare({arguments})"
     subprocess.run([sys.executable, "-c", code], check=True)
-    for file in corpus.glob("[!.]*"):  # hidden files are left by those that read
+    for file in corpus.glob("[!.]*"):  # readers write hidden files
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
 
 

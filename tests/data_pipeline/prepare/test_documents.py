@@ -1,4 +1,4 @@
-"""Documents: which files are read, in which order, and what is refused."""
+"""Documents: which files are read, in which order, and which inputs are refused."""
 
 import gzip
 import json
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretrain.data_pipeline.errors import CorpusError
@@ -127,6 +127,7 @@ def test_missing_unknown_and_useless_inputs_are_refused(tmp_path: Path) -> None:
         find_files([tmp_path])
 
 
+@settings(max_examples=25)
 @given(keep=st.floats(0.01, 0.99), packed=st.sampled_from([".gz", ".zst"]))
 def test_a_compressed_file_that_is_cut_short_is_an_error(
     tmp_path_factory: pytest.TempPathFactory, keep: float, packed: str

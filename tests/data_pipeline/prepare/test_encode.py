@@ -1,4 +1,4 @@
-"""From documents to tokens: the splits, and the EOT at each document's end."""
+"""From documents to tokens: the splits, and the EOT at the end of each document."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The tokenizer: lossless, repeatable, and found again."""
+"""The tokenizer: lossless, repeatable, and loaded again."""
 
 from pathlib import Path
 
