@@ -13,6 +13,7 @@ from foretrain.configs.data import DataConfig
 from foretrain.configs.fields import setting
 from foretrain.configs.launching import LaunchConfig
 from foretrain.configs.model import ModelConfig
+from foretrain.configs.objective import ObjectiveConfig
 from foretrain.configs.optimization import OptimizerConfig, ScheduleConfig
 from foretrain.configs.parametrization import MupConfig
 
@@ -182,6 +183,8 @@ class Config:
     """The parametrization: how tuned settings apply at other widths and depths."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
+    objective: ObjectiveConfig = setting(default_factory=ObjectiveConfig, since="0.2.0")
+    """What the model learns from a sample."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """The learning-rate schedule."""
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from foretrain.parallel.batch_share import nth_part
 from foretrain.parallel.segments import Segments
 
 
@@ -37,21 +38,19 @@ class ContextParallel:
 
     def sequence_slice(self, seq_len: int) -> slice:
         """This rank's positions of a sequence of `seq_len`, which must be a multiple of `size`."""
-        assert seq_len % self.size == 0, f"{seq_len} positions on {self.size} ranks"
-        part = seq_len // self.size
-        return slice(self.rank * part, (self.rank + 1) * part)
+        return nth_part(seq_len, self.rank, self.size)
 
     def attention(
         self,
         q_BNLH: Tensor,
         k_BKLH: Tensor,
         v_BKLH: Tensor,
-        is_causal: bool = True,
+        is_causal: bool,
         segments: Segments | None = None,
     ) -> Tensor:
         """Attention of this rank's queries to the keys of the whole sequence, (B, N, L, H).
 
-        `segments`, those of the whole sequence, keep it causal and inside each of them.
+        `segments`, those of the whole sequence, keep attention inside each of them; it must then be causal.
 
         `size` must divide N. It need not divide K: key-value heads are then sent more than once, so that each rank gets
         those of its queries. Every rank of the group must call it together, and so must the backward pass.

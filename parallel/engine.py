@@ -7,6 +7,7 @@ what is differentiated is dp times that (dp x cp, where ranks of cp see other po
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,12 +35,12 @@ class StepResult:
 class Engine:
     """Trains this rank's stages of a model.
 
-    `stages` are modules from tokens or activations to activations or logits, which also take `positions` if a batch has
-    them. If their `takes_loss_scale` is true, they also take `loss_scale`: their backward pass adds the gradient of
-    losses of their own, sums over the rank's tokens, times that scale. `token_losses(logits, targets)` gives the loss
-    of each position (0 where the target is IGNORE). `optimizer` holds the stages' parameters, and keeps the fp32
-    tensors named `moments` for each of them. `tied` are the parameters that another stage holds too, and whose
-    gradients are summed.
+    `stages` are modules from tokens or activations to activations or logits. They also take `positions` if a batch has
+    them, and `loss_scale` if they have an attribute `takes_loss_scale` that is true: layers then have losses of their
+    own, to be multiplied by it. `token_losses(logits, targets)` gives the loss of each position (0 where the target is
+    IGNORE).
+    `optimizer` holds the stages' parameters, and keeps the fp32 tensors named `moments` for each of them. `tied` are
+    the parameters that another stage holds too, and whose gradients are summed.
     """
 
     def __init__(
@@ -81,33 +82,32 @@ class Engine:
         `positions_BL`, on the CPU, are the tokens' positions in their documents: a 0 begins one, and attention stays
         inside each. None: a sample is one document.
         """
-        tokens_BL, targets_BL = self._mine(tokens_BL), self._mine(targets_BL)
+        tokens_BL, targets_BL = self._local(tokens_BL), self._local(targets_BL)
         num_tokens = self._count_tokens(targets_BL)
         if num_tokens == 0:
             raise ValueError("no token of this global batch carries a loss: the data's targets are all padding")
         scale = self.groups.replicas.size() / num_tokens
         if self._pipeline is None:
-            losses, grad_norm = self._accumulate(tokens_BL, targets_BL, positions_BL, scale)
+            losses, grad_norm = self._accumulate(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
         else:
             self.zero.hold()
-            losses = self._pipeline.step(tokens_BL, targets_BL, positions_BL, scale, self._stage_arguments(scale))
+            losses = self._pipeline.step(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
             grad_norm = self.zero.reduce_and_update(self._tied)
         loss = self._sum_losses(losses) / self.groups.replicas.size()
         return StepResult(loss, grad_norm, num_tokens)
 
     def eval_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> tuple[float, int]:
         """(sum of losses in nats, count) over the valid tokens of one global batch, the same on every rank."""
-        tokens_BL, targets_BL = self._mine(tokens_BL), self._mine(targets_BL)
+        tokens_BL, targets_BL = self._local(tokens_BL), self._local(targets_BL)
         if self._pipeline is None:
-            losses = self._forward(tokens_BL, targets_BL, positions_BL)
+            losses = self._forward(tokens_BL, targets_BL, self._for_stages(positions_BL))
         else:
-            losses = self._pipeline.evaluate(tokens_BL, targets_BL, positions_BL, scale=1.0)
+            losses = self._pipeline.evaluate(tokens_BL, targets_BL, self._for_stages(positions_BL), scale=1.0)
         return self._sum_losses(losses), self._count_tokens(targets_BL)
 
-    def _mine(self, batch_BL: Tensor) -> Tensor:
+    def _local(self, batch_BL: Tensor) -> Tensor:
         """This rank's positions of its samples, on its device."""
-        size = batch_BL.shape[1] // self.groups.layout.cp
-        return batch_BL[:, self.groups.at.cp * size :][:, :size].contiguous().to(self.groups.device)
+        return batch_BL[:, self.groups.share.positions(batch_BL.shape[1])].contiguous().to(self.groups.device)
 
     def set_lr(self, factor: float) -> None:
         """Multiply every group's own peak rate (`peak_lr`) by `factor`."""
@@ -115,13 +115,13 @@ class Engine:
             group["lr"] = group["peak_lr"] * factor
 
     def _accumulate(
-        self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None, scale: float
+        self, tokens_BL: Tensor, targets_BL: Tensor, for_stages: dict[str, Any], scale: float
     ) -> tuple[list[Tensor], float]:
         """Without a pipeline: one backward for each microbatch; ZeRO 2 and 3 shard gradients as they come."""
         losses: list[Tensor] = []
         grad_norm = None
-        for tokens, targets, placed in self._microbatches(tokens_BL, targets_BL, positions_BL):
-            loss = self._loss(self.zero.engine(tokens, **placed, **self._stage_arguments(scale)), targets, scale)
+        for tokens, targets, keywords in self._microbatches(tokens_BL, targets_BL, for_stages):
+            loss = self._loss(self.zero.engine(tokens, **keywords), targets, scale)
             self.zero.backward(loss)
             grad_norm = self.zero.after_microbatch()
             losses.append(loss.detach())
@@ -129,21 +129,29 @@ class Engine:
         return losses, grad_norm
 
     @torch.no_grad()
-    def _forward(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None) -> list[Tensor]:
+    def _forward(self, tokens_BL: Tensor, targets_BL: Tensor, for_stages: dict[str, Any]) -> list[Tensor]:
         module = self.zero.engine
         module.eval()
-        microbatches = self._microbatches(tokens_BL, targets_BL, positions_BL)
-        losses = [self._loss(module(tokens, **placed), targets, scale=1.0) for tokens, targets, placed in microbatches]
+        microbatches = self._microbatches(tokens_BL, targets_BL, for_stages)
+        losses = [self._loss(module(tokens, **kwargs), targets, scale=1.0) for tokens, targets, kwargs in microbatches]
         module.train()
         return losses
 
+    def _for_stages(self, positions_BL: Tensor | None, loss_scale: float | None = None) -> dict[str, Any]:
+        """What every stage is called with, beside its input."""
+        keywords: dict[str, Any] = {} if positions_BL is None else {"positions": positions_BL}
+        if loss_scale is not None and any(getattr(stage, "takes_loss_scale", False) for stage in self.stages):
+            keywords["loss_scale"] = loss_scale
+        return keywords
+
     def _microbatches(
-        self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None
-    ) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-        """Tokens, targets, and the positions by the name that a stage takes them by, if there are any."""
+        self, tokens_BL: Tensor, targets_BL: Tensor, for_stages: dict[str, Any]
+    ) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+        """Tokens, targets, and what the stages are called with; tensors are split along the samples."""
         for first in range(0, len(tokens_BL), self._micro_batch_size):
             rows = slice(first, first + self._micro_batch_size)
-            yield tokens_BL[rows], targets_BL[rows], {} if positions_BL is None else {"positions": positions_BL[rows]}
+            keywords = {name: x[rows] if isinstance(x, Tensor) else x for name, x in for_stages.items()}
+            yield tokens_BL[rows], targets_BL[rows], keywords
 
     def _stage_arguments(self, scale: float) -> dict[str, float]:
         return {"loss_scale": scale} if self._takes_loss_scale else {}

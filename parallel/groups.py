@@ -9,15 +9,16 @@ import torch
 import torch.distributed as dist
 
 from foretrain.parallel import shim
+from foretrain.parallel.batch_share import BatchShare
 from foretrain.parallel.layout import Layout
 
 
 class Groups:
     """This rank's place in the layout and its process groups.
 
-    Attributes: `rank`, `device`, `layout`, `at` (Coordinates), and the groups `tp`, `cp`, `pp`, `replicas` (the ranks
-    of dp x cp, which hold the same parameters and see other tokens), and `embedding` (the pipeline's two ends, where
-    tied embeddings meet; only on its members).
+    Attributes: `rank`, `device`, `layout`, `at` (Coordinates), `share` (its part of a batch), and the groups `tp`,
+    `cp`, `pp`, `replicas` (the ranks of dp x cp, which hold the same parameters and see other tokens), and `embedding`
+    (the pipeline's two ends, which share tied embeddings; None on other ranks).
     """
 
     def __init__(self, layout: Layout, device: torch.device, timeout: timedelta) -> None:
@@ -27,6 +28,7 @@ class Groups:
         self.device = device
         self.rank = dist.get_rank()
         self.at = layout.coordinates(self.rank)
+        self.share = BatchShare(layout, self.at)
         parallel_state.initialize_model_parallel(
             layout.tp,
             layout.pp,

@@ -50,39 +50,28 @@ class Pipeline:
             scale_grads=False,
         )
 
-    def step(
-        self,
-        inputs: Tensor,
-        targets: Tensor,
-        positions: Tensor | None,
-        scale: float,
-        stage_arguments: Mapping[str, float],
-    ) -> list[Tensor]:
+    def step(self, inputs: Tensor, targets: Tensor, for_stages: dict[str, Any], scale: float) -> list[Tensor]:
         """Forward and backward of a rank's batch; returns the loss of each microbatch if this rank has the last stage.
 
-        Microbatches are split along dimension 0. Every stage gets those of `positions`, and `stage_arguments`.
+        Every stage is called with `for_stages` too. Tensors are split into microbatches along dimension 0.
         """
         losses: list[Tensor] = []
-        keywords = self._keywords(targets, positions, scale, losses)
-        self._schedule.step(*self._arguments(inputs), **stage_arguments, **keywords)
+        self._schedule.step(*self._arguments(inputs), **self._keywords(targets, scale, losses), **for_stages)
         return losses
 
     @torch.no_grad()
-    def evaluate(self, inputs: Tensor, targets: Tensor, positions: Tensor | None, scale: float) -> list[Tensor]:
+    def evaluate(self, inputs: Tensor, targets: Tensor, for_stages: dict[str, Any], scale: float) -> list[Tensor]:
         """The same as `step` without backward."""
         losses: list[Tensor] = []
-        self._schedule.eval(*self._arguments(inputs), **self._keywords(targets, positions, scale, losses))
+        self._schedule.eval(*self._arguments(inputs), **self._keywords(targets, scale, losses), **for_stages)
         return losses
 
     def _arguments(self, inputs: Tensor) -> tuple[Tensor, ...]:
         return (inputs,) if self.holds_first else ()
 
-    def _keywords(
-        self, targets: Tensor, positions: Tensor | None, scale: float, losses: list[Tensor]
-    ) -> dict[str, Any]:
-        for_stages = {} if positions is None else {"positions": positions}
+    def _keywords(self, targets: Tensor, scale: float, losses: list[Tensor]) -> dict[str, Any]:
         for_loss = {"target": targets, "losses": losses} if self.holds_last else {}
-        return {**for_stages, **for_loss, "loss_kwargs": {"scale": scale}, "return_outputs": False}
+        return {**for_loss, "loss_kwargs": {"scale": scale}, "return_outputs": False}
 
 
 class _Stage(PipelineStage):

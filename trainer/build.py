@@ -1,11 +1,14 @@
 """A rank's part of a run's model, joined with its optimizer in an engine."""
 
+from functools import partial
+
 from foretrain.configs.schema import Config
 from foretrain.parallel.engine import Engine
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.gpt import Recompute, build_stages
 from foretrain.trainer.mup.parametrize import blueprint
+from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.optimizers.entry import entry_of
 from foretrain.trainer.optimizers.param_groups import build_optimizer
 from foretrain.trainer.state import ModelState
@@ -20,5 +23,6 @@ def build_engine(config: Config, groups: Groups) -> tuple[Engine, ModelState]:
     tied = [shard.tensor for shard in shards if config.model.tie_embeddings and shard.param.is_token_embedding]
     optimizer = build_optimizer(shards, config.optimizer)
     moments = entry_of(config.optimizer).states
-    engine = Engine(groups, stages, tp.cross_entropy, optimizer, moments, config, tied)
+    token_losses = partial(objective_of(config)(config).token_losses, tp=tp)
+    engine = Engine(groups, stages, token_losses, optimizer, moments, config, tied)
     return engine, ModelState(groups, engine.zero, shards)

@@ -1,23 +1,22 @@
 """The loss on held-out samples, always the same ones."""
 
 import numpy as np
-import torch
 
 from foretrain.data_pipeline.stream.batch import IGNORE, Batch, IntArray
 from foretrain.data_pipeline.stream.held_out import held_out
 from foretrain.parallel.engine import Engine
 from foretrain.parallel.groups import Groups
+from foretrain.trainer.objectives.base import Objective
 from foretrain.trainer.setup import Run
 
 
 class Evaluation:
     """Evaluates the model of `engine`. Every rank makes one, and calls it together."""
 
-    def __init__(self, run: Run, groups: Groups, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, run: Run, groups: Groups, engine: Engine, objective: Objective) -> None:
+        self._engine, self._objective = engine, objective
         self._size = run.config.train.global_batch_size
-        share = self._size // run.layout.dp
-        self._mine = slice(groups.at.dp * share, (groups.at.dp + 1) * share)
+        self._share = groups.share.samples(self._size)
         self._batches = _held_out(run) if run.config.train.eval_samples else {}
 
     def __call__(self) -> tuple[float, dict[str, float]]:
@@ -30,17 +29,10 @@ class Evaluation:
         """(sum of losses, number of tokens) over the samples of a batch of any size."""
         total, count = 0.0, 0
         for first in range(0, len(batch.tokens_BL), self._size):
-            part = _filled_up(batch, slice(first, first + self._size), self._size)
-            mine = (None if x is None else x[self._mine] for x in tensors(part))
-            loss, num_tokens = self._engine.eval_step(*mine)  # type: ignore[arg-type]  # positions alone may be None
+            part = _filled_up(batch, range(first, first + self._size)[self._share])
+            loss, num_tokens = self._engine.eval_step(*self._objective.tensors(part))
             total, count = total + loss, count + num_tokens
         return total, count
-
-
-def tensors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Tokens, targets and positions as the engine takes them, in the batch's own memory."""
-    positions = None if batch.positions_BL is None else torch.from_numpy(batch.positions_BL)
-    return torch.from_numpy(batch.tokens_BL), torch.from_numpy(batch.targets_BL), positions
 
 
 def _held_out(run: Run) -> dict[str, Batch]:
@@ -55,12 +47,14 @@ def _held_out(run: Run) -> dict[str, Batch]:
     }
 
 
-def _filled_up(batch: Batch, rows: slice, size: int) -> Batch:
-    """`size` samples: those in `rows`, and after them samples that carry no loss."""
+def _filled_up(batch: Batch, rows: range) -> Batch:
+    """The samples in `rows`; those beyond the end of the batch carry no loss."""
 
     def fill(array: IntArray, value: int) -> IntArray:
-        part = array[rows]
-        return np.pad(part, ((0, size - len(part)), (0, 0)), constant_values=value)
+        part = array[rows.start : rows.stop]
+        return np.pad(part, ((0, len(rows) - len(part)), (0, 0)), constant_values=value)
 
     positions_BL = None if batch.positions_BL is None else fill(batch.positions_BL, 0)
-    return Batch(fill(batch.tokens_BL, 0), fill(batch.targets_BL, IGNORE), positions_BL)
+    filled = Batch(fill(batch.tokens_BL, 0), fill(batch.targets_BL, IGNORE), positions_BL)
+    filled.samples_B = np.array(rows)
+    return filled

@@ -18,6 +18,7 @@ from foretrain.trainer.checkpoint import load_weights
 from foretrain.trainer.checkpoint_record import CheckpointRecord
 from foretrain.trainer.generate import generate
 from foretrain.trainer.model.gpt import Stage
+from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
 
 
@@ -39,8 +40,11 @@ class Model:
     def continue_text(self, prompt: str, sample: SampleConfig) -> str:
         """The text that follows `prompt`; an empty prompt starts a document.
 
-        Raises ValueError if the prompt cannot be encoded as UTF-8.
+        Raises ValueError if the prompt cannot be encoded as UTF-8, and if the model's objective is not causal.
         """
+        if not objective_of(self.config).is_causal:
+            kind = self.config.objective.kind
+            raise ValueError(f"a model of objective.kind = {kind} sees later tokens and cannot continue a text")
         try:
             prompt.encode()
         except UnicodeEncodeError:

@@ -2,17 +2,20 @@
 
 from hashlib import sha256
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from foretrain.configs.schema import Config
+from foretrain.data_pipeline.stream.batch import Batch
 from foretrain.parallel import groups as parallel_groups
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import IGNORE
 from foretrain.registry import import_plugins
 from foretrain.trainer.build import build_engine
 from foretrain.trainer.curve import Curve
+from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.state import ModelState
 
 TIMEOUT_S = 120.0
@@ -45,6 +48,15 @@ def make_positions(step: int, num_samples: int, seq_len: int) -> Tensor:
     return places_L - torch.where(begins_BL, places_L, 0).cummax(dim=1).values
 
 
+def make_samples(config: Config, step: int, share: slice = slice(None)) -> Batch:
+    """The samples `share` of step `step`'s made-up global batch, as the data pipeline would give them."""
+    model, size = config.model, config.train.global_batch_size
+    assert model.vocab_size is not None
+    tokens_BL, targets_BL = (x[share].numpy() for x in make_batch(step, model.vocab_size, size, model.seq_len))
+    positions_BL = make_positions(step, size, model.seq_len)[share].numpy() if is_packed(config) else None
+    return Batch(tokens_BL, targets_BL, positions_BL, samples_B=step * size + np.arange(size)[share])
+
+
 def probe(config: Config, layout: Layout, num_steps: int) -> Curve:
     """Be one rank of `layout` for `num_steps` steps at the peak learning rate; needs the launcher's environment."""
     torch.set_num_threads(1)
@@ -52,16 +64,10 @@ def probe(config: Config, layout: Layout, num_steps: int) -> Curve:
     groups = parallel_groups.start(layout, config.train.device, TIMEOUT_S)
     engine, state = build_engine(config, groups)
     weights = hash_weights(state)
-    size, model = config.train.global_batch_size, config.model
-    share = size // layout.dp
-    mine = slice(groups.at.dp * share, (groups.at.dp + 1) * share)
+    objective = objective_of(config)(config)
+    share = groups.share.samples(config.train.global_batch_size)
     engine.set_lr(1.0)
-    results = []
-    for step in range(num_steps):
-        assert model.vocab_size is not None
-        tokens_BL, targets_BL = make_batch(step, model.vocab_size, size, model.seq_len)
-        positions_BL = make_positions(step, size, model.seq_len)[mine] if is_packed(config) else None
-        results.append(engine.train_step(tokens_BL[mine], targets_BL[mine], positions_BL))
+    results = [engine.train_step(*objective.tensors(make_samples(config, step, share))) for step in range(num_steps)]
     parallel_groups.stop()
     return Curve(tuple(r.loss for r in results), tuple(r.grad_norm for r in results), weights)
 

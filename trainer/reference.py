@@ -5,10 +5,10 @@ pipeline, no microbatches, and a loss, a clipping, a choice of what decays and a
 that share a sample are run one by one, each as a sample that begins with it.
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from foretrain.configs.optimization import OptimizerConfig
@@ -20,8 +20,9 @@ from foretrain.trainer.curve import Curve
 from foretrain.trainer.model.gpt import Stage, build_stages
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.mup.table import Parametrization
+from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.optimizers.entry import entry_of
-from foretrain.trainer.probe import hash_tensor, is_packed, make_batch, make_positions
+from foretrain.trainer.probe import hash_tensor, make_samples
 
 
 def reference(config: Config, dtype_name: str, num_steps: int, table: Parametrization | None = None) -> Curve:
@@ -33,20 +34,19 @@ def reference(config: Config, dtype_name: str, num_steps: int, table: Parametriz
     """
     torch.set_num_threads(1)
     import_plugins(config.plugins)
-    train, vocab_size, seq_len = config.train, config.model.vocab_size, config.model.seq_len
-    assert vocab_size is not None
-    plan = blueprint(config, table)
-    (model,) = build_stages(plan, Layout(), 0, TensorParallel(), train.seed)
+    objective = objective_of(config)(config)
+    (model,) = build_stages(blueprint(config, table), Layout(), 0, TensorParallel(), config.train.seed)
     weights = {shard.param.name: hash_tensor(shard.values) for shard in model.shards()}
     model.to(getattr(torch, dtype_name))
     optimizer = _optimizer(model, config.optimizer)
     losses, grad_norms = [], []
     for step in range(num_steps):
-        batch = make_batch(step, vocab_size, train.global_batch_size, seq_len)
-        if is_packed(config):
-            loss = _loss_of_documents(model, *batch, make_positions(step, train.global_batch_size, seq_len))
-        else:
-            loss = _loss(model, *batch)
+        tokens_BL, targets_BL, positions_BL = objective.tensors(make_samples(config, step))
+        batches = [(tokens_BL, targets_BL)] if positions_BL is None else _documents(tokens_BL, targets_BL, positions_BL)
+        num_tokens = (targets_BL != IGNORE).sum()
+        scale = {"loss_scale": 1 / num_tokens.item()} if model.takes_loss_scale else {}
+        sums = [objective.token_losses(model(x, **scale), y, TensorParallel()).sum() for x, y in batches]
+        loss = torch.stack(sums).sum() / num_tokens
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm or float("inf"))
@@ -56,26 +56,17 @@ def reference(config: Config, dtype_name: str, num_steps: int, table: Parametriz
     return Curve(tuple(losses), tuple(grad_norms), weights)
 
 
-def _loss(model: Stage, tokens_BL: Tensor, targets_BL: Tensor) -> Tensor:
-    # The losses of layers are divided by the same number as the loss of tokens.
-    logits_BLV = model(tokens_BL, loss_scale=1 / int((targets_BL != IGNORE).sum())).transpose(0, 1)
-    return F.cross_entropy(logits_BLV.flatten(0, 1), targets_BL.flatten(), ignore_index=IGNORE)
-
-
-def _loss_of_documents(model: Stage, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor) -> Tensor:
-    """As `_loss`, of documents taken out of their samples; those of one length are a batch."""
-    tokens, targets = tokens_BL.flatten().tolist(), targets_BL.flatten().tolist()
+def _documents(tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tokens and targets of the documents, taken out of their samples; those of one length are a batch."""
     starts = [place for place, position in enumerate(positions_BL.flatten().tolist()) if position == 0]
     by_length: dict[int, list[slice]] = {}
-    for start, end in pairwise([*starts, len(tokens)]):
+    for start, end in pairwise([*starts, tokens_BL.numel()]):
         by_length.setdefault(end - start, []).append(slice(start, end))
-    total, num_tokens = torch.zeros((), dtype=next(model.parameters()).dtype), int((targets_BL != IGNORE).sum())
     for documents in by_length.values():
-        batch = torch.tensor([tokens[document] for document in documents])
-        logits_BLV = model(batch, loss_scale=1 / num_tokens).transpose(0, 1)
-        targets_N = torch.tensor([targets[document] for document in documents]).flatten()
-        total = total + F.cross_entropy(logits_BLV.flatten(0, 1), targets_N, ignore_index=IGNORE, reduction="sum")
-    return total / num_tokens
+        tokens, targets = (
+            torch.stack([x.flatten()[document] for document in documents]) for x in (tokens_BL, targets_BL)
+        )
+        yield tokens, targets
 
 
 def _optimizer(model: Stage, config: OptimizerConfig) -> torch.optim.Optimizer:

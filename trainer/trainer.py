@@ -21,7 +21,8 @@ from foretrain.trainer.callbacks.telemetry import Telemetry
 from foretrain.trainer.checkpoint import Checkpoints
 from foretrain.trainer.checkpoint_record import CheckpointRecord
 from foretrain.trainer.consistency.check import Consistency
-from foretrain.trainer.evaluation import Evaluation, tensors
+from foretrain.trainer.evaluation import Evaluation
+from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.run_folder import CHECKPOINTS
 from foretrain.trainer.setup import Run
 from foretrain.trainer.sinks import SINKS, JsonLinesSink, Reporter, Session, Sink
@@ -54,13 +55,16 @@ class Trainer:
             self.checkpoints.load(run.resume.checkpoint, self.state, run.start_step)
         fingerprints = f"{run.data.fingerprint} {run.data.mixture_fingerprint}"
         self.consistency = Consistency(self.state, config, fingerprints)
+        self._objective = objective_of(config)(config)
         self._telemetry = Telemetry(run, groups)
         added = [*(CALLBACKS.get(name)() for name in config.train.callbacks), *callbacks]
         self.callbacks: list[Callback] = [Announcement(), self._telemetry, *added]
         if config.train.check_every:
             self.callbacks.append(ConsistencyCheck(self.consistency, config.train.check_every))
         if config.train.eval_samples:
-            self.callbacks.append(PeriodicEvaluation(Evaluation(run, groups, self.engine), config.train.eval_every))
+            self.callbacks.append(
+                PeriodicEvaluation(Evaluation(run, groups, self.engine, self._objective), config.train.eval_every)
+            )
         self.callbacks.append(CheckpointWriter())
         self._load_callbacks()
         self._sinks = [JsonLinesSink(), *(SINKS.get(name)() for name in config.train.sinks), *sinks]
@@ -127,7 +131,7 @@ class Trainer:
         before = (number - 1) * run.tokens_per_step
         factor = schedule.factor(before, run.tokens_per_step, run.config.train.num_tokens, run.config.schedule)
         self.engine.set_lr(factor)
-        result = self.engine.train_step(*tensors(batch))
+        result = self.engine.train_step(*self._objective.tensors(batch))
         step_s = time.perf_counter() - started_s
         metrics = {
             "step": number,

@@ -46,6 +46,8 @@ class Batch:
     """Number of positions that hold no token of the corpus."""
     replaced: list[Replacement] = field(default_factory=list)
     """Samples that could not be read, and what was read instead."""
+    samples_B: IntArray | None = None
+    """Global number of each sample, shape (B,)."""
 
     rows_BC: IntArray | None = None
     """If each target is the token at the next position: the array, of shape (B, L + 1), of which tokens and targets are

@@ -84,6 +84,7 @@ class SampleStream:
     def read(self, g: IntArray) -> Batch:
         """Return the global samples g, shape (B,), side by side in this order."""
         batch = self.sources[0].samples.new_batch(len(g))
+        batch.samples_B = g
         for source, rows, _, sample in self._by_source(g):
             try:
                 _read(source, sample, batch, rows)

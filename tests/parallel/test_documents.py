@@ -103,10 +103,10 @@ def segments_of_its_own_slice() -> None:
         object.__setattr__(found, "positions_BL", positions_BL)
         return found
 
-    def of_slice(self: ContextParallel, q: Tensor, k: Tensor, v: Tensor, *, segments: Any) -> Tensor:
+    def of_slice(self: ContextParallel, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, segments: Any) -> Tensor:
         positions_BL = segments.positions_BL
         mine_BL = positions_BL[:, self.sequence_slice(positions_BL.shape[1])]
-        return attention(self, q, k, v, segments=of(mine_BL.repeat(1, self.size), mine_BL.device))
+        return attention(self, q, k, v, is_causal, of(mine_BL.repeat(1, self.size), mine_BL.device))
 
     Segments.of = of_both  # type: ignore[method-assign,assignment]
     ContextParallel.attention = of_slice  # type: ignore[method-assign,assignment]

@@ -47,7 +47,7 @@ class GatedAttentionModule(nn.Module):
         super().__init__()
         self._head_dim = parts.model.block_shape.head_dim
         self._scale = parts.attention_multiplier
-        self._context, self._run = parts.tp.context, parts.selective
+        self._context, self._is_causal, self._run = parts.tp.context, parts.is_causal, parts.selective
         self.inputs = parts.column("query", "key", "value", "gate")
         self.mix = parts.row("mix")
 
@@ -58,7 +58,7 @@ class GatedAttentionModule(nn.Module):
         parts = (self._scale * query, key, value)
         q, k, v = (part.unflatten(-1, (-1, self._head_dim)).permute(1, 2, 0, 3) for part in parts)
         segments = None if documents is None else documents.segments
-        y_BNLH = self._context.attention(q, k, v, segments=segments)
+        y_BNLH = self._context.attention(q, k, v, self._is_causal, segments)
         return y_BNLH.permute(2, 0, 1, 3).flatten(2) * torch.sigmoid(gate)
 
 

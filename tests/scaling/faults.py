@@ -151,8 +151,8 @@ def documents_seen_as_one(config: Config, layout: Layout, num_steps: int) -> Cur
     """Attention crosses from one document of a sample to the next, though positions restart."""
     attention = context.ContextParallel.attention
 
-    def across(self: context.ContextParallel, *heads: Any, **_: object) -> torch.Tensor:
-        return attention(self, *heads)
+    def across(self: context.ContextParallel, q: Any, k: Any, v: Any, is_causal: bool, _: object) -> torch.Tensor:
+        return attention(self, q, k, v, is_causal)
 
     context.ContextParallel.attention = across  # type: ignore[method-assign,assignment]
     return probe(config, layout, num_steps)

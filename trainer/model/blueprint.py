@@ -28,6 +28,8 @@ class Blueprint:
     model: ModelConfig
     table: tuple[Param, ...]
     multipliers: Multipliers = Multipliers()
+    is_causal: bool = True
+    """Whether a position attends to itself and earlier positions only."""
 
     @classmethod
     def of(cls, model: ModelConfig) -> "Blueprint":

@@ -53,6 +53,8 @@ class Parts:
         self.model, self.tp = blueprint.model, tp
         self.attention_multiplier = blueprint.multipliers.attention
         """Multiplies attention logits, beside 1 / sqrt(head_dim)."""
+        self.is_causal = blueprint.is_causal
+        """Whether a position attends to itself and earlier positions only."""
         self._recomputes = recomputes
         self._rows = blueprint.rows_of(layer)
 

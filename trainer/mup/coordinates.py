@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from foretrain.configs.schema import Config
+from foretrain.data_pipeline.stream.batch import Batch
 from foretrain.parallel import groups as parallel_groups
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.layout import Layout
@@ -28,6 +30,7 @@ from foretrain.trainer.build import build_engine
 from foretrain.trainer.model.gpt import Stage
 from foretrain.trainer.model.shard import HoldsParams
 from foretrain.trainer.model.spec import Param
+from foretrain.trainer.objectives.base import objective_of
 
 TIMEOUT_S = 120.0
 """A collective that waits longer is a deadlock: a step takes a fraction of a second."""
@@ -66,9 +69,9 @@ def measure_in(config: Config, groups: Groups, num_steps: int) -> Coordinates:
     watched = [shard for shard in state.shards if _is_watched(shard.param)]
     matrices = {shard.param.name for shard in state.shards if shard.param.is_matrix}
     engine.set_lr(1.0)
-    share = config.train.global_batch_size // groups.layout.dp
-    mine = slice(groups.at.dp * share, (groups.at.dp + 1) * share)
-    tokens_BL, targets_BL = (part[mine] for part in _batch(config))
+    inputs_BL, targets_BL, _ = objective_of(config)(config).tensors(
+        _batch(config, groups.share.samples(config.train.global_batch_size))
+    )
     stages = [stage for stage in engine.stages if isinstance(stage, Stage)]
     sums = _Sums(groups.layout.num_microbatches(config.train))
     results = []
@@ -77,13 +80,13 @@ def measure_in(config: Config, groups: Groups, num_steps: int) -> Coordinates:
         for shard, values in state.items("weight", watched):
             take(shard.param.name, values)
         with _watched(stages, matrices, take):
-            results.append(engine.train_step(tokens_BL, targets_BL))
+            results.append(engine.train_step(inputs_BL, targets_BL))
     size, change = sums.means(num_steps + 1, groups)
     return Coordinates(size, change, [result.loss for result in results], [result.grad_norm for result in results])
 
 
-def _batch(config: Config) -> tuple[Tensor, Tensor]:
-    """Tokens and targets (B, L) from which the head, attention and the layers between can learn.
+def _batch(config: Config, share: slice) -> Batch:
+    """The samples `share` of a batch from which the head, attention and the layers between can learn.
 
     Some tokens are frequent, and half of the tokens follow from the one before.
     """
@@ -97,8 +100,8 @@ def _batch(config: Config) -> tuple[Tensor, Tensor]:
     for place in range(1, size[1]):
         next_B = (stream[-1] * 7 + 3) % model.vocab_size
         stream.append(torch.where(follows_BL[:, place], next_B, drawn_BL[:, place]))
-    stream_BL = torch.stack(stream, dim=1)
-    return stream_BL[:, :-1].contiguous(), stream_BL[:, 1:].contiguous()
+    rows_BC = torch.stack(stream, dim=1)[share].numpy()
+    return Batch(rows_BC[:, :-1], rows_BC[:, 1:], samples_B=np.arange(size[0])[share])
 
 
 class _Sums:

@@ -12,6 +12,7 @@ from foretrain.trainer.model.resize import resized
 from foretrain.trainer.model.spec import Param, Scale
 from foretrain.trainer.model.table import param_table
 from foretrain.trainer.mup.table import PARAMETRIZATIONS, STANDARD, Parametrization, Ratios, Rule
+from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.optimizers.entry import OPTIMIZERS
 
 
@@ -43,7 +44,8 @@ def blueprint(config: Config, table: Parametrization | None = None) -> Blueprint
         residual=(model.num_layers / base.num_layers) ** table.residual,
         head=head,
     )
-    return Blueprint(model, tuple(row.param for row in rows), multipliers)
+    is_causal = objective_of(config).is_causal
+    return Blueprint(model, tuple(row.param for row in rows), multipliers, is_causal)
 
 
 def scaled_table(config: Config, table: Parametrization | None = None) -> list[ScaledParam]:

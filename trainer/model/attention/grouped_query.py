@@ -1,4 +1,4 @@
-"""Causal attention in which several query heads may share a key-value head: what is known about it without tensors."""
+"""Attention in which several query heads may share a key-value head: what is known about it without tensors."""
 
 from dataclasses import replace
 from math import sqrt

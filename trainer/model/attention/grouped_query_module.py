@@ -15,14 +15,14 @@ from foretrain.trainer.model.shard import Held, beside
 
 
 class GroupedQueryModule(nn.Module):
-    """Causal self-attention over the full sequence, or inside its documents, for this rank's heads."""
+    """Self-attention over the full sequence, or inside its documents, for this rank's heads."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
         model, shape, tp = parts.model, parts.model.block_shape, parts.tp
         self._head_dim = shape.head_dim
         self._multiplier = parts.attention_multiplier
-        self._context = tp.context
+        self._context, self._is_causal = tp.context, parts.is_causal
         self._run = parts.selective
         self._rope_theta = model.rope_theta if model.position == "rope" else None
         shares_kv = shape.num_kv_heads % tp.size != 0
@@ -47,7 +47,8 @@ class GroupedQueryModule(nn.Module):
             scaled(q_LBNH, self._multiplier).permute(1, 2, 0, 3),
             k_LBKH.permute(1, 2, 0, 3),
             v_LBKH.permute(1, 2, 0, 3),
-            segments=None if documents is None else documents.segments,
+            self._is_causal,
+            None if documents is None else documents.segments,
         )
         return y_BNLH.permute(2, 0, 1, 3).flatten(2)
 
