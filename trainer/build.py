@@ -15,14 +15,24 @@ from foretrain.trainer.state import ModelState
 
 
 def build_engine(config: Config, groups: Groups) -> tuple[Engine, ModelState]:
-    """The engine of this rank of `groups`, and this rank's part of the state that the engine trains."""
+    """The engine of this rank of `groups`, and this rank's part of the state that the engine trains.
+
+    It reads as a recipe: each step uses what the steps before it have made.
+    """
+    # Parameter table: names, shapes, initial laws and optimizer factors, as the parametrization sets them.
+    plan = blueprint(config)
+    # Tensor and context parallelism: how layers are sharded, and how attention sees the full sequence.
     tp = TensorParallel.of(groups)
+    # Recomputation: what blocks do not keep for the backward pass.
     recompute = Recompute(config.train.recompute, config.train.recompute_layers)
-    stages = build_stages(blueprint(config), groups.layout, groups.at.pp, tp, config.train.seed, recompute)
+    # Stages: this rank's blocks, made of sharded layers, with initial weights that no layout changes.
+    stages = build_stages(plan, groups.layout, groups.at.pp, tp, config.train.seed, recompute)
+    # Optimizer: a group for each set of factors.
     shards = [shard for stage in stages for shard in stage.shards()]
-    tied = [shard.tensor for shard in shards if config.model.tie_embeddings and shard.param.is_token_embedding]
     optimizer = build_optimizer(shards, config.optimizer)
-    moments = entry_of(config.optimizer).states
+    # Objective: the loss of each position, over a vocabulary that is sharded.
     token_losses = partial(objective_of(config)(config).token_losses, tp=tp)
-    engine = Engine(groups, stages, token_losses, optimizer, moments, config, tied)
+    # Pipeline schedule and ZeRO: the engine joins them. It sums the gradients of tied embeddings at a pipeline's ends.
+    tied = [shard.tensor for shard in shards if config.model.tie_embeddings and shard.param.is_token_embedding]
+    engine = Engine(groups, stages, token_losses, optimizer, entry_of(config.optimizer).states, config, tied)
     return engine, ModelState(groups, engine.zero, shards)

@@ -43,10 +43,11 @@ def reference(config: Config, dtype_name: str, num_steps: int, table: Parametriz
     for step in range(num_steps):
         tokens_BL, targets_BL, positions_BL = objective.tensors(make_samples(config, step))
         batches = [(tokens_BL, targets_BL)] if positions_BL is None else _documents(tokens_BL, targets_BL, positions_BL)
-        num_tokens = (targets_BL != IGNORE).sum()
-        scale = {"loss_scale": 1 / num_tokens.item()} if model.takes_loss_scale else {}
-        sums = [objective.token_losses(model(x, **scale), y, TensorParallel()).sum() for x, y in batches]
-        loss = torch.stack(sums).sum() / num_tokens
+        num_tokens = int((targets_BL != IGNORE).sum())
+        # The losses of layers are divided by the same number as the loss of tokens.
+        outputs = [(model(x, loss_scale=1 / num_tokens), y) for x, y in batches]
+        losses_of_batches = [objective.token_losses(logits, y, TensorParallel()).sum() for logits, y in outputs]
+        loss = torch.stack(losses_of_batches).sum() / num_tokens
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm or float("inf"))
