@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from foretrain.configs.schema import Config
 from foretrain.parallel.groups import Groups
+from foretrain.parallel.loss import IGNORE
 from foretrain.parallel.pipeline import Pipeline
-from foretrain.parallel.tensor import IGNORE
 from foretrain.parallel.zero import Zero
 
 

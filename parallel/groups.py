@@ -91,8 +91,8 @@ class ModelParallelUnit:
         return self._groups.at.pp * self._groups.layout.tp + self._groups.at.tp
 
 
-def start(layout: Layout, device_choice: str, timeout_s: float) -> Groups:
-    """Join the world that the launcher described in the environment, and make the layout's groups.
+def init_groups(layout: Layout, device_choice: str, timeout_s: float) -> Groups:
+    """Connect to the other ranks, and make the process groups of the layout.
 
     Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; a single process needs none of them.
     """
@@ -106,8 +106,8 @@ def start(layout: Layout, device_choice: str, timeout_s: float) -> Groups:
     return Groups(layout, device, timeout)
 
 
-def stop() -> None:
-    """Leave the world."""
+def destroy_groups() -> None:
+    """Destroy every process group: the process is then a single one again."""
     from megatron.core import parallel_state
 
     parallel_state.destroy_model_parallel()

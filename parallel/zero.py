@@ -2,7 +2,7 @@
 
 DeepSpeed averages gradients over dp; the loss that it is given must already hold every other factor. It clips by one
 norm over dp, tp and pp that counts a replicated parameter once, except at stage 0 in fp32, where it goes by the rank in
-tp x pp and so misses the norm gains of later pipeline ranks: there, `parallel/norm.py` does it.
+tp x pp and so misses the norm gains of later pipeline ranks: there, `parallel/grad_norm.py` does it.
 """
 
 import logging
@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from foretrain.configs.schema import Config
-from foretrain.parallel import norm
+from foretrain.parallel import grad_norm
 from foretrain.parallel.groups import Groups
 
 
@@ -54,7 +54,7 @@ class Zero:
                 config=self._settings(config),
             )
         if groups.layout.pp > 1 and self._stage in (1, 2):
-            norm.join_once(self.engine.optimizer, groups)
+            grad_norm.patch_grad_norm(self.engine.optimizer)
         self._init_moments()
         self._places = {
             parameter: (group, index)
@@ -143,7 +143,7 @@ class Zero:
     def _update(self) -> float:
         total = None
         if self._stage == 0:
-            total = norm.clip(self.engine.module.parameters(), self._clip_norm, self._groups)
+            total = grad_norm.clip_grad_norm(self.engine.module.parameters(), self._clip_norm, self._groups)
         self.engine.step()
         return float(self.engine.get_global_grad_norm() if total is None else total)
 

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from foretrain.configs.schema import Config
-from foretrain.parallel import groups as parallel_groups
-from foretrain.parallel.groups import Groups
+from foretrain.parallel.groups import Groups, destroy_groups, init_groups
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.gpt import Stage, build_stages
@@ -29,8 +28,8 @@ def process_groups(run: Run) -> Iterator[Groups]:
 
     Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, as torchrun sets them; a single process needs none.
     """
-    groups = parallel_groups.start(run.layout, run.config.train.device, run.config.parallel.timeout_s)
+    groups = init_groups(run.layout, run.config.train.device, run.config.parallel.timeout_s)
     try:
         yield groups
     finally:
-        parallel_groups.stop()
+        destroy_groups()

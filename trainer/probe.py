@@ -9,9 +9,9 @@ from torch import Tensor
 
 from foretrain.configs.schema import Config
 from foretrain.data_pipeline.stream.batch import Batch
-from foretrain.parallel import groups as parallel_groups
+from foretrain.parallel.groups import destroy_groups, init_groups
 from foretrain.parallel.layout import Layout
-from foretrain.parallel.tensor import IGNORE
+from foretrain.parallel.loss import IGNORE
 from foretrain.registry import import_plugins
 from foretrain.trainer.build import build_engine
 from foretrain.trainer.curve import Curve
@@ -61,14 +61,14 @@ def probe(config: Config, layout: Layout, num_steps: int) -> Curve:
     """Be one rank of `layout` for `num_steps` steps at the peak learning rate; needs the launcher's environment."""
     torch.set_num_threads(1)
     import_plugins(config.plugins)
-    groups = parallel_groups.start(layout, config.train.device, TIMEOUT_S)
+    groups = init_groups(layout, config.train.device, TIMEOUT_S)
     engine, state = build_engine(config, groups)
     weights = hash_weights(state)
     objective = objective_of(config)(config)
     share = groups.share.samples(config.train.global_batch_size)
     engine.set_lr(1.0)
     results = [engine.train_step(*objective.tensors(make_samples(config, step, share))) for step in range(num_steps)]
-    parallel_groups.stop()
+    destroy_groups()
     return Curve(tuple(r.loss for r in results), tuple(r.grad_norm for r in results), weights)
 
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
-from foretrain.parallel import groups as parallel_groups
-from foretrain.parallel.groups import Groups
+from foretrain.parallel.groups import Groups, destroy_groups, init_groups
 from foretrain.registry import import_plugins
 from foretrain.trainer import stage_timing, stopping
 from foretrain.trainer.finish import finish
@@ -26,7 +25,7 @@ def train_rank(run: Run) -> None:
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     import_plugins(run.config.plugins)
-    groups = parallel_groups.start(run.layout, run.config.train.device, run.config.parallel.timeout_s)
+    groups = init_groups(run.layout, run.config.train.device, run.config.parallel.timeout_s)
     _check_same_start(run, groups)
     if run.measures_stages:
         groups.layout = stage_timing.measure_and_balance(run.config.model, run.config.train, groups, run.run_dir)
@@ -34,7 +33,7 @@ def train_rank(run: Run) -> None:
     outcome = Trainer(run, groups).fit()
     if outcome.stopped_by == "signal":
         stopping.exit_for_resume()
-    parallel_groups.stop()
+    destroy_groups()
     if groups.rank == 0 and outcome.is_complete:
         finish(run)
 

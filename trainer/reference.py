@@ -14,7 +14,8 @@ from torch import Tensor
 from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import Config
 from foretrain.parallel.layout import Layout
-from foretrain.parallel.tensor import IGNORE, TensorParallel
+from foretrain.parallel.loss import IGNORE
+from foretrain.parallel.tensor import TensorParallel
 from foretrain.registry import import_plugins
 from foretrain.trainer.curve import Curve
 from foretrain.trainer.model.gpt import Stage, build_stages

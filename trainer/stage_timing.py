@@ -14,6 +14,7 @@ from foretrain.configs.model import ModelConfig, Shape
 from foretrain.configs.schema import TrainConfig
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.layout import Layout
+from foretrain.parallel.loss import cross_entropy
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Recompute, Stage
@@ -56,7 +57,7 @@ def measure_costs(model: ModelConfig, layout: Layout, train: TrainConfig, device
     passes: list[Callable[[], None]] = [
         lambda: first(tokens_BL).backward(grad_LBD),
         lambda: block(x_LBD, loss_scale=1.0).backward(grad_LBD),
-        lambda: tp.cross_entropy(last(x_LBD), tokens_BL).sum().backward(),
+        lambda: cross_entropy(last(x_LBD), tokens_BL, tp).sum().backward(),
     ]
     # The three take turns, so that a machine that becomes slower does so for all of them.
     rounds_s = [[_seconds(run, device) for run in passes] for _ in range(NUM_WARMUPS + NUM_REPEATS)]

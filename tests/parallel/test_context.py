@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foretrain.parallel import context
-from foretrain.parallel import groups as parallel_groups
 from foretrain.parallel.context import ContextParallel
+from foretrain.parallel.groups import destroy_groups, init_groups
 from foretrain.parallel.layout import Layout
 from tests.conftest import RunOnRanks
 
@@ -62,14 +62,14 @@ def one_process(case: Case) -> list[Tensor]:
 def differences(layout: Layout, cases: list[Case]) -> list[float]:
     """Each case's largest difference from one process, relative to the largest value."""
     torch.set_num_threads(1)
-    group = parallel_groups.start(layout, "cpu", timeout_s=60.0).cp
+    group = init_groups(layout, "cpu", timeout_s=60.0).cp
     parts = ContextParallel(group)
     mine = parts.sequence_slice(16)
     found = []
     for case in cases:
         pairs = zip(attend(parts.attention, case, mine), one_process(case), strict=True)
         found.append(max(((x - y[:, :, mine]).abs().max() / y.abs().max()).item() for x, y in pairs))
-    parallel_groups.stop()
+    destroy_groups()
     return found
 
 

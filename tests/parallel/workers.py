@@ -4,10 +4,10 @@ import torch
 
 from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
-from foretrain.parallel import groups as parallel_groups
 from foretrain.parallel.engine import Engine, StepResult
+from foretrain.parallel.groups import destroy_groups, init_groups
 from foretrain.parallel.layout import Layout
-from foretrain.parallel.tensor import IGNORE
+from foretrain.parallel.loss import IGNORE
 from foretrain.trainer.build import build_engine
 from foretrain.trainer.probe import make_positions
 
@@ -59,7 +59,7 @@ def make_engine(
 ) -> Engine:
     """Join the world and build the model on this rank; of `parallel`, only what is not in the layout counts."""
     torch.set_num_threads(1)
-    groups = parallel_groups.start(layout, "cpu", timeout_s=60.0)
+    groups = init_groups(layout, "cpu", timeout_s=60.0)
     config = Config(model=model, train=train, optimizer=optimizer, parallel=parallel or ParallelConfig())
     engine, _ = build_engine(config, groups)
     return engine
@@ -82,7 +82,7 @@ def curve(
         tokens, targets = batch(step, model, train)
         engine.set_lr(1.0)
         results.append(engine.train_step(tokens[rows], targets[rows]))
-    parallel_groups.stop()
+    destroy_groups()
     return results
 
 
@@ -104,7 +104,7 @@ def curve_of_documents(
         total, count = engine.eval_step(*mine(100 + step))
         losses.append(total / count)
         results.append(engine.train_step(*mine(step)))
-    parallel_groups.stop()
+    destroy_groups()
     return results, losses
 
 
@@ -121,5 +121,5 @@ def held_out(layout: Layout, model: ModelConfig, train: TrainConfig, optimizer: 
         tokens, targets = batch(100, model, train)
         total, count = engine.eval_step(tokens[rows], targets[rows])
         losses.append(total / count)
-    parallel_groups.stop()
+    destroy_groups()
     return losses

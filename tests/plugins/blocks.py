@@ -91,7 +91,7 @@ class Direction(nn.Module):
         self.weight = nn.Parameter(torch.empty(parts.model.d_model))
 
     def forward(self, x_LBD: Tensor) -> Tensor:
-        return x_LBD @ self._tp.replicated(self.weight)
+        return x_LBD @ self._tp.allreduce_grad_if_sp(self.weight)
 
 
 class SquaredReluModule(nn.Module):

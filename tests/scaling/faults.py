@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from foretrain.configs.schema import Config
-from foretrain.parallel import context, engine, norm, pipeline, zero
+from foretrain.parallel import context, engine, grad_norm, pipeline, zero
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.layout import Layout
-from foretrain.parallel.tensor import IGNORE, TensorParallel
+from foretrain.parallel.loss import IGNORE
+from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.curve import Curve
 from foretrain.trainer.model import gpt, init
 from foretrain.trainer.model.spec import Param
@@ -42,7 +43,7 @@ def loss_over_the_tokens_of_a_rank(config: Config, layout: Layout, num_steps: in
 
 def replicated_gradients_not_summed(config: Config, layout: Layout, num_steps: int) -> Curve:
     """Under sequence parallelism each rank keeps the gradient of its own part of the sequence."""
-    TensorParallel.replicated = lambda self, parameter: parameter  # type: ignore[method-assign,assignment]
+    TensorParallel.allreduce_grad_if_sp = lambda self, parameter: parameter  # type: ignore[method-assign,assignment]
     return probe(config, layout, num_steps)
 
 
@@ -114,7 +115,7 @@ def clipped_by_a_local_norm(config: Config, layout: Layout, num_steps: int) -> C
         torch.nn.utils.clip_grad_norm_(owned, max_norm)
         return total
 
-    real, norm.clip = norm.clip, clip  # type: ignore[assignment]
+    real, grad_norm.clip_grad_norm = grad_norm.clip_grad_norm, clip  # type: ignore[assignment]
     return probe(config, layout, num_steps)
 
 

@@ -18,8 +18,8 @@ from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.data_pipeline.stream.batches import Prefetcher
 from foretrain.launcher.local.run import RankError
-from foretrain.parallel import groups as parallel_groups
 from foretrain.parallel.engine import Engine
+from foretrain.parallel.groups import destroy_groups, init_groups
 from foretrain.trainer.consistency import checksum as checksums
 from foretrain.trainer.consistency.check import InconsistentRanksError, local_bits, shared_settings
 from foretrain.trainer.consistency.checksum import CURVATURE, checksum
@@ -118,7 +118,7 @@ Fault = tuple[int, Callable[[Trainer, str], Any], str]
 
 def messages(run: Run, faults: list[Fault]) -> list[str]:
     """Train, checked at the start and after every step; then what the check says while each fault is there."""
-    groups = parallel_groups.start(run.layout, "cpu", timeout_s=60.0)
+    groups = init_groups(run.layout, "cpu", timeout_s=60.0)
     trainer = Trainer(run, groups)
     trainer.fit()
     reported = []
@@ -129,8 +129,8 @@ def messages(run: Run, faults: list[Fault]) -> list[str]:
         else:
             reported.append(message(trainer))
         trainer.consistency.check(NUM_STEPS, NUM_STEPS * SAMPLES)
-    parallel_groups.stop()
-    return reported
+    destroy_groups()
+    return told
 
 
 def message(trainer: Trainer) -> str:

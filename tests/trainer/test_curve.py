@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foretrain.parallel.tensor import IGNORE
+from foretrain.parallel.loss import IGNORE
 from foretrain.trainer.curve import relative_difference
 from foretrain.trainer.probe import make_batch
 

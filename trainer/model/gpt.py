@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.configs.model import Shape
+from foretrain.parallel.layers import Embedding, vocab_logits
 from foretrain.parallel.layout import Layout
-from foretrain.parallel.tensor import Embedding, TensorParallel
+from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model import init
 from foretrain.trainer.model.block import Block
 from foretrain.trainer.model.blueprint import Blueprint
@@ -59,7 +60,7 @@ class Stage(nn.Module):
         self._num_padded_rows = -(-shape.vocab_size // tp.size) * tp.size
         self.embed: Embedding | None = None
         if is_first or (is_last and model.tie_embeddings):
-            self.embed = tied_to.embed if tied_to else tp.embedding(self._num_padded_rows, shape.d_model)
+            self.embed = tied_to.embed if tied_to else Embedding(tp, self._num_padded_rows, shape.d_model)
         self.position: nn.Parameter | None = None
         if is_first and model.position == "learned":
             self.position = nn.Parameter(torch.empty(shape.seq_len, shape.d_model))
@@ -70,7 +71,9 @@ class Stage(nn.Module):
         self.takes_loss_scale = any(kind.has_loss for kind in layers_of(model).values())
         self.final_norm = Norm(model, shape.d_model, tp) if is_last else None
         # An embedding module, since its rows are sharded just as the head's are.
-        self.head = tp.embedding(self._num_padded_rows, shape.d_model) if is_last and not model.tie_embeddings else None
+        self.head = (
+            Embedding(tp, self._num_padded_rows, shape.d_model) if is_last and not model.tie_embeddings else None
+        )
         # Rows of this rank's shard of the vocabulary that are not padding.
         rows = self._num_padded_rows // tp.size
         self.num_valid_rows = max(0, min(rows, shape.vocab_size - tp.rank * rows))
@@ -98,7 +101,7 @@ class Stage(nn.Module):
         x_LBD = scaled(self.embed(tokens_BL), table["embed.weight"].multiplier)
         if self.position is not None:
             own = self._tp.sequence_slice(tokens_BL.shape[1])
-            weight = scaled(self._tp.replicated(self.position), table["position.weight"].multiplier)
+            weight = scaled(self._tp.allreduce_grad_if_sp(self.position), table["position.weight"].multiplier)
             if positions_BL is None:
                 return x_LBD + weight[own, None]
             own_LB = positions_BL[:, own].T.to(tokens_BL.device, non_blocking=True)
@@ -111,7 +114,7 @@ class Stage(nn.Module):
         weight_VD = embedding.weight
         padding = len(weight_VD) - self.num_valid_rows
         x_LBD = scaled(self.final_norm(x_LBD), self._blueprint.multipliers.head)
-        logits_LBV = self._tp.head(x_LBD, weight_VD[: self.num_valid_rows] if padding else weight_VD)
+        logits_LBV = vocab_logits(self._tp, x_LBD, weight_VD[: self.num_valid_rows] if padding else weight_VD)
         return F.pad(logits_LBV, (0, padding), value=-torch.inf) if padding else logits_LBV
 
     def shards(self) -> list[ParamShard]:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from foretrain.configs.model import ModelConfig
 from foretrain.parallel.context import ContextParallel
+from foretrain.parallel.layers import column_linear, row_linear
 from foretrain.parallel.segments import Segments
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.blueprint import Blueprint
@@ -91,7 +92,7 @@ class Norm(nn.Module):
         self._kind = "rmsnorm" if per_head else model.norm
         self._eps = model.norm_eps
         # A gain for heads acts on this rank's heads only. Others act, under sp, on this rank's part of the sequence.
-        self._parameter = tp.summed if per_head else tp.replicated
+        self._parameter = tp.allreduce_grad if per_head else tp.allreduce_grad_if_sp
         self.weight = nn.Parameter(torch.empty(width))
         self.bias = nn.Parameter(torch.empty(width)) if self._kind == "layernorm" and model.bias else None
 
@@ -122,7 +123,7 @@ class FusedColumn(nn.Module):
         super().__init__()
         self._names, self._sizes = names, [size // tp.size for size in sizes]
         self._multiplier = multiplier
-        self.linear = tp.column(width, sum(sizes), bias)
+        self.linear = column_linear(tp, width, sum(sizes), bias)
 
     def forward(self, x_LBD: Tensor) -> tuple[Tensor, ...]:
         return self.linear(scaled(x_LBD, self._multiplier)).split(self._sizes, dim=-1)
@@ -146,12 +147,12 @@ class Row(nn.Module):
         """`multiplier` multiplies the input, so that the bias is left as it is."""
         super().__init__()
         self._tp, self._multiplier = tp, multiplier
-        self.linear = tp.row(in_features, out_features)
+        self.linear = row_linear(tp, in_features, out_features)
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.linear(scaled(x, self._multiplier))
-        return x if self.bias is None else x + self._tp.replicated(self.bias)
+        return x if self.bias is None else x + self._tp.allreduce_grad_if_sp(self.bias)
 
     def held(self, name: str) -> Iterator[Held]:
         yield f"{name}.weight", self.linear.weight, slice(0, len(self.linear.weight))

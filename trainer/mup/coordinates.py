@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from foretrain.configs.schema import Config
 from foretrain.data_pipeline.stream.batch import Batch
-from foretrain.parallel import groups as parallel_groups
-from foretrain.parallel.groups import Groups
+from foretrain.parallel.groups import Groups, destroy_groups, init_groups
 from foretrain.parallel.layout import Layout
 from foretrain.registry import import_plugins
 from foretrain.trainer.build import build_engine
@@ -57,9 +56,9 @@ def measure(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[C
     """
     torch.set_num_threads(1)
     import_plugins(configs[0].plugins)
-    groups = parallel_groups.start(layout, configs[0].train.device, TIMEOUT_S)
+    groups = init_groups(layout, configs[0].train.device, TIMEOUT_S)
     found = [measure_in(config, groups, num_steps) for config in configs]
-    parallel_groups.stop()
+    destroy_groups()
     return found
 
 

@@ -46,7 +46,9 @@ class Objective(ABC):
 
         The loss of a step is the mean over the positions of the global batch whose target is not IGNORE.
         """
-        return tp.cross_entropy(logits_LBV, targets_BL)
+        from foretrain.parallel.loss import cross_entropy
+
+        return cross_entropy(logits_LBV, targets_BL, tp)
 
     def tensors(self, batch: Batch) -> tuple["Tensor", "Tensor", "Tensor | None"]:
         """Inputs, targets and positions of a batch, as the engine takes them; in the batch's own memory if possible."""

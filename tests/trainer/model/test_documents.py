@@ -10,8 +10,9 @@ from torch import Tensor
 
 from foretrain.configs.schema import ModelConfig
 from foretrain.parallel.layout import Layout
+from foretrain.parallel.loss import IGNORE, cross_entropy
 from foretrain.parallel.segments import Segments
-from foretrain.parallel.tensor import IGNORE, TensorParallel
+from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Recompute, Stage, build_stages
 from foretrain.trainer.model.parts import Documents
@@ -125,7 +126,7 @@ def test_loss_and_every_gradient_are_those_of_the_library_with_a_dense_mask(fami
     their_logits = theirs(tokens, attention_mask=library_mask(), position_ids=POSITIONS).logits
     their_loss = losses_of(their_logits, targets).sum()
     their_loss.backward()
-    loss = TensorParallel().cross_entropy(stage(tokens, positions=POSITIONS), targets).sum()
+    loss = cross_entropy(stage(tokens, positions=POSITIONS), targets, TensorParallel()).sum()
     loss.backward()
     assert loss.item() == pytest.approx(their_loss.item(), rel=1e-6)
     expected = family.gradients(model, theirs)

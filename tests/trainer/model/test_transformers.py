@@ -13,7 +13,8 @@ from foretrain.configs import load as configs
 from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.parallel.layout import Layout
-from foretrain.parallel.tensor import IGNORE, TensorParallel
+from foretrain.parallel.loss import IGNORE, cross_entropy
+from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.checkpoint import load_weights
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Stage, build_stages
@@ -87,7 +88,7 @@ def test_loss_and_every_gradient_are_those_of_the_library(family: Family, model:
     their_loss = theirs(tokens, labels=tokens).loss  # it shifts the labels itself
     their_loss.backward()
     targets = F.pad(tokens[:, 1:], (0, 1), value=IGNORE)
-    loss = TensorParallel().cross_entropy(stage(tokens), targets).sum() / (targets != IGNORE).sum()
+    loss = cross_entropy(stage(tokens), targets, TensorParallel()).sum() / (targets != IGNORE).sum()
     loss.backward()
     assert loss.item() == pytest.approx(their_loss.item(), rel=1e-6)
     expected = family.gradients(model, theirs)

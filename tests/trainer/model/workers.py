@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foretrain.configs.schema import Config
-from foretrain.parallel import groups
+from foretrain.parallel.groups import destroy_groups
 from foretrain.parallel.layout import Layout
 from foretrain.trainer.checkpoint import Checkpoints
 from foretrain.trainer.checkpoint_record import CheckpointRecord
@@ -38,5 +38,5 @@ def train_and_save(config: Config, num_steps: int, folder: Path) -> Saved:
     checkpoint = Checkpoints(folder, keep=1).save(num_steps, state, record, config)
     loss, num_tokens = engine.eval_step(*batches[-1])
     saved = Saved(checkpoint, loss / num_tokens, engine.train_step(*batches[-1]).loss)
-    groups.stop()
+    destroy_groups()
     return saved

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.configs.schema import Config, ModelConfig
-from foretrain.parallel.tensor import IGNORE
+from foretrain.parallel.loss import IGNORE
 from foretrain.trainer.model import init
 from foretrain.trainer.model.resize import resized
 from foretrain.trainer.model.shard import ParamShard

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from foretrain.configs.schema import Config
-from foretrain.parallel import groups as parallel_groups
 from foretrain.parallel.engine import Engine
-from foretrain.parallel.groups import Groups
+from foretrain.parallel.groups import Groups, destroy_groups, init_groups
 from foretrain.parallel.layout import Layout
 from foretrain.trainer import build
 from foretrain.trainer.model.shard import ParamShard
@@ -32,12 +31,12 @@ class Seen:
 def train(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Seen]:
     """Be one rank of `layout`, and train each config at its peak learning rate."""
     torch.set_num_threads(1)
-    groups = parallel_groups.start(layout, "cpu", 60.0)
+    groups = init_groups(layout, "cpu", 60.0)
     seen = []
     for config in configs:
         engine, factors = _built(config, groups)
         seen.append(Seen(measure_in(config, groups, 4), _losses(config, engine, num_steps), factors))
-    parallel_groups.stop()
+    destroy_groups()
     return seen
 
 

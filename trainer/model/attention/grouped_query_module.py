@@ -84,9 +84,9 @@ class SharedKeyValue(nn.Module):
     def forward(self, x_LBD: Tensor) -> tuple[Tensor, ...]:
         """This rank's keys and values, (L, B, H) each."""
         self._rows = self._rows.to(self.weight.device)
-        weight = self._tp.summed(self.weight)[self._rows]
-        bias = None if self.bias is None else self._tp.summed(self.bias)[self._rows]
-        return F.linear(self._tp.enter(scaled(x_LBD, self._multiplier)), weight, bias).chunk(2, dim=-1)
+        weight = self._tp.allreduce_grad(self.weight)[self._rows]
+        bias = None if self.bias is None else self._tp.allreduce_grad(self.bias)[self._rows]
+        return F.linear(self._tp.full_sequence(scaled(x_LBD, self._multiplier)), weight, bias).chunk(2, dim=-1)
 
     def held(self, name: str) -> Iterator[Held]:
         for part, rows in (("k", slice(0, self._size)), ("v", slice(self._size, 2 * self._size))):

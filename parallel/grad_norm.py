@@ -1,4 +1,4 @@
-"""The global gradient norm where DeepSpeed's is not right, and clipping by it."""
+"""The global gradient norm, and clipping by it, where DeepSpeed's own is wrong."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +11,7 @@ from foretrain.parallel.groups import Groups
 
 
 @torch.no_grad()
-def clip(parameters: Iterable[nn.Parameter], max_norm: float, groups: Groups) -> float:
+def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float, groups: Groups) -> float:
     """Scale gradients in place so that their global L2 norm is at most `max_norm` (0: leave them); returns the norm.
 
     Sharded parameters count on every tensor-parallel rank, replicated ones on the first, and the second copy of a tied
@@ -36,12 +36,12 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float, groups: Groups) ->
     return total
 
 
-def join_once(optimizer: Any, groups: Groups) -> None:
-    """Mend DeepSpeed's optimizer for ZeRO 1 and 2 where the ranks of a pipeline have unlike parameter groups.
+def patch_grad_norm(optimizer: Any) -> None:
+    """Patch DeepSpeed's gradient norm (ZeRO 1 and 2) for pipeline ranks with different optimizer groups.
 
-    It (0.19) sums the norm over tp x pp for one parameter group after the other, and so adds up norms of different
-    groups, or waits for ever, where a stage has a group that another one has not. Here it is summed once, over all of
-    a rank's. Where all ranks have the same groups, nothing changes. Every rank must call it.
+    DeepSpeed 0.19 sums the norm over tp x pp for one parameter group after the other. If a stage has a group that
+    another does not have, it sums the norms of different groups, or waits forever. The patch sums once, over all groups
+    of a rank. If all ranks have the same groups, nothing changes. Every rank must call it.
     """
     names = [group.get("name") for group in optimizer.param_groups]
     everyones: list[list[str]] = [[]] * dist.get_world_size()

@@ -1,0 +1,127 @@
+"""Tensor-parallel layers: megatron-core's if tp > 1, and torch's own if tp = 1.
+
+Legend: L sequence, B batch, D model width, V vocabulary. Weights are (out, in) as in torch.nn.Linear:
+
+    column: W is sharded along `out`; every rank sees the full input and makes its shard of the output.
+    row:    W is sharded along `in`; every rank sees its shard of the input, and the outputs are summed over ranks.
+
+Nothing here fills the weights: `trainer/model/init.py` does, from global indices.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foretrain.parallel.tensor import TensorParallel
+
+
+class Linear(nn.Module):
+    """A linear layer of torch or megatron-core: a tensor in, a tensor out."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """This rank's shard (out, in) of the matrix."""
+        return self.inner.weight  # type: ignore[return-value]
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """This rank's shard of the bias."""
+        return self.inner.bias  # type: ignore[return-value]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        return y[0] if isinstance(y, tuple) else y  # megatron-core returns (output, bias)
+
+
+def column_linear(tp: TensorParallel, in_features: int, out_features: int, bias: bool) -> Linear:
+    """Linear layer from (L, B, in) to this rank's (L, B, out / tp); under sp it gathers the sequence first."""
+    if tp.size == 1:
+        return Linear(nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias))
+    from megatron.core.tensor_parallel import ColumnParallelLinear
+
+    layer = ColumnParallelLinear(
+        in_features, out_features, config=tp.config, init_method=_keep, bias=bias, gather_output=False
+    )
+    return Linear(_mark_sharded(layer, dim=0))
+
+
+def row_linear(tp: TensorParallel, in_features: int, out_features: int) -> Linear:
+    """Linear layer from this rank's (L, B, in / tp) to the sum over ranks (L, B, out); under sp it splits the sequence.
+
+    It has no bias: the caller adds one, once, to the sum.
+    """
+    if tp.size == 1:
+        return Linear(nn.utils.skip_init(nn.Linear, in_features, out_features, bias=False))
+    from megatron.core.tensor_parallel import RowParallelLinear
+
+    layer = RowParallelLinear(
+        in_features,
+        out_features,
+        config=tp.config,
+        init_method=_keep,
+        bias=False,
+        input_is_parallel=True,
+        skip_bias_add=False,
+    )
+    return Linear(_mark_sharded(layer, dim=1))
+
+
+class Embedding(nn.Module):
+    """Token embedding whose rows are sharded: tokens (B, L) to (L, B, D), the sequence split under sp."""
+
+    def __init__(self, tp: TensorParallel, num_rows: int, width: int) -> None:
+        super().__init__()
+        self._scatters = tp.size > 1 and tp.sp
+        if tp.size == 1:
+            self.inner: nn.Module = nn.utils.skip_init(nn.Embedding, num_rows, width)
+            return
+        from megatron.core.tensor_parallel import VocabParallelEmbedding
+
+        layer = VocabParallelEmbedding(
+            num_rows, width, init_method=_keep, reduce_scatter_embeddings=tp.sp, config=tp.config
+        )
+        self.inner = _mark_sharded(layer, dim=0)
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """This rank's rows (V / tp, D)."""
+        return self.inner.weight  # type: ignore[return-value]
+
+    def forward(self, tokens_BL: Tensor) -> Tensor:
+        x = self.inner(tokens_BL)
+        # megatron-core turns it to (L / tp, B, D) itself when it splits the sequence.
+        return x if self._scatters else x.transpose(0, 1).contiguous()
+
+
+def vocab_logits(tp: TensorParallel, x_LBD: Tensor, weight_VD: Tensor) -> Tensor:
+    """Logits (L, B, V / tp) of the full sequence from this rank's rows of the head's matrix."""
+    if tp.size == 1:
+        return F.linear(x_LBD, weight_VD)
+    from megatron.core.tensor_parallel.layers import linear_with_grad_accumulation_and_async_allreduce
+
+    return linear_with_grad_accumulation_and_async_allreduce(
+        x_LBD,
+        weight_VD,
+        None,
+        gradient_accumulation_fusion=False,
+        allreduce_dgrad=not tp.sp,
+        sequence_parallel=tp.sp,
+        tp_group=tp.group,
+    )
+
+
+def _mark_sharded(layer: nn.Module, dim: int) -> nn.Module:
+    """Mark parameters as sharded for DeepSpeed's gradient norm: megatron-core does so only when it initializes them."""
+    from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
+
+    for name, parameter in layer.named_parameters():
+        if not hasattr(parameter, "tensor_model_parallel"):
+            set_tensor_model_parallel_attributes(parameter, True, 0 if name == "bias" else dim, 1)
+    return layer
+
+
+def _keep(weight: Tensor) -> Tensor:
+    return weight
