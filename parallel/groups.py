@@ -94,11 +94,15 @@ class ModelParallelUnit:
 def init_groups(layout: Layout, device_choice: str, timeout_s: float) -> Groups:
     """Connect to the other ranks, and make the process groups of the layout.
 
-    Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; a single process needs none of them.
+    Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; a single process needs none of them. May be called
+    again, by all ranks, with another layout of as many ranks; the groups of the layout before are then destroyed.
     """
     device = shim.device_of(device_choice, int(os.environ.get("LOCAL_RANK", "0")))
-    shim.install(device)
     timeout = timedelta(seconds=timeout_s)
+    if dist.is_initialized():
+        _destroy_layout()
+        return Groups(layout, device, timeout)
+    shim.install(device)
     if "RANK" in os.environ:
         dist.init_process_group(shim.backend_of(device), timeout=timeout)
     else:
@@ -108,7 +112,11 @@ def init_groups(layout: Layout, device_choice: str, timeout_s: float) -> Groups:
 
 def destroy_groups() -> None:
     """Destroy every process group: the process is then a single one again."""
+    _destroy_layout()
+    dist.destroy_process_group()
+
+
+def _destroy_layout() -> None:
     from megatron.core import parallel_state
 
     parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()

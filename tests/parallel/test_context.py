@@ -1,7 +1,8 @@
-"""Context parallelism: attention over a cut sequence is that of one process, forward and backward."""
+"""Context parallelism: attention over a split sequence is that of one process, forward and backward."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import pytest
 import torch
@@ -59,16 +60,16 @@ def one_process(case: Case) -> list[Tensor]:
     return attend(attention, case)
 
 
-def differences(layout: Layout, cases: list[Case]) -> list[float]:
-    """Each case's largest difference from one process, relative to the largest value."""
+def differences(layouts: list[Layout], cases: list[Case]) -> list[float]:
+    """The largest difference from one process of each layout's cases, relative to the largest value."""
     torch.set_num_threads(1)
-    group = init_groups(layout, "cpu", timeout_s=60.0).cp
-    parts = ContextParallel(group)
-    mine = parts.sequence_slice(16)
     found = []
-    for case in cases:
-        pairs = zip(attend(parts.attention, case, mine), one_process(case), strict=True)
-        found.append(max(((x - y[:, :, mine]).abs().max() / y.abs().max()).item() for x, y in pairs))
+    for layout in layouts:
+        parts = ContextParallel(init_groups(layout, "cpu", timeout_s=60.0).cp)
+        own = parts.sequence_slice(16)
+        for case in cases:
+            pairs = zip(attend(parts.attention, case, own), one_process(case), strict=True)
+            found.append(max(((x - y[:, :, own]).abs().max() / y.abs().max()).item() for x, y in pairs))
     destroy_groups()
     return found
 
@@ -92,16 +93,20 @@ def copy_heads_in_turns() -> None:
 
 def faulty_differences(fault: str, layout: Layout) -> list[float]:
     globals()[fault]()
-    return differences(layout, [NEEDS_COPIES])
+    return differences([layout], [NEEDS_COPIES])
 
 
-@pytest.mark.parametrize("layout", [Layout(cp=2), Layout(cp=4), Layout(cp=2, tp=2)], ids=str)
-def test_attention_over_a_cut_sequence_is_that_of_one_process(layout: Layout, ranks: RunOnRanks) -> None:
-    for found in ranks(layout.world_size, differences, layout, CASES):
-        assert max(found) < TOLERANCE, dict(zip(CASES, found, strict=True))
+@pytest.mark.parametrize("layouts", [[Layout(cp=2)], [Layout(cp=4), Layout(cp=2, tp=2)]], ids=["2 ranks", "4 ranks"])
+def test_attention_over_a_split_sequence_is_that_of_one_process(layouts: list[Layout], ranks: RunOnRanks) -> None:
+    for found in ranks(layouts[0].world_size, differences, layouts, CASES):
+        assert max(found) < TOLERANCE, list(zip(product(layouts, CASES), found, strict=True))
 
 
-@pytest.mark.parametrize("fault", [attend_to_own_positions, copy_heads_in_turns], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    "fault",
+    [attend_to_own_positions, pytest.param(copy_heads_in_turns, marks=pytest.mark.long)],
+    ids=lambda fault: fault.__name__,
+)
 def test_a_planted_fault_changes_attention(fault: Callable[[], None], ranks: RunOnRanks) -> None:
     found = ranks(4, faulty_differences, fault.__name__, Layout(cp=4))
     assert max(difference for (difference,) in found) > 1e-2

@@ -12,7 +12,6 @@ from foretrain.configs.data import DataConfig
 from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import Config, ModelConfig, TrainConfig
 from foretrain.parallel.context import ContextParallel
-from foretrain.parallel.engine import StepResult
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.segments import Segments
 from foretrain.trainer.model.gpt import Stage
@@ -20,30 +19,33 @@ from foretrain.trainer.probe import make_positions
 from foretrain.trainer.reference import reference
 from tests.conftest import RunOnRanks
 from tests.parallel import workers
+from tests.parallel.conftest import CurveOf
+from tests.parallel.workers import Case, Curve
 
 TRAIN = TrainConfig(global_batch_size=16, micro_batch_size=2)
 OPTIMIZER = OptimizerConfig(lr=1e-3, clip_norm=0.5)
 LLAMA = workers.small_model(qk_norm=True)
 GPT2 = workers.gpt2_model()
-NUM_STEPS = 6
+MODELS = {"rope": LLAMA, "learned": GPT2}
 
-LAYOUTS: list[tuple[ModelConfig, Layout, Any]] = [
-    (LLAMA, Layout(dp=2, zero_stage=3), "none"),
-    (LLAMA, Layout(tp=2, sp=True), "none"),
-    (LLAMA, Layout(cp=2), "none"),
-    (LLAMA, Layout(pp=2), "selective"),
-    (LLAMA, Layout(pp=2, vpp=2, schedule="interleaved_zb"), "full"),
-    (GPT2, Layout(tp=2, cp=2, sp=True), "selective"),
-    (GPT2, Layout(pp=2, vpp=2, schedule="interleaved_1f1b"), "none"),
-    (GPT2, Layout(pp=2, vpp=2, schedule="zbv"), "none"),
+
+def case(positions: str, layout: Layout, **train: Any) -> Case:
+    return Case("documents", layout, MODELS[positions], replace(TRAIN, **train), OPTIMIZER)
+
+
+ONE_PROCESS = {positions: case(positions, Layout(zero_stage=0)) for positions in MODELS}
+CASES = [
+    case("rope", Layout(dp=2, zero_stage=3)),
+    case("rope", Layout(tp=2, sp=True)),
+    case("rope", Layout(cp=2)),
+    case("rope", Layout(pp=2), recompute="selective"),
+    case("rope", Layout(pp=2, vpp=2, schedule="interleaved_zb"), recompute="full"),
+    case("learned", Layout(tp=2, cp=2, sp=True), recompute="selective"),
+    case("learned", Layout(pp=2, vpp=2, schedule="interleaved_1f1b")),
+    case("learned", Layout(pp=2, vpp=2, schedule="zbv")),
+    case("rope", Layout(), micro_batch_size=8),
 ]
-Curve = tuple[list[StepResult], list[float]]
-
-
-def run(ranks: RunOnRanks, worker: Callable, layout: Layout, model: ModelConfig, *rest: Any) -> Curve:
-    curves = ranks(layout.world_size, worker, layout, model, *rest)
-    assert all(curve == curves[0] for curve in curves), "ranks report different curves"
-    return curves[0]
+SHARED = [*ONE_PROCESS.values(), *CASES]
 
 
 def difference(a: Curve, b: Curve) -> float:
@@ -52,33 +54,9 @@ def difference(a: Curve, b: Curve) -> float:
     return max(workers.max_difference(a[0], b[0]), *held_out)
 
 
-@pytest.fixture(scope="module")
-def one_process(ranks: RunOnRanks) -> dict[str, Curve]:
-    """By the kind of positions."""
-    alone = Layout(zero_stage=0)
-    return {
-        model.position: run(ranks, workers.curve_of_documents, alone, model, TRAIN, OPTIMIZER, NUM_STEPS)
-        for model in (LLAMA, GPT2)
-    }
-
-
-@pytest.mark.parametrize(
-    ("model", "layout", "recompute"),
-    LAYOUTS,
-    ids=[f"{model.position} {layout} {kind}" for model, layout, kind in LAYOUTS],
-)
-def test_every_layout_gives_the_curve_of_one_process(
-    model: ModelConfig, layout: Layout, recompute: Any, one_process: dict[str, Curve], ranks: RunOnRanks
-) -> None:
-    train = replace(TRAIN, recompute=recompute)
-    found = run(ranks, workers.curve_of_documents, layout, model, train, OPTIMIZER, NUM_STEPS)
-    assert difference(found, one_process[model.position]) < 1e-5
-
-
-def test_another_micro_batch_size_gives_the_same_curve(one_process: dict[str, Curve], ranks: RunOnRanks) -> None:
-    train = replace(TRAIN, micro_batch_size=8)
-    found = run(ranks, workers.curve_of_documents, Layout(), LLAMA, train, OPTIMIZER, NUM_STEPS)
-    assert difference(found, one_process["rope"]) < 1e-5
+@pytest.mark.parametrize("each", CASES, ids=lambda each: f"{each.model.position} {each.layout} {each.train.recompute}")
+def test_every_layout_and_micro_batch_size_gives_the_curve_of_one_process(each: Case, curve_of: CurveOf) -> None:
+    assert difference(curve_of(each), curve_of(ONE_PROCESS[each.model.position])) < 1e-5
 
 
 # ---- planted faults ----
@@ -141,26 +119,28 @@ def learned_positions_from_the_start() -> None:
     Stage._embed = from_start  # type: ignore[method-assign]
 
 
-def faulty_curve(fault: str, *args: Any) -> Curve:
+def faulty_curve(fault: str, each: Case) -> list[Curve | str]:
     globals()[fault]()
-    return workers.curve_of_documents(*args)
+    return workers.curves([each])
 
 
 FAULTS = [
-    (segments_ignored_on_the_last_stage, LLAMA, Layout(pp=2)),
-    (segments_of_its_own_slice, LLAMA, Layout(cp=2)),
-    (positions_of_the_first_microbatch, LLAMA, Layout(pp=2)),
-    (learned_positions_not_restarted, GPT2, Layout()),
-    (learned_positions_from_the_start, GPT2, Layout(cp=2)),
+    (segments_of_its_own_slice, case("rope", Layout(cp=2))),
+    (segments_ignored_on_the_last_stage, case("rope", Layout(pp=2))),
+    (positions_of_the_first_microbatch, case("rope", Layout(pp=2))),
+    (learned_positions_not_restarted, case("learned", Layout())),
+    (learned_positions_from_the_start, case("learned", Layout(cp=2))),
 ]
 
 
-@pytest.mark.parametrize(("fault", "model", "layout"), FAULTS, ids=[fault.__name__ for fault, _, _ in FAULTS])
-def test_a_planted_fault_changes_the_curve(
-    fault: Callable, model: ModelConfig, layout: Layout, one_process: dict[str, Curve], ranks: RunOnRanks
-) -> None:
-    (curve, *_) = ranks(layout.world_size, faulty_curve, fault.__name__, layout, model, TRAIN, OPTIMIZER, 2)
-    steps, losses = one_process[model.position]
+@pytest.mark.parametrize(
+    ("fault", "each"),
+    [FAULTS[0], *(pytest.param(*fault, marks=pytest.mark.long) for fault in FAULTS[1:])],
+    ids=[fault.__name__ for fault, _ in FAULTS],
+)
+def test_a_planted_fault_changes_the_curve(fault: Callable, each: Case, curve_of: CurveOf, ranks: RunOnRanks) -> None:
+    ((curve,), *_) = ranks(each.layout.world_size, faulty_curve, fault.__name__, replace(each, num_steps=2))
+    steps, losses = curve_of(ONE_PROCESS[each.model.position])
     assert difference(curve, (steps[:2], losses[:2])) > 1e-4
 
 

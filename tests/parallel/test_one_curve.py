@@ -1,5 +1,6 @@
 """One curve: loss and gradient norm do not depend on the layout, and are repeated bitwise by the same one."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,188 +12,183 @@ from foretrain.parallel.engine import StepResult
 from foretrain.parallel.layout import Layout
 from tests.conftest import RunOnRanks
 from tests.parallel import workers
+from tests.parallel.conftest import CurveOf
+from tests.parallel.workers import Case
 
 TRAIN = TrainConfig(global_batch_size=16, micro_batch_size=2)
 # A rate at which Adam does not yet turn the last bits of a gradient into different weights, and a norm that clips.
 OPTIMIZER = OptimizerConfig(lr=1e-3, clip_norm=0.5)
 LLAMA = workers.small_model()
 GPT2 = workers.gpt2_model()
-
-MAIN_LAYOUTS = [Layout(tp=2), Layout(pp=2), Layout(dp=2), Layout(tp=2, pp=2)]
-LAYOUTS = [
-    Layout(),
-    Layout(tp=2, zero_stage=0),
-    Layout(tp=2, sp=True),
-    Layout(pp=2, zero_stage=0),
-    Layout(dp=2, zero_stage=0),
-    Layout(dp=2, zero_stage=2),
-    Layout(dp=2, zero_stage=3),
-    Layout(tp=2, pp=2, sp=True),
-    Layout(pp=2, vpp=2, schedule="interleaved_1f1b"),
-    Layout(pp=2, vpp=2, schedule="interleaved_zb"),
-    Layout(dp=2, tp=2, pp=2),
-    Layout(cp=2),
-    Layout(dp=2, cp=2, zero_stage=2),
-    Layout(tp=2, cp=2, sp=True),
-    Layout(pp=2, stage_layers=(1, 3)),
-    Layout(pp=2, vpp=2, schedule="zbv", stage_layers=(1, 1, 1, 1)),
-]
-TIED_LAYOUTS = [
-    Layout(pp=2, cp=2),
-    Layout(tp=2, sp=True),
-    Layout(pp=2),
-    Layout(pp=2, zero_stage=0),
-    Layout(dp=2, zero_stage=3),
-    Layout(tp=2, pp=2, vpp=2, schedule="zbv"),
-]
+FEW_KEYS = workers.small_model(num_heads=8, num_kv_heads=2, head_dim=8, qk_norm=True, bias=True)
+BF16 = replace(TRAIN, precision="bf16")
+ONE_PROCESS = Layout(zero_stage=0)
 
 
-@pytest.fixture(scope="module")
-def llama_curve(ranks: RunOnRanks) -> list[StepResult]:
-    """The curve of one process, without ZeRO."""
-    return run(ranks, Layout(zero_stage=0), LLAMA, 20)
+def case(layout: Layout, model: ModelConfig = LLAMA, num_steps: int = 6, **changes: Any) -> Case:
+    defaults = Case("steps", layout, model, TRAIN, OPTIMIZER, num_steps)
+    return replace(defaults, **changes)
 
 
-@pytest.fixture(scope="module")
-def gpt2_curve(ranks: RunOnRanks) -> list[StepResult]:
-    return run(ranks, Layout(zero_stage=0), GPT2, 6)
-
-
-def run(
-    ranks: RunOnRanks,
-    layout: Layout,
-    model: ModelConfig,
-    num_steps: int,
-    train: TrainConfig = TRAIN,
-    parallel: ParallelConfig | None = None,
-) -> list[StepResult]:
-    curves = ranks(layout.world_size, workers.curve, layout, model, train, OPTIMIZER, num_steps, parallel)
-    assert all(curve == curves[0] for curve in curves), "ranks report different curves"
-    return curves[0]
-
-
-@pytest.mark.parametrize("layout", MAIN_LAYOUTS, ids=str)
-def test_twenty_steps_are_those_of_one_process(
-    layout: Layout, llama_curve: list[StepResult], ranks: RunOnRanks
-) -> None:
-    assert workers.max_difference(run(ranks, layout, LLAMA, 20), llama_curve) < 1e-5
-
-
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_every_layout_gives_the_curve_of_one_process(
-    layout: Layout, llama_curve: list[StepResult], ranks: RunOnRanks
-) -> None:
-    assert workers.max_difference(run(ranks, layout, LLAMA, 6), llama_curve[:6]) < 1e-5
-
-
-@pytest.mark.parametrize("layout", TIED_LAYOUTS, ids=str)
-def test_tied_embeddings_biases_and_learned_positions_keep_the_curve(
-    layout: Layout, gpt2_curve: list[StepResult], ranks: RunOnRanks
-) -> None:
-    assert workers.max_difference(run(ranks, layout, GPT2, 6), gpt2_curve) < 1e-5
-
-
-@pytest.mark.parametrize("layout", [Layout(dp=2, zero_stage=2), Layout(dp=2, tp=2, pp=2)], ids=str)
-def test_the_same_layout_gives_the_same_curve_bitwise(layout: Layout, ranks: RunOnRanks) -> None:
-    assert run(ranks, layout, LLAMA, 6) == run(ranks, layout, LLAMA, 6)
-
-
-def test_the_curve_moves_and_is_clipped(llama_curve: list[StepResult]) -> None:
-    assert min(step.grad_norm for step in llama_curve) > OPTIMIZER.clip_norm, "a step was not clipped"
-    assert llama_curve[-1].loss < llama_curve[0].loss - 0.01
-
-
-def test_another_micro_batch_size_gives_the_same_curve(llama_curve: list[StepResult], ranks: RunOnRanks) -> None:
-    train = TrainConfig(global_batch_size=16, micro_batch_size=8)
-    assert workers.max_difference(run(ranks, Layout(), LLAMA, 6, train), llama_curve[:6]) < 1e-5
-
-
-@pytest.fixture(scope="module")
-def held_out_losses(ranks: RunOnRanks) -> list[float]:
-    return ranks(1, workers.held_out, Layout(zero_stage=0), GPT2, TRAIN, OPTIMIZER)[0]
-
-
-@pytest.mark.parametrize(
-    "layout",
-    [
-        Layout(dp=2, zero_stage=3),
-        Layout(tp=2, pp=2, sp=True),
-        Layout(pp=2, cp=2),
-        Layout(pp=2, vpp=2, schedule="interleaved_1f1b"),
-        Layout(pp=2, vpp=2, schedule="interleaved_zb"),
-        Layout(pp=2, vpp=2, schedule="zbv"),
-    ],
-    ids=str,
-)
-def test_evaluation_between_steps_gives_the_losses_of_one_process(
-    layout: Layout, held_out_losses: list[float], ranks: RunOnRanks
-) -> None:
-    for losses in ranks(layout.world_size, workers.held_out, layout, GPT2, TRAIN, OPTIMIZER):
-        assert losses == pytest.approx(held_out_losses, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("layout", "option"),
-    [
-        (Layout(dp=2), "offload_optimizer"),
-        (Layout(dp=2, pp=2), "offload_optimizer"),
-        (Layout(dp=2, pp=2, vpp=2, schedule="zbv"), "offload_optimizer"),
-        (Layout(dp=2, zero_stage=2), "overlap_comm"),
-        (Layout(dp=2, zero_stage=3), "offload_params"),
-        (Layout(dp=2, zero_stage=3), "overlap_comm"),
-    ],
-    ids=str,
-)
-def test_offload_and_overlap_keep_the_curve(
-    layout: Layout, option: str, llama_curve: list[StepResult], ranks: RunOnRanks
-) -> None:
+def offload(layout: Layout, option: str, **changes: Any) -> Case:
     parallel = ParallelConfig(pp=layout.pp, zero_stage=layout.zero_stage, **{option: True})  # type: ignore[arg-type]
-    assert workers.max_difference(run(ranks, layout, LLAMA, 6, TRAIN, parallel), llama_curve[:6]) < 1e-5
+    return case(layout, parallel=parallel, **changes)
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", "interleaved_zb"])
-def test_bf16_with_offload_and_tied_ends_follows_the_fp32_curve(
-    schedule: str, gpt2_curve: list[StepResult], ranks: RunOnRanks
-) -> None:
-    layout = Layout(pp=2, vpp=1 if schedule == "1f1b" else 2, schedule=schedule)
-    train, parallel = replace(TRAIN, precision="bf16"), ParallelConfig(pp=2, offload_optimizer=True)
-    curve = run(ranks, layout, GPT2, 6, train, parallel)
-    assert max(abs(x.loss - y.loss) / y.loss for x, y in zip(curve, gpt2_curve, strict=True)) < 2e-3
+def recompute(layout: Layout, kind: Any) -> Case:
+    return case(layout, train=replace(TRAIN, recompute=kind, recompute_layers=3))
 
 
-@pytest.mark.parametrize("kind", ["selective", "full"])
-@pytest.mark.parametrize(
-    "layout", [Layout(dp=2, zero_stage=3), Layout(tp=2, sp=True), Layout(pp=2, vpp=2, schedule="zbv")], ids=str
-)
-def test_recomputation_keeps_the_curve(
-    kind: Any, layout: Layout, llama_curve: list[StepResult], ranks: RunOnRanks
-) -> None:
-    train = replace(TRAIN, recompute=kind, recompute_layers=3)
-    assert workers.max_difference(run(ranks, layout, LLAMA, 6, train), llama_curve[:6]) < 1e-5
-
-
-@pytest.mark.parametrize("sp", [False, True], ids=["", "sp"])
-def test_fewer_key_value_heads_than_ranks_keep_the_curve(sp: bool, ranks: RunOnRanks) -> None:
-    model = workers.small_model(num_heads=8, num_kv_heads=2, head_dim=8, qk_norm=True, bias=True)
-    expected = run(ranks, Layout(zero_stage=0), model, 4)
-    assert workers.max_difference(run(ranks, Layout(tp=4, sp=sp), model, 4), expected) < 1e-5
-
-
-@pytest.mark.parametrize(
-    "layout",
-    [
+ZBV = Layout(pp=2, vpp=2, schedule="zbv")
+INTERLEAVED_ZB = Layout(pp=2, vpp=2, schedule="interleaved_zb")
+INTERLEAVED = Layout(pp=2, vpp=2, schedule="interleaved_1f1b")
+TWENTY_STEPS = [case(Layout(tp=2, pp=2), num_steps=20)]
+LLAMA_CASES = [
+    case(Layout()),
+    case(Layout(), train=replace(TRAIN, micro_batch_size=8)),
+    case(Layout(tp=2, sp=True)),
+    case(Layout(dp=2, zero_stage=0)),
+    case(Layout(dp=2, zero_stage=2)),
+    case(Layout(dp=2, zero_stage=3)),
+    case(Layout(tp=2, pp=2, sp=True)),
+    case(INTERLEAVED),
+    case(INTERLEAVED_ZB),
+    case(Layout(cp=2)),
+    case(Layout(pp=2, stage_layers=(1, 3))),
+    case(replace(ZBV, stage_layers=(1, 1, 1, 1))),
+    offload(Layout(dp=2), "offload_optimizer"),
+    offload(Layout(dp=2, zero_stage=2), "overlap_comm"),
+    offload(Layout(dp=2, zero_stage=3), "offload_params"),
+    recompute(Layout(dp=2, zero_stage=3), "full"),
+    recompute(Layout(tp=2, sp=True), "selective"),
+    recompute(ZBV, "full"),
+]
+LONG_TWENTY_STEPS = [case(layout, num_steps=20) for layout in (Layout(tp=2), Layout(pp=2), Layout(dp=2))]
+LONG_LLAMA_CASES = [
+    case(Layout(tp=2, zero_stage=0)),
+    case(Layout(pp=2, zero_stage=0)),
+    case(Layout(dp=2, tp=2, pp=2)),
+    case(Layout(dp=2, cp=2, zero_stage=2)),
+    case(Layout(tp=2, cp=2, sp=True)),
+    offload(Layout(dp=2, pp=2), "offload_optimizer"),
+    offload(replace(ZBV, dp=2), "offload_optimizer"),
+    offload(Layout(dp=2, zero_stage=3), "overlap_comm"),
+    recompute(Layout(dp=2, zero_stage=3), "selective"),
+    recompute(Layout(tp=2, sp=True), "full"),
+    recompute(ZBV, "selective"),
+]
+GPT2_CASES = [
+    case(layout, GPT2)
+    for layout in (
+        Layout(pp=2, cp=2),
+        Layout(tp=2, sp=True),
+        Layout(pp=2),
+        Layout(pp=2, zero_stage=0),
+        Layout(dp=2, zero_stage=3),
+        Layout(tp=2, pp=2, vpp=2, schedule="zbv"),
+    )
+]
+BF16_CASES = [
+    case(layout, GPT2, train=BF16)
+    for layout in (
         Layout(),
         Layout(dp=2, zero_stage=2),
         Layout(dp=2, zero_stage=3),
         Layout(tp=2, pp=2, sp=True),
-        Layout(pp=2, vpp=2, schedule="interleaved_zb"),
-        Layout(pp=2, vpp=2, schedule="zbv"),
-    ],
-    ids=str,
-)
-def test_bf16_follows_the_fp32_curve(layout: Layout, gpt2_curve: list[StepResult], ranks: RunOnRanks) -> None:
-    bf16 = TrainConfig(global_batch_size=16, micro_batch_size=2, precision="bf16")
-    curve = run(ranks, layout, GPT2, 6, bf16)
+        INTERLEAVED_ZB,
+        ZBV,
+    )
+]
+BF16_OFFLOADED = [
+    offload(layout, "offload_optimizer", model=GPT2, train=BF16) for layout in (Layout(pp=2), INTERLEAVED_ZB)
+]
+HELD_OUT = [
+    case(layout, GPT2, num_steps=2, kind="held_out")
+    for layout in (Layout(dp=2, zero_stage=3), Layout(tp=2, pp=2, sp=True), Layout(pp=2, cp=2), INTERLEAVED, ZBV)
+]
+LONG_HELD_OUT = [case(INTERLEAVED_ZB, GPT2, num_steps=2, kind="held_out")]
+FEW_KEYS_CASES = [case(Layout(tp=4, sp=sp), FEW_KEYS, num_steps=4) for sp in (False, True)]
+EXPECTED = {
+    "llama": case(ONE_PROCESS, num_steps=20),
+    "gpt2": case(ONE_PROCESS, GPT2),
+    "few keys": case(ONE_PROCESS, FEW_KEYS, num_steps=4),
+    "held out": case(ONE_PROCESS, GPT2, num_steps=2, kind="held_out"),
+}
+SHARED = [
+    *EXPECTED.values(),
+    *TWENTY_STEPS,
+    *LLAMA_CASES,
+    *GPT2_CASES,
+    *BF16_CASES,
+    *BF16_OFFLOADED,
+    *HELD_OUT,
+    *FEW_KEYS_CASES,
+]
+
+
+def cases(quick: Sequence[Case], long: Sequence[Case] = ()) -> Any:
+    """Parametrize a test by cases, those of `long` in the long suite only."""
+    params = [*quick, *(pytest.param(each, marks=pytest.mark.long) for each in long)]
+    return pytest.mark.parametrize("each", params, ids=[name(each) for each in (*quick, *long)])
+
+
+def name(each: Case) -> str:
+    options = [option for option, is_set in vars(each.parallel).items() if is_set is True]
+    recompute = [] if each.train.recompute == "none" else [each.train.recompute]
+    return " ".join([str(each.layout), f"micro={each.train.micro_batch_size}", *options, *recompute])
+
+
+@cases(TWENTY_STEPS, LONG_TWENTY_STEPS)
+def test_twenty_steps_are_those_of_one_process(each: Case, curve_of: CurveOf) -> None:
+    assert workers.max_difference(curve_of(each)[0], curve_of(EXPECTED["llama"])[0]) < 1e-5
+
+
+@cases(LLAMA_CASES, LONG_LLAMA_CASES)
+def test_layouts_micro_batches_offload_overlap_and_recomputation_give_the_curve_of_one_process(
+    each: Case, curve_of: CurveOf
+) -> None:
+    assert workers.max_difference(curve_of(each)[0], curve_of(EXPECTED["llama"])[0][:6]) < 1e-5
+
+
+@cases(GPT2_CASES)
+def test_tied_embeddings_biases_and_learned_positions_keep_the_curve(each: Case, curve_of: CurveOf) -> None:
+    assert workers.max_difference(curve_of(each)[0], curve_of(EXPECTED["gpt2"])[0]) < 1e-5
+
+
+@cases([case(Layout(dp=2, zero_stage=2))], [case(Layout(dp=2, tp=2, pp=2))])
+def test_the_same_layout_gives_the_same_curve_bitwise(each: Case, curve_of: CurveOf, ranks: RunOnRanks) -> None:
+    ((again,), *_) = ranks(each.layout.world_size, workers.curves, [each])
+    assert again == curve_of(each)
+
+
+def test_the_curve_moves_and_is_clipped(curve_of: CurveOf) -> None:
+    steps = curve_of(EXPECTED["llama"])[0]
+    assert min(step.grad_norm for step in steps) > OPTIMIZER.clip_norm, "a step was not clipped"
+    assert steps[-1].loss < steps[0].loss - 0.01
+
+
+@cases(HELD_OUT, LONG_HELD_OUT)
+def test_evaluation_between_steps_gives_the_losses_of_one_process(each: Case, curve_of: CurveOf) -> None:
+    assert curve_of(each)[1] == pytest.approx(curve_of(EXPECTED["held out"])[1], rel=1e-5)
+
+
+@cases(FEW_KEYS_CASES)
+def test_fewer_key_value_heads_than_ranks_keep_the_curve(each: Case, curve_of: CurveOf) -> None:
+    assert workers.max_difference(curve_of(each)[0], curve_of(EXPECTED["few keys"])[0]) < 1e-5
+
+
+@cases(BF16_CASES)
+def test_bf16_follows_the_fp32_curve(each: Case, curve_of: CurveOf) -> None:
+    curve, expected = curve_of(each)[0], curve_of(EXPECTED["gpt2"])[0]
     # bf16 keeps 8 bits: one value is off by up to 2^-9 = 0.2 %, and a mean over a batch by much less.
-    assert max(abs(x.loss - y.loss) / y.loss for x, y in zip(curve, gpt2_curve, strict=True)) < 2e-3
-    assert max(abs(x.grad_norm - y.grad_norm) / y.grad_norm for x, y in zip(curve, gpt2_curve, strict=True)) < 3e-2
+    assert max_loss_difference(curve, expected) < 2e-3
+    assert max(abs(x.grad_norm - y.grad_norm) / y.grad_norm for x, y in zip(curve, expected, strict=True)) < 3e-2
+
+
+@cases(BF16_OFFLOADED)
+def test_bf16_with_offload_and_tied_ends_follows_the_fp32_curve(each: Case, curve_of: CurveOf) -> None:
+    assert max_loss_difference(curve_of(each)[0], curve_of(EXPECTED["gpt2"])[0]) < 2e-3
+
+
+def max_loss_difference(a: Sequence[StepResult], b: Sequence[StepResult]) -> float:
+    return max(abs(x.loss - y.loss) / y.loss for x, y in zip(a, b, strict=True))

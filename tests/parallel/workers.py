@@ -1,5 +1,10 @@
 """What ranks run in tests of parallelism: a few steps of a small model on random tokens."""
 
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
 import torch
 
 from foretrain.configs.optimization import OptimizerConfig
@@ -50,6 +55,35 @@ def batch(step: int, model: ModelConfig, train: TrainConfig) -> tuple[torch.Tens
     return tokens, targets
 
 
+@dataclass(frozen=True)
+class Case:
+    """A few steps of a model under a layout. Of `parallel`, only what is not in the layout counts."""
+
+    kind: Literal["steps", "documents", "held_out"]
+    layout: Layout
+    model: ModelConfig
+    train: TrainConfig
+    optimizer: OptimizerConfig
+    num_steps: int = 6
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+
+Curve = tuple[list[StepResult], list[float]]
+"""Each step, and the losses of unseen batches: before each step of documents, and around each step of held_out."""
+
+
+def curves(cases: Sequence[Case]) -> list[Curve | str]:
+    """The curve of each case, or the traceback of its error. All layouts must have as many ranks as there are."""
+    found: list[Curve | str] = []
+    for case in cases:
+        try:
+            found.append(KINDS[case.kind](case))
+        except Exception:  # noqa: BLE001 (the test of this case reports it)
+            found.append(traceback.format_exc())
+    destroy_groups()
+    return found
+
+
 def make_engine(
     layout: Layout,
     model: ModelConfig,
@@ -57,69 +91,54 @@ def make_engine(
     optimizer: OptimizerConfig,
     parallel: ParallelConfig | None = None,
 ) -> Engine:
-    """Join the world and build the model on this rank; of `parallel`, only what is not in the layout counts."""
+    """The engine of this rank, after its process groups; see Case."""
     torch.set_num_threads(1)
     groups = init_groups(layout, "cpu", timeout_s=60.0)
     config = Config(model=model, train=train, optimizer=optimizer, parallel=parallel or ParallelConfig())
-    engine, _ = build_engine(config, groups)
-    return engine
+    return build_engine(config, groups)[0]
 
 
-def curve(
-    layout: Layout,
-    model: ModelConfig,
-    train: TrainConfig,
-    optimizer: OptimizerConfig,
-    num_steps: int,
-    parallel: ParallelConfig | None = None,
-) -> list[StepResult]:
-    """Loss and gradient norm of each step."""
-    engine = make_engine(layout, model, train, optimizer, parallel)
-    share = train.global_batch_size // layout.dp
-    rows = slice(engine.groups.at.dp * share, (engine.groups.at.dp + 1) * share)
-    results = []
-    for step in range(num_steps):
-        tokens, targets = batch(step, model, train)
-        engine.set_lr(1.0)
-        results.append(engine.train_step(tokens[rows], targets[rows]))
-    destroy_groups()
-    return results
+def _engine(case: Case) -> tuple[Engine, slice]:
+    """The engine, and this rank's samples of a global batch."""
+    engine = make_engine(case.layout, case.model, case.train, case.optimizer, case.parallel)
+    engine.set_lr(1.0)
+    return engine, engine.groups.share.samples(case.train.global_batch_size)
 
 
-def curve_of_documents(
-    layout: Layout, model: ModelConfig, train: TrainConfig, optimizer: OptimizerConfig, num_steps: int
-) -> tuple[list[StepResult], list[float]]:
-    """Each step, and the loss of an unseen batch before it, of samples that hold made-up documents."""
-    engine = make_engine(layout, model, train, optimizer)
-    share = train.global_batch_size // layout.dp
-    rows = slice(engine.groups.at.dp * share, (engine.groups.at.dp + 1) * share)
+def _steps(case: Case) -> Curve:
+    engine, share = _engine(case)
+    batches = [batch(step, case.model, case.train) for step in range(case.num_steps)]
+    return [engine.train_step(tokens[share], targets[share]) for tokens, targets in batches], []
 
-    def mine(step: int) -> list[torch.Tensor]:
-        positions = make_positions(step, train.global_batch_size, model.seq_len)
-        return [part[rows] for part in (*batch(step, model, train), positions)]
+
+def _documents(case: Case) -> Curve:
+    """Samples hold made-up documents."""
+    engine, share = _engine(case)
+
+    def local(step: int) -> list[torch.Tensor]:
+        positions = make_positions(step, case.train.global_batch_size, case.model.seq_len)
+        return [part[share] for part in (*batch(step, case.model, case.train), positions)]
 
     results, losses = [], []
-    engine.set_lr(1.0)
-    for step in range(num_steps):
-        total, count = engine.eval_step(*mine(100 + step))
+    for step in range(case.num_steps):
+        total, count = engine.eval_step(*local(100 + step))
         losses.append(total / count)
-        results.append(engine.train_step(*mine(step)))
-    destroy_groups()
+        results.append(engine.train_step(*local(step)))
     return results, losses
 
 
-def held_out(layout: Layout, model: ModelConfig, train: TrainConfig, optimizer: OptimizerConfig) -> list[float]:
-    """Loss of an unseen batch before, between and after two steps: evaluation and training take turns."""
-    engine = make_engine(layout, model, train, optimizer)
-    share = train.global_batch_size // layout.dp
-    rows = slice(engine.groups.at.dp * share, (engine.groups.at.dp + 1) * share)
-    losses = []
-    for step in range(3):
+def _held_out(case: Case) -> Curve:
+    """Evaluation and training alternate."""
+    engine, share = _engine(case)
+    results, losses = [], []
+    for step in range(case.num_steps + 1):
         if step > 0:
-            tokens, targets = batch(step, model, train)
-            engine.train_step(tokens[rows], targets[rows])
-        tokens, targets = batch(100, model, train)
-        total, count = engine.eval_step(tokens[rows], targets[rows])
+            tokens, targets = batch(step, case.model, case.train)
+            results.append(engine.train_step(tokens[share], targets[share]))
+        tokens, targets = batch(100, case.model, case.train)
+        total, count = engine.eval_step(tokens[share], targets[share])
         losses.append(total / count)
-    destroy_groups()
-    return losses
+    return results, losses
+
+
+KINDS: dict[str, Callable[[Case], Curve]] = {"steps": _steps, "documents": _documents, "held_out": _held_out}
