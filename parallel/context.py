@@ -1,10 +1,10 @@
-"""Context parallelism: attention over sequences that are cut over ranks, by DeepSpeed's Ulysses around torch's SDPA.
+"""Context parallelism: attention over sequences that are split over ranks, by DeepSpeed's Ulysses around torch's SDPA.
 
-A rank holds a run of neighbouring positions of each sample. Positions meet in attention alone: an all-to-all exchanges
-them for heads, each rank attends over whole sequences with its share of the heads, and a second all-to-all changes back
-(arXiv 2309.14509). The kernel and its mask are those of one process, and causal work is the same on every rank.
+A rank holds neighbouring positions of each sample. Only attention needs other positions: an all-to-all exchanges them
+for heads, each rank computes attention over full sequences for its share of the heads, and a second all-to-all reverses
+the exchange (arXiv 2309.14509). Kernel and mask are those of one process, and causal work is the same on every rank.
 
-Legend: B batch, N query heads, K key-value heads, H head width; L sequence, this rank's part of it outside `_sdpa`.
+Legend: B batch, N query heads, K key-value heads, H head width; L sequence, outside `_sdpa` this rank's part of it.
 """
 
 import math
@@ -18,9 +18,9 @@ from foretrain.parallel.segments import Segments
 
 
 class ContextParallel:
-    """Attention among the ranks of `group`, which hold the parts of a sequence in the order of their ranks.
+    """Attention over the ranks of `group`, which hold the parts of a sequence in the order of their ranks.
 
-    Without a group, or with one of a single rank, it is SDPA. `size` and `rank` are this rank's place.
+    Without a group, or with a group of one rank, it is SDPA. This rank is number `rank` of `size`.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
@@ -32,7 +32,7 @@ class ContextParallel:
         import deepspeed.comm
         from deepspeed.sequence.layer import DistributedAttention
 
-        # DeepSpeed's collectives work once it has found torch's world, which deepspeed.initialize does too late for us.
+        # DeepSpeed's collectives need its own set-up, which deepspeed.initialize would do too late.
         deepspeed.comm.init_distributed(dist_init_required=False, verbose=False)
         self._exchange = DistributedAttention(_sdpa, group, scatter_idx=2, gather_idx=0)
 
@@ -48,12 +48,12 @@ class ContextParallel:
         is_causal: bool,
         segments: Segments | None = None,
     ) -> Tensor:
-        """Attention of this rank's queries to the keys of the whole sequence, (B, N, L, H).
+        """Attention of this rank's queries to the keys of the full sequence, (B, N, L, H).
 
-        `segments`, those of the whole sequence, keep attention inside each of them; it must then be causal.
+        `segments` are those of the full sequence: attention stays inside each, and must be causal.
 
         `size` must divide N. It need not divide K: key-value heads are then sent more than once, so that each rank gets
-        those of its queries. Every rank of the group must call it together, and so must the backward pass.
+        those of its queries. All ranks of the group must call it together, and run its backward pass together.
         """
         q_LBNH, k_LBKH, v_LBKH = (x.permute(2, 0, 1, 3) for x in (q_BNLH, k_BKLH, v_BKLH))
         if self._exchange is None:
@@ -66,16 +66,16 @@ class ContextParallel:
 
 
 def _repeat_heads(x_LBKH: Tensor, size: int) -> Tensor:
-    """Heads repeated as seldom as gives each of `size` ranks equally many, each beside its copies."""
+    """The heads, each beside its copies: the fewest copies with which each of `size` ranks gets the same number."""
     num_kv_heads = x_LBKH.shape[2]
     repeats = math.lcm(num_kv_heads, size) // num_kv_heads
     return x_LBKH if repeats == 1 else x_LBKH.repeat_interleave(repeats, dim=2)
 
 
 def _sdpa(q_LBNH: Tensor, k_LBKH: Tensor, v_LBKH: Tensor, is_causal: bool, segments: Segments | None = None) -> Tensor:
-    """Attention over whole sequences, or inside their segments, (L, B, N, H)."""
+    """Attention over full sequences, or inside their segments, (L, B, N, H)."""
     if segments is not None:
-        assert is_causal, "what fills a segment up must not be seen"
+        assert is_causal, "the padding after a segment must not be seen"
         return segments.attend(q_LBNH, k_LBKH, v_LBKH)
     q_BNLH, k_BKLH, v_BKLH = (x.permute(1, 2, 0, 3) for x in (q_LBNH, k_LBKH, v_LBKH))
     is_grouped = q_BNLH.shape[1] != k_BKLH.shape[1]

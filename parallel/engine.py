@@ -1,8 +1,8 @@
 """The engine: one training step on every rank, joining megatron-core's layers, torch's pipelines and DeepSpeed's ZeRO.
 
-The loss of a step is the mean over the valid tokens of the whole global batch: each rank sums the loss of its tokens
-and divides by the global count, whatever the number of ranks and microbatches. DeepSpeed averages gradients over dp, so
-what is differentiated is dp times that (dp x cp, where ranks of cp see other positions of the same samples).
+The loss of a step is the mean over the valid tokens of the global batch: each rank sums the losses of its tokens and
+divides by the global number of tokens, for any number of ranks and micro-batches. DeepSpeed averages gradients over
+dp x cp, so each rank differentiates dp x cp times its loss.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from foretrain.parallel.zero import Zero
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step was, the same on every rank."""
+    """Loss and gradient norm of one optimizer step, the same on every rank."""
 
     loss: float
     """Mean over valid tokens of the global batch, nats, before the update."""
@@ -68,29 +68,30 @@ class Engine:
         )
         for group in self.zero.optimizer.param_groups:
             if "peak_lr" not in group:
-                raise ValueError(f"a group of {type(optimizer).__name__} has no peak_lr for the schedule to multiply")
+                raise ValueError(
+                    f"a parameter group of {type(optimizer).__name__} has no peak_lr, which the schedule multiplies"
+                )
         self._pipeline = None
         if groups.layout.pp > 1:
             num_microbatches = groups.layout.num_microbatches(config.train)
-            self._pipeline = Pipeline(groups, stages, num_microbatches, self._loss, self.zero.take_gradients)
-        self._takes_loss_scale = any(getattr(stage, "takes_loss_scale", False) for stage in stages)
+            self._pipeline = Pipeline(groups, stages, num_microbatches, self._loss, self.zero.accumulate_assigned)
         self._holds_loss = self._pipeline is None or self._pipeline.holds_last
 
     def train_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> StepResult:
-        """One optimizer step on this rank's share (dp rank's samples of the global batch, the same on its tp x pp).
+        """One optimizer step on the samples of this dp rank; all ranks of its tp x cp x pp pass the same.
 
-        `positions_BL`, on the CPU, are the tokens' positions in their documents: a 0 begins one, and attention stays
-        inside each. None: a sample is one document.
+        `positions_BL`, on the CPU, are the tokens' positions in their documents: a 0 starts a document, and attention
+        stays inside documents. None: a sample is one document. Raises ValueError if no target carries a loss.
         """
         tokens_BL, targets_BL = self._local(tokens_BL), self._local(targets_BL)
         num_tokens = self._count_tokens(targets_BL)
         if num_tokens == 0:
-            raise ValueError("no token of this global batch carries a loss: the data's targets are all padding")
+            raise ValueError("no token of this global batch carries a loss: all targets of the objective are IGNORE")
         scale = self.groups.replicas.size() / num_tokens
         if self._pipeline is None:
             losses, grad_norm = self._accumulate(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
         else:
-            self.zero.hold()
+            self.zero.accumulate_only()
             losses = self._pipeline.step(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
             grad_norm = self.zero.reduce_and_update(self._tied)
         loss = self._sum_losses(losses) / self.groups.replicas.size()
@@ -117,7 +118,7 @@ class Engine:
     def _accumulate(
         self, tokens_BL: Tensor, targets_BL: Tensor, for_stages: dict[str, Any], scale: float
     ) -> tuple[list[Tensor], float]:
-        """Without a pipeline: one backward for each microbatch; ZeRO 2 and 3 shard gradients as they come."""
+        """Losses of the micro-batches and the gradient norm, without a pipeline: one backward pass for each."""
         losses: list[Tensor] = []
         grad_norm = None
         for tokens, targets, keywords in self._microbatches(tokens_BL, targets_BL, for_stages):
@@ -125,7 +126,7 @@ class Engine:
             self.zero.backward(loss)
             grad_norm = self.zero.after_microbatch()
             losses.append(loss.detach())
-        assert grad_norm is not None, "DeepSpeed counts other microbatches than the layout"
+        assert grad_norm is not None, "DeepSpeed expects another number of micro-batches than the layout"
         return losses, grad_norm
 
     @torch.no_grad()
@@ -165,10 +166,10 @@ class Engine:
         return int(count.item())
 
     def _sum_losses(self, losses: list[Tensor]) -> float:
-        """Sum over microbatches and data-parallel ranks, known to every rank."""
-        speaks = self._holds_loss and self.groups.at.tp == 0
+        """Sum over all micro-batches and ranks, the same on every rank."""
+        counts = self._holds_loss and self.groups.at.tp == 0  # tensor-parallel ranks have the same losses
         total = torch.zeros((), dtype=torch.float64, device=self.groups.device)
-        if speaks:
+        if counts:
             total += torch.stack([loss.detach().double() for loss in losses]).sum()
         dist.all_reduce(total)
         return total.item()

@@ -18,11 +18,11 @@ SCHEDULES = {
 
 
 class Pipeline:
-    """Runs this rank's stages through a schedule.
+    """Runs this rank's stages by a schedule.
 
     `stages` are modules in the order of `layout.stages_of`. `loss_fn(output, target, scale)` returns a scalar whose
-    gradients are used as they are: the caller's `scale` divides by the number of microbatches. `take_gradients` is
-    called with a stage's parameters each time that weight gradients were computed apart from those of activations.
+    gradients are used as they are: the caller's `scale` divides by the number of microbatches. `on_weight_gradients` is
+    called with a stage's parameters each time that a schedule has computed weight gradients on their own.
     """
 
     def __init__(
@@ -31,14 +31,14 @@ class Pipeline:
         stages: Sequence[nn.Module],
         num_microbatches: int,
         loss_fn: Callable[[Tensor, Tensor, float], Tensor],
-        take_gradients: Callable[[Iterable[nn.Parameter]], None],
+        on_weight_gradients: Callable[[Iterable[nn.Parameter]], None],
     ) -> None:
         layout = groups.layout
         indices = layout.stages_of(groups.at.pp)
         self.holds_first = 0 in indices
         self.holds_last = layout.num_stages - 1 in indices
         parts = [
-            _Stage(module, index, layout.num_stages, groups.device, group=groups.pp).on_weight_gradients(take_gradients)
+            _Stage(module, index, layout.num_stages, groups.device, group=groups.pp).calling(on_weight_gradients)
             for module, index in zip(stages, indices, strict=True)
         ]
         schedule_class = SCHEDULES[layout.schedule]
@@ -75,18 +75,18 @@ class Pipeline:
 
 
 class _Stage(PipelineStage):
-    """A stage that tells when a zero-bubble schedule has computed the gradients of its weights, and can be evaluated.
+    """A stage with a callback after a zero-bubble schedule has computed weight gradients, and with evaluation.
 
-    At the tip of a V two stages of one rank hand gradients to one another, which torch (2.13) asks for without any too.
+    At the tip of a V, two stages of one rank pass gradients to each other. torch 2.13 asks for them in evaluation too.
     """
 
-    def on_weight_gradients(self, take: Callable[[Iterable[nn.Parameter]], None]) -> Self:
-        self._take = take
+    def calling(self, on_weight_gradients: Callable[[Iterable[nn.Parameter]], None]) -> Self:
+        self._on_weight_gradients = on_weight_gradients
         return self
 
     def backward_weight_one_chunk(self, *args: Any, **kwargs: Any) -> None:
         super().backward_weight_one_chunk(*args, **kwargs)
-        self._take(self.submod.parameters())
+        self._on_weight_gradients(self.submod.parameters())
 
     def get_local_bwd_output(self, mb_index: int) -> Any:
         return super().get_local_bwd_output(mb_index) if self.has_backward else ()

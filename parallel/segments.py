@@ -1,11 +1,12 @@
-"""Attention inside the segments of packed samples: where they lie, and a batch of SDPA for those of about equal length.
+"""Attention inside the segments of packed samples: one batch of SDPA for all segments of about the same length.
 
-A sample is segments end to end, each of one document. A segment attends to itself alone and is causal, so rows that
-follow it cannot change it: segments of all samples of a microbatch whose lengths round up to the same number are
-stacked, filled up at their ends, and cut back. No mask is made, no tensor of L x L, and the work is the segments'.
+A sample consists of segments, each of one document. A segment attends only to itself and is causal, so rows after it
+cannot change it. The segments of a micro-batch whose lengths round up to the same number are stacked; shorter ones are
+padded at the end, and the padding is dropped from the output. There is no mask and no tensor of L x L, and the work
+grows with the segments.
 
-Legend: B batch, L whole sequence, N query heads, K key-value heads, H head width; T = L * B tokens of a microbatch,
-token (l, b) in row l * B + b; R rows of all stacks, filled up; G segments of a stack, P their common length.
+Legend: B batch, L full sequence, N query heads, K key-value heads, H head width; T = L * B tokens of a microbatch,
+token (l, b) in row l * B + b; R rows of all stacks, padding included; G segments of a stack, P their common length.
 """
 
 from dataclasses import dataclass
@@ -16,27 +17,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MAX_STACKED = 2**15
-"""Segments of one batch of SDPA: CUDA's kernels take fewer than 2^16."""
+"""Largest number of segments in one batch of SDPA: CUDA's kernels take fewer than 2^16."""
 LENGTHS_PER_DOUBLING = 8
-"""Lengths that stacks have between n and 2 n: filling up costs less than one part in so many."""
+"""Number of stack lengths between n and 2 n. Padding costs less than 1 / LENGTHS_PER_DOUBLING of the work."""
 
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """The segments of one microbatch; the tensors are on the device of what attends."""
+    """The segments of one micro-batch; the tensors are on the device of the queries."""
 
     stacks: tuple[tuple[int, int], ...]
-    """(G, P) of each."""
+    """(G, P) of each stack."""
     rows_R: Tensor
-    """The token that each row of the stacks holds; where a segment is filled up, its last one."""
+    """The token that each row of the stacks holds; padding repeats the last token of its segment."""
     places_T: Tensor
     """The row of the stacks that holds each token."""
 
     @classmethod
     def of(cls, positions_BL: Tensor, device: torch.device) -> "Segments":
-        """Those of samples whose tokens have these positions in their documents: a 0 begins one, and so does a sample.
+        """The segments of samples, from each token's position in its document: a 0 starts one, and so does a sample.
 
-        The positions are read on the CPU, where they should be, since the stacks' sizes are plain numbers.
+        The positions should be on the CPU, because the sizes of the stacks are needed as plain numbers.
         """
         batch_size, seq_len = positions_BL.shape
         num_tokens = batch_size * seq_len
@@ -83,7 +84,7 @@ class Segments:
 
 
 def round_up(lengths: Tensor) -> Tensor:
-    """The length of the stack for each: of every eighth between two powers of two the next, and up to 16 their own."""
+    """The stack's length for each length: rounded up to an eighth of a power of two; lengths up to 16 are kept."""
     exponents = torch.frexp((lengths - 1).double()).exponent.long()  # lengths - 1 < 2^exponent
     steps = torch.ones_like(lengths) << (exponents - LENGTHS_PER_DOUBLING.bit_length()).clamp(min=0)
     return (lengths + steps - 1) // steps * steps
@@ -92,7 +93,7 @@ def round_up(lengths: Tensor) -> Tensor:
 class _Stack(torch.autograd.Function):
     """Rows of tokens to rows of stacks.
 
-    Filled-up rows come last in their segment and their outputs are dropped, so their gradients are 0 and are not added.
+    Outputs of padding are dropped, so that its gradients are 0 and need not be added.
     """
 
     @staticmethod

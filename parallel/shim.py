@@ -1,7 +1,6 @@
-"""The CPU shim: all that stands between the libraries, which expect CUDA, and a machine without it.
+"""The CPU shim: all that the libraries, which expect CUDA, need on a machine without a GPU.
 
-Imported before DeepSpeed and megatron-core. Nothing else in the project asks whether there is a GPU in order to take
-another path.
+It is imported before DeepSpeed and megatron-core. Nothing else in the project takes another path without a GPU.
 """
 
 import os
@@ -11,9 +10,9 @@ import torch
 
 
 def device_of(choice: str, local_rank: int) -> torch.device:
-    """The device that `train.device` means on this rank: "auto", "cpu" or "cuda".
+    """The device of this rank for `train.device` = "auto", "cpu" or "cuda".
 
-    Raises ValueError for cuda where there is none.
+    Raises ValueError for cuda if there is no CUDA device.
     """
     if choice == "cuda" and not torch.cuda.is_available():
         raise ValueError("train.device = cuda, but torch sees no CUDA device here: use train.device=auto")
@@ -36,9 +35,9 @@ def install(device: torch.device) -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed.ops
 
-    # Else DeepSpeed compiles a shared-memory extension when it starts, and a machine may have no compiler.
+    # Otherwise DeepSpeed compiles a shared-memory extension when it starts, and the machine may have no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    os.environ.pop("LOCAL_SIZE", None)  # the same, by another way
+    os.environ.pop("LOCAL_SIZE", None)  # it would start the same extension
     # megatron-core allocates sequence-parallel buffers on torch.cuda.current_device().
     torch.cuda.current_device = lambda: "cpu"  # type: ignore[assignment,return-value]
 

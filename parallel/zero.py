@@ -1,8 +1,8 @@
 """Data parallelism and the optimizer step: DeepSpeed's ZeRO 0 to 3 under tensor and pipeline parallelism.
 
-DeepSpeed averages gradients over dp; the loss that it is given must already hold every other factor. It clips by one
-norm over dp, tp and pp that counts a replicated parameter once, except at stage 0 in fp32, where it goes by the rank in
-tp x pp and so misses the norm gains of later pipeline ranks: there, `parallel/grad_norm.py` does it.
+DeepSpeed averages gradients over dp; the loss must already contain every other factor. It clips by one norm over dp, tp
+and pp in which a replicated parameter counts once. At stage 0 in fp32 it would leave out the norm gains of later
+pipeline ranks, so `parallel/grad_norm.py` computes that norm.
 """
 
 import logging
@@ -21,7 +21,7 @@ from foretrain.parallel.groups import Groups
 
 
 class Zero:
-    """A DeepSpeed engine around a module and torch's optimizer, and the whole fp32 state of each of its parameters.
+    """A DeepSpeed engine around a module and torch's optimizer, and access to the fp32 state of each parameter.
 
     `moments` are the names of the fp32 tensors that the optimizer keeps for each parameter.
     """
@@ -45,7 +45,7 @@ class Zero:
         self._bf16 = config.train.precision == "bf16"
         self._offloads = config.parallel.offload_optimizer
         self.optimizer = optimizer
-        with redirect_stdout(StringIO()):  # its bf16 optimizer prints memory readings that nobody asked for
+        with redirect_stdout(StringIO()):  # its bf16 optimizer prints how much memory is used
             self.engine, _, _, _ = deepspeed.initialize(
                 model=module,
                 optimizer=optimizer,
@@ -102,11 +102,11 @@ class Zero:
             return None
         return self._update()
 
-    def hold(self) -> None:
+    def accumulate_only(self) -> None:
         """Before a pipeline schedule runs: backward passes accumulate, and nothing is reduced."""
         self.engine.set_gradient_accumulation_boundary(False)
 
-    def take_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def accumulate_assigned(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add gradients that were assigned, not accumulated by autograd, to the fp32 ones.
 
         DeepSpeed does so by hooks on the accumulation; zero-bubble schedules assign weight gradients without it.
@@ -118,19 +118,19 @@ class Zero:
                 continue
             if self._places:
                 self.engine.optimizer.accumulate_hp_grads_and_remove_lp(parameter, *self._places[parameter])
-            else:  # with offload DeepSpeed's optimizer for bf16 is another one
+            else:  # with offload, DeepSpeed has another optimizer for bf16
                 self.engine.optimizer._fill_param_grad_accum_attribute(parameter)
 
     def reduce_and_update(self, tied: Collection[nn.Parameter]) -> float:
-        """After a pipeline schedule: join tied gradients, reduce over dp, clip, update; returns the gradient norm."""
+        """After a pipeline schedule: sum tied gradients, reduce over dp, clip, update. Returns the gradient norm."""
         self.engine.set_gradient_accumulation_boundary(True)
         for parameter in tied:
             dist.all_reduce(self._accumulated(parameter), group=self._groups.embedding)
-        if self._offloads:  # DeepSpeed makes them in hooks, which gradients that were assigned do not call
+        if self._offloads:  # DeepSpeed does so in hooks, which assigned gradients do not call
             self.engine.optimizer.setup_buckets()
         self.engine.allreduce_gradients()
         grad_norm = self._update()
-        for parameter in tied:  # each end has summed over dp in an order of its own: the last bits of copies may differ
+        for parameter in tied:  # each end sums over dp in its own order, so the last bits of the copies may differ
             dist.broadcast(parameter.data, group=self._groups.embedding, group_src=0)
         return grad_norm
 
@@ -147,10 +147,10 @@ class Zero:
         self.engine.step()
         return float(self.engine.get_global_grad_norm() if total is None else total)
 
-    # ---- whole state, for checkpoints; every rank of the dp group must call these together ----
+    # ---- full state, for checkpoints; all ranks of the dp group must call these together ----
 
     def get(self, parameter: nn.Parameter, key: str) -> Tensor:
-        """The whole fp32 "weight", or one of `moments`, of a module's parameter (this tp rank's slice of it)."""
+        """The fp32 "weight", or one of `moments`, of a module's parameter: all of this tp rank's shard."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         if self._stage == 0:
@@ -165,7 +165,7 @@ class Zero:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         if key == "weight":
-            # What the module computes with; the fp32 master is beside it. Without ZeRO-3 there is nothing to gather.
+            # The module's own copy; the fp32 master is set below. Without ZeRO-3 there is nothing to gather.
             with GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3):
                 parameter.data.copy_(value)
             if self._stage > 0:
@@ -176,15 +176,15 @@ class Zero:
             self.optimizer.state[parameter][key].copy_(value)
 
     def set_step(self, step: int) -> None:
-        """Tell the optimizer that `step` steps are done, for its bias correction."""
+        """Set the number of steps that the optimizer has done, for its bias correction."""
         for flat in self._flat_params():
             self.optimizer.state[flat]["step"].fill_(step)
 
     def _init_moments(self) -> None:
-        """Make the state that the optimizer makes at its first step.
+        """Make the state that the optimizer would make at its first step.
 
-        DeepSpeed (0.19) links each parameter to its part of the state once, after the first step of the first group,
-        when the state of the other groups is not there yet, and then never finds theirs.
+        DeepSpeed 0.19 links each parameter to its part of the state once, after the first step of the first group. The
+        state of the other groups does not exist then, and would never be found.
         """
         for flat in self._flat_params():
             moments = {key: torch.zeros_like(flat, memory_format=torch.preserve_format) for key in self.moments}

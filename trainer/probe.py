@@ -38,7 +38,7 @@ def make_batch(step: int, vocab_size: int, num_samples: int, seq_len: int) -> tu
 
 
 def make_positions(step: int, num_samples: int, seq_len: int) -> Tensor:
-    """Positions (B, L) in synthetic documents: samples of one document, of a few, and of many short documents."""
+    """Positions (B, L) in made-up documents: samples of one document, of few, and of many short ones."""
     generator = torch.Generator().manual_seed(2000 + step)
     begins_BL = torch.zeros(num_samples, seq_len, dtype=torch.bool)
     for sample in range(num_samples):

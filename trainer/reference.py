@@ -1,8 +1,8 @@
-"""The judge of one curve: the whole model in one process and one batch, with nothing but torch.
+"""The reference for one curve: the full model in one process and one batch, with nothing but torch.
 
-It shares the model's modules and initial weights with what it judges, and no more: no megatron-core, no DeepSpeed, no
-pipeline, no microbatches, and a loss, a clipping, a choice of what decays and an optimizer step of its own. Documents
-that share a sample are run one by one, each as a sample that begins with it.
+It shares modules, initial weights, objective and optimizer with what is compared to it. It has no megatron-core, no
+DeepSpeed, no pipeline and no micro-batches, and its own clipping, parameter groups and choice of what decays. Documents
+that share a sample run one by one, each as a sample of its own.
 """
 
 from collections.abc import Iterator

@@ -44,8 +44,8 @@ def attend(attention: Callable[..., Tensor], case: Case, positions: slice = slic
     """The output and the gradients of queries, keys and values at `positions` of one random problem."""
     generator = torch.Generator().manual_seed(0)
     heads = (case.num_heads, case.num_kv_heads, case.num_kv_heads, case.num_heads)
-    whole = [torch.randn(case.batch_size, n, 16, 8, generator=generator) for n in heads]
-    q, k, v, grad = (x[:, :, positions].contiguous() for x in whole)
+    full = [torch.randn(case.batch_size, n, 16, 8, generator=generator) for n in heads]
+    q, k, v, grad = (x[:, :, positions].contiguous() for x in full)
     inputs = [x.requires_grad_() for x in (q, k, v)]
     out = attention(*inputs, is_causal=case.is_causal)
     return [out.detach(), *torch.autograd.grad(out, inputs, grad)]

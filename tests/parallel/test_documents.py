@@ -72,7 +72,7 @@ def segments_ignored_on_the_last_stage() -> None:
 
 
 def segments_of_its_own_slice() -> None:
-    """A context-parallel rank takes its part of the positions for those of the whole sequence."""
+    """A context-parallel rank uses its part of the positions as those of the full sequence."""
     attention = ContextParallel.attention
     of = Segments.of
 

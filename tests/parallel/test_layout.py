@@ -44,7 +44,7 @@ def test_a_tensor_parallel_group_is_a_run_of_neighbouring_ranks(layout: Layout) 
         for dp in range(layout.dp):
             group = [layout.rank(pp, dp, tp) for tp in range(layout.tp)]
             assert group == list(range(group[0], group[0] + layout.tp))
-            assert group[0] % layout.tp == 0, "a node of a multiple of tp ranks holds the whole group"
+            assert group[0] % layout.tp == 0, "a node with a multiple of tp ranks holds the full group"
 
 
 @given(legal_meshes())
@@ -125,15 +125,15 @@ def test_a_layout_from_a_config_keeps_every_setting() -> None:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A setting that cannot run, the words of the message, and the mended settings that it advises."""
+    """A setting that cannot run, the words of the message, and the fixed settings that it advises."""
 
     says: tuple[str, ...]
     layout: Layout
-    mended: Layout | None = None
+    fixed: Layout | None = None
     model: dict = field(default_factory=dict)
     train: dict = field(default_factory=dict)
-    mended_model: dict = field(default_factory=dict)
-    mended_train: dict = field(default_factory=dict)
+    fixed_model: dict = field(default_factory=dict)
+    fixed_train: dict = field(default_factory=dict)
 
 
 REFUSALS = {
@@ -147,7 +147,7 @@ REFUSALS = {
         ("parallel.cp = 3", "num_heads / tp = 2", "1 or 2"), Layout(tp=2, cp=3), Layout(tp=2, cp=2), {"seq_len": 18}
     ),
     "cp and length": Refusal(
-        ("parallel.cp = 2", "model.seq_len = 15"), Layout(cp=2), model={"seq_len": 15}, mended_model={"seq_len": 16}
+        ("parallel.cp = 2", "model.seq_len = 15"), Layout(cp=2), model={"seq_len": 15}, fixed_model={"seq_len": 16}
     ),
     "width": Refusal(("parallel.tp = 2", "model.d_ff = 63", "1, 3, 7"), Layout(tp=2), Layout(tp=1), {"d_ff": 63}),
     "sp of one rank": Refusal(("parallel.sp = true", "parallel.tp = 1", "sp=false"), Layout(sp=True), Layout(sp=False)),
@@ -209,31 +209,31 @@ REFUSALS = {
     "batch that dp does not divide": Refusal(
         ("train.global_batch_size = 8", "train.micro_batch_size", "3 * 1 = 3", "use 9"),
         Layout(dp=3),
-        mended_train={"global_batch_size": 9},
+        fixed_train={"global_batch_size": 9},
     ),
     "batch smaller than one pass": Refusal(
         ("train.global_batch_size = 1", "train.micro_batch_size", "2 * 2 = 4", "use 4"),
         Layout(dp=2),
         train={"global_batch_size": 1, "micro_batch_size": 2},
-        mended_train={"global_batch_size": 4},
+        fixed_train={"global_batch_size": 4},
     ),
     "few microbatches for 1f1b": Refusal(
         ("parallel.schedule = 1f1b", "parallel.pp = 4", "train.global_batch_size=16", "train.micro_batch_size"),
         Layout(dp=2, pp=4),
         train={"micro_batch_size": 2},
-        mended_train={"global_batch_size": 16},
+        fixed_train={"global_batch_size": 16},
     ),
     "few microbatches for zbv": Refusal(
         ("parallel.schedule = zbv", "2 * parallel.pp = 4", "train.global_batch_size=16", "train.micro_batch_size"),
         Layout(dp=2, pp=2, vpp=2, schedule="zbv"),
         train={"micro_batch_size": 2},
-        mended_train={"global_batch_size": 16},
+        fixed_train={"global_batch_size": 16},
     ),
     "odd microbatches for interleaved": Refusal(
         ("parallel.schedule = interleaved_zb", "parallel.pp = 2", "train.global_batch_size=12"),
         Layout(dp=2, pp=2, vpp=2, schedule="interleaved_zb"),
         train={"global_batch_size": 10},
-        mended_train={"global_batch_size": 12},
+        fixed_train={"global_batch_size": 12},
     ),
     "no masters": Refusal(
         ("parallel.zero_stage = 0", "train.precision = bf16", "parallel.zero_stage=1"),
@@ -252,10 +252,10 @@ def test_a_refusal_names_the_keys_and_following_its_advice_is_accepted(case: Ref
     message = str(refused.value)
     assert "\n" not in message, "one reason, one line"
     assert [words for words in case.says if words not in message] == []
-    check(case.mended or case.layout, replace(model, **case.mended_model), replace(train, **case.mended_train))
+    check(case.fixed or case.layout, replace(model, **case.fixed_model), replace(train, **case.fixed_train))
 
 
-def test_every_reason_is_told_at_once() -> None:
+def test_a_refusal_has_every_reason_at_once() -> None:
     with pytest.raises(LayoutError) as refused:
         check(Layout(dp=3, tp=3, pp=8, zero_stage=3), MODEL, TRAIN)
     keys = ("num_heads", "d_ff", "num_kv_heads", "num_layers", "zero_stage", "global_batch_size")
@@ -320,7 +320,7 @@ def test_check_passes_exactly_the_layouts_that_divide_the_work(
     if layout.cp > 1:
         is_even = is_even and model.num_heads // layout.tp % layout.cp == 0 and model.seq_len % layout.cp == 0
     is_split = not layout.sp or (layout.tp > 1 and model.seq_len % (layout.tp * layout.cp) == 0)
-    is_whole = rest == 0 and rest_of_rank == 0
+    is_divisible = rest == 0 and rest_of_rank == 0
     is_scheduled = layout.vpp == 1
     if layout.pp > 1:
         is_scheduled = {
@@ -332,7 +332,7 @@ def test_check_passes_exactly_the_layouts_that_divide_the_work(
     has_layers = model.num_layers >= layout.pp * layout.vpp
     has_zero = layout.zero_stage < 2 or layout.pp == 1
     has_masters = layout.zero_stage > 0 or train.precision == "fp32"
-    facts = [is_even, is_split, is_whole, is_scheduled, has_layers, has_zero, has_masters]
+    facts = [is_even, is_split, is_divisible, is_scheduled, has_layers, has_zero, has_masters]
     assert passed == all(facts), facts
     if passed:
         assert layout.num_microbatches(train) == num_microbatches > 0

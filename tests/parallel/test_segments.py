@@ -179,7 +179,7 @@ def test_a_sample_that_is_one_document_is_plain_causal_attention_bitwise() -> No
 
 
 def largest_allocation_bytes(attention: Callable[..., Tensor], problem: list[Tensor], positions_BL: Tensor) -> int:
-    """Of one forward and backward pass, inside of kernels too."""
+    """The largest allocation of one forward and backward pass, kernels included."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         with_gradients(attention, problem, positions_BL)
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None

@@ -60,9 +60,9 @@ def test_its_states_are_saved_and_it_resumes_bitwise(tmp_path: Path, corpus: Pat
         ranks(2, train_rank, run)
         return [record["loss"] for record in read_metrics(run.run_dir / METRICS_FILE)]
 
-    whole = losses("whole")
+    full = losses("full")
     losses("parts", stop_after=2)
-    assert losses("parts") == whole and len(whole) == 6
+    assert losses("parts") == full and len(full) == 6
 
 
 @pytest.mark.parametrize("parametrization", ["mup", "completep"])
