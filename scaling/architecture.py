@@ -1,8 +1,10 @@
 """The traits of a config that small models must share with a large one, so that evidence from them holds for it."""
 
+from dataclasses import asdict
 from typing import Any
 
 from foretrain.configs.model import ModelConfig
+from foretrain.configs.objective import ObjectiveConfig
 from foretrain.configs.schema import Config
 
 
@@ -17,6 +19,7 @@ def architecture(config: Config) -> dict[str, Any]:
         "parametrization": config.mup.parametrization,
         "optimizer": config.optimizer.kind,
         # None for the default, as in the files that older versions wrote.
+        "objective": None if config.objective == ObjectiveConfig() else asdict(config.objective),
         "attention": None if model.attention == ModelConfig.attention else model.attention,
         "feed_forward": None if model.feed_forward == ModelConfig.feed_forward else model.feed_forward,
         "norm": model.norm,
