@@ -36,9 +36,10 @@ class Engine:
     """Trains this rank's stages of a model.
 
     `stages` are modules from tokens or activations to activations or logits. They also take `positions` if a batch has
-    them, and `loss_scale` if they have an attribute `takes_loss_scale` that is true: layers then have losses of their
-    own, to be multiplied by it. `token_losses(logits, targets)` gives the loss of each position (0 where the target is
-    IGNORE).
+    them. If their `takes_loss_scale` is true, they also take `loss_scale`: their backward pass adds the gradient of
+    losses of their own, sums over the rank's tokens, times that scale. `token_losses(logits, targets)` gives the loss
+    of each position (0 where the target is IGNORE).
+
     `optimizer` holds the stages' parameters, and keeps the fp32 tensors named `moments` for each of them. `tied` are
     the parameters that another stage holds too, and whose gradients are summed.
     """
@@ -75,6 +76,7 @@ class Engine:
         if groups.layout.pp > 1:
             num_microbatches = groups.layout.num_microbatches(config.train)
             self._pipeline = Pipeline(groups, stages, num_microbatches, self._loss, self.zero.accumulate_assigned)
+        self._takes_loss_scale = any(getattr(stage, "takes_loss_scale", False) for stage in stages)
         self._holds_loss = self._pipeline is None or self._pipeline.holds_last
 
     def train_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> StepResult:
@@ -141,7 +143,7 @@ class Engine:
     def _for_stages(self, positions_BL: Tensor | None, loss_scale: float | None = None) -> dict[str, Any]:
         """What every stage is called with, beside its input."""
         keywords: dict[str, Any] = {} if positions_BL is None else {"positions": positions_BL}
-        if loss_scale is not None and any(getattr(stage, "takes_loss_scale", False) for stage in self.stages):
+        if loss_scale is not None and self._takes_loss_scale:
             keywords["loss_scale"] = loss_scale
         return keywords
 
@@ -153,9 +155,6 @@ class Engine:
             rows = slice(first, first + self._micro_batch_size)
             keywords = {name: x[rows] if isinstance(x, Tensor) else x for name, x in for_stages.items()}
             yield tokens_BL[rows], targets_BL[rows], keywords
-
-    def _stage_arguments(self, scale: float) -> dict[str, float]:
-        return {"loss_scale": scale} if self._takes_loss_scale else {}
 
     def _loss(self, logits: Tensor, targets_BL: Tensor, scale: float) -> Tensor:
         return self._token_losses(logits, targets_BL).sum() * scale

@@ -1,6 +1,6 @@
 """Pipeline stages and schedules, by torch.distributed.pipelining."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import torch

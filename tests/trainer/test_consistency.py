@@ -130,7 +130,7 @@ def messages(run: Run, faults: list[Fault]) -> list[str]:
             reported.append(message(trainer))
         trainer.consistency.check(NUM_STEPS, NUM_STEPS * SAMPLES)
     destroy_groups()
-    return told
+    return reported
 
 
 def message(trainer: Trainer) -> str:
