@@ -94,7 +94,7 @@ def test_the_time_left_counts_processes() -> None:
     assert lines[1] == "2/2  dp=3 tp=1 pp=1 zero=1 fp32: same, 2.0 s, none left"
 
 
-def test_documents_that_share_a_sample_are_proven_too() -> None:
+def test_documents_that_share_a_sample_are_verified_too() -> None:
     config = load("runs/gpt2_124m_a100")
     config = replace(config, data=replace(config.data, packing="best_fit"))
     plan = make_plan(config, [Layout(cp=2)], num_steps=2)
@@ -116,6 +116,7 @@ def plans_of_one(draw: st.DrawFn) -> VerifyPlan:
     return make_plan(config, [trial.layout], num_steps=2)
 
 
+@pytest.mark.long
 @settings(max_examples=4, deadline=None)
 @given(plans_of_one())
 def test_any_layout_that_is_not_refused_has_the_curve_of_one_process(plan: VerifyPlan) -> None:

@@ -1,4 +1,4 @@
-"""A coordinate check passes for what is sound and can fail: bugs of a parametrization, planted one by one, are seen."""
+"""A coordinate check passes for correct parametrizations, and finds bugs that are planted one by one."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,50 +48,57 @@ def over_depths(*overrides: str) -> CoordCheckPlan:
     return replace(plan, ladders=plan.ladders[1:])
 
 
-def seen(plan: CoordCheckPlan, measure: Callable | None = None) -> CoordCheckVerdict:
+def verdict_of(plan: CoordCheckPlan, measure: Callable | None = None) -> CoordCheckVerdict:
     target = MEASURE if measure is None else f"{measure.__module__}:{measure.__name__}"
     return check(plan, progress_of(plan, Console(quiet=True)), target)[1]
 
 
-@pytest.mark.parametrize("traits", [[], GPT2, GROUPED], ids=["llama", "gpt2", "grouped"])
+@pytest.mark.parametrize(
+    "traits",
+    [[], pytest.param(GPT2, marks=pytest.mark.long), pytest.param(GROUPED, marks=pytest.mark.long)],
+    ids=["llama", "gpt2", "grouped"],
+)
 def test_mup_passes_over_widths(traits: list[str]) -> None:
-    assert seen(over_widths(*traits)).problems == ()
+    assert verdict_of(over_widths(*traits)).problems == ()
 
 
-@pytest.mark.parametrize("traits", [[], GPT2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("traits", [[], pytest.param(GPT2, marks=pytest.mark.long)], ids=["llama", "gpt2"])
 def test_completep_passes_over_depths(traits: list[str]) -> None:
-    assert seen(over_depths(*traits)).problems == ()
+    assert verdict_of(over_depths(*traits)).problems == ()
 
 
+@pytest.mark.long
 def test_completep_passes_over_widths() -> None:
-    assert seen(over_widths("mup.parametrization=completep", "mup.base.num_layers=1")).problems == ()
+    assert verdict_of(over_widths("mup.parametrization=completep", "mup.base.num_layers=1")).problems == ()
 
 
+@pytest.mark.long
 def test_the_standard_parametrization_fails_over_widths() -> None:
-    assert not seen(over_widths("mup.parametrization=standard")).passed
+    assert not verdict_of(over_widths("mup.parametrization=standard")).passed
 
 
+@pytest.mark.long
 def test_mup_of_widths_alone_fails_over_depths() -> None:
-    assert not seen(over_depths("mup.parametrization=mup")).passed
+    assert not verdict_of(over_depths("mup.parametrization=mup")).passed
 
 
 @pytest.mark.parametrize(
     ("bug", "blamed"),
     [
         (bugs.hidden_lr_not_scaled, "blocks.0.attn.q changes as width^"),
-        (bugs.hidden_lr_by_the_root, "blocks.0.attn.q changes as width^"),
-        (bugs.logits_not_multiplied, "logits grows as width^"),
-        (bugs.logits_multiplied_twice, "logits changes as width^-"),
-        (bugs.hidden_init_not_scaled, "blocks.0.attn.q grows as width^"),
+        pytest.param(bugs.hidden_lr_by_the_root, "blocks.0.attn.q changes as width^", marks=pytest.mark.long),
+        pytest.param(bugs.logits_not_multiplied, "logits grows as width^", marks=pytest.mark.long),
+        pytest.param(bugs.logits_multiplied_twice, "logits changes as width^-", marks=pytest.mark.long),
+        pytest.param(bugs.hidden_init_not_scaled, "blocks.0.attn.q grows as width^", marks=pytest.mark.long),
         (bugs.one_init_not_scaled, "blocks.1.mlp.down grows as width^"),
-        (bugs.embedding_lr_scaled, "embed changes as width^-"),
-        (bugs.gain_lr_scaled, "blocks.0.attn_norm.weight changes as width^-"),
-        (bugs.head_lr_by_the_root, "head.weight changes as width^-0.5"),
+        pytest.param(bugs.embedding_lr_scaled, "embed changes as width^-", marks=pytest.mark.long),
+        pytest.param(bugs.gain_lr_scaled, "blocks.0.attn_norm.weight changes as width^-", marks=pytest.mark.long),
+        pytest.param(bugs.head_lr_by_the_root, "head.weight changes as width^-0.5", marks=pytest.mark.long),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_a_planted_bug_is_seen_and_the_module_named(bug: Callable, blamed: str) -> None:
-    verdict = seen(over_widths(), bug)
+def test_a_planted_bug_is_found_and_its_module_is_named(bug: Callable, blamed: str) -> None:
+    verdict = verdict_of(over_widths(), bug)
     assert not verdict.passed
     assert verdict.problems[0].startswith(f"look here first: {blamed}"), verdict.problems
 
@@ -99,35 +106,42 @@ def test_a_planted_bug_is_seen_and_the_module_named(bug: Callable, blamed: str) 
 LARGE_EPS = ["optimizer.eps=0.01", "optimizer.clip_norm=0"]
 
 
-def test_an_eps_that_is_not_scaled_is_seen_where_eps_matters() -> None:
-    assert seen(over_widths(*LARGE_EPS)).problems == ()
-    assert not seen(over_widths(*LARGE_EPS), bugs.eps_not_scaled).passed
+@pytest.mark.long
+def test_an_eps_that_is_not_scaled_is_found_if_eps_is_large() -> None:
+    assert verdict_of(over_widths(*LARGE_EPS)).problems == ()
+    assert not verdict_of(over_widths(*LARGE_EPS), bugs.eps_not_scaled).passed
 
 
-def test_a_ratio_of_another_axis_is_seen_where_axes_widen_differently() -> None:
+@pytest.mark.long
+def test_a_ratio_of_another_axis_is_found_if_axes_grow_differently() -> None:
     sound = over_widths("mup.base.d_ff=192")
     plan = OtherProportions(**vars(sound))
-    assert seen(plan).problems == ()
-    verdict = seen(plan, bugs.ratio_of_another_axis)
+    assert verdict_of(plan).problems == ()
+    verdict = verdict_of(plan, bugs.ratio_of_another_axis)
     assert "blocks.0.mlp.down" in verdict.problems[0]
 
 
 @pytest.mark.parametrize(
     "bug",
-    [bugs.residual_multiplier_missing, bugs.residual_multiplier_by_the_root, bugs.depth_counted_twice],
+    [
+        bugs.residual_multiplier_missing,
+        pytest.param(bugs.residual_multiplier_by_the_root, marks=pytest.mark.long),
+        pytest.param(bugs.depth_counted_twice, marks=pytest.mark.long),
+    ],
     ids=lambda bug: bug.__name__,
 )
-def test_a_planted_bug_of_depth_is_seen(bug: Callable) -> None:
-    assert not seen(over_depths(), bug).passed
+def test_a_planted_bug_of_depth_is_found(bug: Callable) -> None:
+    assert not verdict_of(over_depths(), bug).passed
 
 
-def test_what_the_help_says_is_not_seen_is_not() -> None:
+@pytest.mark.long
+def test_a_wrong_scale_of_attention_is_not_found_as_the_help_says() -> None:
     sound = over_widths("mup.base.num_heads=4", "mup.base.head_dim=16")
-    assert seen(WiderHeads(**vars(sound)), bugs.attention_by_the_root).passed
+    assert verdict_of(WiderHeads(**vars(sound)), bugs.attention_by_the_root).passed
 
 
 def first_steps(layout: Layout | None = None) -> CoordCheckVerdict:
-    return seen(replace(over_widths(layout=layout), num_steps=1, ladders=NARROW))
+    return verdict_of(replace(over_widths(layout=layout), num_steps=1, ladders=NARROW))
 
 
 NARROW = (Ladder("width", (Rung(64, 2), Rung(128, 2))),)
@@ -138,7 +152,15 @@ def alone() -> CoordCheckVerdict:
     return first_steps()
 
 
-@pytest.mark.parametrize("layout", [Layout(tp=2, sp=True), Layout(pp=2), Layout(dp=2, zero_stage=3)], ids=str)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(tp=2, sp=True),
+        pytest.param(Layout(pp=2), marks=pytest.mark.long),
+        pytest.param(Layout(dp=2, zero_stage=3), marks=pytest.mark.long),
+    ],
+    ids=str,
+)
 def test_slopes_are_the_same_under_every_layout(layout: Layout, alone: CoordCheckVerdict) -> None:
     spread = first_steps(layout)
     assert [slope.module for slope in spread.slopes] == [slope.module for slope in alone.slopes]

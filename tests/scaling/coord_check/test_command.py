@@ -39,7 +39,7 @@ def test_a_sound_config_exits_with_0_and_leaves_a_record_and_a_picture(tmp_path:
 
 
 def test_the_standard_parametrization_exits_with_1_and_says_what_is_wrong(tmp_path: Path) -> None:
-    result = invoke("runs/dry_run", *SMALL, "--steps", "1", "--out", str(tmp_path))
+    result = invoke("runs/dry_run", *SMALL, "--seeds", "1", "--steps", "1", "--out", str(tmp_path))
     assert result.exit_code == 1, result.output
     assert "look here first: blocks.0.attn.q grows as width^" in result.stdout
     assert "is its initial variance divided by fan-in" in result.stdout

@@ -113,7 +113,7 @@ def test_nothing_is_run_twice(corpus: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "every", "at_least"),
-    [({"over": ("optimizer.lr=2^-6",)}, 3, 7), ({"search": "halving"}, 61, 2)],
+    [({"over": ("optimizer.lr=2^-6",)}, 3, 7), pytest.param({"search": "halving"}, 61, 2, marks=pytest.mark.long)],
     ids=["grid", "halving"],
 )
 def test_killed_at_any_touch_of_its_files_it_goes_on_to_the_same_bytes(
@@ -243,9 +243,9 @@ def test_a_best_value_at_the_edge_of_what_was_tried_is_called_so(corpus: Path, t
 @pytest.mark.parametrize(
     "asked",
     [
-        {"widths": (64, 128)},
+        pytest.param({"widths": (64, 128)}, marks=pytest.mark.long),
         {"depths": (1, 2)},
-        {"widths": (64, 128), "depths": (1, 2, 4, 8), "seeds": (0, 1)},
+        pytest.param({"widths": (64, 128), "depths": (1, 2, 4, 8), "seeds": (0, 1)}, marks=pytest.mark.long),
         {"over": ("optimizer.lr=1e-3,2e-3", "optimizer.weight_decay=0..0.2:0.1")},
         {"over": ("optimizer.beta1=0..0.9:0.3",)},
     ],

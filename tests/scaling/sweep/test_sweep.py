@@ -72,7 +72,7 @@ def test_a_sweep_leaves_a_result_for_each_trial_in_the_order_of_the_plan(whole: 
     assert "2^-6" in whole.out and "4 of 4 trials" in whole.out
 
 
-def test_a_trial_is_the_folder_of_a_run(whole: Ended, folder: Path) -> None:
+def test_a_trial_has_a_run_folder(whole: Ended, folder: Path) -> None:
     for line in results(folder / "sweeps/whole"):
         run = folder / "sweeps/whole" / TRIALS / line["trial"][:16]
         records = read_metrics(run / METRICS_FILE)
@@ -83,7 +83,7 @@ def test_a_trial_is_the_folder_of_a_run(whole: Ended, folder: Path) -> None:
         assert config.train.seed == config.data.seed == line["seed"]
 
 
-def test_killed_in_the_middle_and_run_again_it_ends_with_the_same_bytes(whole: Ended, folder: Path) -> None:
+def test_a_sweep_that_is_killed_and_run_again_ends_with_the_same_bytes(whole: Ended, folder: Path) -> None:
     out, more = folder / "sweeps/killed", ("--seeds", "0,1", "train.checkpoint_every=3")
     process = start("sweep", "tiny.yaml", "--out", "sweeps/killed", *TWO_RATES, *more, cwd=folder)
     try:
@@ -118,7 +118,8 @@ def interrupted(out: Path, after_steps: int) -> Iterator[None]:
         thread.join()
 
 
-def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(whole: Ended, folder: Path) -> None:
+@pytest.mark.long
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(whole: Ended, folder: Path) -> None:
     out, command = folder / "sweeps/stopped", ("--seeds", "0,1", *TWO_RATES)
     before = set(psutil.Process().children(recursive=True))
     with interrupted(out, after_steps=2 * NUM_STEPS + 4):
@@ -133,7 +134,8 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(whole: Ended, fo
     assert (out / RESULTS_FILE).read_bytes() == (folder / "sweeps/whole" / RESULTS_FILE).read_bytes()
 
 
-def test_another_sweep_in_the_same_folder_takes_what_is_there(whole: Ended, folder: Path) -> None:
+@pytest.mark.long
+def test_another_sweep_in_the_same_folder_uses_the_results_that_exist(whole: Ended, folder: Path) -> None:
     shutil.copytree(folder / "sweeps/whole", folder / "sweeps/grown")
     other = sweep(folder, "sweeps/grown", "--over", "optimizer.lr=2^-8,2^-6", "train.log_every=1")
     assert other.status == EXIT_DONE
@@ -144,7 +146,7 @@ def test_another_sweep_in_the_same_folder_takes_what_is_there(whole: Ended, fold
     assert found[1] == before[2]
 
 
-def test_to_diverge_is_a_result_and_ends_a_trial_early(folder: Path) -> None:
+def test_a_trial_that_diverges_has_a_result_and_ends_early(folder: Path) -> None:
     arguments = ("--over", "optimizer.lr=1e6", "train.num_tokens=2e6", "optimizer.clip_norm=0")
     ended = sweep(folder, "sweeps/diverged", *arguments)
     assert ended.status == EXIT_DONE, ended.err
@@ -211,7 +213,9 @@ def test_a_trial_of_several_ranks_runs_by_itself_and_finds_that_it_has_ended(who
         (["--over", "optimizer.lr=1", "data.path=nowhere"], "there is no corpus at nowhere"),
     ],
 )
-def test_what_cannot_run_is_told_before_anything_is_made(arguments: list[str], says: str, folder: Path) -> None:
+def test_a_sweep_that_cannot_run_is_refused_before_a_file_is_written(
+    arguments: list[str], says: str, folder: Path
+) -> None:
     told = sweep(folder, "sweeps/refused", *arguments)
     assert_told(told, says, num_lines=3)
     assert not (folder / "sweeps/refused").exists()
