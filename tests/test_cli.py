@@ -1,4 +1,4 @@
-"""The command line: bad input is told in a line that says what to change, and the examples of the help work."""
+"""The command line: bad input is reported in a line that says what to change, and the examples of the help work."""
 
 import json
 import shlex
@@ -74,26 +74,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 
 
 @pytest.mark.parametrize("line", BAD_INPUT)
-def test_bad_input_is_told_with_what_to_change_and_leaves_nothing(line: str, folder: Path) -> None:
+def test_bad_input_is_reported_with_what_to_change_and_leaves_no_file(line: str, folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     assert_told(called(*shlex.split(line), cwd=folder), *BAD_INPUT[line])
     assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("line", ["prepare nowhere", "train tiny.yaml parallel.tp=4"])
-def test_the_real_process_tells_bad_input_on_stderr_alone(line: str, folder: Path) -> None:
+def test_the_real_process_reports_bad_input_on_stderr_only(line: str, folder: Path) -> None:
     assert_told(foretrain(*line.split(), cwd=folder), *BAD_INPUT[line])
 
 
-def test_all_that_is_wrong_with_a_layout_is_told_at_once(folder: Path) -> None:
-    told = called("train", "tiny.yaml", "parallel.tp=4", "parallel.vpp=2", "train.global_batch_size=6", cwd=folder)
-    assert_told(told, "parallel.tp = 4", "parallel.vpp = 2", "global_batch_size = 6", num_lines=3)
+def test_everything_wrong_with_a_layout_is_reported_at_once(folder: Path) -> None:
+    ended = called("train", "tiny.yaml", "parallel.tp=4", "parallel.vpp=2", "train.global_batch_size=6", cwd=folder)
+    assert_told(ended, "parallel.tp = 4", "parallel.vpp = 2", "global_batch_size = 6", num_lines=3)
 
 
-def test_half_a_launchers_environment_is_refused(folder: Path) -> None:
-    told = called("train", "tiny.yaml", cwd=folder, RANK="0", WORLD_SIZE="2")
+def test_an_incomplete_launcher_environment_is_refused(folder: Path) -> None:
+    ended = called("train", "tiny.yaml", cwd=folder, RANK="0", WORLD_SIZE="2")
     words = ("RANK is set", "not LOCAL_RANK, MASTER_ADDR, MASTER_PORT", "unset RANK")
-    assert_told(told, *words, status=EXIT_CONFIG)
+    assert_told(ended, *words, status=EXIT_CONFIG)
 
 
 @pytest.fixture
@@ -109,13 +109,15 @@ def as_a_rank(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 AS_A_RANK = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
-def test_a_launcher_is_told_never_to_start_a_bad_config_again(folder: Path, as_a_rank: dict[str, str]) -> None:
-    told = called("train", "tiny.yaml", "model.num_heads=3", cwd=folder, **as_a_rank)
-    assert_told(told, "num_heads", status=EXIT_CONFIG)
+def test_the_exit_status_of_a_bad_config_stops_a_launcher_from_restarting_it(
+    folder: Path, as_a_rank: dict[str, str]
+) -> None:
+    ended = called("train", "tiny.yaml", "model.num_heads=3", cwd=folder, **as_a_rank)
+    assert_told(ended, "num_heads", status=EXIT_CONFIG)
 
 
 @pytest.mark.parametrize("place", [train.Place(), train.Place(rank=0, world_size=2)])
-def test_who_waited_for_the_folder_goes_on_from_where_the_other_one_ended(
+def test_a_process_that_waited_for_the_folder_resumes_where_the_other_one_ended(
     place: train.Place, folder: Path, tmp_path: Path, as_a_rank: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
@@ -143,7 +145,7 @@ def test_who_waited_for_the_folder_goes_on_from_where_the_other_one_ended(
             pass
 
 
-def test_a_launcher_may_start_again_what_another_process_was_in_the_way_of(
+def test_the_exit_status_of_a_locked_folder_lets_a_launcher_restart(
     folder: Path, as_a_rank: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "LOCK_WAIT_S", 0.0)
@@ -154,17 +156,17 @@ def test_a_launcher_may_start_again_what_another_process_was_in_the_way_of(
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         told = called("train", "tiny.yaml", cwd=folder, **as_a_rank)
         holder.kill()
-    assert_told(told, f"in use by process {holder.pid}", status=EXIT_FAILED)
+    assert_told(ended, f"in use by process {holder.pid}", status=EXIT_FAILED)
 
 
-def test_a_traceback_is_there_for_who_asks_for_it(folder: Path) -> None:
+def test_a_traceback_is_shown_if_it_is_asked_for(folder: Path) -> None:
     with pytest.raises(ValueError, match="no config file"):
         called("train", "nope.yaml", cwd=folder, FORETRAIN_TRACEBACK="1")
 
 
 def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
-    told = called("prepare", "empty.txt", cwd=tmp_path)
+    ended = called("prepare", "empty.txt", cwd=tmp_path)
     assert told.status == EXIT_BAD_INPUT
     assert told.err.splitlines()[-1] == "error: the corpus is empty: all 1 files of empty.txt are without text"
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
@@ -179,7 +181,7 @@ def damaged(corpus: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("cut_bytes", [1, 1024, 20_000])
-def test_a_shard_that_is_cut_stops_train_before_it_starts(cut_bytes: int, damaged: Path) -> None:
+def test_a_truncated_shard_stops_train_before_it_starts(cut_bytes: int, damaged: Path) -> None:
     shard = damaged / "corpus/train-000000.tar"
     shard.write_bytes(shard.read_bytes()[:-cut_bytes])
     assert_told(called("train", "tiny.yaml", cwd=damaged), "corpus/train-000000.tar", "copy the file again")
@@ -191,7 +193,7 @@ def test_a_shard_that_is_altered_is_found_by_verify(damaged: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[len(data) // 3] ^= 1
     shard.write_bytes(data)
-    told = called("data", "verify", "corpus", cwd=damaged)
+    ended = called("data", "verify", "corpus", cwd=damaged)
     assert told.status == EXIT_BAD_INPUT
     assert "error: corpus/train-000000.tar has other bytes than were written (SHA-256): copy the file again" in told.err
 
@@ -213,7 +215,7 @@ def test_a_pipe_that_closes_leaves_no_traceback(folder: Path) -> None:
     assert "Exception" not in ended.stderr
 
 
-def test_no_file_takes_the_place_of_a_closed_stream_here_or_in_ranks(tmp_path: Path) -> None:
+def test_no_file_replaces_a_closed_stream_in_the_command_or_its_ranks(tmp_path: Path) -> None:
     code = (
         "import foretrain, os; foretrain._mend_streams(); file = open('told', 'w');"
         "print(file.fileno() > 2, *(os.get_inheritable(fd) for fd in range(3)), file=file)"

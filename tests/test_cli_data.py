@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 
 
 @pytest.mark.parametrize("line", BAD_INPUT)
-def test_bad_input_is_told_with_what_to_change_and_leaves_nothing(line: str, folder: Path) -> None:
+def test_bad_input_is_reported_with_what_to_change_and_leaves_no_file(line: str, folder: Path) -> None:
     before = files_in(folder)
     assert_told(called(*shlex.split(line), cwd=folder), *BAD_INPUT[line])
     assert files_in(folder) == before
@@ -105,7 +105,7 @@ def test_a_corpus_behind_a_url_is_a_target_too(folder: Path, tmp_path: Path) -> 
     assert source == {**expected, "path": url}
 
 
-def test_every_source_of_a_config_is_verified_once_and_all_faults_told(folder: Path, tmp_path: Path) -> None:
+def test_every_source_of_a_config_is_verified_once_and_all_faults_are_reported(folder: Path, tmp_path: Path) -> None:
     for name in ("corpus", "copy", "mix.yaml"):
         (shutil.copytree if (folder / name).is_dir() else shutil.copy)(folder / name, tmp_path / name)
     sound = called("data", "verify", "mix.yaml", cwd=tmp_path)
@@ -119,7 +119,7 @@ def test_every_source_of_a_config_is_verified_once_and_all_faults_told(folder: P
         data = bytearray(shard.read_bytes())
         data[len(data) // 3] ^= 1
         shard.write_bytes(data)
-    told = called("data", "verify", "mix.yaml", cwd=tmp_path)
+    ended = called("data", "verify", "mix.yaml", cwd=tmp_path)
     assert (told.status, told.out) == (EXIT_BAD_INPUT, "")
     for name in ("corpus", "copy"):
         assert f"{name}/train-000000.tar has other bytes than were written" in told.err
@@ -142,7 +142,7 @@ def test_stats_are_shown_and_written(folder: Path, tmp_path: Path) -> None:
     assert json.loads(on_stdout.out) == written
 
 
-def test_peek_shows_as_many_samples_as_it_is_asked_for(folder: Path) -> None:
+def test_peek_shows_the_requested_number_of_samples(folder: Path) -> None:
     ended = called("data", "peek", "mix.yaml", "7", "--count", "3", cwd=folder)
     assert ended.status == 0
     assert [f"-- global sample {g}:" in ended.out for g in range(6, 11)] == [False, True, True, True, False]

@@ -1,4 +1,4 @@
-"""Runs from the command line, in real processes: their record, Ctrl-C, two at once, and text from what was learnt."""
+"""Runs from the command line, in real processes: their record, Ctrl-C, two at once, and generated text."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def curve(run_dir: Path) -> list[tuple[int, float, float]]:
     return [(record["step"], record["loss"], record["grad_norm"]) for record in records if record["kind"] == "train"]
 
 
-def test_a_run_leaves_its_whole_record(whole: Ended, folder: Path) -> None:
+def test_a_run_leaves_its_full_record(whole: Ended, folder: Path) -> None:
     assert (whole.status, whole.err) == (0, "")
     lines = whole.out.splitlines()
     assert lines[0] == f"runs/whole: dp=2 tp=1 pp=1 zero=1, {NUM_STEPS} steps, from the start"
@@ -75,7 +75,7 @@ def test_a_complete_run_says_so_and_shows_its_end_again_in_whatever_encoding(who
     assert curve(folder / "runs/whole") == before
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_curve(whole: Ended, folder: Path) -> None:
+def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes_the_same_curve(whole: Ended, folder: Path) -> None:
     command, run_dir = ("train", "tiny.yaml", "run_dir=runs/stopped"), folder / "runs/stopped"
     process = start(*command, cwd=folder)
     try:
@@ -116,7 +116,7 @@ def wait_for_a_step(process: "subprocess.Popen[str]", metrics: Path) -> None:
         time.sleep(0.01)
 
 
-def test_generate_prints_the_prompt_and_what_follows_and_a_seed_is_a_text(whole: Ended, folder: Path) -> None:
+def test_generate_prints_the_prompt_and_its_continuation_which_a_seed_determines(whole: Ended, folder: Path) -> None:
     arguments = ["generate", "runs/whole", "--prompt", "日本 7 plus", "--num-tokens", "12", "--seed", "3"]
     first = foretrain(*arguments, cwd=folder)
     assert (first.status, first.err) == (0, "")
@@ -126,7 +126,7 @@ def test_generate_prints_the_prompt_and_what_follows_and_a_seed_is_a_text(whole:
     assert again.out == first.out != other.out
 
 
-def test_generate_needs_nothing_but_the_run(whole: Ended, folder: Path, tmp_path: Path) -> None:
+def test_generate_needs_only_the_run_folder(whole: Ended, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "runs/whole", tmp_path / "moved")
     arguments = ("--prompt", "7 plus", "--seed", "3")
     here, moved = (
@@ -137,14 +137,14 @@ def test_generate_needs_nothing_but_the_run(whole: Ended, folder: Path, tmp_path
 
 
 def test_a_resume_with_a_changed_config_is_refused(whole: Ended, folder: Path) -> None:
-    told = called("train", "tiny.yaml", "optimizer.lr=0.5", "train.seed=1", cwd=folder)
-    assert_told(told, "optimizer.lr: 0.001 -> 0.5", "train.seed: 0 -> 1", "another run_dir", num_lines=4)
+    ended = called("train", "tiny.yaml", "optimizer.lr=0.5", "train.seed=1", cwd=folder)
+    assert_told(ended, "optimizer.lr: 0.001 -> 0.5", "train.seed: 0 -> 1", "another run_dir", num_lines=4)
 
 
-def test_a_complete_run_without_its_record_is_told(whole: Ended, folder: Path) -> None:
+def test_a_complete_run_without_its_metrics_is_reported(whole: Ended, folder: Path) -> None:
     shutil.copytree(folder / "runs/whole", folder / "runs/spoiled")
     (folder / "runs/spoiled" / METRICS_FILE).unlink()
-    told = called("train", "tiny.yaml", "run_dir=runs/spoiled", cwd=folder)
+    ended = called("train", "tiny.yaml", "run_dir=runs/spoiled", cwd=folder)
     assert told.status == EXIT_BAD_INPUT
     assert f"runs/spoiled/{METRICS_FILE} (No such file or directory)" in told.err
 
@@ -156,5 +156,7 @@ def test_a_complete_run_without_its_record_is_told(whole: Ended, folder: Path) -
         (["--checkpoint", "runs/whole"], "runs/whole holds no finished checkpoint"),
     ],
 )
-def test_generate_refuses_what_it_cannot_use(options: list[str], words: str, whole: Ended, folder: Path) -> None:
+def test_generate_refuses_arguments_that_it_cannot_use(
+    options: list[str], words: str, whole: Ended, folder: Path
+) -> None:
     assert_told(called("generate", "runs/whole", *options, cwd=folder), words)

@@ -1,4 +1,4 @@
-"""Faults of composed parallelism, each planted in the processes of a trial: what `foretrain verify` must see.
+"""Faults of composed parallelism, each planted in the processes of a trial, which `foretrain verify` must find.
 
 Each is a probe that ranks run by its name, as `probe` of trainer/probe.py, after it has broken something.
 """

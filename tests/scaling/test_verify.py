@@ -66,7 +66,7 @@ def test_a_layout_with_another_curve_exits_with_1(monkeypatch: pytest.MonkeyPatc
         (["runs/dry_run", "--precision", "fp16"], "--precision fp16: use one of fp32, bf16, both"),
     ],
 )
-def test_what_cannot_run_exits_with_2_before_a_process_starts(
+def test_bad_arguments_exit_with_2_before_a_process_starts(
     arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(run, "call_local")

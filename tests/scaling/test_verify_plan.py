@@ -1,4 +1,4 @@
-"""What a verification tries is known, and each refusal explained, before a process starts."""
+"""The trials of a verification are known, and each refusal explained, before a process starts."""
 
 import subprocess
 import sys
@@ -83,7 +83,7 @@ def test_a_named_layout_is_tried_or_refused_by_name(config: Config, layout: Layo
     assert message.startswith(f"{layout} fp32: ")
 
 
-def test_up_to_four_processes_every_mesh_is_there_once() -> None:
+def test_every_mesh_of_up_to_four_processes_occurs_once() -> None:
     layouts = list(all_layouts(4))
     assert len(set(layouts)) == len(layouts)
     meshes = {(layout.dp, layout.tp, layout.cp, layout.pp) for layout in layouts}
@@ -97,7 +97,7 @@ def test_up_to_four_processes_every_mesh_is_there_once() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_small_config_is_of_the_same_kind(preset: str) -> None:
+def test_a_small_config_keeps_the_features_of_the_config(preset: str) -> None:
     config = load(preset)
     small = shrink(config, list(all_layouts(4)))
     sizes = {"num_layers", "d_model", "num_heads", "num_kv_heads", "head_dim", "d_ff", "vocab_size", "seq_len"}
@@ -111,7 +111,7 @@ def test_a_small_config_is_of_the_same_kind(preset: str) -> None:
     assert 0 < small.optimizer.clip_norm <= 0.25 and small.optimizer.lr <= 1e-3
 
 
-def test_offloading_and_overlap_are_kept_where_a_layout_can_have_them() -> None:
+def test_offloading_and_overlap_are_kept_if_a_layout_allows_them() -> None:
     parallel = ParallelConfig(zero_stage=3, offload_optimizer=True, offload_params=True, overlap_comm=True)
     plan = make_plan(Config(parallel=parallel), [Layout(zero_stage=stage) for stage in range(4)] + [Layout(pp=2)])
     kept = [plan.config_of(trial).parallel for trial in plan.trials]
@@ -145,7 +145,7 @@ def test_the_parametrization_is_kept_and_each_of_its_factors_shows() -> None:
 
 
 @given(st.integers(1, 10**6), st.integers(1, 12), st.integers(1, 200))
-def test_alike_numbers_divide_by_what_the_number_divides_by(number: int, max_divisor: int, at_least: int) -> None:
+def test_a_shrunk_number_keeps_its_divisors(number: int, max_divisor: int, at_least: int) -> None:
     small = shrink_keeping_divisors(number, max_divisor, at_least)
     assert small >= at_least
     assert all(small % d == 0 for d in range(1, max_divisor + 1) if number % d == 0)
@@ -167,7 +167,7 @@ def test_layouts_may_be_named_by_the_keys_of_the_config() -> None:
 @pytest.mark.parametrize(
     "text", ["", "dp=2,,tp=2", "dp", "dp=0", "dp=-1", "tp=two", "zero=4", "sp=2", "gpipe", "dp=2tp=2"]
 )
-def test_a_word_that_is_no_layout_is_named(text: str) -> None:
+def test_a_word_that_is_not_part_of_a_layout_is_named(text: str) -> None:
     with pytest.raises(ValueError, match=r"--layouts: .*(is not understood: use dp=N|separate them by single commas)"):
         parse_layouts(text)
 

@@ -1,4 +1,4 @@
-"""Bugs of a parametrization, each planted in the processes of a check: what `foretrain coord-check` must see.
+"""Bugs of a parametrization, each planted in the processes of a check, which `foretrain coord-check` must find.
 
 Each is a function that ranks run by its name, as `measure` of trainer/mup/coordinates.py, after it has broken a rule.
 """

@@ -69,7 +69,7 @@ def test_ranks_that_fail_are_a_failure_of_the_check(monkeypatch: pytest.MonkeyPa
         (["--out", "pyproject.toml"], "pyproject.toml"),
     ],
 )
-def test_what_cannot_run_exits_with_2_before_a_process_starts(
+def test_bad_arguments_exit_with_2_before_a_process_starts(
     arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(pool, "started")

@@ -1,4 +1,4 @@
-"""What a coordinate check makes of its measurements: exponents, what passes, and what is told of what does not."""
+"""How a coordinate check judges its measurements: exponents, what passes, and the words about what fails."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -72,7 +72,7 @@ def test_a_slope_does_not_depend_on_units(values: list[float], unit: float) -> N
 
 
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
-def test_no_line_goes_through_what_is_no_positive_number(bad: float) -> None:
+def test_values_that_are_not_positive_have_no_slope(bad: float) -> None:
     assert fit(WIDTHS, [1.0, bad, 1.0]) is None
 
 
@@ -89,7 +89,7 @@ def test_a_check_passes_iff_the_exponent_is_within_tolerance(ladder: Ladder, pow
         )
 
 
-def test_logits_may_shrink_as_the_random_head_does_and_not_otherwise() -> None:
+def test_logits_may_shrink_only_as_a_random_head_does() -> None:
     for powers, passes in (
         ({("size", "logits"): -0.5}, True),
         ({("size", "logits"): 0.5}, False),
@@ -121,7 +121,7 @@ def test_seeds_are_averaged_before_the_fit() -> None:
     assert slopes["embed", "size"] == pytest.approx(0.5)
 
 
-def test_the_first_module_to_go_wrong_is_named_first_and_the_worst_after_it() -> None:
+def test_the_first_module_that_fails_is_named_first_and_the_steepest_follow() -> None:
     powers = {("change", "blocks.0.attn.q"): 0.5, ("change", "blocks.1.mlp.down"): 1.0, ("change", "logits"): 0.3}
     lines = judge(PLAN, shown(OVER_WIDTHS, powers)).problems
     assert lines[0].startswith(

@@ -34,7 +34,7 @@ def test_default_widths_double_from_the_base_whatever_it_is(doublings: int, devi
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_has_a_ladder_of_its_own_kind(preset: str) -> None:
+def test_every_preset_has_a_ladder_with_its_architecture(preset: str) -> None:
     whole = load(preset)
     plan = make_plan(whole)
     assert len(plan.ladders[0].rungs) >= 3
@@ -45,7 +45,7 @@ def test_every_preset_has_a_ladder_of_its_own_kind(preset: str) -> None:
         assert small.model.vocab_size == 16 and small.model.seq_len == 32
 
 
-def test_depths_are_checked_where_the_parametrization_holds_over_them() -> None:
+def test_depths_are_checked_if_the_parametrization_holds_over_them() -> None:
     assert [ladder.axis for ladder in make_plan(config(*MUP)).ladders] == ["width"]
     widths, depths = make_plan(config(*COMPLETEP)).ladders
     assert depths.sizes == (2, 4, 8, 16)
@@ -64,7 +64,7 @@ def test_a_pipeline_gets_a_block_for_each_stage_and_the_microbatches_it_needs() 
         assert plan.layout.num_microbatches(small.train) == 4 and small.train.global_batch_size == 16
 
 
-def test_the_learning_rate_goes_with_the_initial_weights() -> None:
+def test_the_learning_rate_is_proportional_to_the_initial_weights() -> None:
     rates = [make_plan(config(*MUP, f"model.init_std={std}", "optimizer.lr=9")).lr for std in (0.02, 0.2)]
     assert rates[1] == pytest.approx(10 * rates[0]) and log2(0.02 / rates[0]) == pytest.approx(5)
     assert make_plan(config(*MUP), lr=0.5).lr == 0.5
@@ -98,17 +98,17 @@ def test_early_steps_and_the_last_one_are_judged(num_steps: int, judged: tuple[i
         ({"layout": Layout(tp=3)}, "parallel.tp = 3"),
     ],
 )
-def test_what_cannot_be_checked_is_refused(arguments: dict, says: str) -> None:
+def test_a_check_that_is_impossible_is_refused(arguments: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make_plan(config(*MUP), **arguments)
 
 
-def test_a_base_that_cannot_be_is_refused_before_a_model_starts() -> None:
+def test_a_base_shape_that_is_impossible_is_refused_before_a_model_starts() -> None:
     with pytest.raises(ValueError, match=r"mup\.base: .*num_heads"):
         make_plan(config("mup.parametrization=mup", "mup.base.d_model=40"), widths=[64, 128, 256])
 
 
-def test_sizes_and_layouts_are_read_from_words() -> None:
+def test_sizes_and_layouts_are_parsed() -> None:
     assert parse_sizes("--widths", " 32, 64") == [32, 64] and parse_sizes("--widths", "") == []
     assert parse_layout("tp=2 sp") == Layout(tp=2, sp=True)
     with pytest.raises(ValueError, match=r"--widths 32,x: 'x' is not a size"):

@@ -47,7 +47,7 @@ def key(*overrides: str, **asked: Any) -> str:
     return trial.key
 
 
-def test_a_trial_is_the_whole_config_in_its_shape_and_with_its_seed() -> None:
+def test_a_trial_has_the_full_config_with_its_shape_and_seed() -> None:
     found = trials(widths=(64, 128), depths=(1, 2), seeds=(0, 5))
     assert [(trial.shape, trial.seed) for trial in found] == [
         ((width, depth), seed) for width in (64, 128) for depth in (1, 2) for seed in (0, 5)
@@ -84,7 +84,7 @@ def test_the_base_shape_stays_that_of_the_config() -> None:
         "data.cache.dir=x",
     ],
 )
-def test_what_leaves_the_result_as_it_is_leaves_the_key(override: str) -> None:
+def test_a_setting_that_keeps_the_result_keeps_the_key(override: str) -> None:
     assert key(override) == key()
 
 
@@ -102,7 +102,7 @@ def test_what_leaves_the_result_as_it_is_leaves_the_key(override: str) -> None:
         "mup.base.num_layers=2",
     ],
 )
-def test_what_changes_the_result_changes_the_key(override: str) -> None:
+def test_a_setting_that_changes_the_result_changes_the_key(override: str) -> None:
     assert key(override) != key()
 
 
@@ -143,7 +143,7 @@ def test_a_rung_is_the_same_schedule_on_fewer_tokens(num_steps: int, warmup: int
         assert of_rung == pytest.approx(of_whole, abs=0.01)
 
 
-def test_a_rung_changes_its_mixture_at_the_same_part_of_it() -> None:
+def test_a_rung_changes_its_mixture_at_the_same_share_of_its_tokens() -> None:
     names = ("data.sources.a.path=x", "data.sources.b.path=y", "data.stages.end.from_tokens=900000")
     (rung,) = trials(*names, "data.stages.end.weights.a=1", share=Fraction(1, 9))
     assert rung.config.data.stages["end"].from_tokens == 100_000
@@ -160,10 +160,10 @@ def test_a_rung_changes_its_mixture_at_the_same_part_of_it() -> None:
         (["train.log_every"], "does not change the curve"),
     ],
 )
-def test_what_cannot_be_compared_is_no_axis(keys: list[str], says: str) -> None:
-    with pytest.raises(ValueError, match="--over") as told:
+def test_settings_that_cannot_be_compared_are_refused_as_axes(keys: list[str], says: str) -> None:
+    with pytest.raises(ValueError, match="--over") as error:
         check_axes(keys)
-    assert says in str(told.value)
+    assert says in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -181,13 +181,13 @@ def test_what_cannot_be_compared_is_no_axis(keys: list[str], says: str) -> None:
         ({"seeds": ()}, "--seeds is missing"),
     ],
 )
-def test_what_cannot_be_planned_is_told(asked: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValueError, match=r"\w") as told:
+def test_a_sweep_that_cannot_be_planned_is_refused(asked: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as error:
         trials(**asked)
-    assert says in str(told.value)
+    assert says in str(error.value)
 
 
-def test_values_go_through_the_schema() -> None:
+def test_values_are_read_by_the_schema() -> None:
     (trial,) = trials(values=("optimizer.lr=2^-9.5", "train.global_batch_size=2^4", "schedule.kind=linear"))
     assert trial.values == {"optimizer.lr": 2**-9.5, "train.global_batch_size": 16, "schedule.kind": "linear"}
     with pytest.raises(ValueError, match=r"there is no key optimizer.learning"):

@@ -33,7 +33,7 @@ def test_a_grid_is_every_combination_in_order() -> None:
         points([parse_axis("optimizer.lr=0..1")], ask)
 
 
-def test_what_is_drawn_depends_on_the_seed_alone_and_is_never_the_same_twice() -> None:
+def test_a_random_search_depends_only_on_its_seed_and_repeats_no_setting() -> None:
     axes = [parse_axis("optimizer.lr=2^-10..2^-3"), parse_axis("train.global_batch_size=8..64")]
     drawn = [points(axes, Ask(("x=1",), search="random", num_trials=20, search_seed=seed)) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -42,7 +42,7 @@ def test_what_is_drawn_depends_on_the_seed_alone_and_is_never_the_same_twice() -
     assert sorted(row[0][-1] for row in few) == ["1", "2", "3"]
 
 
-def test_one_value_written_in_two_ways_is_refused() -> None:
+def test_a_value_in_two_notations_is_refused() -> None:
     with pytest.raises(ValueError, match=r"--over names optimizer.lr=0.001 twice"):
         check_distinct(settings("1e-3", "0.001"))
 
@@ -60,7 +60,7 @@ def test_halving_ends_with_all_tokens_and_enough_settings_for_a_parabola(num_set
     assert shares(num_settings, Ask(("x=1",))) == [1]
 
 
-def test_the_best_third_of_each_shape_goes_on_by_its_mean_over_seeds() -> None:
+def test_the_best_third_of_each_shape_by_its_mean_over_seeds_is_kept() -> None:
     found = trials([f"2^-{exponent}" for exponent in range(9)], Ask(("x=1",), widths=(64, 128), seeds=(0, 1)))
 
     def loss(trial: Trial) -> float:

@@ -1,4 +1,4 @@
-"""What a user may write after --over, and what it means."""
+"""The values that a user may give with --over, and their meaning."""
 
 import random
 from decimal import Decimal
@@ -24,7 +24,7 @@ from foretrain.scaling.sweep.space import parse_axis, parse_numbers
         ("0..1", []),
     ],
 )
-def test_a_spec_is_its_values(spec: str, values: list[str]) -> None:
+def test_a_spec_means_these_values(spec: str, values: list[str]) -> None:
     assert list(parse_axis(f"optimizer.lr={spec}").values) == values
 
 
@@ -59,15 +59,15 @@ def test_a_range_has_both_ends_and_equal_steps(low: int, num_steps: int, parts: 
         ("optimizer.lr=2^0..2^2000:500", "is too large for a number"),
     ],
 )
-def test_what_is_no_spec_is_told_with_the_reason(text: str, says: str) -> None:
-    with pytest.raises(ValueError, match="--over") as told:
+def test_a_bad_spec_is_refused_with_the_reason(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match="--over") as error:
         parse_axis(text)
-    assert says in str(told.value)
-    assert f"'{text}'" in str(told.value)
+    assert says in str(error.value)
+    assert f"'{text}'" in str(error.value)
 
 
 @given(st.integers(0, 2**32))
-def test_what_is_drawn_lies_in_the_range(seed: int) -> None:
+def test_a_random_value_is_in_the_range(seed: int) -> None:
     rng = random.Random(seed)
     assert 2**-10 * 0.999 <= float(parse_axis("k=2^-10..2^-3").draw(rng, whole=False)) <= 2**-3 * 1.001
     assert 0 <= float(parse_axis("k=0..0.2").draw(rng, whole=False)) <= 0.2

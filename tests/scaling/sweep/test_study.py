@@ -1,4 +1,4 @@
-"""What a sweep makes of its trials' ends: rungs, the best of each shape, the picture and the display."""
+"""How a sweep handles the ends of its trials: rungs, the best of each shape, the picture and the progress."""
 
 import itertools
 import json
@@ -75,7 +75,7 @@ def run(made: SweepPlan, out: Path, runner: Pure) -> tuple[int, str, list[dict]]
     return status, console.file.getvalue(), [json.loads(line) for line in (out / RESULTS_FILE).open()]
 
 
-def test_results_stand_in_the_order_of_the_plan_however_trials_end(corpus: Path, tmp_path: Path) -> None:
+def test_results_are_in_the_order_of_the_plan_whatever_the_order_of_ends(corpus: Path, tmp_path: Path) -> None:
     made = plan(corpus, tmp_path, widths=(64, 128), seeds=(0, 1))
     status, shown, found = run(made, tmp_path, Pure())
     assert status == EXIT_DONE
@@ -116,7 +116,7 @@ def test_nothing_is_run_twice(corpus: Path, tmp_path: Path) -> None:
     [({"over": ("optimizer.lr=2^-6",)}, 3, 7), pytest.param({"search": "halving"}, 61, 2, marks=pytest.mark.long)],
     ids=["grid", "halving"],
 )
-def test_killed_at_any_touch_of_its_files_it_goes_on_to_the_same_bytes(
+def test_a_sweep_killed_at_any_touch_of_its_files_ends_with_the_same_bytes(
     corpus: Path, tmp_path: Path, asked: dict[str, object], every: int, at_least: int
 ) -> None:
     made = plan(corpus, tmp_path, **asked)
@@ -211,7 +211,7 @@ def test_the_corpus_of_a_sweep_may_move_and_may_not_change(corpus: Path, tmp_pat
     assert here.first[0].fingerprints[""]
 
 
-def test_a_point_of_which_one_seed_diverged_is_never_the_best(corpus: Path, tmp_path: Path) -> None:
+def test_a_point_with_a_seed_that_diverged_is_never_the_best(corpus: Path, tmp_path: Path) -> None:
     trials = plan(corpus, tmp_path, seeds=(0, 1)).first
     found = {trial.key: Outcome("finished", loss_of(trial.config)) for trial in trials}
     (best,) = summary.best(summary.points(trials, found)).values()
@@ -225,7 +225,7 @@ def test_a_point_of_which_one_seed_diverged_is_never_the_best(corpus: Path, tmp_
     assert list(summary.best(summary.points(trials, everything)).values()) == [None]
 
 
-def test_a_best_value_at_the_edge_of_what_was_tried_is_called_so(corpus: Path, tmp_path: Path) -> None:
+def test_a_best_value_at_the_edge_of_the_tried_values_is_marked(corpus: Path, tmp_path: Path) -> None:
     trials = plan(corpus, tmp_path).first
 
     def shown(best: float) -> str:
@@ -239,7 +239,7 @@ def test_a_best_value_at_the_edge_of_what_was_tried_is_called_so(corpus: Path, t
     assert "edge" not in shown(-5)
 
 
-@pytest.mark.filterwarnings("error")  # what does not fit is told by a warning
+@pytest.mark.filterwarnings("error")  # matplotlib warns if something does not fit
 @pytest.mark.parametrize(
     "asked",
     [
@@ -258,7 +258,7 @@ def test_the_picture_shows_every_kind_of_sweep(asked: dict, corpus: Path, tmp_pa
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_there_is_no_picture_of_nothing(corpus: Path, tmp_path: Path) -> None:
+def test_a_sweep_without_results_has_no_picture(corpus: Path, tmp_path: Path) -> None:
     trials = plan(corpus, tmp_path).first
     everything = {trial.key: Outcome("diverged", diverged_at=3) for trial in trials}
     words = plan(corpus, tmp_path, over=("schedule.kind=cosine,linear",)).first

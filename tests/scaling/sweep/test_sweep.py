@@ -119,7 +119,7 @@ def interrupted(out: Path, after_steps: int) -> Iterator[None]:
 
 
 @pytest.mark.long
-def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(whole: Ended, folder: Path) -> None:
+def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(whole: Ended, folder: Path) -> None:
     out, command = folder / "sweeps/stopped", ("--seeds", "0,1", *TWO_RATES)
     before = set(psutil.Process().children(recursive=True))
     with interrupted(out, after_steps=2 * NUM_STEPS + 4):
@@ -185,7 +185,7 @@ def test_a_trial_that_fails_is_named_and_the_others_go_on(folder: Path) -> None:
     assert len(results(folder / "sweeps/failed")) == 2
 
 
-def test_a_trial_of_several_ranks_runs_by_itself_and_finds_that_it_has_ended(whole: Ended, folder: Path) -> None:
+def test_a_trial_of_several_ranks_runs_alone_and_does_not_run_twice(whole: Ended, folder: Path) -> None:
     reference = results(folder / "sweeps/whole")[0]
     source = folder / "sweeps/whole" / TRIALS / reference["trial"][:16]
     trial = folder / "alone"
@@ -216,6 +216,6 @@ def test_a_trial_of_several_ranks_runs_by_itself_and_finds_that_it_has_ended(who
 def test_a_sweep_that_cannot_run_is_refused_before_a_file_is_written(
     arguments: list[str], says: str, folder: Path
 ) -> None:
-    told = sweep(folder, "sweeps/refused", *arguments)
-    assert_told(told, says, num_lines=3)
+    ended = sweep(folder, "sweeps/refused", *arguments)
+    assert_told(ended, says, num_lines=3)
     assert not (folder / "sweeps/refused").exists()

@@ -21,7 +21,7 @@ from foretrain.trainer.model.table import num_params
 
 TOKENS_PER_PARAMETER = 20
 LossOf = Callable[[int, int, float, int, Mapping[str, Any]], float]
-"""Of width, depth, log2 LR, seed and the other axes' values; infinite where it diverges."""
+"""The loss as a function of width, depth, log2 LR, seed and the values of other axes; infinite if it diverges."""
 
 
 def valley(width: int, depth: int, log2_lr: float, seed: int, others: Mapping[str, Any]) -> float:

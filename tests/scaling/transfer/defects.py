@@ -1,4 +1,4 @@
-"""Defects of evidence, each planted into a sweep, its coordinate check or its target, and what must be said of it."""
+"""Defects of evidence, each planted into a sweep, its coordinate check or its target, and the words that report it."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Good evidence bears a transfer; each defect that is planted into it is named, alone, with what to do."""
+"""Good evidence supports a transfer; each defect that is planted into it is reported, alone, with what to do."""
 
 import math
 from collections.abc import Mapping
@@ -62,13 +62,13 @@ def test_a_defect_is_named_alone_with_what_to_do(name: str, tmp_path: Path) -> N
         "a rate that is replaced",
     ],
 )
-def test_good_evidence_bears_a_transfer(made: Folder, of_target: dict[str, Any], tmp_path: Path) -> None:
+def test_good_evidence_supports_a_transfer(made: Folder, of_target: dict[str, Any], tmp_path: Path) -> None:
     found = transferred(tmp_path, made, **of_target)
     assert found.objections == ()
     assert math.log2(found.config.optimizer.lr) == pytest.approx(-5.2, abs=0.12)
 
 
-def test_all_defects_are_told_at_once(tmp_path: Path) -> None:
+def test_all_defects_are_reported_at_once(tmp_path: Path) -> None:
     made = replace(GOOD, loss=shifted(by_width=-1.0), check=None)
     objections = transferred(tmp_path, made, settings=["optimizer.beta2=0.99", "schedule.kind=linear"]).objections
     for words in ("drifts by -1.00", "varies over 2.00", "no coordinate check", "beta2", "schedule.kind"):
@@ -77,7 +77,7 @@ def test_all_defects_are_told_at_once(tmp_path: Path) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.floats(-0.3, 0.3))
-def test_a_drift_bears_a_transfer_exactly_where_its_slope_and_range_are_small(drift: float) -> None:
+def test_a_drift_is_accepted_if_and_only_if_its_slope_and_range_are_small(drift: float) -> None:
     with TemporaryDirectory() as folder:
         made = transferred(Path(folder), replace(GOOD, loss=shifted(by_width=drift)))
     (found,) = made.study.drifts
@@ -94,7 +94,7 @@ def test_the_regret_is_what_the_largest_loses_at_the_rate_of_the_smallest(tmp_pa
     assert drift.regret == pytest.approx(0.06 * 2**2, rel=0.1)  # between the rates of the grid, beyond the parabola
 
 
-def test_another_axis_carries_its_best_value_over_with_the_rate_that_is_best_there(tmp_path: Path) -> None:
+def test_the_best_value_of_another_axis_is_transferred_with_its_best_rate(tmp_path: Path) -> None:
     def loss(width: int, depth: int, log2_lr: float, seed: int, others: Mapping[str, Any]) -> float:
         octaves = math.log2(others["model.init_std"] / 0.04)  # the best rate is another one at each value
         return valley(width, depth, log2_lr - 0.5 * octaves, seed, {}) + 0.02 * octaves**2
@@ -109,13 +109,13 @@ def test_another_axis_carries_its_best_value_over_with_the_rate_that_is_best_the
     )
 
 
-def test_no_weight_decay_at_all_is_no_edge(tmp_path: Path) -> None:
+def test_zero_weight_decay_is_not_an_edge(tmp_path: Path) -> None:
     best = other_axis("optimizer.weight_decay", {64: 0.0, 128: 0.0, 256: 0.0})
     made = replace(GOOD, axes={"optimizer.weight_decay": [0.0, 0.1]}, loss=best)
     assert transferred(tmp_path, made).objections == ()
 
 
-def test_trials_of_a_part_of_the_budget_are_not_looked_at(tmp_path: Path) -> None:
+def test_trials_on_a_part_of_the_budget_are_ignored(tmp_path: Path) -> None:
     def rungs(record: dict[str, Any]) -> dict[str, Any]:
         if record["values"][RATE] < 2**-7:
             return {**record, "budget_tokens": record["num_tokens"] // 3, "loss": 0.1}

@@ -1,4 +1,4 @@
-"""The best rate of a valley is found, its uncertainty is what it says, and what is no valley is refused with why."""
+"""The best rate of a valley is found, its uncertainty is right, and other losses are refused with the reason."""
 
 import math
 from collections.abc import Sequence
@@ -39,7 +39,9 @@ def test_an_exact_parabola_is_found_exactly(
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-5, 5), st.floats(-1, 1))
-def test_what_is_added_to_all_losses_or_to_those_of_a_seed_moves_nothing(seed: int, all_of: float, one: float) -> None:
+def test_a_constant_on_all_losses_or_on_those_of_a_seed_does_not_move_the_optimum(
+    seed: int, all_of: float, one: float
+) -> None:
     x = np.arange(-9.0, -2)
     losses_RS = parabola(x, -5.2, 0.06, (0, 0)) + np.random.default_rng(seed).normal(0, 0.01, (7, 2))
     before, after = find_optimum(x, losses_RS), find_optimum(x, losses_RS + all_of + np.array([0, one]))
@@ -50,7 +52,7 @@ def test_what_is_added_to_all_losses_or_to_those_of_a_seed_moves_nothing(seed: i
 
 @pytest.mark.parametrize("num_seeds", [1, 2, 3])
 @pytest.mark.parametrize("step", [0.25, 0.5, 1.0])
-def test_two_of_three_optima_lie_within_their_uncertainty(num_seeds: int, step: float) -> None:
+def test_two_of_three_optima_are_within_their_uncertainty(num_seeds: int, step: float) -> None:
     rng, num_repeats, inside = np.random.default_rng(0), 400, 0
     for _ in range(num_repeats):
         x = np.arange(-10, -1, step) + rng.uniform(0, step)
@@ -66,7 +68,7 @@ def test_the_factor_for_few_seeds_is_that_of_students_t() -> None:
     assert {num_free: one_sigma(num_free) for num_free in expected} == pytest.approx(expected, abs=5e-4)
 
 
-def test_with_one_seed_a_crooked_valley_is_less_certain_than_a_parabola() -> None:
+def test_with_one_seed_an_asymmetric_valley_is_less_certain_than_a_parabola() -> None:
     x = np.arange(-9.0, -2)
     straight = parabola(x, -5.2, 0.06)
     crooked = straight + 0.01 * (x + 5.2)[:, None] ** 3
@@ -75,12 +77,12 @@ def test_with_one_seed_a_crooked_valley_is_less_certain_than_a_parabola() -> Non
     assert found.source == "misfit" and 0.03 < found.uncertainty < 1
 
 
-def test_with_one_seed_and_three_rates_nothing_is_known_but_the_grid() -> None:
+def test_with_one_seed_and_three_rates_the_uncertainty_is_that_of_the_grid() -> None:
     found = find_optimum([-6, -5, -4], parabola(np.array([-6.0, -5, -4]), -5.2, 0.06))
     assert (found.source, found.uncertainty) == ("grid", 1.0)
 
 
-def test_finer_rates_help_where_three_points_would_not() -> None:
+def test_finer_rates_help_if_three_points_are_not_enough() -> None:
     rng, x, errors = np.random.default_rng(0), np.arange(-9, -1, 0.25), []
     for _ in range(200):
         found = find_optimum(x, parabola(x, -5.2, 0.03, (0, 0)) + rng.normal(0, 0.01, (len(x), 2)))
@@ -103,7 +105,7 @@ def test_finer_rates_help_where_three_points_would_not() -> None:
         ([3.0, 2.5, 2.1, 2.5, NAN], r"2\^-5 lacks the result of a seed"),
     ],
 )
-def test_what_has_no_bottom_is_refused_with_why(losses: list[float], says: str) -> None:
+def test_losses_without_a_valley_are_refused_with_the_reason(losses: list[float], says: str) -> None:
     with pytest.raises(NoOptimumError, match=says):
         find_optimum(np.arange(-9.0, -9 + len(losses)), np.array(losses)[:, None])
 
@@ -122,7 +124,7 @@ def test_a_rate_that_diverges_with_one_seed_has_diverged() -> None:
         find_optimum(np.arange(-9.0, -2), losses_RS)
 
 
-def test_a_rate_that_lacks_a_seed_is_left_out_where_it_cannot_matter() -> None:
+def test_a_rate_that_lacks_a_seed_is_left_out_if_it_cannot_matter() -> None:
     x = np.arange(-9.0, -2)
     losses_RS = parabola(x, -5.2, 0.06, (2.5, 2.6))
     losses_RS[0, 1] = NAN

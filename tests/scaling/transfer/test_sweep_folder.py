@@ -1,4 +1,4 @@
-"""A sweep is read whole, whatever the order of its lines; what is none is refused with what to do."""
+"""All of a sweep is read, whatever the order of its lines; any other folder is refused with what to do."""
 
 import json
 import random
@@ -38,7 +38,7 @@ def test_the_order_of_lines_changes_nothing(shuffle: random.Random, written: Pat
     assert read_sweep(written) == before
 
 
-def test_a_sweep_is_read_whole(written: Path) -> None:
+def test_all_of_a_sweep_is_read(written: Path) -> None:
     sweep = read_sweep(written)
     assert sweep.sizes == (Size(64, 4), Size(128, 4), Size(256, 4))
     assert len(sweep.trials) == 3 * 2 * 7 * 2 and len(sweep.grid) == 7 * 2
@@ -58,14 +58,14 @@ def test_a_constant_on_all_losses_changes_the_losses_alone(tmp_path: Path) -> No
     assert one.drifts[0].regret == pytest.approx(other.drifts[0].regret, abs=1e-9)
 
 
-def test_a_torn_last_line_is_left_out(folder: Path) -> None:
+def test_a_truncated_last_line_is_left_out(folder: Path) -> None:
     whole = read_sweep(folder)
     results = folder / RESULTS_FILE
     results.write_bytes(results.read_bytes()[:-20])
     assert len(read_sweep(folder).trials) == len(whole.trials) - 1
 
 
-def test_a_line_that_is_there_twice_counts_once(folder: Path) -> None:
+def test_a_line_that_occurs_twice_counts_once(folder: Path) -> None:
     whole = read_sweep(folder)
     results = folder / RESULTS_FILE
     results.write_text(results.read_text() + results.read_text())
@@ -121,7 +121,9 @@ def plan(**values: object) -> Callable[[Path], None]:
         ),
     ],
 )
-def test_what_is_no_sweep_is_refused_with_what_to_do(spoil: Callable[[Path], None], says: str, folder: Path) -> None:
+def test_a_folder_that_is_not_a_sweep_is_refused_with_what_to_do(
+    spoil: Callable[[Path], None], says: str, folder: Path
+) -> None:
     spoil(folder)
     with pytest.raises(ValueError, match=says):
         read_sweep(folder)

@@ -38,7 +38,7 @@ def doubtful(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_good_evidence_leaves_the_whole_target_with_the_rate_and_its_grounds(folder: Path) -> None:
+def test_good_evidence_writes_the_full_target_with_the_rate_and_the_evidence(folder: Path) -> None:
     ended = called("transfer", "sweep", "--to", "target.yaml", cwd=folder)
     assert ended.status == EXIT_DONE and ended.err == ""
     for words in ("d_model", "-5.20", "d_model 64 to 256", "7 rates, 2 seeds", f"{WRITTEN}: optimizer.lr = 0.02"):
@@ -67,7 +67,7 @@ def test_good_evidence_leaves_the_whole_target_with_the_rate_and_its_grounds(fol
                     *found.mup.evidence]  # fmt: skip
 
 
-def test_what_was_written_is_a_config_to_override_and_to_transfer_to_again(folder: Path) -> None:
+def test_the_written_config_can_be_overridden_and_be_a_target_again(folder: Path) -> None:
     called("transfer", "sweep", "--to", "target.yaml", cwd=folder)
     first = load(folder / WRITTEN)
     assert load(folder / WRITTEN, ["train.seed=3"]).mup.evidence == first.mup.evidence
@@ -76,7 +76,7 @@ def test_what_was_written_is_a_config_to_override_and_to_transfer_to_again(folde
     assert load(folder / "again.yaml") == first
 
 
-def test_words_that_mean_something_to_yaml_come_back_as_they_were(tmp_path: Path) -> None:
+def test_words_with_a_meaning_in_yaml_are_read_as_they_were_written(tmp_path: Path) -> None:
     made = transferred(tmp_path)
     evidence = ["${model.name} # no comment", "two\nlines: [1, 2", "'\"\\${x} ± é", "- null"]
     odd = replace(made, config=replace(made.config, mup=replace(made.config.mup, evidence=evidence)))
@@ -84,7 +84,7 @@ def test_words_that_mean_something_to_yaml_come_back_as_they_were(tmp_path: Path
     assert load(tmp_path / "odd.yaml") == odd.config
 
 
-def test_doubts_leave_no_config_and_are_all_told(doubtful: Path) -> None:
+def test_all_objections_are_reported_and_no_config_is_written(doubtful: Path) -> None:
     ended = called("transfer", "sweep", "--to", "target.yaml", "optimizer.beta2=0.99", cwd=doubtful)
     assert ended.status == EXIT_FAILED
     assert not (doubtful / WRITTEN).exists()
@@ -95,7 +95,7 @@ def test_doubts_leave_no_config_and_are_all_told(doubtful: Path) -> None:
     assert "foretrain coord-check CONFIG --out sweep" in ended.err
 
 
-def test_force_writes_the_config_with_every_doubt_in_it(doubtful: Path) -> None:
+def test_force_writes_the_config_with_every_objection_in_it(doubtful: Path) -> None:
     ended = called("transfer", "sweep", "--to", "target.yaml", "optimizer.beta2=0.99", "--force", cwd=doubtful)
     assert ended.status == EXIT_DONE and "no coordinate check" in ended.err
     found = load(doubtful / WRITTEN)
@@ -113,7 +113,7 @@ def test_a_rate_that_cannot_be_fitted_is_forced_as_the_best_of_the_grid(tmp_path
     assert len(made.objections) == 3 and all("is the largest" in objection for objection in made.objections)
 
 
-def test_a_file_that_is_there_is_replaced_only_where_that_is_said(folder: Path) -> None:
+def test_a_file_that_exists_is_replaced_only_with_overwrite(folder: Path) -> None:
     (folder / WRITTEN).write_text("mine")
     ended = called("transfer", "sweep", "--to", "target.yaml", cwd=folder)
     assert ended.status == EXIT_BAD_INPUT
@@ -143,13 +143,13 @@ def test_a_preset_may_be_the_target_and_the_coordinate_check_may_lie_elsewhere(f
         ),
     ],
 )
-def test_bad_input_is_told_and_leaves_nothing(arguments: list[str], says: tuple[str, ...], folder: Path) -> None:
+def test_bad_input_is_reported_and_leaves_no_file(arguments: list[str], says: tuple[str, ...], folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     assert_told(called("transfer", *arguments, cwd=folder), *says)
     assert sorted(folder.rglob("*")) == before
 
 
-def test_a_place_that_cannot_be_written_is_told(folder: Path) -> None:
+def test_a_file_that_cannot_be_written_is_an_error(folder: Path) -> None:
     ended = called("transfer", "sweep", "--to", "target.yaml", "--out", "nowhere/x.yaml", cwd=folder)
     assert ended.status == EXIT_BAD_INPUT and "nowhere/x.yaml" in ended.err
 
@@ -179,7 +179,7 @@ def test_a_transfer_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_a_transfer_depends_on_what_was_asked_alone(folder: Path) -> None:
+def test_a_transfer_depends_only_on_its_arguments(folder: Path) -> None:
     made = [make_transfer(folder / "sweep", str(folder / "target.yaml"), ["optimizer.lr=0.5"]) for _ in range(2)]
     plain = make_transfer(folder / "sweep", str(folder / "target.yaml"))
     assert made[0].config == made[1].config == plain.config
@@ -194,7 +194,7 @@ def test_the_vocabulary_of_the_target_is_that_of_its_data(tmp_path: Path, corpus
     assert str(corpus) in unjudged
 
 
-def test_another_precision_is_told_and_not_judged(tmp_path: Path) -> None:
+def test_another_precision_is_reported_and_not_judged(tmp_path: Path) -> None:
     made = transferred(tmp_path, settings=["train.precision=bf16"])
     assert made.objections == ()
     assert "not judged: train.precision: fp32 -> bf16" in made.config.mup.evidence
