@@ -89,7 +89,7 @@ def called(*arguments: str, cwd: Path, **variables: str) -> Ended:
     return Ended(result.exit_code, _plain(result.stdout), _plain(result.stderr))
 
 
-def assert_told(ended: Ended, *words: str, num_lines: int = 1, status: int = EXIT_BAD_INPUT) -> None:
+def assert_refused(ended: Ended, *words: str, num_lines: int = 1, status: int = EXIT_BAD_INPUT) -> None:
     """That a command said what to change, and no more."""
     assert ended.status == status
     assert ended.out == ""

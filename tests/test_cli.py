@@ -21,7 +21,7 @@ from foretrain.trainer import stopping
 from foretrain.trainer.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED, EXIT_RESUME
 from foretrain.trainer.setup import prepare_run
 from foretrain.verbs.app import app
-from tests.cli import CONFIG, DEADLINE_S, ROOT, assert_told, called, environment, foretrain
+from tests.cli import CONFIG, DEADLINE_S, ROOT, assert_refused, called, environment, foretrain
 
 BAD_INPUT = {
     "prepare nowhere": ("nowhere does not exist", "give files or folders"),
@@ -76,24 +76,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 @pytest.mark.parametrize("line", BAD_INPUT)
 def test_bad_input_is_reported_with_what_to_change_and_leaves_no_file(line: str, folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    assert_told(called(*shlex.split(line), cwd=folder), *BAD_INPUT[line])
+    assert_refused(called(*shlex.split(line), cwd=folder), *BAD_INPUT[line])
     assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("line", ["prepare nowhere", "train tiny.yaml parallel.tp=4"])
 def test_the_real_process_reports_bad_input_on_stderr_only(line: str, folder: Path) -> None:
-    assert_told(foretrain(*line.split(), cwd=folder), *BAD_INPUT[line])
+    assert_refused(foretrain(*line.split(), cwd=folder), *BAD_INPUT[line])
 
 
 def test_everything_wrong_with_a_layout_is_reported_at_once(folder: Path) -> None:
     ended = called("train", "tiny.yaml", "parallel.tp=4", "parallel.vpp=2", "train.global_batch_size=6", cwd=folder)
-    assert_told(ended, "parallel.tp = 4", "parallel.vpp = 2", "global_batch_size = 6", num_lines=3)
+    assert_refused(ended, "parallel.tp = 4", "parallel.vpp = 2", "global_batch_size = 6", num_lines=3)
 
 
 def test_an_incomplete_launcher_environment_is_refused(folder: Path) -> None:
     ended = called("train", "tiny.yaml", cwd=folder, RANK="0", WORLD_SIZE="2")
     words = ("RANK is set", "not LOCAL_RANK, MASTER_ADDR, MASTER_PORT", "unset RANK")
-    assert_told(ended, *words, status=EXIT_CONFIG)
+    assert_refused(ended, *words, status=EXIT_CONFIG)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_the_exit_status_of_a_bad_config_stops_a_launcher_from_restarting_it(
     folder: Path, as_a_rank: dict[str, str]
 ) -> None:
     ended = called("train", "tiny.yaml", "model.num_heads=3", cwd=folder, **as_a_rank)
-    assert_told(ended, "num_heads", status=EXIT_CONFIG)
+    assert_refused(ended, "num_heads", status=EXIT_CONFIG)
 
 
 @pytest.mark.parametrize("place", [train.Place(), train.Place(rank=0, world_size=2)])
@@ -154,9 +154,9 @@ def test_the_exit_status_of_a_locked_folder_lets_a_launcher_restart(
     command = [sys.executable, "-c", hold, str(folder / "runs/whole")]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-        told = called("train", "tiny.yaml", cwd=folder, **as_a_rank)
+        ended = called("train", "tiny.yaml", cwd=folder, **as_a_rank)
         holder.kill()
-    assert_told(ended, f"in use by process {holder.pid}", status=EXIT_FAILED)
+    assert_refused(ended, f"in use by process {holder.pid}", status=EXIT_FAILED)
 
 
 def test_a_traceback_is_shown_if_it_is_asked_for(folder: Path) -> None:
@@ -167,8 +167,8 @@ def test_a_traceback_is_shown_if_it_is_asked_for(folder: Path) -> None:
 def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     ended = called("prepare", "empty.txt", cwd=tmp_path)
-    assert told.status == EXIT_BAD_INPUT
-    assert told.err.splitlines()[-1] == "error: the corpus is empty: all 1 files of empty.txt are without text"
+    assert ended.status == EXIT_BAD_INPUT
+    assert ended.err.splitlines()[-1] == "error: the corpus is empty: all 1 files of empty.txt are without text"
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
 
 
@@ -184,7 +184,7 @@ def damaged(corpus: Path, tmp_path: Path) -> Path:
 def test_a_truncated_shard_stops_train_before_it_starts(cut_bytes: int, damaged: Path) -> None:
     shard = damaged / "corpus/train-000000.tar"
     shard.write_bytes(shard.read_bytes()[:-cut_bytes])
-    assert_told(called("train", "tiny.yaml", cwd=damaged), "corpus/train-000000.tar", "copy the file again")
+    assert_refused(called("train", "tiny.yaml", cwd=damaged), "corpus/train-000000.tar", "copy the file again")
     assert not (damaged / "runs").exists()
 
 
@@ -194,8 +194,9 @@ def test_a_shard_that_is_altered_is_found_by_verify(damaged: Path) -> None:
     data[len(data) // 3] ^= 1
     shard.write_bytes(data)
     ended = called("data", "verify", "corpus", cwd=damaged)
-    assert told.status == EXIT_BAD_INPUT
-    assert "error: corpus/train-000000.tar has other bytes than were written (SHA-256): copy the file again" in told.err
+    assert ended.status == EXIT_BAD_INPUT
+    says = "error: corpus/train-000000.tar has other bytes than were written (SHA-256): copy the file again"
+    assert says in ended.err
 
 
 def test_a_pipe_that_closes_leaves_no_traceback(folder: Path) -> None:
@@ -217,12 +218,12 @@ def test_a_pipe_that_closes_leaves_no_traceback(folder: Path) -> None:
 
 def test_no_file_replaces_a_closed_stream_in_the_command_or_its_ranks(tmp_path: Path) -> None:
     code = (
-        "import foretrain, os; foretrain._mend_streams(); file = open('told', 'w');"
+        "import os; from foretrain.verbs.app import repair_streams; repair_streams(); file = open('opened', 'w');"
         "print(file.fileno() > 2, *(os.get_inheritable(fd) for fd in range(3)), file=file)"
     )
     line = f"{shlex.join([sys.executable, '-c', code])} <&- >&- 2>&-"
     subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment(), timeout=DEADLINE_S, check=True)
-    assert (tmp_path / "told").read_text() == "True True True True\n"
+    assert (tmp_path / "opened").read_text() == "True True True True\n"
 
 
 def verbs(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -12,7 +12,7 @@ import pytest
 
 from foretrain.data_pipeline.corpus.manifest import SPLITS, checked_name
 from foretrain.trainer.exit_status import EXIT_BAD_INPUT
-from tests.cli import CONFIG, assert_told, called
+from tests.cli import CONFIG, assert_refused, called
 
 SOURCES = "{web: {path: corpus, weight: 3}, code: {path: copy, max_epochs: 0.05}}"
 MIX = CONFIG.replace("data: {path: corpus}", f"data: {{sources: {SOURCES}, mixture_block: 64}}")
@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 @pytest.mark.parametrize("line", BAD_INPUT)
 def test_bad_input_is_reported_with_what_to_change_and_leaves_no_file(line: str, folder: Path) -> None:
     before = files_in(folder)
-    assert_told(called(*shlex.split(line), cwd=folder), *BAD_INPUT[line])
+    assert_refused(called(*shlex.split(line), cwd=folder), *BAD_INPUT[line])
     assert files_in(folder) == before
 
 
@@ -120,9 +120,9 @@ def test_every_source_of_a_config_is_verified_once_and_all_faults_are_reported(f
         data[len(data) // 3] ^= 1
         shard.write_bytes(data)
     ended = called("data", "verify", "mix.yaml", cwd=tmp_path)
-    assert (told.status, told.out) == (EXIT_BAD_INPUT, "")
+    assert (ended.status, ended.out) == (EXIT_BAD_INPUT, "")
     for name in ("corpus", "copy"):
-        assert f"{name}/train-000000.tar has other bytes than were written" in told.err
+        assert f"{name}/train-000000.tar has other bytes than were written" in ended.err
 
 
 def test_stats_are_shown_and_written(folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from foretrain.configs import load as configs
 from foretrain.trainer.exit_status import EXIT_BAD_INPUT, EXIT_RESUME
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run_folder import CHECKPOINTS
-from tests.cli import CONFIG, DEADLINE_S, NUM_STEPS, Ended, assert_told, called, end, foretrain, start
+from tests.cli import CONFIG, DEADLINE_S, NUM_STEPS, Ended, assert_refused, called, end, foretrain, start
 from tests.processes import assert_gone
 
 
@@ -95,7 +95,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes_the_same_curve(w
     assert len(descendants) >= 3  # two ranks, and the server they are forked from
     assert_gone(descendants)
 
-    assert_told(second, f"runs/stopped is in use by process {process.pid} on ", "another run_dir")
+    assert_refused(second, f"runs/stopped is in use by process {process.pid} on ", "another run_dir")
     assert stopped.status == EXIT_RESUME
     assert "waiting up to 60 s for the ranks to end; Ctrl-C again kills them" in stopped.err
     num_done = len(curve(run_dir))
@@ -138,15 +138,15 @@ def test_generate_needs_only_the_run_folder(whole: Ended, folder: Path, tmp_path
 
 def test_a_resume_with_a_changed_config_is_refused(whole: Ended, folder: Path) -> None:
     ended = called("train", "tiny.yaml", "optimizer.lr=0.5", "train.seed=1", cwd=folder)
-    assert_told(ended, "optimizer.lr: 0.001 -> 0.5", "train.seed: 0 -> 1", "another run_dir", num_lines=4)
+    assert_refused(ended, "optimizer.lr: 0.001 -> 0.5", "train.seed: 0 -> 1", "another run_dir", num_lines=4)
 
 
 def test_a_complete_run_without_its_metrics_is_reported(whole: Ended, folder: Path) -> None:
     shutil.copytree(folder / "runs/whole", folder / "runs/spoiled")
     (folder / "runs/spoiled" / METRICS_FILE).unlink()
     ended = called("train", "tiny.yaml", "run_dir=runs/spoiled", cwd=folder)
-    assert told.status == EXIT_BAD_INPUT
-    assert f"runs/spoiled/{METRICS_FILE} (No such file or directory)" in told.err
+    assert ended.status == EXIT_BAD_INPUT
+    assert f"runs/spoiled/{METRICS_FILE} (No such file or directory)" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -159,4 +159,4 @@ def test_a_complete_run_without_its_metrics_is_reported(whole: Ended, folder: Pa
 def test_generate_refuses_arguments_that_it_cannot_use(
     options: list[str], words: str, whole: Ended, folder: Path
 ) -> None:
-    assert_told(called("generate", "runs/whole", *options, cwd=folder), words)
+    assert_refused(called("generate", "runs/whole", *options, cwd=folder), words)

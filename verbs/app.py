@@ -37,11 +37,11 @@ app.command(rich_help_panel="Scaling")(scaling.transfer)
 
 def main() -> None:
     """The console script."""
-    _repair_streams()
+    repair_streams()
     app(prog_name="foretrain")
 
 
-def _repair_streams() -> None:
+def repair_streams() -> None:
     """Let this process and its ranks print if a standard stream is closed, or cannot encode a character."""
     for fd in range(3):
         try:

@@ -15,7 +15,7 @@ from foretrain.launcher.job import Job, code_variables
 from foretrain.launcher.launches import Launch, launches, record_launch
 from foretrain.launcher.snapshot import code_hash, snapshot
 from foretrain.trainer.environment import record
-from tests.cli import CONFIG, ROOT, assert_told, called, environment, foretrain
+from tests.cli import CONFIG, ROOT, assert_refused, called, environment, foretrain
 
 ON_TWO_NODES = ("cluster.num_nodes=2", "cluster.gpus_per_node=1", "launch.ray.address=http://127.0.0.1:1")
 
@@ -189,7 +189,7 @@ def test_what_cannot_be_launched_is_told_and_leaves_nothing(
     arguments: list[str], words: list[str], folder: Path
 ) -> None:
     told = called("launch", "tiny.yaml", "run_dir=runs/refused", *arguments, cwd=folder, PATH="/nowhere")
-    assert_told(told, *words)
+    assert_refused(told, *words)
     assert not (folder / "runs/refused").exists()
 
 

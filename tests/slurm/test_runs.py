@@ -17,7 +17,7 @@ from foretrain.launcher.restart import read_starts
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.rank import train_rank
 from foretrain.trainer.setup import prepare_run
-from tests.cli import CONFIG, assert_told, called
+from tests.cli import CONFIG, assert_refused, called
 from tests.conftest import RunOnRanks
 from tests.processes import assert_none, command, of_folder
 from tests.slurm.cluster.cluster import Cluster
@@ -173,7 +173,7 @@ def test_cancelled_a_job_is_gone_for_good_and_its_script_goes_on_when_it_is_subm
     pause(run_dir, 2)  # Slurm wakes them up
     again = ("launch", "tiny.yaml", "--on", "slurm", "run_dir=runs/cancelled", *TWO_RANKS)
     refused = called(*again, cwd=folder, SLURM_CONF=slurm.env["SLURM_CONF"])
-    assert_told(refused, f"was launched as slurm job {job_id}", "still waits or runs", "stop it")
+    assert_refused(refused, f"was launched as slurm job {job_id}", "still waits or runs", "stop it")
 
     slurm.run("scancel", job_id)
     slurm.wait(job_id, "CANCELLED", timeout_s=DEADLINE_S)

@@ -22,7 +22,7 @@ from foretrain.scaling.sweep.run import make_plan
 from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run_folder import LOGS
-from tests.cli import DEADLINE_S, Ended, assert_told, start
+from tests.cli import DEADLINE_S, Ended, assert_refused, start
 from tests.processes import assert_gone
 from tests.scaling.sweep.tiny import NUM_STEPS, TWO_RATES, results, sweep, users_folder
 
@@ -217,5 +217,5 @@ def test_a_sweep_that_cannot_run_is_refused_before_a_file_is_written(
     arguments: list[str], says: str, folder: Path
 ) -> None:
     ended = sweep(folder, "sweeps/refused", *arguments)
-    assert_told(ended, says, num_lines=3)
+    assert_refused(ended, says, num_lines=3)
     assert not (folder / "sweeps/refused").exists()

@@ -14,7 +14,7 @@ from foretrain.scaling.transfer.plot import PLOT_FILE, plot
 from foretrain.scaling.transfer.report import print_study
 from foretrain.scaling.transfer.transfer import NOT_SUPPORTED, make_transfer, write
 from foretrain.trainer.exit_status import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
-from tests.cli import assert_told, called
+from tests.cli import assert_refused, called
 from tests.scaling.transfer.builder import Folder, target, transferred
 
 PURE = ["transfer", "report", "study", "evidence", "coordinates", "optimum", "sweep_folder"]
@@ -145,7 +145,7 @@ def test_a_preset_may_be_the_target_and_the_coordinate_check_may_lie_elsewhere(f
 )
 def test_bad_input_is_reported_and_leaves_no_file(arguments: list[str], says: tuple[str, ...], folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    assert_told(called("transfer", *arguments, cwd=folder), *says)
+    assert_refused(called("transfer", *arguments, cwd=folder), *says)
     assert sorted(folder.rglob("*")) == before
 
 
