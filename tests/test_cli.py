@@ -3,7 +3,6 @@
 import json
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,7 +53,7 @@ BAD_INPUT = {
     "train tiny.yaml schedule.warmup_tokens=1e9": ("more than train.num_tokens", "shorten the warm-up"),
     "train tiny.yaml run_dir=text.txt": ("text.txt", "File exists", "choose another path"),
     "train tiny.yaml run_dir=text.txt/run": ("text.txt", "Not a directory", "choose another path"),
-    "generate nothing": ("nothing holds no finished checkpoint", "train first"),
+    "generate nothing": ("nothing holds no complete checkpoint", "train first"),
     "generate nothing --temperature -1": ("temperature = -1.0 must not be negative",),
 }
 """Command lines in the folder below, and what their messages must say."""
@@ -97,13 +96,10 @@ def test_an_incomplete_launcher_environment_is_refused(folder: Path) -> None:
 
 
 @pytest.fixture
-def as_a_rank(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """What a launcher sets; the handlers that a rank installs in this process are taken back."""
-    before = {signum: signal.getsignal(signum) for signum in stopping.SIGNALS}
-    monkeypatch.setattr(stopping, "_request", None)
-    yield AS_A_RANK
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
+def as_a_rank(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The variables that a launcher sets. No handler of signals is installed in this process."""
+    monkeypatch.setattr(train, "catch_signals", stopping.StopRequest)
+    return AS_A_RANK
 
 
 AS_A_RANK = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -168,7 +164,7 @@ def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     ended = called("prepare", "empty.txt", cwd=tmp_path)
     assert ended.status == EXIT_BAD_INPUT
-    assert ended.err.splitlines()[-1] == "error: the corpus is empty: all 1 files of empty.txt are without text"
+    assert ended.err.splitlines()[-1] == "error: the corpus is empty: none of the 1 files of empty.txt has any text"
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
 
 
