@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures for the tests of all rooms."""
 
 import os
 from collections.abc import Callable
@@ -10,16 +10,16 @@ import pytest
 from foretrain.launcher.local.run import call_local
 from tests.trainer.corpus import write_corpus
 
-# torch asks for the name of each peer: a name server that loses one question would hold a test up for five seconds.
+# torch looks up the name of each peer. If a name server loses one request, the test would wait five seconds.
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:5")
 
 
 WAITS_MOST = ("tests/slurm/test_runs.py", "tests/launcher/ray/test_training.py", "tests/slurm/", "tests/launcher/ray/")
-"""Tests that mostly wait for a cluster: begun first, so that other ones fill the time."""
+"""Beginnings of the paths of tests that mostly wait for a cluster. They start first, so that others fill the time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that wait most at the beginning, and leave the order of the others."""
+    """Move the tests that wait most to the beginning, and keep the order of the others."""
 
     def place(item: pytest.Item) -> int:
         found = [place for place, room in enumerate(WAITS_MOST) if item.nodeid.startswith(room)]
@@ -36,12 +36,12 @@ class RunOnRanks(Protocol):
 
 @pytest.fixture(scope="session")
 def ranks() -> RunOnRanks:
-    """Run fn(*args) in that many fresh processes and return their return values, in the order of ranks.
+    """A function that runs fn(*args) on `world_size` fresh processes and returns their results in the order of ranks.
 
-    fn is a function at the top of a module under tests/, best one without pytest (tests/parallel/workers.py): each rank
-    imports it by name. MASTER_ADDR, RANK and the like are set; fn may initialise the process group, once: a second one
-    would read the first one's addresses in torch's store. A failing rank raises RankError here, with
-    that rank's traceback.
+    fn must be at the top level of a module under tests/ that each rank can import, best one without pytest, such as
+    tests/parallel/workers.py. RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are set. fn may initialise the
+    process group only once: a second group would read the addresses of the first in torch's store. If a rank fails,
+    RankError is raised here with the traceback of that rank.
     """
 
     def run(world_size: int, fn: Callable[..., Any], *args: Any, timeout_s: float = 120.0) -> list[Any]:

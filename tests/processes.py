@@ -1,4 +1,4 @@
-"""Finds and counts what a test has left running."""
+"""Finds the processes that a test has left running."""
 
 import os
 import time
@@ -7,33 +7,36 @@ from pathlib import Path
 
 import psutil
 
+DEADLINE_S = 60.0
+"""Seconds that a process may take to end on a machine with a high load."""
+
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether a process runs, or could."""
+    """Whether a process has not ended."""
     try:
-        # An orphan that ended stays a zombie where nobody reaps.
+        # An orphan that has ended stays a zombie if no process reaps it.
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 
 
 def runs(pid: int) -> bool:
-    """Whether there is such a process, and it is alive."""
+    """Whether there is a process with that id, and it is alive."""
     return psutil.pid_exists(pid) and is_alive(psutil.Process(pid))
 
 
 def snapshot() -> set[psutil.Process]:
-    """All processes that live now, but for this one."""
+    """All processes that are alive, without this one."""
     return {process for process in psutil.process_iter() if process.pid != os.getpid() and is_alive(process)}
 
 
 def of_folder(folder: Path) -> list[psutil.Process]:
-    """Those that live, and name the folder in their command, their environment, their own folder or their files."""
+    """The processes that name the folder in their command, environment, working directory or open files."""
     return [process for process in snapshot() if mentions(folder)(process)]
 
 
 def command(process: psutil.Process) -> list[str]:
-    """The words of its command line; none of one that has ended meanwhile."""
+    """The words of a process's command line; none if it has ended."""
     try:
         return process.cmdline()
     except psutil.Error:
@@ -41,7 +44,7 @@ def command(process: psutil.Process) -> list[str]:
 
 
 def variable(process: psutil.Process, name: str) -> str | None:
-    """One of its environment; none of one that has ended meanwhile."""
+    """A variable of a process's environment; None if it is not set or the process has ended."""
     try:
         return process.environ().get(name)
     except psutil.Error:
@@ -53,8 +56,8 @@ def mentions(folder: Path) -> Callable[[psutil.Process], bool]:
 
     def belongs(process: psutil.Process) -> bool:
         try:
-            told = [*process.cmdline(), *process.environ().values(), process.cwd()]
-            return any(str(folder) in text for text in (*told, *(file.path for file in process.open_files())))
+            texts = [*process.cmdline(), *process.environ().values(), process.cwd()]
+            return any(str(folder) in text for text in (*texts, *(file.path for file in process.open_files())))
         except psutil.Error:
             return False
 
@@ -62,20 +65,20 @@ def mentions(folder: Path) -> Callable[[psutil.Process], bool]:
 
 
 def left_behind(
-    before: set[psutil.Process], belongs: Callable[[psutil.Process], bool], within_s: float = 5.0
+    before: set[psutil.Process], belongs: Callable[[psutil.Process], bool], within_s: float = DEADLINE_S
 ) -> list[psutil.Process]:
-    """The processes that `belongs` says are ours, that were not there `before`, and do not end within that time."""
+    """The processes that `belongs` accepts, that did not exist `before`, and that do not end within that time."""
     return _left(lambda: [process for process in snapshot() - before if belongs(process)], within_s)
 
 
-def assert_none(folder: Path, within_s: float = 10.0) -> None:
-    """That no process names the folder, at the latest after that time."""
-    told = [(process.pid, command(process)) for process in _left(lambda: of_folder(folder), within_s)]
-    assert told == [], f"still there: {told}"
+def assert_none(folder: Path, within_s: float = DEADLINE_S) -> None:
+    """Assert that no process names the folder, at the latest after that time."""
+    left = [(process.pid, command(process)) for process in _left(lambda: of_folder(folder), within_s)]
+    assert left == [], f"still there: {left}"
 
 
-def assert_gone(processes: Iterable[psutil.Process], within_s: float = 5.0) -> None:
-    """That none of them lives, at the latest after that time."""
+def assert_gone(processes: Iterable[psutil.Process], within_s: float = DEADLINE_S) -> None:
+    """Assert that none of the processes is alive, at the latest after that time."""
     assert _left(lambda: [process for process in processes if is_alive(process)], within_s) == []
 
 

@@ -1,4 +1,4 @@
-"""What tests need and may be missing: they are then skipped, or fail where nothing may be skipped."""
+"""Tools that tests need. If one is missing, the test is skipped, or fails if nothing may be skipped."""
 
 import os
 from typing import NoReturn
@@ -6,11 +6,11 @@ from typing import NoReturn
 import pytest
 
 VARIABLE = "FORETRAIN_REQUIRE_ALL"
-"""Set, in CI, it makes a missing tool a failure."""
+"""The variable that, if it is set as in CI, makes a missing tool a failure."""
 
 
 def not_here(why: str) -> NoReturn:
-    """Skip the test, or fail it, and say why."""
+    """Skip the test, or let it fail, for the reason `why`."""
     if os.environ.get(VARIABLE):
         pytest.fail(why)
     pytest.skip(why)

@@ -42,7 +42,7 @@ INSTEAD = {
     r"bears?": "supports",
     r"puts? up with": "accept, tolerate",
     r"likeliest": "most likely",
-    r"lies|stands": "is",
+    r"lies|stands(?! for)": "is",
     r"of a kind": "of one type",
     r"go(es)? on|went on|going on": "continue, resume",
     r"comes? to|came to": "result, reach, total",
