@@ -1,7 +1,7 @@
 """Finds words and fragments that an engineer who reads English as a second language would stumble over.
 
 `python -m tests.lint.words [FILE ...]` checks these files, or all tracked ones, and exits with 1 if it finds any.
-`--rooms` counts the findings in every room instead, those outside CLEAN included.
+`--rooms` counts the findings in every room instead, those in TO_DO included.
 """
 
 import re
@@ -16,21 +16,28 @@ SUFFIXES = (".py", ".md", ".in")
 EXCEPT = "tests/lint/"
 """The list itself, and its test."""
 
-CLEAN: tuple[str, ...] = (
-    "configs/",
-    "examples/custom_block",
-    "tests/configs/",
-    "tests/plugins/blocks",
-    "tests/plugins/test_blocks",
-    "tests/trainer/model/",
-    "tests/trainer/mup/",
-    "tests/trainer/test_stage_cost",
-    "trainer/model/",
-    "trainer/mup/",
-    "trainer/stage_",
-    "trainer/state",
+TO_DO: tuple[str, ...] = (
+    "data_pipeline/",
+    "docs/architecture",
+    "docs/launch",
+    "docs/mup",
+    "launcher/",
+    "parallel/",
+    "scaling/",
+    "slurm/",
+    "tests/cli.py",
+    "tests/data_pipeline/",
+    "tests/launcher/",
+    "tests/parallel/",
+    "tests/plugins/test_optimizers",
+    "tests/scaling/",
+    "tests/slurm/",
+    "tests/test_cli",
+    "tests/trainer/test_lock",
+    "trainer/reference",
+    "verbs/",
 )
-"""Beginnings of the paths that are checked."""
+"""Beginnings of the paths that are not checked yet. Remove a line when its files are clean."""
 
 INSTEAD = {
     r"told|tells?": "report, message, say",
@@ -90,7 +97,7 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
     found = [
         (path, *finding)
         for path in ([] if counts else arguments) or tracked_files()
-        if is_checked(path) and (counts or path.startswith(CLEAN)) and (root / path).is_file()
+        if is_checked(path) and (counts or not path.startswith(TO_DO)) and (root / path).is_file()
         for finding in findings((root / path).read_text(encoding="utf-8"))
     ]
     if counts:
