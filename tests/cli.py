@@ -1,4 +1,4 @@
-"""Calling the command line: in processes of its own, or in this one where no other would be started."""
+"""Calls of the command line: in a process of its own, or in this process if the command starts no other."""
 
 import os
 import re
@@ -15,10 +15,10 @@ from foretrain.verbs.app import app
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 240.0
-"""For what a loaded machine makes slow: nothing here takes so long elsewhere."""
+"""Seconds that a command may take on a machine with a high load; on an idle one, it takes far less."""
 
 FOREIGN_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "FORCE_COLOR", "FORETRAIN_TRACEBACK")
-"""What changes a command's ways, and may be set where the tests run."""
+"""Variables that change what a command does, and that may be set where the tests run."""
 NUM_STEPS = 100
 CONFIG = f"""
 run_dir: runs/whole
@@ -34,7 +34,7 @@ sample: {{num_tokens: 8, prompts: ["7 plus ", "日本語 🙂 [bold] \\\\"]}}
 
 @dataclass
 class Ended:
-    """A command that came to its end, and what it printed, without colours."""
+    """A command that has ended, and what it printed, without colours."""
 
     status: int
     out: str
@@ -46,13 +46,13 @@ def _plain(text: str) -> str:
 
 
 def environment(encoding: str = "utf-8") -> dict[str, str]:
-    """This process's, for a terminal of 80 columns that speaks `encoding`."""
+    """The environment of this process, for a terminal of 80 columns with that encoding."""
     ours = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
     return {**ours, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding, "COLUMNS": "80"}
 
 
 def start(*arguments: str, cwd: Path, encoding: str = "utf-8", **variables: str) -> "subprocess.Popen[str]":
-    """Start a command in a process group of its own, as a shell does, with more variables in its environment."""
+    """Start a command in a process group of its own, as a shell does. `variables` are added to its environment."""
     return subprocess.Popen(
         [sys.executable, "-m", "foretrain", *arguments],
         cwd=cwd,
@@ -66,7 +66,7 @@ def start(*arguments: str, cwd: Path, encoding: str = "utf-8", **variables: str)
 
 
 def end(process: "subprocess.Popen[str]") -> Ended:
-    """Wait for a command, which must not print a traceback."""
+    """Wait until a command ends. It must not print a traceback."""
     out, err = process.communicate(timeout=DEADLINE_S)
     assert "Traceback" not in out + err, out + err
     return Ended(process.returncode, _plain(out), _plain(err))
@@ -90,7 +90,7 @@ def called(*arguments: str, cwd: Path, **variables: str) -> Ended:
 
 
 def assert_refused(ended: Ended, *words: str, num_lines: int = 1, status: int = EXIT_BAD_INPUT) -> None:
-    """That a command said what to change, and no more."""
+    """Assert that a command printed an error with these words, in at most that many lines, and nothing else."""
     assert ended.status == status
     assert ended.out == ""
     assert ended.err.startswith("error: ")
