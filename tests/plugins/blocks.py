@@ -51,14 +51,13 @@ class GatedAttentionModule(nn.Module):
         self.inputs = parts.column("query", "key", "value", "gate")
         self.mix = parts.row("mix")
 
-    def forward(self, x_LBD: Tensor, documents: Documents | None = None) -> Tensor:
+    def forward(self, x_LBD: Tensor, documents: Documents) -> Tensor:
         return self.mix(self._run(self._attend, *self.inputs(x_LBD), documents))
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, gate: Tensor, documents: Documents | None) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, gate: Tensor, documents: Documents) -> Tensor:
         parts = (self._scale * query, key, value)
         q, k, v = (part.unflatten(-1, (-1, self._head_dim)).permute(1, 2, 0, 3) for part in parts)
-        segments = None if documents is None else documents.segments
-        y_BNLH = self._context.attention(q, k, v, self._is_causal, segments)
+        y_BNLH = self._context.attention(q, k, v, self._is_causal, documents.segments)
         return y_BNLH.permute(2, 0, 1, 3).flatten(2) * torch.sigmoid(gate)
 
 

@@ -31,7 +31,7 @@ class Block(nn.Module):
         self.mlp_norm = Norm(model, model.d_model, tp)
         self.mlp = layer("mlp")
 
-    def forward(self, x_LBD: Tensor, documents: Documents | None = None, loss_scale: float | None = None) -> Tensor:
+    def forward(self, x_LBD: Tensor, documents: Documents, loss_scale: float | None = None) -> Tensor:
         """`loss_scale`: what the losses of layers, if they have any, are multiplied by in the loss of a step."""
         h_LBD = x_LBD + self._out("attn", self.attn(self.attn_norm(x_LBD), documents=documents), loss_scale)
         return h_LBD + self._out("mlp", self.mlp(self.mlp_norm(h_LBD)), loss_scale)

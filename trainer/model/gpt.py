@@ -85,11 +85,11 @@ class Stage(nn.Module):
         stays inside a document. None: a sample is one document. `loss_scale`: what the losses of layers are multiplied
         by, if any layer has one (`takes_loss_scale`).
         """
-        documents = (
-            None if positions is None else Documents.of(positions, self._blueprint.model, self._tp.context, x.device)
-        )
         if self.is_first:
             x = self._embed(x, positions)
+        tp, context = self._tp, self._tp.context
+        seq_len = len(x) * (tp.size if tp.sp else 1) * context.size
+        documents = Documents.of(positions, seq_len, self._blueprint.model, context, x.device)
         for number, block in self.blocks.items():
             run = partial(checkpointed, block) if number in self._recomputed else block
             x = run(x, documents, loss_scale)

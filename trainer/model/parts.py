@@ -26,23 +26,31 @@ from foretrain.trainer.model.shard import Held, beside
 
 @dataclass(frozen=True, eq=False)
 class Documents:
-    """The documents of the samples of a micro-batch, made once for all blocks of a stage."""
+    """What attention must know about the documents of a micro-batch, made once for all blocks of a stage."""
 
-    segments: Segments
+    segments: Segments | None
+    """The documents that attention stays inside; None: each sample is one document."""
     rope: tuple[Tensor, Tensor] | None
-    """cos and sin (L, B, 1, H) of this rank's part of the sequence; None if the model has no rotary positions."""
+    """cos and sin (L, B, 1, H), or (L, 1, 1, H), of this rank's part of the sequence; None without rotary positions."""
 
     @classmethod
     def of(
-        cls, positions_BL: Tensor, model: ModelConfig, context: ContextParallel, device: torch.device
+        cls,
+        positions_BL: Tensor | None,
+        seq_len: int,
+        model: ModelConfig,
+        context: ContextParallel,
+        device: torch.device,
     ) -> "Documents":
-        """The documents of samples whose tokens have these positions in their documents, over the full sequence."""
-        segments = Segments.of(positions_BL, device)
+        """Those of samples whose `seq_len` tokens have these positions in their documents (None: 0, 1, 2, ...)."""
+        segments = None if positions_BL is None else Segments.of(positions_BL, device)
         if model.position != "rope":
             return cls(segments, None)
-        seq_len = positions_BL.shape[1]
-        own_LB = positions_BL[:, context.sequence_slice(seq_len)].T.to(device, non_blocking=True)
+        own = context.sequence_slice(seq_len)
         cos_LH, sin_LH = rope_tables(seq_len, model.block_shape.head_dim, model.rope_theta, device)
+        if positions_BL is None:
+            return cls(None, (cos_LH[own, None, None], sin_LH[own, None, None]))
+        own_LB = positions_BL[:, own].T.to(device, non_blocking=True)
         return cls(segments, (cos_LH[own_LB][:, :, None], sin_LH[own_LB][:, :, None]))
 
 
@@ -79,7 +87,7 @@ class Parts:
         """What the input of a matrix is multiplied by. The parts above do so already."""
         return self._rows[name].multiplier
 
-    def selective(self, function: Callable[..., Tensor], *inputs: "Tensor | Documents | None") -> Tensor:
+    def selective(self, function: Callable[..., Tensor], *inputs: "Tensor | Documents") -> Tensor:
         """function(*inputs); if train.recompute is selective, nothing between the inputs and the output is kept."""
         return checkpointed(function, *inputs) if self._recomputes else function(*inputs)
 

@@ -152,7 +152,7 @@ def test_another_mask_or_other_positions_in_the_library_give_other_logits(name: 
 def test_rotary_positions_restart() -> None:
     """The tables show it; products of queries and keys depend on distances, which a restart does not change."""
     model = MODELS["llama"][1]
-    rope = Documents.of(POSITIONS, model, TensorParallel().context, torch.device("cpu")).rope
+    rope = Documents.of(POSITIONS, 24, model, TensorParallel().context, torch.device("cpu")).rope
     assert rope is not None
     for found, table in zip(rope, rope_tables(24, 8, model.rope_theta, torch.device("cpu")), strict=True):
         assert torch.equal(found[:, :, 0].transpose(0, 1), table[POSITIONS])

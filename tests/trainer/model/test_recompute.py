@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from foretrain.configs.model import ModelConfig
+from foretrain.parallel.context import ContextParallel
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.registry import import_plugins
@@ -15,6 +17,7 @@ from foretrain.trainer.model.block import Block
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Recompute, Stage, build_stages
 from foretrain.trainer.model.layer import Recomputed
+from foretrain.trainer.model.parts import Documents
 from foretrain.trainer.model.rope import rope_tables
 from foretrain.trainer.model.table import block_activation_bytes, layers_of
 from tests.parallel import workers
@@ -28,7 +31,7 @@ def build(recompute: Recompute) -> Stage:
     return stage
 
 
-def kept_bytes(module: nn.Module, inputs: Tensor = TOKENS) -> int:
+def kept_bytes(module: nn.Module, *inputs: Any) -> int:
     """Bytes that a forward pass keeps for the backward pass, each storage once, weights and constants left out."""
     constants = rope_tables(MODEL.seq_len, MODEL.block_shape.head_dim, MODEL.rope_theta, torch.device("cpu"))
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *constants)}
@@ -39,7 +42,7 @@ def kept_bytes(module: nn.Module, inputs: Tensor = TOKENS) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = module(inputs)
+        outputs = module(*inputs or (TOKENS,))
     del outputs
     return sum(size for pointer, size in kept.items() if pointer not in weights)
 
@@ -85,9 +88,11 @@ def test_a_layer_keeps_as_many_bytes_as_it_declares(model: ModelConfig, recomput
     import_plugins(["tests.plugins.blocks"])
     block = Block(Blueprint.of(model), 0, TensorParallel(), recompute == "selective")
     x_LBD = torch.randn(model.seq_len, 3, model.d_model, requires_grad=True)
+    documents = Documents.of(None, model.seq_len, model, ContextParallel(), torch.device("cpu"))
     for name, kind in layers_of(model).items():
         declared = kind.activation_bytes(model, Layout(), recompute, element_bytes=4)
-        assert kept_bytes(block.get_submodule(name), x_LBD) == declared * model.seq_len * 3, name
+        inputs = (x_LBD, documents) if name == "attn" else (x_LBD,)
+        assert kept_bytes(block.get_submodule(name), *inputs) == declared * model.seq_len * 3, name
 
 
 def test_a_tensor_parallel_rank_keeps_its_share_and_under_sequence_parallelism_of_inputs_too() -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.trainer.model.parts import Documents, Parts, scaled
-from foretrain.trainer.model.rope import rope_tables, rotate
+from foretrain.trainer.model.rope import rotate
 from foretrain.trainer.model.shard import Held, beside
 
 
@@ -19,47 +19,36 @@ class GroupedQueryModule(nn.Module):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
-        model, shape, tp = parts.model, parts.model.block_shape, parts.tp
+        shape, tp = parts.model.block_shape, parts.tp
         self._head_dim = shape.head_dim
         self._multiplier = parts.attention_multiplier
         self._context, self._is_causal = tp.context, parts.is_causal
         self._run = parts.selective
-        self._rope_theta = model.rope_theta if model.position == "rope" else None
         shares_kv = shape.num_kv_heads % tp.size != 0
         self.qkv = parts.column("q") if shares_kv else parts.column("q", "k", "v")
         self.kv = SharedKeyValue(parts) if shares_kv else None
         self.q_norm, self.k_norm = parts.head_norm("q_norm"), parts.head_norm("k_norm")
         self.out = parts.row("out")
 
-    def forward(self, x_LBD: Tensor, documents: Documents | None = None) -> Tensor:
+    def forward(self, x_LBD: Tensor, documents: Documents) -> Tensor:
         q, k, v = self.qkv(x_LBD) if self.kv is None else (*self.qkv(x_LBD), *self.kv(x_LBD))
         return self.out(self._run(self._attend, q, k, v, documents))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, documents: Documents | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, documents: Documents) -> Tensor:
         """Attention of queries (L, B, N * H) to keys and values (L, B, K * H): (L, B, N * H)."""
         q_LBNH, k_LBKH, v_LBKH = (part.unflatten(-1, (-1, self._head_dim)) for part in (q, k, v))
         if self.q_norm is not None and self.k_norm is not None:
             q_LBNH, k_LBKH = self.q_norm(q_LBNH), self.k_norm(k_LBKH)
-        rope = self._rope(q_LBNH) if documents is None else documents.rope
-        if rope is not None:
-            q_LBNH, k_LBKH = rotate(q_LBNH, *rope), rotate(k_LBKH, *rope)
+        if documents.rope is not None:
+            q_LBNH, k_LBKH = rotate(q_LBNH, *documents.rope), rotate(k_LBKH, *documents.rope)
         y_BNLH = self._context.attention(
             scaled(q_LBNH, self._multiplier).permute(1, 2, 0, 3),
             k_LBKH.permute(1, 2, 0, 3),
             v_LBKH.permute(1, 2, 0, 3),
             self._is_causal,
-            None if documents is None else documents.segments,
+            documents.segments,
         )
         return y_BNLH.permute(2, 0, 1, 3).flatten(2)
-
-    def _rope(self, q_LBNH: Tensor) -> tuple[Tensor, Tensor] | None:
-        """cos and sin (L, 1, 1, H) of this rank's part of a sequence that is one document."""
-        if self._rope_theta is None:
-            return None
-        seq_len = len(q_LBNH) * self._context.size
-        mine = self._context.sequence_slice(seq_len)
-        cos_LH, sin_LH = rope_tables(seq_len, self._head_dim, self._rope_theta, q_LBNH.device)
-        return cos_LH[mine, None, None], sin_LH[mine, None, None]
 
 
 class SharedKeyValue(nn.Module):
