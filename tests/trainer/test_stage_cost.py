@@ -24,7 +24,7 @@ from tests.conftest import RunOnRanks
 MODEL = ModelConfig(num_layers=8, d_model=64, num_heads=4, d_ff=128, seq_len=32, vocab_size=300)
 TRAIN = TrainConfig()
 HEAD_HEAVY = replace(MODEL, vocab_size=1250)
-"""Its head costs nearly as much as two blocks."""
+"""A model whose head costs nearly as much as two blocks."""
 
 
 def test_counted_costs_add_up_to_the_flops_of_the_model() -> None:
@@ -62,7 +62,7 @@ def test_the_stage_with_a_heavy_head_has_fewer_blocks(layout: Layout, sizes: tup
     assert balance_stages(layout, 8, flop_costs(HEAD_HEAVY, TRAIN)).stage_layers == sizes
 
 
-def test_an_even_split_leaves_the_layout_as_it_is() -> None:
+def test_an_even_split_does_not_change_the_layout() -> None:
     for layout in (Layout(), Layout(pp=2)):
         assert balance_stages(layout, 8, Costs(first=0.0, block=1.0, last=0.5)) == layout
 
@@ -101,7 +101,7 @@ def test_a_split_by_hand_of_other_stages_is_refused_before_a_rank_starts(tmp_pat
 
 
 def measure(*cases: tuple[ModelConfig, Layout, TrainConfig]) -> list[Costs]:
-    """On a rank of its own, with one thread."""
+    """The costs of each case, measured with one thread."""
     torch.set_num_threads(1)
     return [measure_costs(*case, torch.device("cpu")) for case in cases]
 
@@ -122,7 +122,7 @@ def test_what_is_measured_under_tensor_parallelism_is_one_ranks_share() -> None:
     assert (half.block, half.last) == (full.block / 2, full.last / 2)
 
 
-def test_by_hand_the_run_has_the_curve_of_one_process(
+def test_a_run_split_by_hand_has_the_curve_of_one_process(
     tmp_path: Path, corpus: Path, ranks: RunOnRanks, expected_curve: list[float]
 ) -> None:
     run = prepared(tmp_path, corpus, pp=2, stage_layers=[1, 3])
@@ -130,7 +130,7 @@ def test_by_hand_the_run_has_the_curve_of_one_process(
     assert curve(run) == pytest.approx(expected_curve, rel=1e-5)
 
 
-def test_measured_the_run_has_the_same_curve_and_says_its_split_once(
+def test_a_run_split_by_measured_costs_has_the_same_curve_and_reports_its_split_once(
     tmp_path: Path, corpus: Path, expected_curve: list[float], capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = prepared(tmp_path, corpus, pp=2, balance="measured")

@@ -1,4 +1,4 @@
-"""A model at another size keeps its proportions, or says which sizes can be."""
+"""A model at another size keeps its proportions, or the error lists possible sizes."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ MODEL = ModelConfig(num_layers=8, d_model=256, num_heads=16, num_kv_heads=4, d_f
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
-def test_proportions_and_the_width_of_a_head_stay(steps: int, num_layers: int) -> None:
+def test_proportions_and_the_width_of_a_head_do_not_change(steps: int, num_layers: int) -> None:
     shape, old = Shape.of(resized(MODEL, 64 * steps, num_layers)), Shape.of(MODEL)
     assert (shape.d_model, shape.num_layers, shape.head_dim) == (64 * steps, num_layers, old.head_dim)
     for name in ("num_heads", "num_kv_heads", "d_ff"):
@@ -20,7 +20,7 @@ def test_proportions_and_the_width_of_a_head_stay(steps: int, num_layers: int) -
 
 
 @given(st.integers(1, 600))
-def test_a_width_is_refused_exactly_where_a_proportion_is_no_whole_number(width: int) -> None:
+def test_a_width_is_refused_if_and_only_if_a_size_is_no_whole_number(width: int) -> None:
     if width % 64 == 0:
         resized(MODEL, width)
         return
@@ -28,7 +28,7 @@ def test_a_width_is_refused_exactly_where_a_proportion_is_no_whole_number(width:
         resized(MODEL, width)
 
 
-def test_its_own_size_is_the_model_itself() -> None:
+def test_a_model_at_its_own_size_is_the_model_itself() -> None:
     assert resized(MODEL) == resized(MODEL, 256, 8) == MODEL
 
 

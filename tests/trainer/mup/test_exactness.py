@@ -65,7 +65,7 @@ def distance(a: Curve, b: Curve) -> float:
 
 
 def cases() -> Iterator[Any]:
-    """Every model with every optimizer; each model and each of the optimizers is in the quick suite."""
+    """Every model with every optimizer; a few of these pairs are in the quick suite."""
     quick = {("llama", "adam with a large epsilon"), ("gpt2", "adam with independent decay"), ("gpt2", "sgd")}
     for name, model in {"llama": LLAMA, "gpt2": GPT2}.items():
         for optimizer in OPTIMIZERS:

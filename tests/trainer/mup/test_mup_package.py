@@ -143,9 +143,7 @@ def of_gpt2(mup: Any) -> Entries:
     # The start of gains and biases is fixed, whatever the entry says.
     [(role, entry) for role in OFF for entry in QUANTITIES if role not in ("gain", "bias") or entry != "std"],
 )
-def test_an_entry_of_our_table_that_is_off_by_a_root_is_seen_in_its_role_and_nowhere_else(
-    of_gpt2: Entries, role: Role, entry: str
-) -> None:
+def test_a_wrong_entry_of_our_table_changes_its_role_and_nothing_else(of_gpt2: Entries, role: Role, entry: str) -> None:
     asked = config(*MODELS["gpt2"])
     rule = replace(MUP.rules[role], **{entry: getattr(MUP.rules[role], entry) * OFF[role]})
     planted = replace(MUP, rules={**MUP.rules, role: rule})
@@ -154,7 +152,7 @@ def test_an_entry_of_our_table_that_is_off_by_a_root_is_seen_in_its_role_and_now
     assert differing(of_gpt2, of_tables(asked, planted)) == expected
 
 
-def test_a_feed_forward_matrix_that_takes_the_ratio_of_d_model_is_seen(
+def test_a_feed_forward_matrix_with_the_ratio_of_d_model_is_detected(
     of_gpt2: Entries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def of_d_model(fan_in: float = 1, fan_out: float = 1, depth: float = 1) -> Ratios:

@@ -130,7 +130,7 @@ def test_every_parametrization_has_a_rule_for_every_role() -> None:
     assert all(roles <= table.rules.keys() for table in PARAMETRIZATIONS.values())
 
 
-def test_a_base_is_the_model_in_proportion_and_what_is_set_wins() -> None:
+def test_a_base_has_the_models_proportions_except_for_the_sizes_that_are_set() -> None:
     base = base_model(SWIGLU, BaseConfig(d_model=64))
     assert (base.num_heads, base.num_kv_heads, base.d_ff, base.num_layers) == (4, 1, 192, 8)
     base = base_model(SWIGLU, BaseConfig(d_model=64, num_heads=16, d_ff=100, num_layers=2))
@@ -145,7 +145,7 @@ def test_a_base_is_the_model_in_proportion_and_what_is_set_wins() -> None:
         ({"d_model": 64, "num_heads": 4, "num_kv_heads": 3}, "not a multiple of num_kv_heads = 3"),
     ],
 )
-def test_a_base_that_cannot_be_is_refused_with_what_to_change(base: dict[str, int], words: str) -> None:
+def test_an_impossible_base_is_refused_with_what_to_change(base: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         blueprint(config(SWIGLU, "mup", "adamw", **base))
 
