@@ -5,6 +5,7 @@ import fcntl
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,7 @@ def sync(path: Path) -> None:
 
 
 class LockHeldError(RuntimeError):
-    """Another process holds a lock. `holder` names it in words: "process 12 on node3"."""
+    """Another process, or another thread, holds a lock. `holder` names its process in words: "process 12 on node3"."""
 
     def __init__(self, holder: str) -> None:
         super().__init__(f"the lock is held by {holder}")
@@ -62,26 +63,54 @@ class LockHeldError(RuntimeError):
 def lock(path: Path, *, wait_s: float = 0.0, remove: bool = False) -> Iterator[None]:
     """Hold an exclusive lock on the file `path`, which the kernel releases when this process ends, however it ends.
 
-    Raises LockHeldError if another process still holds the lock after `wait_s` seconds. `remove`: delete the file when
-    the block ends. On a file system without locks nothing is held, since a run is worth more than its lock.
+    Raises LockHeldError if another process or thread still holds the lock after `wait_s` seconds. `remove`: delete the
+    file when the block ends. On a file system without locks it does not exclude other processes, since a run is worth
+    more than its lock.
 
     The package `filelock` would do the same, but it empties the file in which the holder names itself.
     """
     deadline_s = time.monotonic() + wait_s
-    while True:
-        with path.open("a+", encoding="utf-8", errors="replace") as file:
-            _acquire(file, deadline_s)
-            if not _is_file_at(path, file):
-                continue  # the previous holder removed the file while this process waited for it
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            try:
-                yield
-            finally:
-                if remove:
-                    path.unlink(missing_ok=True)
-            return
+    with _excluding_threads(path.absolute(), deadline_s):
+        while True:
+            with path.open("a+", encoding="utf-8", errors="replace") as file:
+                _acquire(file, deadline_s)
+                if not _is_file_at(path, file):
+                    continue  # the previous holder removed the file while this process waited for it
+                file.truncate(0)
+                file.write(f"{_this_process()}\n")
+                file.flush()
+                try:
+                    yield
+                finally:
+                    if remove:
+                        path.unlink(missing_ok=True)
+                return
+
+
+_held_here: set[Path] = set()
+_released = threading.Condition()
+
+
+@contextmanager
+def _excluding_threads(path: Path, deadline_s: float) -> Iterator[None]:
+    """Exclude other threads of this process, which a POSIX lock does not.
+
+    They may not even open the file: a process loses its lock when it closes the file, whichever thread opened it.
+    """
+    with _released:
+        if not _released.wait_for(lambda: path not in _held_here, max(0.0, deadline_s - time.monotonic())):
+            raise LockHeldError(_this_process())
+        _held_here.add(path)
+    try:
+        yield
+    finally:
+        with _released:
+            _held_here.discard(path)
+            _released.notify_all()
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _acquire(file: TextIO, deadline_s: float) -> None:

@@ -1,7 +1,10 @@
 """Atomic writes and the lock of foretrain/files.py."""
 
+import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,29 @@ def test_a_held_lock_is_refused_with_its_holder_and_free_when_the_holder_is_kill
         with lock(path, remove=True):
             assert path.exists()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("remove", [False, True])
+def test_threads_of_one_process_exclude_one_another(remove: bool, tmp_path: Path) -> None:
+    held, most = 0, 0
+
+    def hold(_: int) -> None:
+        nonlocal held, most
+        with lock(tmp_path / "lock", wait_s=60, remove=remove):
+            held += 1
+            most = max(most, held)
+            time.sleep(0.01)
+            held -= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(hold, range(20)))
+    assert most == 1
+    with (
+        lock(tmp_path / "lock"),
+        pytest.raises(LockHeldError, match=f"process {os.getpid()} on "),
+        lock(tmp_path / "lock"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("how", ["remove", "keep"])
