@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from benchmarks.transfer import app
 
 
+@pytest.mark.long
 def test_the_best_rate_stays_under_mup_and_falls_with_width_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
