@@ -1,4 +1,4 @@
-"""What a model learns from a sample: `objective` in a config."""
+"""The `objective` section of a config: what a model learns from a sample."""
 
 from dataclasses import dataclass, field
 
@@ -8,6 +8,6 @@ class ObjectiveConfig:
     """The objective and its settings."""
 
     kind: str = "next_token"
-    """The objective: next_token, or one that a plugin registers."""
+    """next_token, or an objective that a plugin registers."""
     options: dict[str, float] = field(default_factory=dict)
-    """Settings of a plugin's objective, by the names that it gives them."""
+    """More settings by name, which only objectives of plugins have."""

@@ -9,7 +9,13 @@ COORD_CHECK_FILE = "coord_check.json"
 SWEEP_FILE, RESULTS_FILE, TRIALS = "sweep.json", "results.jsonl", "trials"
 
 VERSION = 1
-"""Of `coord_check.json` and of a sweep's folder."""
+"""The version of `coord_check.json` and of the files of a sweep."""
+
+MIN_CHECK_WIDTH = 64
+"""The smallest width at which a coordinate check is evidence. Narrower models are farther from the limit of infinite
+width in which muP holds: correct models have slopes below 0.13 from here up, and below 0.21 from 32 up."""
+NUM_CHECK_STEPS = 8
+"""Steps at which a coordinate check is evidence: some faults show only after errors have accumulated."""
 
 
 @dataclass(frozen=True)

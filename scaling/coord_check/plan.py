@@ -9,6 +9,7 @@ from foretrain.configs.optimization import MAX_LR
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.parallel.layout import Layout, check
 from foretrain.scaling.layouts import parallel_config
+from foretrain.scaling.records import NUM_CHECK_STEPS
 from foretrain.scaling.verify.shrink import shrink_keeping_divisors
 from foretrain.trainer.model.resize import resized
 from foretrain.trainer.mup.parametrize import blueprint
@@ -25,11 +26,6 @@ LR_SHARE = 1 / 32
 """The default learning rate for adamw, as a share of `model.init_std`. The first steps of adamw are as large as its
 rate: updates are visible from the first step on, and eight of them do not yet learn everything. At 1/5 they do, and
 slopes become random."""
-MIN_WIDTH = 64
-"""Narrower models are farther from the limit of infinite width in which muP holds: correct models have slopes below
-0.13 from here up, and below 0.21 from 32 up. A user may name narrower ones."""
-NUM_STEPS = 8
-"""Some faults show only when errors have added up. A user may ask for fewer steps."""
 MAX_WIDTH: dict[Device, int] = {"cpu": 512, "cuda": 2048}
 MAX_DEPTH: dict[Device, int] = {"cpu": 16, "cuda": 64}
 """Limits of ladders whose sizes the user did not name."""
@@ -110,7 +106,7 @@ def make_plan(
     widths: Sequence[int] = (),
     depths: Sequence[int] | None = None,
     num_seeds: int = 2,
-    num_steps: int = NUM_STEPS,
+    num_steps: int = NUM_CHECK_STEPS,
     lr: float | None = None,
     layout: Layout | None = None,
     device: Device = "cpu",

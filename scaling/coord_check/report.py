@@ -12,9 +12,9 @@ from foretrain.progress import print_line
 from foretrain.scaling.architecture import architecture
 from foretrain.scaling.console import StudyProgress, console_for_tables
 from foretrain.scaling.coord_check.judge import KINDS, TOLERANCES, Measured, Slope
-from foretrain.scaling.coord_check.plan import MIN_WIDTH, Axis, CoordCheckPlan, Rung, work
+from foretrain.scaling.coord_check.plan import Axis, CoordCheckPlan, Rung, work
 from foretrain.scaling.coord_check.verdict import CoordCheckVerdict
-from foretrain.scaling.records import COORD_CHECK_FILE, CoordCheckRecord, to_json
+from foretrain.scaling.records import COORD_CHECK_FILE, MIN_CHECK_WIDTH, CoordCheckRecord, to_json
 from foretrain.trainer.environment import code_version
 
 PLOT_FILE = "coord_check.png"
@@ -40,9 +40,9 @@ def print_verdict(plan: CoordCheckPlan, verdict: CoordCheckVerdict, console: Con
             style="dim",
         )
     narrowest = min(rung.width for rung in plan.rungs)
-    if narrowest < MIN_WIDTH:
+    if narrowest < MIN_CHECK_WIDTH:
         console.print(
-            f"Models {narrowest} wide show little, and `foretrain transfer` needs a check from {MIN_WIDTH} up.",
+            f"Models {narrowest} wide show little, and `foretrain transfer` needs a check from {MIN_CHECK_WIDTH} up.",
             style="yellow",
         )
     style = "green" if verdict.passed else "bold red"

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from foretrain.configs.schema import Config
 from foretrain.scaling.architecture import architecture, differences
-from foretrain.scaling.coord_check.plan import MIN_WIDTH, NUM_STEPS
-from foretrain.scaling.records import CoordCheckRecord, from_json
+from foretrain.scaling.records import MIN_CHECK_WIDTH, NUM_CHECK_STEPS, CoordCheckRecord, from_json
 from foretrain.scaling.transfer.sweep_folder import Sweep
 
 
@@ -30,13 +29,13 @@ def objections(check: CoordCheckRecord | None, sweep: Sweep, target: Config) -> 
         return
     if not check.passed:
         yield f"the coordinate check did not pass: repair what it names, and {again}"
-    if min(check.widths, default=MIN_WIDTH) < MIN_WIDTH:
+    if min(check.widths, default=MIN_CHECK_WIDTH) < MIN_CHECK_WIDTH:
         yield (
-            f"the coordinate check is of models {min(check.widths)} wide, and less than {MIN_WIDTH} says little: "
+            f"the coordinate check is of models {min(check.widths)} wide, and less than {MIN_CHECK_WIDTH} says little: "
             f"{again} without --widths, or with wider ones"
         )
-    if check.steps is not None and check.steps < NUM_STEPS:
-        yield f"the coordinate check took {check.steps} of {NUM_STEPS} steps, and drift may show later: {again}"
+    if check.steps is not None and check.steps < NUM_CHECK_STEPS:
+        yield f"the coordinate check took {check.steps} of {NUM_CHECK_STEPS} steps, and drift may show later: {again}"
     for line in differences(check.architecture, architecture(target)):
         yield f"the coordinate check is of another architecture ({line}): {again} with the target's settings"
     for name, sizes, key in (("widths", check.widths, "d_model"), ("depths", check.depths, "num_layers")):
