@@ -1,6 +1,7 @@
-"""What is to be started, as plain data: the same for every launcher."""
+"""A job as plain data: what to start, the same for every launcher."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,28 +20,28 @@ class Job:
     """Ranks that run one command, on nodes that see the same files at the same paths."""
 
     name: str
-    """A label, of letters, digits, `.`, `_` and `-`."""
+    """A label of letters, digits, `.`, `_` and `-`."""
     run_dir: str
     """The run's folder, absolute."""
     workdir: str
-    """Where the ranks start: relative paths of the config begin here. Absolute."""
+    """The working directory of the ranks, to which paths of the config are relative. Absolute."""
     python: str
-    """The interpreter, absolute."""
+    """The Python interpreter. Absolute."""
     num_nodes: int
     ranks_per_node: int
     cpus_per_rank: int
     gpus_per_node: int
-    """0: none are asked for."""
+    """0: the job asks for no GPUs."""
     env: tuple[tuple[str, str], ...]
-    """The ranks' whole environment, but for what tells them their places; by name."""
+    """The complete environment of the ranks, sorted by name, without RANK, WORLD_SIZE and so on."""
     max_starts: int
-    """Starts in a row without a newer checkpoint."""
+    """Consecutive starts without a new checkpoint before the job gives up."""
     train_options: tuple[str, ...] = ()
     """Further options of `foretrain train`."""
 
     @property
     def num_ranks(self) -> int:
-        """Ranks in all."""
+        """The total number of ranks."""
         return self.num_nodes * self.ranks_per_node
 
     @property
@@ -50,37 +51,37 @@ class Job:
 
     @property
     def code(self) -> Path:
-        """The snapshot of the code that the job runs."""
+        """The folder with the copy of the code that the job runs."""
         return self.folder / CODE
 
     @property
     def logs(self) -> Path:
-        """Where each rank's log is written."""
+        """The folder of the ranks' logs."""
         return self.folder / LOGS
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What each rank runs, with RANK and its kin in its environment."""
+        """The command of each rank, which finds RANK, WORLD_SIZE and so on in its environment."""
         train = (self.python, "-m", "foretrain", "train", str(self.folder / CONFIG_FILE))
         return (*train, *self.train_options)
 
     @property
     def secrets(self) -> dict[str, str]:
-        """Those of `env` whose names tell that their values are nobody else's business."""
+        """The part of `env` whose names say that the values are secret."""
         return {name: value for name, value in self.env if SECRET.search(name)}
 
     def without_secrets(self) -> "Job":
-        """The same job, to be shown: it does not have the values of `secrets`."""
+        """The same job, without the values of `secrets`, so that it can be shown."""
         env = {**dict(self.env), **dict.fromkeys(self.secrets, "(not shown)")}
         return replace(self, env=tuple(env.items()))
 
     def to_json(self) -> str:
-        """As text, for `from_json`."""
+        """The job as text, for `from_json`."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """The job of `to_json`."""
+        """The job that `to_json` wrote."""
         values = json.loads(text)
         values["env"] = tuple((name, value) for name, value in values["env"])
         values["train_options"] = tuple(values["train_options"])
@@ -90,13 +91,14 @@ class Job:
 def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train_options: Sequence[str] = ()) -> Job:
     """The job of a config on the nodes that its `cluster` names, launched from `workdir` in the environment `environ`.
 
-    Raises ValueError where the layout does not fit the nodes.
+    Raises ValueError if the layout does not fit the nodes.
     """
     check_nodes(config)
     run_dir = (workdir / config.run_dir).absolute()
     cluster, launch = config.cluster, config.launch
     carried, settings = environment(launch.env, environ)
-    env = {**carried, **rank_variables(run_dir / CODE, launch), **settings}
+    ours = rank_variables(run_dir / CODE, launch, plugin_path(config, workdir, environ))
+    env = {**carried, **ours, **settings}
     return Job(
         name=re.sub(r"[^\w.-]+", "-", run_dir.name) or "foretrain",
         run_dir=str(run_dir),
@@ -112,21 +114,29 @@ def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train
     )
 
 
-def code_variables(code: Path) -> dict[str, str]:
+def code_variables(code: Path, python_path: Sequence[str] = ()) -> dict[str, str]:
     """The variables that have every Python process of a job import the copy of the code in `code`.
 
-    PYTHONSAFEPATH: a `foretrain.py` in the working directory must not hide the copy.
+    python_path: further folders of modules. PYTHONSAFEPATH: a `foretrain.py` in the working directory must not hide the
+    copy.
     """
-    return {"PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
+    return {"PYTHONPATH": os.pathsep.join([str(code), *python_path]), "PYTHONSAFEPATH": "1"}
 
 
-def rank_variables(code: Path, launch: LaunchConfig) -> dict[str, str]:
+def plugin_path(config: Config, workdir: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The folders in which the config's plugins may be: those of PYTHONPATH, absolute; none if it lists no plugins."""
+    folders = environ.get("PYTHONPATH", "").split(os.pathsep) if config.plugins else []
+    return tuple(str((workdir / folder).absolute()) for folder in folders if folder)
+
+
+def rank_variables(code: Path, launch: LaunchConfig, python_path: Sequence[str] = ()) -> dict[str, str]:
     """What the ranks of a cluster's job need in their environment beside what `launch.env` says."""
-    return {**code_variables(code), "OMP_NUM_THREADS": str(launch.cpus_per_rank), "PYTHONUNBUFFERED": "1"}
+    threads = {"OMP_NUM_THREADS": str(launch.cpus_per_rank), "PYTHONUNBUFFERED": "1"}
+    return {**code_variables(code, python_path), **threads}
 
 
 def environment(wanted: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """What `launch.env` takes from `environ`, and what it sets itself."""
+    """The variables that `launch.env` takes from `environ`, and those that it sets."""
     settings = dict(entry.split("=", 1) for entry in wanted if "=" in entry)
     patterns = [entry for entry in wanted if "=" not in entry]
     carried = {
@@ -136,7 +146,7 @@ def environment(wanted: Sequence[str], environ: Mapping[str, str]) -> tuple[dict
 
 
 def check_nodes(config: Config) -> None:
-    """Raise LayoutError unless the layout has a rank for every GPU of the nodes, and tp lies well on them."""
+    """Raise LayoutError unless the layout has a rank for every GPU of the nodes, and no tp group straddles nodes."""
     cluster = config.cluster
     num_ranks = cluster.num_nodes * cluster.gpus_per_node
     try:

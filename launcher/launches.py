@@ -1,4 +1,4 @@
-"""What a launcher answers, and the record of it in the run's folder."""
+"""The record of a folder's launches."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -10,45 +10,25 @@ LAUNCHES_FILE = "launches.jsonl"
 
 
 @dataclass(frozen=True)
-class Submitted:
-    """A job that a cluster has taken."""
-
-    title: str
-    """What it is called, as in "Slurm job 123"."""
-    id: str
-    """The cluster's name for it."""
-    watch: tuple[str, ...]
-    """Commands that show how it is doing."""
-    stop: str
-    """The command that ends it."""
-    again: str | None = None
-    """The command that submits the same once more."""
-
-    def lines(self) -> list[str]:
-        """What the user is told."""
-        named = [*(("watch", command) for command in self.watch), ("stop", self.stop)]
-        named += [("again", self.again)] if self.again else []
-        return [f"{self.title} is submitted", *(f"  {name:6} {command}" for name, command in named)]
-
-
-@dataclass(frozen=True)
 class Launch:
     """A line of LAUNCHES_FILE."""
 
     on: str
+    """The name of the launcher."""
     id: str
+    """The name that the cluster gave the job."""
     at: str
     """UTC, ISO 8601."""
     address: str | None = None
-    """Of a Ray cluster."""
+    """The address of the Ray cluster."""
 
 
-def record_launch(run_dir: Path, on: str, job_id: str, address: str | None = None) -> None:
-    """Add a launch to the record."""
+def record_launch(folder: Path, on: str, job_id: str, address: str | None = None) -> None:
+    """Add a launch to the record of a folder."""
     launch = Launch(on, job_id, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), address)
-    records.append(run_dir / LAUNCHES_FILE, asdict(launch))
+    records.append(folder / LAUNCHES_FILE, asdict(launch))
 
 
-def launches(run_dir: Path) -> list[Launch]:
-    """The launches of a run so far, oldest first."""
-    return [Launch(**entry) for entry in records.entries(run_dir / LAUNCHES_FILE)]
+def launches(folder: Path) -> list[Launch]:
+    """The launches of a folder so far, oldest first."""
+    return [Launch(**entry) for entry in records.entries(folder / LAUNCHES_FILE)]

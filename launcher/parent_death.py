@@ -1,4 +1,4 @@
-"""Ties the life of a process to that of its parent, so that nothing is left behind."""
+"""Ends a process when its parent ends, so that nothing is left behind."""
 
 import ctypes
 import os
@@ -9,9 +9,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent_pid: int | None = None) -> None:
-    """Have the kernel kill this process when its parent ends, however that happens (Linux; elsewhere nothing).
+    """Have the kernel kill this process when its parent ends, however that happens. Does nothing except on Linux.
 
-    parent_pid: who the parent should be; this process ends at once where the parent died before the call.
+    parent_pid: the expected parent; if it has ended before the call, this process ends at once.
     """
     if sys.platform != "linux":
         return

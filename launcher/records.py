@@ -1,4 +1,4 @@
-"""Records of a run that only grow, a JSON line for each entry; one that was cut short loses that entry alone."""
+"""Append-only records of a run: one JSON line per entry. A line that was cut short loses that entry alone."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
-    """All entries that are whole, oldest first; none where there is no record."""
+    """All complete entries, oldest first; none if there is no record."""
     found = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with suppress(json.JSONDecodeError):

@@ -1,19 +1,19 @@
-"""Where ranks meet: a free port of the first node.
+"""A free port of the first node, at which the ranks meet.
 
-A batch script asks for it with `python -m foretrain.launcher.rendezvous JOB_ID`.
+Batch scripts run `python -m foretrain.launcher.rendezvous JOB_ID`, which prints it.
 """
 
 import socket
 import sys
 
 FIRST_PORT, NUM_PORTS = 20_000, 10_000
-"""Below the ports that Linux gives to outgoing connections (32768 and up), which come and go."""
+"""A range below the ports that Linux gives to outgoing connections (32768 and up)."""
 
 
 def free_port(seed: int) -> int:
-    """A port of this machine that nothing listens on; the first to be tried depends on `seed`, so that jobs differ.
+    """A port of this machine on which nothing listens. `seed`, such as a job id, decides where the search starts.
 
-    Raises RuntimeError where all are taken.
+    Raises RuntimeError if all ports are taken.
     """
     for offset in range(NUM_PORTS):
         port = FIRST_PORT + (seed + offset) % NUM_PORTS
@@ -25,8 +25,8 @@ def free_port(seed: int) -> int:
 def _is_free(port: int) -> bool:
     with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as listener:
         if listener.family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # IPv4 too, as torch's store listens
-        # As the store does: what an earlier start left in TIME_WAIT is in nobody's way.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # and IPv4, as torch's store does
+        # As torch's store does: connections of an earlier start in TIME_WAIT do no harm.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("", port))

@@ -1,4 +1,4 @@
-"""Whether a run is started again: from how its last start ended, and whether its starts bring it forward.
+"""Whether a run is started again, from how its last start ended and whether its starts make progress.
 
 Batch scripts run `python -m foretrain.launcher.restart record-start|decide RUN_DIR ...`; Ray's driver calls the
 functions. Every start is a line of RUN_DIR/starts.jsonl.
@@ -17,7 +17,7 @@ from foretrain.trainer.run_folder import newest_checkpoint, step_of
 
 STARTS_FILE = "starts.jsonl"
 EXIT_SIGNAL = 128
-"""A rank that died of signal n ends with this + n: its machine, or who runs it, ended it, and not its program."""
+"""A rank that signal n killed ends with this + n: not its program ended it, but its machine or its cluster."""
 
 
 @dataclass(frozen=True)
@@ -25,20 +25,20 @@ class Start:
     """One start of a run."""
 
     job: str
-    """Which job: a later job of the same run is not blamed for this one."""
+    """The id of the job; a later job of the same run does not count this start."""
     step: int
-    """Of the newest checkpoint when it began; 0: there was none."""
+    """The step of the newest checkpoint at the start; 0: there was none."""
     at_s: float = 0.0
     """Unix time."""
 
 
 def asks_for_restart(status: int) -> bool:
-    """Whether ranks that ended so are to be started again: they said so, or died by no fault of the program."""
+    """Whether ranks with this exit status are started again: they asked for it, or were killed from outside."""
     return status == EXIT_RESUME or status >= EXIT_SIGNAL
 
 
 def stuck(starts: Sequence[Start], job: str, step: int, max_starts: int) -> str | None:
-    """Why another start of `job`, from the checkpoint of `step`, would lead nowhere; None where it may."""
+    """Why another start of `job` from the checkpoint of `step` would be in vain; None if it may start."""
     in_vain = 0
     for start in reversed(starts):
         if start.job != job or start.step != step:
@@ -46,9 +46,9 @@ def stuck(starts: Sequence[Start], job: str, step: int, max_starts: int) -> str 
         in_vain += 1
     if in_vain < max_starts:
         return None
-    where = f"beyond step {step:,}" if step else "to a first checkpoint"
+    where = f"did not get beyond step {step:,}" if step else "did not reach a first checkpoint"
     return (
-        f"{in_vain} starts in a row did not come {where}, so the job gives up (launch.max_starts = {max_starts}): read "
+        f"{in_vain} starts in a row {where}, so the job gives up (launch.max_starts = {max_starts}): read "
         "the ranks' logs; a lead too short to save (launch.stop_lead_s), or a rank that dies each time, are likely"
     )
 
@@ -59,13 +59,13 @@ def read_starts(run_dir: Path) -> list[Start]:
 
 
 def newest_step(run_dir: Path) -> int:
-    """Steps of the newest complete checkpoint; 0 where there is none."""
+    """The step of the newest complete checkpoint; 0 if there is none."""
     newest = newest_checkpoint(run_dir)
     return step_of(newest) if newest else 0
 
 
 def record_start(run_dir: Path, job: str, max_starts: int) -> str | None:
-    """Note that a start of `job` begins; or return why it must not."""
+    """Record a start of `job`; or return why it must not start."""
     starts, step = read_starts(run_dir), newest_step(run_dir)
     refusal = stuck(starts, job, step, max_starts)
     if refusal is None:
@@ -74,7 +74,7 @@ def record_start(run_dir: Path, job: str, max_starts: int) -> str | None:
 
 
 def decide(run_dir: Path, job: str, max_starts: int, status: int) -> tuple[bool, str]:
-    """Whether `job`, whose ranks ended with `status`, is to be started again, and that in words."""
+    """Whether `job`, whose ranks ended with `status`, is started again, and the reason in words."""
     step = newest_step(run_dir)
     if status == EXIT_DONE:
         return False, "done"
@@ -86,11 +86,11 @@ def decide(run_dir: Path, job: str, max_starts: int, status: int) -> tuple[bool,
     if refusal is not None:
         return False, refusal
     how = "stopped when asked to" if status == EXIT_RESUME else f"a rank was killed (status {status})"
-    return True, f"{how}: goes on {f'from step {step:,}' if step else 'from the start'}"
+    return True, f"{how}: resumes {f'from step {step:,}' if step else 'from the start'}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """What a batch script asks: exits with 0 where the ranks may be started (again), else with 1, and says why."""
+    """Print the reason in words; exit with 0 if the ranks may be started, else with 1."""
     parser = ArgumentParser(prog="foretrain.launcher.restart", description=__doc__)
     parser.add_argument("question", choices=["record-start", "decide"])
     parser.add_argument("run_dir", type=Path)

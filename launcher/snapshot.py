@@ -1,4 +1,4 @@
-"""A copy of the code in the run's folder: a job that waits for days runs what was launched, and no later edit."""
+"""A copy of the code in the run's folder: a job that waits for days runs the code that was launched."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from foretrain.trainer.environment import VERSION_FILE, code_version
 
 PACKAGE = Path(__file__).parents[1]
-"""The package that runs, as installed or in a checkout; its rooms may be links."""
+"""The package that runs, installed or in a checkout. Its folders may be links."""
 _SUFFIXES = frozenset({".py", ".yaml", ".in"})
 
 
@@ -40,6 +40,6 @@ def code_hash(package: Path) -> str:
 
 
 def _files(package: Path) -> Iterator[Path]:
-    # os.walk can follow links, which Path.rglob of Python 3.11 does not.
+    # os.walk can follow links; Path.rglob of Python 3.11 cannot.
     paths = (Path(folder, name) for folder, _, names in os.walk(package, followlinks=True) for name in names)
     yield from sorted(path for path in paths if path.suffix in _SUFFIXES)

@@ -1,4 +1,4 @@
-"""Training as this process was started: as one rank of a run, or as the launcher of all its ranks on this machine."""
+"""`foretrain train`: this process is one rank of a run, or starts all ranks on this machine."""
 
 import os
 from collections.abc import Iterator
@@ -18,27 +18,28 @@ from foretrain.trainer.setup import Run, prepare_run
 from foretrain.trainer.stopping import catch_signals
 
 LOCK_WAIT_S = 60.0
-"""So long a rank 0 that a cluster started waits for one that has lost its node, and has not yet noticed."""
+"""Seconds that a restarted rank 0 waits for the lock of a previous rank 0 whose node died."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """What this process is of a run."""
+    """The part of this process in a run."""
 
     rank: int = 0
     world_size: int | None = None
-    """None: it starts all ranks."""
+    """None: this process starts all ranks."""
 
     @property
     def is_launcher(self) -> bool:
-        """Whether it starts all ranks."""
+        """Whether this process starts all ranks."""
         return self.world_size is None
 
 
 def place_from_environment() -> Place:
-    """The place that RANK and its kin give this process; the launcher's where there is no RANK.
+    """The place that RANK and WORLD_SIZE give this process; without RANK it is the launcher.
 
-    Raises ValueError where some of them are missing, or are not numbers.
+    Raises ValueError if only some of RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT are set, or are not
+    numbers.
     """
     if "RANK" not in os.environ:
         return Place()
@@ -53,9 +54,9 @@ def place_from_environment() -> Place:
 
 @contextmanager
 def prepared_run(config: Config, place: Place, *, allow_data_change: bool) -> Iterator[Run]:
-    """Yield the run, checked, with its folder locked for it. Raises ValueError with what to change."""
+    """Yield the run after all checks, and hold the lock of its folder. Raises ValueError with what to change."""
     if not place.is_launcher:
-        catch_signals()  # not only when torch is there: it takes seconds
+        catch_signals()  # now, since importing torch takes seconds
     run = prepare_run(config, place.world_size, allow_data_change=allow_data_change, progress=place.rank == 0)
     if place.is_launcher:
         check_fits(run.layout.world_size)
@@ -64,15 +65,15 @@ def prepared_run(config: Config, place: Place, *, allow_data_change: bool) -> It
         return
     with locked(run.run_dir, wait_s=0.0 if place.is_launcher else LOCK_WAIT_S):
         if newest_checkpoint(run.run_dir) != (run.resume.checkpoint if run.resume else None):
-            # Who had the lock has trained on: what this run goes on from is no longer the newest.
+            # The previous holder of the lock has written a newer checkpoint than the one that this run resumes from.
             if not place.is_launcher:
-                raise SystemExit(EXIT_RESUME)  # every rank has to look again
+                raise SystemExit(EXIT_RESUME)  # every rank must prepare the run again
             run = prepare_run(config, allow_data_change=allow_data_change)
         yield run
 
 
 def announce(run: Run) -> None:
-    """Say what is going to happen, and write what the run is into its folder; of a complete run show the end again."""
+    """Print what is going to happen, and record the run in its folder. If it is complete, show its end again."""
     print(run.outlook, flush=True)
     if not run.is_complete:
         configs.save(run.config, run.run_dir / CONFIG_FILE)

@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class RunOnRanks(Protocol):
     """ranks(world_size, fn, *args) -> what each rank returned."""
 
-    def __call__(self, world_size: int, fn: Callable[..., Any], *args: Any, timeout_s: float = 120.0) -> list[Any]: ...
+    def __call__(self, world_size: int, fn: Callable[..., Any], *args: Any, timeout_s: float = 300.0) -> list[Any]: ...
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def ranks() -> RunOnRanks:
     RankError is raised here with the traceback of that rank.
     """
 
-    def run(world_size: int, fn: Callable[..., Any], *args: Any, timeout_s: float = 120.0) -> list[Any]:
+    def run(world_size: int, fn: Callable[..., Any], *args: Any, timeout_s: float = 300.0) -> list[Any]:
         target = f"{fn.__module__}:{fn.__qualname__}"
         return call_local(target, args, world_size, timeout_s=timeout_s)
 

@@ -132,7 +132,10 @@ def sweep(
     jobs: Annotated[
         int | None, typer.Option(help="Number of trials to run at a time. Default: as many as the cores or GPUs hold.")
     ] = None,
-    on: Annotated[Literal["local", "slurm", "ray"], typer.Option("--on", help="Where to run the trials.")] = "local",
+    on: Annotated[
+        str,
+        typer.Option("--on", metavar="LAUNCHER", help="Where to run the trials: local, slurm, ray or a plugin's."),
+    ] = "local",
     layout: Annotated[str, typer.Option(help="Layout of the processes of each trial, such as 'dp=2 tp=2'.")] = "dp=1",
 ) -> None:
     """Train small proxies of a config with many values of its settings, to find the best values.

@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -43,7 +43,10 @@ def train(
 def launch(
     config: ConfigArgument,
     overrides: Overrides = None,
-    on: Annotated[Literal["local", "slurm", "ray"], typer.Option("--on", help="Where to start the ranks.")] = "local",
+    on: Annotated[
+        str,
+        typer.Option("--on", metavar="LAUNCHER", help="Where to start the ranks: local, slurm, ray or a plugin's."),
+    ] = "local",
     nodes: Annotated[int | None, typer.Option(help="Nodes; the same as cluster.num_nodes=N.")] = None,
     gpus_per_node: Annotated[
         int | None, typer.Option(help="GPUs of a node, and so its ranks; the same as cluster.gpus_per_node=G.")
@@ -71,19 +74,19 @@ def launch(
         settings = configs.load(config, [*(overrides or []), *options])
         plan = launching.make_plan(settings, on, allow_data_change=allow_data_change)
         if dry_run:
-            typer.echo(plan.shown, nl=False)
+            typer.echo(plan.script.printable, nl=False)
         run = prepare_run(settings, plan.job.num_ranks, allow_data_change=allow_data_change, progress=True)
         launching.check(plan, dry_run=dry_run)
         if dry_run:
             return
-        if plan.in_foreground:
-            launching.write(plan, run.config)
-            raise typer.Exit(launching.run_here(plan))
-        typer.echo(run.outlook)
-        if run.is_complete:
-            return
+        if not plan.in_foreground:
+            typer.echo(run.outlook)
+            if run.is_complete:
+                return
         launching.write(plan, run.config)
         submitted = launching.submit(plan)
+    if isinstance(submitted, int):
+        raise typer.Exit(submitted)
     for line in submitted.lines():
         typer.echo(line)
 

@@ -1,4 +1,4 @@
-"""Independent commands that are to be started, as plain data: the same for every launcher."""
+"""A job array as plain data: independent commands to start, the same for every launcher."""
 
 import re
 import sys
@@ -14,33 +14,33 @@ from foretrain.trainer.run_folder import CODE
 
 @dataclass(frozen=True)
 class JobArray:
-    """Tasks that know nothing of each other, on nodes that see the same files at the same paths."""
+    """Independent tasks, on nodes that see the same files at the same paths."""
 
     name: str
-    """What the cluster shows."""
+    """The name that the cluster shows."""
     folder: Path
-    """For scripts, logs, and how each task ended; absolute, and of this job array alone."""
+    """The folder for scripts, logs, and how each task ended. Absolute; no other array may use it."""
     tasks: tuple[Task, ...]
     launch: LaunchConfig
     ranks: int = 1
-    """Processes of a task, all on one node: it gets launch.cpus_per_rank CPUs for each."""
+    """Processes of a task, all on one node; the task gets launch.cpus_per_rank CPUs for each."""
     on_gpus: bool = False
-    """Whether it gets a GPU for each of them, too."""
+    """Whether a task also gets one GPU for each of its processes."""
     at_once: int | None = None
-    """Tasks that run at the same time; None: as many as there is room for."""
+    """Limit on the tasks that run at the same time; None: as many as there is room for."""
     workdir: Path = field(default_factory=Path.cwd)
-    """Where the tasks start. Absolute."""
+    """The working directory of the tasks. Absolute."""
+    python_path: tuple[str, ...] = ()
+    """Further folders of modules, such as plugins."""
     python: str = sys.executable
-    """The interpreter of what looks after the tasks, absolute."""
+    """The interpreter that supervises the tasks. Absolute."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError where no launcher could start these."""
+        """Raise ValueError for an array that no launcher could start."""
         names = [task.name for task in self.tasks]
         twice = sorted({name for name in names if names.count(name) > 1})
         if not names or twice:
-            raise ValueError(
-                f"tasks need names of their own: {', '.join(twice)} stand for several" if names else "no tasks"
-            )
+            raise ValueError(f"tasks need different names: {', '.join(twice)} names several" if names else "no tasks")
         if self.ranks < 1 or (self.at_once is not None and self.at_once < 1):
             raise ValueError(f"ranks = {self.ranks} and at_once = {self.at_once} must be 1 or more")
         if not self.folder.is_absolute() or not self.workdir.is_absolute():
@@ -53,8 +53,9 @@ class JobArray:
 
 
 def as_job(array: JobArray, environ: Mapping[str, str]) -> Job:
-    """What each task gets, as a run of one node would: its CPUs and GPUs, and the environment out of `environ`."""
+    """The job of one task, as if it were a run on one node: its CPUs and GPUs, and its environment out of `environ`."""
     carried, settings = environment(array.launch.env, environ)
+    ours = rank_variables(array.folder / CODE, array.launch, array.python_path)
     return Job(
         name=re.sub(r"[^\w.-]+", "-", array.name) or "foretrain",
         run_dir=str(array.folder),
@@ -64,6 +65,6 @@ def as_job(array: JobArray, environ: Mapping[str, str]) -> Job:
         ranks_per_node=array.ranks,
         cpus_per_rank=array.launch.cpus_per_rank,
         gpus_per_node=array.ranks if array.on_gpus else 0,
-        env=tuple(sorted({**carried, **rank_variables(array.folder / CODE, array.launch), **settings}.items())),
+        env=tuple(sorted({**carried, **ours, **settings}.items())),
         max_starts=array.launch.max_starts,
     )

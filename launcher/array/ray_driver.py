@@ -1,12 +1,11 @@
 """The entrypoint of a Ray job that runs the tasks of a job array: each in an actor, and again while that helps.
 
-Usage: python -m foretrain.launcher.array.ray_driver FOLDER/job.ray.json, by Ray's Jobs API. Exits with 0 when all tasks
-have ended, however they did, 85 when it was stopped, 93 where no node is large enough for a task, and 1 where none
-became free.
+Usage: python -m foretrain.launcher.array.ray_driver FOLDER/job.ray.json, by Ray's Jobs API. Exits with 0 once all
+tasks have ended, in whatever way, 85 if it was stopped, 93 if no node is large enough for a task, and 1 if none became
+free.
 """
 
 import json
-import os
 import signal
 import sys
 import time
@@ -14,15 +13,13 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-import ray
-
 from foretrain.launcher.array.ending import record_end
 from foretrain.launcher.array.ray_tasks import NOT_STARTED, RunningTasks
 from foretrain.launcher.array.task import Task, read
 from foretrain.launcher.ray import resources
 from foretrain.launcher.ray.actor_group import alive_nodes
 from foretrain.launcher.ray.say import say
-from foretrain.launcher.ray.stop_signals import FORWARDED, StopSignals
+from foretrain.launcher.ray.stop_signals import FORWARDED, StopSignals, connect
 from foretrain.launcher.ray.submission import Request
 from foretrain.launcher.ray.submission import read as read_request
 from foretrain.launcher.restart import asks_for_restart
@@ -30,23 +27,19 @@ from foretrain.trainer.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
 
 _POLL_S = 0.5
 _RETRY_S = 2.0
-"""A node that has died takes new tasks until Ray knows."""
+"""Seconds until the next try: Ray gives tasks to a node that has died until it notices."""
 _KILL_S = 10.0
 MAX_PLACING = 8
-"""Tasks that wait for room: more of them would only make Ray's work longer."""
+"""Limit on the tasks that wait for room: more would only slow Ray down."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tasks of the file's folder."""
     (path,) = sys.argv[1:] if arguments is None else arguments
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        # ray.init would make a cluster of its own.
-        say("RAY_ADDRESS is not set: submit this through Ray's Jobs API, and do not start it by hand")
-        return EXIT_CONFIG
     text = Path(path).read_text(encoding="utf-8")
-    ray.init(address=address, log_to_driver=False)
-    stop_signals = StopSignals()
+    stop_signals = connect()
+    if stop_signals is None:
+        return EXIT_CONFIG
     driver = Driver(read_request(text), json.loads(text)["at_once"])
     try:
         return driver.run(stop_signals)
@@ -55,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Driver:
-    """Looks after the tasks until none is left."""
+    """Runs the tasks until none is left."""
 
     def __init__(self, request: Request, at_once: int | None) -> None:
         self._request = request
@@ -101,7 +94,7 @@ class Driver:
             self._waiting.appendleft(task)
 
     def _stop(self, stop_signals: StopSignals) -> int:
-        """Have the tasks end, and kill those that take too long."""
+        """Ask the tasks to end, and kill those that take too long."""
         grace_s = self._request.stop_grace_s
         deadline_s = time.monotonic() + grace_s
         self.running.drop_placing()

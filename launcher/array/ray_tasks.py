@@ -9,24 +9,24 @@ from ray.exceptions import RayError
 from foretrain.launcher.array.ending import log_path
 from foretrain.launcher.array.task import Task
 from foretrain.launcher.job import Job
-from foretrain.launcher.ray.agent import CONCURRENCY, Agent, RankProcess
+from foretrain.launcher.ray.agent import OPTIONS, Agent, RankProcess
 from foretrain.launcher.ray.places import Place
 from foretrain.launcher.ray.say import say
 from foretrain.launcher.ray.supervise import end_of
 
 NOT_STARTED = -1
-"""In place of an exit status: the actor was lost before it could start the task."""
+"""Stands for an exit status: the actor was lost before it could start the task."""
 
 
 @dataclass(frozen=True)
 class TaskProcess(RankProcess):
-    """The process of a task, which starts the task's ranks itself."""
+    """The process of a task. It starts the ranks of the task itself."""
 
     name: str
 
     @property
     def log_start(self) -> str:
-        """How the first line of its log begins."""
+        """The start of the first line in its log."""
         return f"--- task {self.name}"
 
 
@@ -64,14 +64,12 @@ class RunningTasks:
         agent = actor.options(
             num_cpus=job.ranks_per_node * job.cpus_per_rank,
             num_gpus=job.gpus_per_node,
-            max_concurrency=CONCURRENCY,
-            max_restarts=0,
-            runtime_env={"env_vars": {"RAY_worker_niceness": "0"}},  # else Ray starts actors, and so tasks, at 15
+            **OPTIONS,
         ).remote()
         self._placing[agent.place.remote()] = _Start(task, agent)
 
     def poll(self, timeout_s: float) -> list[tuple[Task, int]]:
-        """Wait until something happens, at most timeout_s; return the tasks that ended, and their status."""
+        """Wait at most `timeout_s` seconds for a change; return the tasks that ended, and their exit statuses."""
         references = [*self._placing, *self._running]
         ray.wait(references, num_returns=1, timeout=timeout_s)
         done, _ = ray.wait(references, num_returns=len(references), timeout=0)
@@ -88,7 +86,7 @@ class RunningTasks:
         return ends
 
     def _placed(self, start: _Start, reference: Any) -> bool:
-        """Have an actor that is there start its task; return whether it is there."""
+        """Have an actor that Ray has placed start its task; return False if the actor is lost."""
         try:
             place = ray.get(reference)
         except RayError as error:
@@ -117,13 +115,13 @@ class RunningTasks:
             start.agent.signal.remote(signum)
 
     def drop_placing(self) -> None:
-        """Forget the tasks that wait for room."""
+        """Drop the tasks that wait for room."""
         for start in self._placing.values():
             ray.kill(start.agent)
         self._placing.clear()
 
     def drop(self) -> None:
-        """End all, at once."""
+        """End all tasks at once."""
         self.drop_placing()
         for start in self._running.values():
             ray.kill(start.agent)

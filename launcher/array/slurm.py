@@ -1,23 +1,27 @@
-"""Tasks as a Slurm array: renders the batch script, submits it, and says which tasks are left."""
+"""Job arrays on Slurm: the batch script, its submission, and which tasks are left."""
 
 import os
 import re
 import shlex
+import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from foretrain.launcher import slurm
-from foretrain.launcher.array import folder as folders
-from foretrain.launcher.array.active import elements, refuse_active, script
 from foretrain.launcher.array.job_array import JobArray, as_job
-from foretrain.launcher.array.task import read
+from foretrain.launcher.array.task import TASKS_FILE, read
 from foretrain.launcher.array.watch import Ended, watch
-from foretrain.launcher.launches import Submitted, record_launch
-from foretrain.trainer.lock import locked
+from foretrain.launcher.launches import record_launch
+from foretrain.launcher.private import write_private
+from foretrain.launcher.slurm import script as slurm
+from foretrain.launcher.slurm.commands import ask
 
 _DEVICES = "CUDA_VISIBLE_DEVICES | ROCR_VISIBLE_DEVICES | ZE_AFFINITY_MASK | GPU_DEVICE_ORDINAL"
-"""What Slurm tells a job of its GPUs."""
+"""The variables in which Slurm gives a job the numbers of its GPUs."""
+_EVERY_S = 2.0
+"""Seconds between two questions to Slurm."""
 _POLL_S = 0.5
 _CLEAR_UP_S = 60.0
 
@@ -63,61 +67,93 @@ def _options(array: JobArray, part: range) -> list[str]:
 
 
 def parts(num_tasks: int, max_array_size: int) -> list[range]:
-    """The places of the tasks in arrays that Slurm takes: an index is less than its MaxArraySize."""
+    """The places of the tasks in arrays that Slurm accepts: an index is less than its MaxArraySize."""
     return [range(first, min(first + max_array_size, num_tasks)) for first in range(0, num_tasks, max_array_size)]
 
 
 def max_array_size() -> int:
-    """Slurm's MaxArraySize. Raises ValueError where Slurm does not tell, or takes no arrays."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", slurm.ask("scontrol", "show", "config"), re.MULTILINE)
+    """Slurm's MaxArraySize. Raises ValueError if Slurm does not answer, or accepts no arrays."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
     if found is None or int(found[1]) < 2:
-        raise ValueError("this Slurm takes no arrays: its slurm.conf must set MaxArraySize to 2 or more")
+        raise ValueError("this Slurm accepts no arrays: its slurm.conf must set MaxArraySize to 2 or more")
     return int(found[1])
 
 
-def submit(array: JobArray) -> Submitted:
-    """Write the job array's folder, submit its tasks, and note that. The ids of the arrays are the words of `id`.
+def submit(array: JobArray) -> list[str]:
+    """Submit the tasks of an array, whose folder is written, and record that. Returns the ids of the Slurm arrays.
 
-    Raises ValueError where tasks of this folder wait or run, and with what Slurm says against it.
+    Raises ValueError with what Slurm says against it.
     """
-    slurm.check()
-    with locked(array.folder):
-        refuse_active(array.folder, "slurm")
-        ranges = parts(len(array.tasks), max_array_size())
-        scripts = {script(array.folder, part.start): render(array, part) for part in ranges}
-        job = as_job(array, os.environ)
-        folders.write(array, job)
-        folders.write_private(array.folder / slurm.SECRETS, slurm.secrets(job))
-        for path, text in scripts.items():
-            path.write_text(text, encoding="utf-8")
-        arrays = _submit_all([*scripts], in_turn=array.at_once is not None)
-        for array_id in arrays:
-            record_launch(array.folder, "slurm", array_id)
-    return Submitted(
-        title=f"Slurm array {' and '.join(arrays)}",
-        id=" ".join(arrays),
-        watch=(f"squeue --jobs={','.join(arrays)}", f"tail -F {shlex.quote(str(job.logs))}/*.log"),
-        stop=f"scancel {' '.join(arrays)}",
-        again=f"sbatch {shlex.quote(str(next(iter(scripts))))}" if len(scripts) == 1 else None,
+    ranges = parts(len(array.tasks), max_array_size())
+    scripts = {script_path(array.folder, part.start): render(array, part) for part in ranges}
+    write_private(array.folder / slurm.SECRETS, slurm.secrets(as_job(array, os.environ)))
+    for path, text in scripts.items():
+        path.write_text(text, encoding="utf-8")
+    arrays = _submit_all([*scripts], in_turn=array.at_once is not None)
+    for array_id in arrays:
+        record_launch(array.folder, "slurm", array_id)
+    return arrays
+
+
+def _instructions(array: JobArray, arrays: list[str]) -> str:
+    logs = shlex.quote(str(as_job(array, {}).logs))
+    return (
+        f"Slurm array {' and '.join(arrays)} is submitted\n"
+        f"  watch  squeue --jobs={','.join(arrays)}\n"
+        f"  watch  tail -F {logs}/*.log\n"
+        f"  stop   scancel {' '.join(arrays)}"
     )
 
 
 def _submit_all(scripts: list[Path], in_turn: bool) -> list[str]:
-    """Submit scripts, and return their jobs' ids; all or none. in_turn: each begins when the one before has ended."""
+    """Submit all scripts or none, and return the ids of their jobs. in_turn: each starts after the one before it."""
     arrays: list[str] = []
     try:
         for path in scripts:
             after = [f"--dependency=afterany:{arrays[-1]}"] if in_turn and arrays else []
-            arrays.append(slurm.ask("sbatch", "--parsable", *after, str(path)).strip().partition(";")[0])
+            arrays.append(ask("sbatch", "--parsable", *after, str(path)).strip().partition(";")[0])
     except BaseException:
         if arrays:
-            slurm.ask("scancel", *arrays)
+            ask("scancel", *arrays)
         raise
     return arrays
 
 
+_SCRIPT = re.compile(r"array-(\d+)\.sbatch")
+
+
+@dataclass(frozen=True)
+class Element:
+    """One task of a Slurm array that waits or runs."""
+
+    array: str
+    """The id of the array's job."""
+    task: int
+    """The task's place in the array."""
+
+
+def script_path(folder: Path, first: int) -> Path:
+    """The batch script of the array whose first task has the place `first` in the array."""
+    return folder / f"array-{first}.sbatch"
+
+
+def elements(folder: Path) -> list[Element]:
+    """My array tasks that wait or run with the scripts of this folder, whoever submitted them, and how.
+
+    Raises ValueError if Slurm does not answer.
+    """
+    lines = ask("squeue", "--me", "--array", "--noheader", "--format=%F %K %o").splitlines()
+    found = []
+    for array, index, command in (line.strip().split(" ", 2) for line in lines if line.count(" ") > 1):
+        path = Path(command)
+        named = _SCRIPT.fullmatch(path.name)
+        if named is not None and path.parent == folder and index.isdecimal():
+            found.append(Element(array, int(named[1]) + int(index)))
+    return found
+
+
 def unfinished(folder: Path) -> frozenset[str]:
-    """The names of the tasks of a job array's folder that wait or run. Raises ValueError where Slurm does not tell."""
+    """The names of the tasks of a job array's folder that wait or run. Raises ValueError if Slurm does not answer."""
     tasks = read(folder)
     return frozenset(tasks[element.task].name for element in elements(folder) if element.task < len(tasks))
 
@@ -128,17 +164,24 @@ def follow(folder: Path, every_s: float = 10.0) -> Iterator[Ended]:
     Slurm is asked every `every_s` seconds. The array continues even if nobody follows it.
     """
     yield from watch(folder, [task.name for task in read(folder)], lambda: unfinished(folder), every_s)
-    # Slurm clears up after tasks that have told of their end; until then they would be refused anew.
+    # Slurm still cleans up after tasks that have written their end; until then a new launch would be refused.
     deadline_s = time.monotonic() + _CLEAR_UP_S
     while elements(folder) and time.monotonic() < deadline_s:
         time.sleep(_POLL_S)
 
 
-def cancel(folder: Path, wait_s: float = 60.0) -> None:
-    """End all tasks of a job array's folder, and wait for that. Raises ValueError where some are left after wait_s."""
-    deadline_s = time.monotonic() + wait_s
-    while left := elements(folder):
-        if time.monotonic() > deadline_s:
-            raise ValueError(f"slurm job {left[0].array} does not end: see squeue --jobs={left[0].array}")
-        slurm.ask("scancel", *sorted({element.array for element in left}))
-        time.sleep(_POLL_S)
+class SlurmArrays:
+    """Runs job arrays on Slurm. Their tasks outlive the command that starts them."""
+
+    outlives_command = True
+
+    @contextmanager
+    def run(self, array: JobArray) -> Iterator[Iterator[Ended]]:
+        """Submit the tasks, print how to watch and stop them, and give an iterator over their ends."""
+        print(_instructions(array, submit(array)), file=sys.stderr)
+        yield follow(array.folder, _EVERY_S)
+
+    def follow(self, folder: Path) -> Iterator[Ended]:
+        """Yield the ends of the tasks that an earlier command left waiting or running in the folder."""
+        if (folder / TASKS_FILE).exists() and unfinished(folder):
+            yield from follow(folder, _EVERY_S)

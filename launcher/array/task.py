@@ -1,4 +1,4 @@
-"""A task, and the file that lists those of a job array: a line for each, as a shell would take it."""
+"""A task, and the file that lists the tasks of a job array, one line each in the syntax of a shell."""
 
 import re
 import shlex
@@ -11,18 +11,18 @@ TASKS_FILE = "tasks.txt"
 
 @dataclass(frozen=True)
 class Task:
-    """A command that may be started several times: it finds out itself what is left to do.
+    """A command that may be started several times, and finds out itself what is left to do.
 
-    Its exit status is that of a run: 0 is done; 85 asks to be started again; after 128 + n, or a death of signal n, it
-    is started again too; all others are its end. It may get SIGTERM and SIGUSR2 at any time, which ask for 85.
+    Its exit status has the meaning of a run's: 0: done; 85: start it again; 128 + n, or killed by signal n: it is
+    started again too; any other ends it. SIGTERM and SIGUSR2, at any time, ask it to exit with 85.
     """
 
     name: str
-    """Of letters, digits, `_` and `-`: its files are called so."""
+    """A name of letters, digits, `_` and `-`; the files of the task have it."""
     command: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what cannot be a file's name, or stand on one line."""
+        """Raise ValueError for a name that files cannot have, or a command that does not fit on one line."""
         if re.fullmatch(r"[\w-]+", self.name, re.ASCII) is None:
             raise ValueError(f"task {self.name!r}: choose a name of letters, digits, '_' and '-'")
         if not self.command or any(re.search(r"[\n\r\0]", word) for word in self.command):
@@ -32,12 +32,12 @@ class Task:
 
 
 def to_text(tasks: Sequence[Task]) -> str:
-    """What TASKS_FILE holds: each task's name and command."""
+    """The content of TASKS_FILE: the name and the command of each task."""
     return "".join(f"{task.name} {shlex.join(task.command)}\n" for task in tasks)
 
 
 def read(folder: Path) -> list[Task]:
-    """The tasks of a job array's folder, in their order."""
+    """The tasks of a job array's folder, in order."""
     lines = (folder / TASKS_FILE).read_text(encoding="utf-8").split("\n")
     words = [shlex.split(line) for line in lines if line]
     return [Task(name, tuple(command)) for name, *command in words]

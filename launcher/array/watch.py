@@ -1,4 +1,4 @@
-"""Waits for the tasks of a job array, and tells how each ended."""
+"""Waits for the tasks of a job array, and reports how each ended."""
 
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -8,18 +8,18 @@ from pathlib import Path
 from foretrain.launcher.array.ending import log_path, status_of
 
 SILENCE_S = 600.0
-"""So long a cluster that does not answer is asked again: its daemons may be starting again."""
+"""Seconds that a cluster may leave questions unanswered: its daemons may be restarting."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a task ended for good."""
+    """The end of a task that will not be started again."""
 
     name: str
     status: int | None
-    """Its exit status, 128 + n for signal n; None: it was cancelled, or is gone without a word."""
+    """The exit status, 128 + n for signal n; None: it was cancelled, or vanished."""
     log: Path
-    """What it printed."""
+    """The file into which it printed."""
 
 
 def watch(
@@ -27,8 +27,8 @@ def watch(
 ) -> Iterator[Ended]:
     """Yield each task of `names` as it ends, until all have.
 
-    unfinished: asks the cluster which of them wait or run; it raises ValueError where that does not answer. That is
-    raised here where it has not answered for SILENCE_S.
+    unfinished: asks the cluster which of them wait or run, and raises ValueError if the cluster does not answer. This
+    function raises that error once the cluster has not answered for SILENCE_S seconds.
     """
     waiting = dict.fromkeys(names)
     missing: Collection[str] = ()
@@ -41,10 +41,10 @@ def watch(
             unknown = set()
             if time.monotonic() > answered_s + SILENCE_S:
                 raise
-        # Only now: what the cluster no longer knew has told of its end before.
+        # The files are read after the question: a task that the cluster no longer knows has written its end before.
         for name in [*waiting]:
             status = status_of(folder, name)
-            # What another machine has written may be seen later.
+            # A file that another machine wrote may appear late, so a task is missing only at the second look.
             if status is not None or (name in unknown and name in missing):
                 del waiting[name]
                 yield Ended(name, status, log_path(folder, name))

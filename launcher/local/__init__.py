@@ -1,1 +1,1 @@
-"""Ranks as processes of this machine: starts them, listens to them, and leaves none behind."""
+"""Ranks as processes of this machine: starts them, supervises them, and leaves none behind."""

@@ -1,4 +1,4 @@
-"""Starts processes from a warm fork server: heavy imports are paid once, and not by every rank."""
+"""Starts processes from a fork server that has imported the heavy modules once for all ranks."""
 
 import multiprocessing
 import os
@@ -11,10 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# By name: importing foretrain.launcher.local.preload here would do to the launcher what it does to the server.
+# A name, not an import: foretrain.launcher.local.preload changes the process that imports it.
 _PRELOAD_MODULE = "foretrain.launcher.local.preload"
 PRELOAD_VARIABLE = "FORETRAIN_PRELOAD"
-"""Names the modules to import in the server, joined by commas; set for the server alone."""
+"""The variable that names the modules to import in the server, joined by commas. It is set for the server alone."""
 
 PRELOAD = (
     "torch",
@@ -23,11 +23,11 @@ PRELOAD = (
     "megatron.core.parallel_state",
     "megatron.core.tensor_parallel",
 )
-"""What costs a rank most to import: about nine CPU seconds together."""
+"""The modules that take a rank longest to import: about nine CPU seconds together."""
 
 
 class InheritedFd:
-    """A file descriptor that travels to a child when pickled for it; there, `fd` is the child's copy."""
+    """A file descriptor that is duplicated into a child when pickled for it; there, `fd` is the duplicate."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -53,7 +53,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _hidden_main() -> Iterator[None]:
-    """Keep children from running this program's main module again: they import what they need by name."""
+    """Keep children from importing this program's main module again: they import what they need by name."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -63,14 +63,14 @@ def _hidden_main() -> Iterator[None]:
 
 
 def server_env(env: Mapping[str, str], preload: Sequence[str]) -> dict[str, str]:
-    """What the fork server's environment holds beyond the launcher's: `env`, and what to import before it forks."""
-    # It would look for modules only where a bare interpreter does.
+    """What the fork server's environment has in addition to the launcher's: `env`, and the modules to import."""
+    # Without it, the server would look for modules only where a bare interpreter does.
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     return {**env, "PYTHONPATH": path, PRELOAD_VARIABLE: ",".join(preload)}
 
 
 def ensure_running(server_env: Mapping[str, str]) -> None:
-    """Start the fork server unless it runs, and return while it still imports; what it has, it keeps."""
+    """Start the fork server unless it runs, and return while it still imports. A running one keeps its environment."""
     forkserver.set_forkserver_preload([_PRELOAD_MODULE])
     with _environment(server_env):
         forkserver.ensure_running()
@@ -79,13 +79,13 @@ def ensure_running(server_env: Mapping[str, str]) -> None:
 def start(function: Any, *args: Any, name: str, server_env: Mapping[str, str]) -> BaseProcess:
     """Start function(*args), importable by name, in a process forked from the server.
 
-    Raises RuntimeError where the server has ended.
+    Raises RuntimeError if the server has ended.
     """
     process = multiprocessing.get_context("forkserver").Process(target=function, args=args, name=name)
     try:
-        # multiprocessing starts a server that has ended again, so the environment must be right here too.
+        # multiprocessing restarts a server that has ended, so the environment must be right here too.
         with _environment(server_env), _hidden_main():
             process.start()
     except (EOFError, ConnectionError) as error:
-        raise RuntimeError("the fork server ended before it started a rank: its last words are on stderr") from error
+        raise RuntimeError("the fork server ended before it started a rank: its error is on stderr") from error
     return process

@@ -1,4 +1,4 @@
-"""Passes the signals that ask a launcher to stop on to its ranks."""
+"""Forwards the signals that ask a launcher to stop to its ranks."""
 
 import os
 import signal
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
-# Ctrl-C asks politely too: SIGINT itself reaches the whole terminal and the ranks ignore it.
+# Ctrl-C also asks the ranks to save: SIGINT itself reaches all processes of the terminal, and the ranks ignore it.
 _FORWARDED = {signal.SIGINT: signal.SIGTERM, signal.SIGTERM: signal.SIGTERM, signal.SIGUSR2: signal.SIGUSR2}
 
 _ECHO_S = 0.5
-"""Wrappers repeat the terminal's Ctrl-C to their child: a second one this soon is the same one."""
+"""Wrappers repeat the terminal's Ctrl-C to their child: a second one within these seconds is the same one."""
 
 
 @dataclass
 class Stop:
-    """When to stop waiting for ranks, and what asked for it."""
+    """When to stop waiting for ranks, and which signal asked for it."""
 
     deadline_s: float = float("inf")
     """On the monotonic clock."""
@@ -25,7 +25,7 @@ class Stop:
 
 
 class Interrupt(BaseException):
-    """A signal ends the run at once; no rank is asked first."""
+    """A signal that ends the run at once, without asking the ranks first."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -39,10 +39,10 @@ class Receiver(Protocol):
 
 
 class Forwarding:
-    """While entered, handles SIGINT, SIGTERM and SIGUSR2; needs the main thread.
+    """A context that handles SIGINT, SIGTERM and SIGUSR2. It needs the main thread.
 
-    The first one is forwarded to the ranks, which then have grace_s to end. A second Ctrl-C, or any signal before there
-    are ranks to forward it to, raises Interrupt from whatever the main thread does.
+    The first signal is forwarded to the ranks, which then have `grace_s` seconds to end. A second Ctrl-C, or any signal
+    before there are ranks, raises Interrupt in the main thread.
     """
 
     def __init__(self, grace_s: float) -> None:
@@ -63,8 +63,8 @@ class Forwarding:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
-    def to(self, ranks: Receiver) -> None:
-        """Forward to these ranks from now on."""
+    def forward_to(self, ranks: Receiver) -> None:
+        """Forward signals to these ranks from now on."""
         self._ranks = ranks
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
@@ -76,7 +76,7 @@ class Forwarding:
             self.stop.deadline_s = now_s + self._grace_s
             hint = "; Ctrl-C again kills them" if signum == signal.SIGINT else ""
             name = signal.Signals(signum).name
-            # Not print: this may interrupt one, and a buffered stream refuses to be entered twice.
+            # os.write, since this may interrupt a print, and a buffered stream cannot be entered twice.
             os.write(2, f"\n{name}: waiting up to {self._grace_s:.0f} s for the ranks to end{hint}\n".encode())
         elif signum == signal.SIGINT:
             if now_s - self._first_s < _ECHO_S:

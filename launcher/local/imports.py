@@ -1,4 +1,4 @@
-"""Imports the heavy modules of a rank without what they say when they find no GPU, or an optional kernel missing."""
+"""Imports the heavy modules of a rank without their messages about a missing GPU or a missing optional kernel."""
 
 import importlib
 import os
@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Sequence
 
 _MAY_TOUCH_GPU = ("deepspeed", "megatron")
-"""These may initialise CUDA when imported, and no CUDA context survives a fork."""
+"""Packages that may initialise CUDA when they are imported; no CUDA context survives a fork."""
 
 
 def import_all(names: Sequence[str], *, will_fork: bool) -> list[str]:
-    """Import what can be; return the names that failed. Where this process will fork, CUDA is left alone."""
+    """Import modules, and return the names of those that failed. will_fork: do not touch CUDA."""
     if any(name.startswith(_MAY_TOUCH_GPU) for name in names):
         if not _has_gpu():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -20,17 +20,17 @@ def import_all(names: Sequence[str], *, will_fork: bool) -> list[str]:
     for name in names:
         try:
             with warnings.catch_warnings():
-                # They tell which optional kernels are missing, one by one, at each launch.
+                # The warnings list the optional kernels that are missing, one by one, at each launch.
                 warnings.simplefilter("ignore")
                 importlib.import_module(name)
         except Exception:  # noqa: BLE001
-            # It would end the server without a word to the ranks: each imports the name again, and tells.
+            # Raised here, it would end the server without a message. Each rank imports the name again and reports it.
             failed.append(name)
     return failed
 
 
 def _has_gpu() -> bool:
-    # Asks NVML: asking CUDA itself would initialise it here and make it unusable in every rank.
+    # This asks NVML: CUDA itself would be initialised here, and then be unusable in every rank.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     import torch
 

@@ -1,4 +1,4 @@
-"""How a rank ended, as plain data: what the rank says itself, and what its process shows."""
+"""How a rank ended, as plain data: what the rank reports, and the exit status of its process."""
 
 import signal
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Returned:
-    """The target came to its end."""
+    """The target returned."""
 
     value: bytes | None
-    """The pickled return value, where the launcher asked for it."""
+    """The pickled return value, if the launcher asked for it."""
 
 
 @dataclass(frozen=True)
@@ -17,17 +17,17 @@ class Raised:
     """The target raised an exception."""
 
     name: str
-    """The exception's class."""
+    """The name of the exception's class."""
     message: str
-    """Its text."""
+    """The text of the exception."""
     traceback: str
-    """The whole traceback, ready to print."""
+    """The complete traceback, ready to print."""
     at_s: float
-    """When, on the machine's monotonic clock, which all ranks share."""
+    """The time on the machine's monotonic clock, which all ranks share."""
     is_user_error: bool
-    """A ValueError: the user can mend it, and its message says how."""
+    """Whether it is a ValueError: the user can repair it, and the message says how."""
     is_communication: bool
-    """It says that a peer or the network is gone, so it is rarely the cause."""
+    """Whether it reports a lost peer or network. Such an error is rarely the cause."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Exited:
     """The target called sys.exit."""
 
     code: int
-    """Status of the process."""
+    """The exit status of the process."""
     message: str
-    """What it was given in place of a number, or nothing."""
+    """The text that it got in place of a number, or nothing."""
     at_s: float
-    """When, on the machine's monotonic clock."""
+    """The time on the machine's monotonic clock."""
 
 
 Report = Returned | Raised | Exited
@@ -47,24 +47,24 @@ Report = Returned | Raised | Exited
 
 @dataclass(frozen=True)
 class Outcome:
-    """One rank's end."""
+    """The end of one rank."""
 
     rank: int
     report: Report | None
-    """What the rank said; None where it could not say anything."""
+    """What the rank reported; None if it could not report anything."""
     exit_code: int | None
-    """Of its process, negative for a signal; None while it still runs."""
+    """The exit code of its process, negative for a signal; None while it still runs."""
     at_s: float
-    """When the launcher heard of it."""
+    """The time at which it ended, or at which the launcher noticed."""
 
     @property
     def failed(self) -> bool:
-        """Whether this end is not a success."""
+        """Whether the rank did not succeed."""
         return self.status != 0
 
     @property
     def status(self) -> int:
-        """The exit status that a shell would see: 1 for an exception, 128 + n for signal n."""
+        """The exit status as a shell reports it: 1 for an exception, 128 + n for signal n."""
         if isinstance(self.report, Raised):
             return 1
         if self.exit_code is None:

@@ -1,7 +1,7 @@
 """Prepares the fork server: multiprocessing imports this module in it, once, before the first rank is forked.
 
-Every rank inherits what happens here: the heavy modules already imported, signals held back until the rank is ready
-for them, and the certainty that the server dies with the launcher. It is imported nowhere else.
+Every rank inherits the state that this creates: the heavy modules are imported, and signals are blocked until the rank
+is ready for them. The server dies with the launcher. Nothing else may import this module.
 """
 
 import os
@@ -12,10 +12,10 @@ from foretrain.launcher.local.imports import import_all
 from foretrain.launcher.parent_death import die_with_parent
 
 HELD_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
-"""Blocked here and unblocked by each rank, so that one sent while a rank starts is neither lost nor deadly."""
+"""Signals that each rank unblocks, so that one that is sent while the rank starts is neither lost nor deadly."""
 
 SERVER_PID = os.getpid()
-"""Process id of the fork server, as its ranks inherit it."""
+"""The process id of the fork server, which its ranks inherit."""
 
 signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
 die_with_parent()

@@ -1,4 +1,4 @@
-"""The child's side: becomes rank n, runs the target, and tells the launcher how it ended."""
+"""The side of the child process: becomes a rank, runs the target, and reports to the launcher how it ended."""
 
 import faulthandler
 import importlib
@@ -32,20 +32,20 @@ _COMMUNICATION_WORDS = (
 
 @dataclass(frozen=True)
 class Setup:
-    """All that a rank needs to start."""
+    """Everything that a rank needs to start."""
 
     target: str
-    """What to run: "package.module:function"."""
+    """The function to run: "package.module:function"."""
     args: bytes
     """The pickled tuple of its arguments."""
     keep_result: bool
-    """Send back what the target returns."""
+    """Whether to send back what the target returns."""
     env: dict[str, str]
-    """The whole environment."""
+    """The complete environment."""
     stdout: InheritedFd
-    """Where the rank prints."""
+    """The file for what the rank prints."""
     stderr: InheritedFd
-    """Where it complains."""
+    """The file for its errors."""
 
 
 def main(setup: Setup, reports: Connection) -> None:
@@ -59,7 +59,7 @@ def main(setup: Setup, reports: Connection) -> None:
     except SystemExit as error:
         report = _exited(error)
     except BaseException as error:  # noqa: BLE001
-        # Whatever it is, the launcher tells it.
+        # The launcher prints it, whatever it is.
         report = _raised(error)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -70,34 +70,34 @@ def main(setup: Setup, reports: Connection) -> None:
 
 def _become_rank(setup: Setup) -> None:
     for source, fd in ((setup.stdout.fd, 1), (setup.stderr.fd, 2)):
-        # On the descriptors, so that what C++ prints goes there too.
+        # On the descriptors, so that the output of C++ goes there too.
         os.dup2(source, fd)
         os.close(source)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     faulthandler.enable()
-    # A forkserver's child would start its own children from a forkserver too; a rank is to be like any program.
+    # A child of a fork server would also start its own children from one; a rank shall be like any program.
     multiprocessing.set_start_method(None, force=True)
     os.environ.clear()
     os.environ.update(setup.env)
     preload = sys.modules.get("foretrain.launcher.local.preload")
     if preload is None:
         raise RuntimeError(
-            "the fork server could not import foretrain.launcher.local.preload: is foretrain installed as a whole?"
+            "the fork server could not import foretrain.launcher.local.preload: is foretrain installed completely?"
         )
     die_with_parent(preload.SERVER_PID)
     threading.Thread(target=_exit_with_launcher, name="exit-with-launcher", daemon=True).start()
-    # Ctrl-C reaches the whole terminal; the launcher alone decides what it means.
+    # Ctrl-C reaches all processes of the terminal; the launcher alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in preload.FAILED:
         importlib.import_module(name)
     if "torch" in sys.modules:
-        # OpenMP read its environment when the fork server loaded it.
+        # OpenMP has read its environment in the fork server already.
         sys.modules["torch"].set_num_threads(int(setup.env["OMP_NUM_THREADS"].split(",")[0]))
 
 
 def _exit_with_launcher() -> None:
-    """End this process when the launcher is gone: where the kernel does not do it."""
+    """End this process when the launcher has ended, on systems on which the kernel does not do it."""
     launcher = multiprocessing.parent_process()
     assert launcher is not None
     launcher.join()
@@ -107,18 +107,18 @@ def _exit_with_launcher() -> None:
 def _run(setup: Setup) -> bytes | None:
     args = pickle.loads(setup.args)
     target = resolve(setup.target)
-    # Signals that came while this rank started are delivered now: to its own handlers, if it has any.
+    # Signals that arrived while this rank started are delivered now, to its own handlers if it has any.
     getattr(target, "on_start", lambda: None)()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, sys.modules["foretrain.launcher.local.preload"].HELD_SIGNALS)
     value = target(*args)
-    # Plain pickle: that of multiprocessing would pass tensors as shared memory that dies with this process.
+    # Plain pickle: multiprocessing's would pass tensors as shared memory, which ends with this process.
     return pickle.dumps(value) if setup.keep_result else None
 
 
 def resolve(target: str) -> Callable[..., Any]:
     """Import "package.module:function" and return the function.
 
-    Raises ValueError where there is no such function, and whatever importing the module raises.
+    Raises ValueError if there is no such function, and whatever importing the module raises.
     """
     module_name, separator, path = target.partition(":")
     if not separator:
@@ -153,7 +153,7 @@ def _raised(error: BaseException) -> Raised:
 
 
 def _is_communication(error: BaseException | None) -> bool:
-    """Whether the error, or one that it followed from, is about a lost connection."""
+    """Whether the error, or its cause, is about a lost connection."""
     if error is None:
         return False
     torch_distributed = sys.modules.get("torch.distributed")

@@ -1,4 +1,4 @@
-"""The processes of one local run: starts them, listens to them, signals them, and leaves none behind."""
+"""The processes of one local run: starts them, receives their reports, signals them, and leaves none behind."""
 
 import os
 import pickle
@@ -21,7 +21,7 @@ _KILL_GRACE_S = 10.0
 
 
 def _open_log(log_dir: Path, rank_: int) -> BinaryIO:
-    """Open a rank's log at its end: a run that is started again keeps what its last life said."""
+    """Open the log of a rank to append to it: a run that is started again keeps the output of earlier starts."""
     log_dir.mkdir(parents=True, exist_ok=True)
     log = log_path(log_dir, rank_).open("ab")
     log.write(f"{LOG_START}{rank_} starts, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
@@ -30,19 +30,19 @@ def _open_log(log_dir: Path, rank_: int) -> BinaryIO:
 
 
 def _num_cores() -> int:
-    # What this process may use, where the system tells: a job's share, not the machine.
+    # The cores that this process may use, if the system says: the share of a job, not the machine.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def rank_env(base: Mapping[str, str], rank_: int, world_size: int, port: int) -> dict[str, str]:
-    """Environment of one rank: `base` and what torch.distributed's env:// reads."""
+    """The environment of one rank: `base`, and the variables that torch.distributed's env:// reads."""
     env = dict(base)
-    # DeepSpeed would compile a shared-memory operator, and the machine may have no compiler.
+    # If it is set, DeepSpeed compiles a shared-memory operator, and the machine may have no compiler.
     env.pop("LOCAL_SIZE", None)
     env.setdefault("OMP_NUM_THREADS", str(max(1, _num_cores() // world_size)))
     env |= {"RANK": str(rank_), "LOCAL_RANK": str(rank_)}
     env |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-    # All ranks are clients of the launcher's store: no port to race for, and it outlives rank 0.
+    # All ranks are clients of the launcher's store: no rank needs a free port, and the store outlives rank 0.
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     return env
 
@@ -54,7 +54,7 @@ class Ranks:
         self._server_env = server_env
         self.processes: list[BaseProcess] = []
         self.outcomes: dict[int, Outcome] = {}
-        """Of each rank that reported its end or whose process ended."""
+        """The outcome of each rank that has reported its end, or whose process has ended."""
         self._reports: dict[int, Connection] = {}
 
     def start(self, setup: rank.Setup) -> None:
@@ -76,7 +76,7 @@ class Ranks:
         ]
 
     def poll(self, timeout_s: float) -> None:
-        """Wait until a rank reports or ends, at most timeout_s, and update `outcomes`."""
+        """Wait at most `timeout_s` seconds until a rank reports or ends, and update `outcomes`."""
         running = self.running
         sentinels = {self.processes[index].sentinel: index for index in running}
         reports = {self._reports[index]: index for index in running if index in self._reports}
@@ -120,7 +120,7 @@ class Ranks:
         return not left
 
     def stop(self, grace_s: float = _TERM_GRACE_S) -> None:
-        """End all ranks: by SIGTERM, and by SIGKILL those that are left after grace_s."""
+        """End all ranks: with SIGTERM, and after `grace_s` seconds with SIGKILL."""
         self.send(signal.SIGTERM)
         if not self.wait(grace_s):
             self.kill()
@@ -128,10 +128,10 @@ class Ranks:
     def abort(self) -> None:
         """End all ranks, each printing the stacks of its threads, one rank after the other."""
         hanging = self.running
-        # A peer that ends must not free a rank from where it hangs before that rank has shown it.
+        # All ranks are paused first: a rank that hangs must print its stacks before the end of a peer frees it.
         self.send(signal.SIGSTOP)
         for index in hanging:
-            # faulthandler answers with the stacks.
+            # faulthandler prints the stacks.
             self.send(signal.SIGABRT, index)
             self.send(signal.SIGCONT, index)
             self.wait(_TERM_GRACE_S, index)
@@ -155,15 +155,15 @@ def started(
     preload: Sequence[str] = forkserver.PRELOAD,
     keep_result: bool = False,
 ) -> Iterator[Ranks]:
-    """Yield Ranks that run target(*args); when the block is left, none of them runs any more.
+    """Yield Ranks that run target(*args); none of them runs any more after the block.
 
-    Raises ValueError for world_size < 1 and RuntimeError where the fork server ends before it starts them.
+    Raises ValueError if world_size < 1, and RuntimeError if the fork server ends before it starts them.
     """
     if world_size < 1:
         raise ValueError(f"world_size = {world_size} must be at least 1")
     server_env = forkserver.server_env(env or {}, preload)
     forkserver.ensure_running(server_env)
-    # Not at the top: torch takes seconds to import, here while the fork server imports it too.
+    # Imported here, since torch takes seconds to import, and the fork server imports it at the same time.
     from torch.distributed import TCPStore
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

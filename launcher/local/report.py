@@ -1,4 +1,4 @@
-"""Which of several failures is the cause, and how it is told."""
+"""Which of several failures is the cause, and how it is shown to the user."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ _TRACEBACK_VARIABLE = "FORETRAIN_TRACEBACK"
 
 
 def _suspicion(outcome: Outcome) -> int:
-    """Lower is likelier to be the cause: peers that lost a connection are victims, and so are those they aborted."""
+    """A number that is lower for likely causes. Peers that lost a connection, or were aborted, are victims."""
     if isinstance(outcome.report, Raised) and outcome.report.is_communication:
         return 2
     if outcome.report is None and outcome.exit_code == -signal.SIGABRT:
@@ -26,20 +26,20 @@ def _suspicion(outcome: Outcome) -> int:
 
 
 def first_failure(outcomes: Iterable[Outcome]) -> Outcome | None:
-    """The failure that likely caused the others: the earliest of the likeliest kind; None where none failed."""
+    """The failure that probably caused the others: the earliest one of the most likely kind; None if none failed."""
     failed = [outcome for outcome in outcomes if outcome.failed]
     return min(failed, key=lambda outcome: (_suspicion(outcome), outcome.at_s, outcome.rank), default=None)
 
 
 def is_decision(outcomes: Collection[Outcome]) -> bool:
-    """Whether every rank ended by sys.exit with the same number: the program chose it, and has said why."""
+    """Whether every rank called sys.exit with the same number: the program chose it, and has printed why."""
     reports = [outcome.report for outcome in outcomes]
     exits = {report.code for report in reports if isinstance(report, Exited) and not report.message}
     return len(exits) == 1 and all(isinstance(report, Exited) for report in reports)
 
 
 def headline(outcome: Outcome) -> str:
-    """One line that says which rank failed, and how."""
+    """A line that says which rank failed, and how."""
     report = outcome.report
     if isinstance(report, Raised):
         return f"rank {outcome.rank} failed: {report.name}: {report.message}".rstrip(": ")
@@ -47,27 +47,27 @@ def headline(outcome: Outcome) -> str:
         hint = " (out of memory?)" if outcome.signal_name == "SIGKILL" else ""
         return f"rank {outcome.rank} was killed by {outcome.signal_name}{hint}"
     said = f": {report.message}" if isinstance(report, Exited) and report.message else ""
-    # What multiprocessing answers where the fork server could not tell it.
+    # 255 is what multiprocessing reports if the fork server could not.
     hint = " (was the fork server killed?)" if report is None and outcome.exit_code == 255 else ""
     return f"rank {outcome.rank} exited with status {outcome.status}{said}{hint}"
 
 
 def details(outcome: Outcome, log_dir: Path | None) -> str:
-    """What explains the failure best: its traceback, or the last lines of the rank's log, or nothing."""
+    """What explains the failure best: its traceback, the last lines of the rank's log, or nothing."""
     if isinstance(outcome.report, Raised):
         return outcome.report.traceback
     if log_dir is None or outcome.rank == 0:
         return ""
     log = log_path(log_dir, outcome.rank)
-    # Of this life only: the log keeps what earlier ones said.
+    # The output of this start only: the log also has that of earlier ones.
     said = log.read_text(errors="replace").rpartition(LOG_START)[2]
     return "".join(f"{line}\n" for line in [f"The last lines of {log}:", *said.splitlines()[1:][-_TAIL_LINES:]])
 
 
 def print_failure(failure: Outcome, outcomes: Iterable[Outcome], log_dir: Path | None) -> None:
-    """Print the failure on stderr: a user's error as one line, any other with what explains it.
+    """Print the failure on stderr: an error of the user as one line, any other with what explains it.
 
-    Every rank's traceback is kept in its log, where there is a log_dir.
+    If there is a log_dir, the traceback of every rank is kept in its log.
     """
     raised = [outcome for outcome in outcomes if isinstance(outcome.report, Raised)]
     if log_dir is not None:
@@ -75,8 +75,8 @@ def print_failure(failure: Outcome, outcomes: Iterable[Outcome], log_dir: Path |
             _append_traceback(outcome, log_path(log_dir, outcome.rank))
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     report = failure.report
-    whole = os.environ.get(_TRACEBACK_VARIABLE) == "1"
-    if isinstance(report, Raised) and report.is_user_error and report.message and not whole:
+    wants_traceback = os.environ.get(_TRACEBACK_VARIABLE) == "1"
+    if isinstance(report, Raised) and report.is_user_error and report.message and not wants_traceback:
         console.print(Text.assemble(("error: ", "bold red"), (report.message, "red")))
         where = str(log_path(log_dir, failure.rank)) if log_dir is not None else f"{_TRACEBACK_VARIABLE}=1 shows it"
         console.print(Text(f"(rank {failure.rank}; traceback: {where})", style="dim"))
@@ -90,7 +90,7 @@ def print_failure(failure: Outcome, outcomes: Iterable[Outcome], log_dir: Path |
 
 def _append_traceback(outcome: Outcome, log: Path) -> None:
     assert isinstance(outcome.report, Raised)
-    with suppress(OSError):  # a full disk may be the failure itself, which must still be told
+    with suppress(OSError):  # a full disk may be the failure itself, which must still be printed
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:
             file.write(outcome.report.traceback)

@@ -15,15 +15,15 @@ from foretrain.launcher.local.ranks import Ranks, started
 from foretrain.launcher.local.report import details, first_failure, headline, is_decision, print_failure
 
 _SETTLE_S = 1.0
-"""A rank that fails because another died may be heard of first: so long we wait for the cause."""
+"""Seconds to wait for the cause after a failure: a rank that failed because another died may report first."""
 
 
 RANKS_PER_CORE = 8
-"""A laptop can rehearse a small cluster; a thousand ranks would bring it to its knees."""
+"""A laptop can rehearse a small cluster, but a thousand ranks would stop it."""
 
 
 class RankError(RuntimeError):
-    """A rank failed; the message names the rank and holds its traceback."""
+    """A rank failed; the message names the rank and has its traceback."""
 
 
 def run_local(
@@ -36,26 +36,25 @@ def run_local(
     stop_grace_s: float = 60.0,
     preload: Sequence[str] = PRELOAD,
 ) -> int:
-    """Run target(*args) on world_size ranks, wait for them, and return the exit status for a shell.
+    """Run target(*args) on `world_size` ranks, wait for them, and return an exit status for the shell.
 
-    target is "package.module:function", imported by name in each rank. Where the function has an attribute `on_start`,
-    that is called first, to install handlers before the signals below can reach the rank. Rank 0 prints where this
-    process prints; the others into log_dir/rank-NNN.log, or here too without log_dir. `env` is added to the ranks'
-    environment.
+    target: "package.module:function", imported by name in each rank. If the function has an attribute `on_start`, that
+    is called first, so that it can install handlers before a signal reaches the rank. Rank 0 prints where this process
+    prints, the others into log_dir/rank-NNN.log; without `log_dir` all print here. `env` is added to the ranks'
+    environment. `preload`: modules to import once for all ranks of this process; the first call decides.
 
     The status is 0, or that of the rank that failed first: 1 for an exception, n for sys.exit(n), 128 + n for signal n.
-    That failure is told on stderr, and the other ranks are stopped. SIGINT (as SIGTERM), SIGTERM and SIGUSR2 are
-    forwarded to the ranks, which then have stop_grace_s to end by themselves; a second Ctrl-C kills them. Ranks that
-    do not answer a signal give 128 + its number. No rank outlives this call, nor this process.
+    That failure is printed on stderr, and the other ranks are stopped. SIGINT (as SIGTERM), SIGTERM and SIGUSR2 are
+    forwarded to the ranks, which then have `stop_grace_s` seconds to end; a second Ctrl-C kills them. If ranks do not
+    react to a signal, the status is 128 + its number. No rank outlives this call or this process.
 
-    `preload` is imported once for all ranks of this process: the first call decides. Call it from the main thread.
-    Raises ValueError for world_size < 1, and for more ranks than `check_fits` allows.
+    Call it from the main thread. Raises ValueError if world_size < 1, or if `check_fits` refuses it.
     """
     check_fits(world_size)
     with Forwarding(stop_grace_s) as forwarding:
         try:
             with started(target, args, world_size, env=env, log_dir=log_dir, preload=preload) as ranks:
-                forwarding.to(ranks)
+                forwarding.forward_to(ranks)
                 _supervise(ranks, forwarding.stop)
                 if forwarding.stop.signum is not None:
                     return _end_stopped(ranks, forwarding.stop.signum, log_dir)

@@ -1,1 +1,1 @@
-"""Starts runs on Ray: what is submitted, the driver that looks after the ranks, and a cluster of this machine alone."""
+"""Starts runs on Ray: the submission, the driver that supervises the ranks, and a private cluster of one machine."""

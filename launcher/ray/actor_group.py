@@ -1,4 +1,4 @@
-"""The actors of a job on the nodes of a cluster: asks for the nodes, waits for them, and says what it waits for."""
+"""The actors of a job: asks the cluster for nodes, waits for them, and reports what it waits for."""
 
 import math
 import time
@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from foretrain.launcher.job import Job
 from foretrain.launcher.ray import resources
-from foretrain.launcher.ray.agent import CONCURRENCY, Agent
+from foretrain.launcher.ray.agent import OPTIONS, Agent
 from foretrain.launcher.ray.places import Assigned, assign
 from foretrain.launcher.ray.resources import Node
 from foretrain.launcher.ray.say import say
@@ -25,11 +25,11 @@ _POLL_S = 1.0
 _REPORT_EVERY_S = 10.0
 _RETRY_S = 5.0
 _START_S = 300.0
-"""So long the actors may take to start on nodes that are theirs."""
+"""Seconds that the actors may take to start on nodes that Ray has granted."""
 
 
 class NotPlacedError(Exception):
-    """There are no actors; `status` is what the driver exits with."""
+    """The actors could not be started; `status` is the driver's exit status."""
 
     def __init__(self, words: str, status: int) -> None:
         super().__init__(words)
@@ -37,11 +37,11 @@ class NotPlacedError(Exception):
 
 
 class ActorGroup:
-    """Nodes that are kept from start to start, and on each of them an actor for every rank."""
+    """The nodes of a job, which it keeps over all its starts, and an actor for every rank."""
 
     def __init__(self, job: Job, wait_s: float) -> None:
         self._job, self._wait_s = job, wait_s
-        # Ray itself replaces a node that is lost by another one.
+        # Ray replaces a node that is lost.
         self._nodes = placement_group([resources.bundle(job)] * job.num_nodes, strategy="STRICT_SPREAD")
         self.agents: list[Any] = []
 
@@ -55,13 +55,13 @@ class ActorGroup:
         remove_placement_group(self._nodes)
 
     def drop(self) -> None:
-        """End the actors, and with them whatever is left of their ranks."""
+        """End the actors, and with them what is left of their ranks."""
         for agent in self.agents:
             ray.kill(agent)
         self.agents = []
 
     def gather(self, stop_signals: StopSignals) -> list[Assigned]:
-        """Start new actors, and number them once they are all there. Raises NotPlacedError."""
+        """Start new actors, wait for all of them, and assign the ranks. Raises NotPlacedError."""
         say(f"asks for {resources.asked(self._job)}")
         deadline_s = time.monotonic() + self._wait_s
         while True:
@@ -72,7 +72,7 @@ class ActorGroup:
             try:
                 return assign(ray.get(places), self._job.ranks_per_node)
             except RayError as error:
-                # A node may die before Ray knows.
+                # A node may have died without Ray noticing yet.
                 if time.monotonic() > deadline_s + _START_S:
                     raise NotPlacedError(f"the actors do not start: {error}", 1) from None
                 say(f"an actor did not start, tries again: {error}")
@@ -81,11 +81,9 @@ class ActorGroup:
     def _start(self) -> list[Any]:
         job = self._job
         options: dict[str, Any] = {
+            **OPTIONS,
             "num_cpus": job.cpus_per_rank,
             "num_gpus": 1 if job.gpus_per_node else 0,
-            "max_concurrency": CONCURRENCY,
-            "max_restarts": 0,
-            "runtime_env": {"env_vars": {"RAY_worker_niceness": "0"}},  # else Ray starts actors, and so ranks, at 15
         }
         actor = ray.remote(Agent)
         return [
@@ -98,8 +96,8 @@ class ActorGroup:
         ]
 
     def _wait(self, places: Sequence[Any], deadline_s: float, stop_signals: StopSignals) -> None:
-        """Wait until all actors have told their places, or one of them failed. Raises NotPlacedError."""
-        told_s = -math.inf
+        """Wait until all actors have reported their places, or one of them has failed. Raises NotPlacedError."""
+        reported_s = -math.inf
         missing = [*places]
         while missing:
             _, missing = ray.wait(missing, num_returns=len(missing), timeout=_POLL_S)
@@ -111,8 +109,8 @@ class ActorGroup:
                 raise self._refusal()
             if missing and now_s > deadline_s + _START_S:
                 raise NotPlacedError(f"{len(missing)} actors did not start in {_START_S:g} s: see Ray's own logs", 1)
-            if missing and not granted and now_s > told_s + _REPORT_EVERY_S:
-                told_s = now_s
+            if missing and not granted and now_s > reported_s + _REPORT_EVERY_S:
+                reported_s = now_s
                 say("\n".join(["waits; the nodes:", *resources.overview(self._job, alive_nodes())]))
 
     def _granted(self) -> bool:
@@ -125,7 +123,7 @@ class ActorGroup:
 
 
 def alive_nodes() -> list[Node]:
-    """The cluster's nodes."""
+    """The nodes of the cluster that are alive."""
     available = available_resources_per_node()
     return [
         Node(node["NodeManagerAddress"], node["Resources"], available.get(node["NodeID"], {}))

@@ -1,4 +1,4 @@
-"""A Ray actor that starts one rank as a process of its own, passes signals on to it, and tells how it ended."""
+"""A Ray actor that starts one rank as a separate process, forwards signals to it, and returns its exit status."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import ray
 import ray.util
@@ -19,10 +19,14 @@ from foretrain.launcher.ray.places import Place
 from foretrain.launcher.restart import EXIT_SIGNAL
 
 NOT_STARTED = 127
-"""The status of a rank whose program could not be started, as in a shell."""
+"""The exit status of a rank whose program could not be started, as in a shell."""
 _RAYLET_POLL_S = 0.5
-CONCURRENCY = 4
-"""Calls at once: `run` takes as long as the rank lives."""
+OPTIONS: dict[str, Any] = {
+    "max_concurrency": 4,  # `run` takes as long as the rank lives, and other calls must not wait for it
+    "max_restarts": 0,
+    "runtime_env": {"env_vars": {"RAY_worker_niceness": "0"}},  # else Ray starts actors, and so ranks, with niceness 15
+}
+"""Options of all actors of this class."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,18 @@ class RankProcess:
     python: str
     command: tuple[str, ...]
     env: dict[str, str]
-    """All of it."""
+    """The complete environment."""
     workdir: str
     log: Path
 
     @property
     def log_start(self) -> str:
-        """How the first line of its log begins."""
+        """The start of the first line in its log."""
         return f"{LOG_START}{self.rank}"
 
 
 class Agent:
-    """One for each rank, and for each of its starts."""
+    """The actor of one rank, for one start of it."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -53,18 +57,18 @@ class Agent:
         threading.Thread(target=_end_with_raylet, args=(os.getppid(),), name="end-with-raylet", daemon=True).start()
 
     def place(self) -> Place:
-        """Where Ray has put this actor."""
+        """The node and the GPUs that Ray gave this actor."""
         context = ray.get_runtime_context()
         devices = tuple(str(device) for device in context.get_accelerator_ids().get("GPU", []))
         return Place(ray.util.get_node_ip_address(), context.get_node_id(), devices, os.getpid())
 
     def free_port(self, seed: int) -> int:
-        """A port of this node."""
+        """A free port of this node."""
         return rendezvous.free_port(seed)
 
     def run(self, what: RankProcess) -> int:
-        """Start the rank, wait for its end, and return its status: 128 + n for signal n."""
-        # The rank dies with the thread that starts it, so it is this one that waits for it.
+        """Start the rank, wait for its end, and return its exit status: 128 + n for signal n."""
+        # The kernel kills the rank when the thread that started it ends, so this thread also waits for it.
         what.log.parent.mkdir(parents=True, exist_ok=True)
         with what.log.open("ab", buffering=0) as log:
             log.write(f"{what.log_start} starts, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
@@ -80,7 +84,7 @@ class Agent:
         watcher = _kill_group_with_this_process(process.pid)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
-            # Until it is reaped no other process can have its number.
+            # Before it is reaped, no other process can get its number.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             with suppress(BrokenPipeError), watcher:
@@ -90,7 +94,7 @@ class Agent:
         return status if status >= 0 else EXIT_SIGNAL - status
 
     def signal(self, signum: int) -> None:
-        """Send a signal to the rank; SIGKILL to the processes that it started, too."""
+        """Send a signal to the rank; SIGKILL also goes to the processes that it started."""
         with self._lock:
             if self._process is None:
                 self._early.append(signum)
@@ -100,9 +104,9 @@ class Agent:
 
 
 def _end_with_raylet(raylet: int) -> None:
-    """End this process when that which runs the node has ended: to Ray the node is gone, and its ranks start elsewhere.
+    """End this process once the raylet has ended: for Ray the node is then gone, and its ranks start elsewhere.
 
-    Ray waits for the call that runs here, and so for the rank.
+    Ray itself would wait for the call of `run`, and so for the rank.
     """
     while os.getppid() == raylet:
         time.sleep(_RAYLET_POLL_S)
@@ -110,15 +114,15 @@ def _end_with_raylet(raylet: int) -> None:
 
 
 def _kill_group_with_this_process(group: int) -> IO[bytes]:
-    """Have what a rank has started killed when this process dies: the kernel kills the rank alone.
+    """Have the process group of a rank killed when this process dies: the kernel kills the rank alone.
 
-    Returns a pipe; that is called off by a line in it.
+    Returns a pipe; a line that is written to it calls that off.
     """
-    # A shell reads until the end of the pipe. It is nobody's child, since a Ray worker that exits kills its children.
+    # A shell reads until the pipe is closed. It has no parent: a Ray worker that exits kills its children.
     script = 'exec 3<&0; { read -r _ <&3 || kill -s KILL -- "-$0"; } &'
     watcher = subprocess.Popen(
         ["/bin/sh", "-c", script, str(group)],
-        env={},  # nothing tells that it belongs to the rank, or to Ray: who ends these is not to end it
+        env={},  # programs that look for processes of the rank, or of Ray, must not find it
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

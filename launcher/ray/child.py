@@ -1,7 +1,7 @@
-"""Becomes another program that dies with the process that started it.
+"""Becomes another program, which dies with the process that started it.
 
 Usage: python -m foretrain.launcher.ray.child PARENT_PID COMMAND ... The kernel kills it when the thread of the parent
-that started it ends. (Not by Popen's preexec_fn: that may hang in a process of many threads, such as Ray's.)
+that started it ends. (Popen's preexec_fn is no way to do this: it may hang in a process of many threads, as Ray's are.)
 """
 
 import os
@@ -14,7 +14,7 @@ from foretrain.launcher.parent_death import die_with_parent
 def main() -> None:
     """Become the command."""
     die_with_parent(int(sys.argv[1]))
-    # What Ray's processes block or ignore passes on to their children.
+    # Children inherit the signals that Ray's processes block or ignore.
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,7 +1,7 @@
-"""Keeps a Ray cluster of this machine until its stdin is closed, which the end of whoever holds it does.
+"""Runs a Ray cluster on this machine until stdin is closed, which happens at the latest when its owner ends.
 
 Usage: python -m foretrain.launcher.ray.cluster_guard FOLDER ARGUMENTS ... (the arguments of `ray start`). Ray's own
-processes would not all end with a `ray start` that is killed.
+processes do not all end if `ray start` is killed.
 """
 
 import os
@@ -24,8 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(arguments[0])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     mine = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
-    mine["TMPDIR"] = str(folder)  # for what Ray leaves there; and by it its jobs are known
-    mine["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # else it waits for actors that have nobody
+    mine["TMPDIR"] = str(folder)  # Ray leaves files there, and the variable marks the processes of its jobs
+    mine["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # else it waits for actors without an owner
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments[1:]], env=mine, stdin=subprocess.DEVNULL
     )
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _stop(process: "subprocess.Popen[bytes]", folder: Path) -> None:
-    """End the cluster, in the order that Ray ends it, and then whatever is left."""
+    """End the cluster in Ray's order, then kill what is left."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(TERM_S)
@@ -53,7 +53,7 @@ def _stop(process: "subprocess.Popen[bytes]", folder: Path) -> None:
 
 
 def _processes(folder: Path) -> list[int]:
-    """Those that run in this process's session, as Ray's own do, or with the folder as their TMPDIR, as its jobs do."""
+    """Process ids in this session, as Ray's own, or with the folder as TMPDIR, as those of jobs."""
     mark = b"TMPDIR=" + os.fsencode(folder)
     found = []
     for entry in Path("/proc").glob("[0-9]*"):

@@ -1,10 +1,9 @@
 """The entrypoint of a Ray job: starts the ranks on the cluster's nodes, and starts them again while that helps.
 
-Usage: python -m foretrain.launcher.ray.driver RUN_DIR/job.ray.json, by Ray's Jobs API. Exits with 0 when the run is
-done, 85 when it was stopped, 93 where it can never start as it is, and else with 1.
+Usage: python -m foretrain.launcher.ray.driver RUN_DIR/job.ray.json, by Ray's Jobs API. Exits with 0 if the run is
+done, 85 if it was stopped, 93 if it can never start as it is, and 1 otherwise.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,35 +19,31 @@ from foretrain.launcher.ray.echo import echoed
 from foretrain.launcher.ray.ending import exit_status
 from foretrain.launcher.ray.places import Assigned, rank_env
 from foretrain.launcher.ray.say import say
-from foretrain.launcher.ray.stop_signals import StopSignals
+from foretrain.launcher.ray.stop_signals import StopSignals, connect
 from foretrain.launcher.ray.submission import Request, read
 from foretrain.launcher.ray.supervise import Ranks, supervise
 from foretrain.launcher.restart import decide, newest_step, read_starts, record_start
 from foretrain.trainer.exit_status import EXIT_CONFIG
 
-LAST_WORDS = "the driver exits with status"
-"""How the last line begins: Ray keeps no status of a job that was stopped."""
+LAST_LINE = "the driver exits with status"
+"""The start of the last line: Ray keeps no exit status of a job that was stopped."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job that the file describes."""
     (path,) = sys.argv[1:] if arguments is None else arguments
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        # ray.init would make a cluster of its own.
-        say("RAY_ADDRESS is not set: submit this through Ray's Jobs API, and do not start it by hand")
-        return EXIT_CONFIG
     request = read(Path(path).read_text(encoding="utf-8"))
-    ray.init(address=address, log_to_driver=False)
-    stop_signals = StopSignals()
+    stop_signals = connect()
+    if stop_signals is None:
+        return EXIT_CONFIG
     with ActorGroup(request.job, request.wait_s) as group:
         status = run(request, group, stop_signals)
-    say(f"{LAST_WORDS} {status}")
+    say(f"{LAST_LINE} {status}")
     return status
 
 
 def run(request: Request, group: ActorGroup, stop_signals: StopSignals) -> int:
-    """Start the ranks until the run is done, is stopped, or comes no further; return the driver's exit status."""
+    """Start the ranks until the run is done, is stopped, or makes no progress; return the driver's exit status."""
     job, job_id = request.job, request.submission_id
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Shows what a log grows by, as it grows."""
+"""Prints a log while it grows."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ _EVERY_S = 0.5
 
 @contextmanager
 def echoed(log: Path) -> Iterator[None]:
-    """Print what is added to `log` while the block runs."""
+    """While the block runs, print what is added to `log`."""
     start = log.stat().st_size if log.exists() else 0
     done = threading.Event()
     thread = threading.Thread(target=_echo, args=(log, start, done), name="echo", daemon=True)

@@ -1,4 +1,4 @@
-"""One status for a start whose ranks ended in many ways. Pure."""
+"""The exit status of a start whose ranks ended in different ways. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from foretrain.launcher.restart import EXIT_SIGNAL
 from foretrain.trainer.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
 
 LOST = EXIT_SIGNAL + SIGKILL
-"""The status of a rank that is gone with its actor or its node."""
+"""The exit status of a rank that was lost with its actor or its node."""
 _FROM_OUTSIDE = (LOST, EXIT_SIGNAL + SIGTERM)
 
 
@@ -20,19 +20,19 @@ class End:
     status: int
     """128 + n for signal n."""
     words: str = ""
-    """What is known beyond the status."""
+    """What is known besides the status."""
 
     @property
     def is_failure(self) -> bool:
-        """Whether the other ranks wait for this one in vain."""
+        """Whether the other ranks cannot continue without this one."""
         return self.status not in (EXIT_DONE, EXIT_RESUME)
 
 
 def decisive(ends: Sequence[End]) -> End | None:
-    """The end that says how the start ended, of those that came by themselves, in their order; None: all are done.
+    """The end that decides how the start ended, out of the ends in their order; None: all ranks are done.
 
-    A rank that was killed from outside (it, its actor, its node) comes before those that fail since they lost it. One
-    that aborts itself (SIGABRT, SIGSEGV) is as good as any other failure: the first one tells.
+    A rank that was killed from outside (it, its actor, or its node) comes before those that failed because they lost
+    it. A rank that aborts itself (SIGABRT, SIGSEGV) counts as any other failure: the first one decides.
     """
     for wanted in (
         lambda end: end.status == EXIT_CONFIG,
@@ -47,9 +47,10 @@ def decisive(ends: Sequence[End]) -> End | None:
 
 
 def exit_status(status: int, asked: bool) -> int:
-    """What the driver exits with once no further start follows one that ended with `status`.
+    """The exit status of the driver if the last start ended with `status`.
 
-    asked: the driver was told to stop. Ranks that the signal killed, since they had nothing to save yet, stopped too.
+    asked: the driver was asked to stop. Then ranks that the signal killed, because they had nothing to save yet, also
+    count as stopped.
     """
     if status in (EXIT_DONE, EXIT_CONFIG):
         return status

@@ -1,4 +1,4 @@
-"""Shows a Ray job's log until it ends; the signals that ask this process to stop, stop the job."""
+"""Prints a Ray job's log until the job ends. Signals that ask this process to stop, stop the job."""
 
 import asyncio
 import logging
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 _POLL_S = 0.3
 _TAIL_CHARS = 2000
-_LAST_WORDS = re.compile(r"the driver exits with status (\d+)")
+_LAST_LINE = re.compile(r"the driver exits with status (\d+)")
 
 
 def follow(address: str, submission_id: str) -> int:
-    """Print the job's log as it grows, and return the exit status of its driver; 1 where that has none.
+    """Print the job's log as it grows, and return the exit status of its driver; 1 if it has none.
 
-    SIGINT, SIGTERM and SIGUSR2 have the job write a checkpoint and end; the second one leaves it (128 + its number).
-    Raises ValueError where the cluster cannot be reached.
+    SIGINT, SIGTERM and SIGUSR2 have the job write a checkpoint and end. After a second signal the job is no longer
+    followed (exit status 128 + its number). Raises ValueError if the cluster cannot be reached.
     """
     with connected(address) as client:
-        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it tells of each connection
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it reports each connection
         return asyncio.run(_Follower(client, submission_id).run())
 
 
@@ -61,25 +61,25 @@ class _Follower:
                 loop.remove_signal_handler(signum)
 
     async def _stop(self, signum: signal.Signals) -> None:
-        print(f"\n{signum.name}: stops the job; once more leaves it", file=sys.stderr, flush=True)
+        print(f"\n{signum.name}: stops the job; a second signal returns at once", file=sys.stderr, flush=True)
         await asyncio.to_thread(self._client.stop_job, self._id)
 
     async def _follow(self) -> int:
         await self._show()
-        # Its end may be shown before it is known, and a connection may break.
+        # The log may end before Ray knows that the job has, and a connection may break.
         while not (await asyncio.to_thread(self._client.get_job_status, self._id)).is_terminal():
             await asyncio.sleep(_POLL_S)
             await self._show()
         info = await asyncio.to_thread(self._client.get_job_info, self._id)
         if info.driver_exit_code is not None:
             return info.driver_exit_code
-        said = _LAST_WORDS.findall(self._tail)
+        said = _LAST_LINE.findall(self._tail)
         if not said and info.message:
             print(info.message, file=sys.stderr)
         return int(said[-1]) if said else EXIT_DONE if info.status.value == "SUCCEEDED" else 1
 
     async def _show(self) -> None:
-        """Print the log beyond what was printed, until its end or until the connection breaks."""
+        """Print the new part of the log, until it ends or the connection breaks."""
         seen = 0
         async for text in self._chunks():
             new = text[max(0, self._num_shown - seen) :]
@@ -93,4 +93,4 @@ class _Follower:
             async for text in self._client.tail_job_logs(self._id):
                 yield text
         except (RuntimeError, OSError) as error:
-            print(f"the job's log breaks off, reads on: {error}", file=sys.stderr, flush=True)
+            print(f"the connection to the job's log broke, connects again: {error}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A Ray cluster of this machine alone, that ends with the block that needs it."""
+"""A private Ray cluster on this machine, which ends with the block that uses it."""
 
 import socket
 import subprocess
@@ -27,15 +27,15 @@ _PORTS = (
     "metrics-export-port",
     "runtime-env-agent-port",
 )
-"""Those that would clash with another cluster's."""
+"""Ports that would clash with those of another cluster."""
 
 
 @contextmanager
 def local_cluster(num_cpus: int, num_gpus: int = 0) -> Iterator[str]:
-    """Yield the address of the dashboard of a new cluster, which has one node; when the block is left, it is gone.
+    """Yield the address of the dashboard of a new cluster with one node, which ends with the block.
 
-    The cluster ends with this process, too. The numbers may be larger than the machine's. Raises ValueError where Ray
-    is not installed, and RuntimeError with the end of its log where it does not start.
+    The cluster also ends with this process. The numbers may be larger than the machine's. Raises ValueError if Ray is
+    not installed, and RuntimeError with the end of the cluster's log if it does not start.
     """
     check()
     with tempfile.TemporaryFile() as log:
@@ -52,7 +52,7 @@ def local_cluster(num_cpus: int, num_gpus: int = 0) -> Iterator[str]:
 
 
 def _start(log: BinaryIO, port: int, num_cpus: int, num_gpus: int) -> "subprocess.Popen[bytes]":
-    folder = tempfile.mkdtemp(prefix="ray-")  # short: Ray's sockets lie in it
+    folder = tempfile.mkdtemp(prefix="ray-")  # short, because Ray's sockets are in it
     ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
     command = [
         *(sys.executable, "-m", "foretrain.launcher.ray.cluster_guard", folder),
@@ -63,7 +63,7 @@ def _start(log: BinaryIO, port: int, num_cpus: int, num_gpus: int) -> "subproces
     ]
     return subprocess.Popen(
         command,
-        cwd=_ROOT,  # where launcher is found
+        cwd=_ROOT,  # where foretrain is found
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -80,7 +80,7 @@ def _free_ports(number: int) -> list[int]:
 
 
 def _wait(process: "subprocess.Popen[bytes]", address: str, log: BinaryIO) -> None:
-    """Wait until the Jobs API answers. Raises RuntimeError where it does not."""
+    """Wait until the Jobs API answers. Raises RuntimeError if it does not."""
     deadline_s = time.monotonic() + _START_S
     opener = build_opener(ProxyHandler({}))
     while time.monotonic() < deadline_s and process.poll() is None:
@@ -90,4 +90,4 @@ def _wait(process: "subprocess.Popen[bytes]", address: str, log: BinaryIO) -> No
     how = f"ended with status {process.returncode}" if process.returncode is not None else "does not answer"
     log.seek(0)
     lines = log.read().decode(errors="replace").strip().splitlines()[-20:]
-    raise RuntimeError("\n".join([f"the Ray cluster of this machine {how}; its last words:", *lines]))
+    raise RuntimeError("\n".join([f"the Ray cluster on this machine {how}; the end of its log:", *lines]))

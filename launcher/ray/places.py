@@ -1,4 +1,4 @@
-"""Which rank goes where: from what each actor says of its place to the ranks' environments. Pure."""
+"""Which rank runs where: from the places of the actors to the environments of the ranks. Pure."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from ipaddress import ip_address
 
 @dataclass(frozen=True)
 class Place:
-    """Where an actor came to be."""
+    """The node and the GPUs of an actor."""
 
     node_ip: str
     node_id: str
-    """Ray's own: several nodes may share an address."""
+    """Ray's id of the node: several nodes may share an address."""
     devices: tuple[str, ...]
     """Its GPUs, as CUDA_VISIBLE_DEVICES names them."""
     pid: int
@@ -28,13 +28,13 @@ class Assigned:
     local_rank: int
     place: Place
     node_devices: tuple[str, ...]
-    """Those of all ranks of the node: the local rank counts in them."""
+    """The GPUs of all ranks of the node; the local rank is an index into them."""
 
 
 def assign(places: Sequence[Place], ranks_per_node: int) -> list[Assigned]:
     """Number the actors by node, and on a node by device; the i-th result is rank i.
 
-    Raises ValueError where a node has not `ranks_per_node` of them.
+    Raises ValueError if a node does not have `ranks_per_node` actors.
     """
     nodes: dict[tuple, list[int]] = defaultdict(list)
     for actor, place in enumerate(places):
@@ -54,16 +54,16 @@ def assign(places: Sequence[Place], ranks_per_node: int) -> list[Assigned]:
 def rank_env(
     base: Sequence[tuple[str, str]], assigned: Assigned, num_ranks: int, ranks_per_node: int, master: tuple[str, int]
 ) -> dict[str, str]:
-    """The whole environment of a rank: `base`, and its place as torch.distributed's env:// reads it.
+    """The complete environment of a rank: `base`, and its place as torch.distributed's env:// reads it.
 
-    master: address and port of rank 0's store.
+    master: the address and the port of rank 0's store.
     """
     env = dict(base)
     env |= {"RANK": str(assigned.rank), "WORLD_SIZE": str(num_ranks)}
     env |= {"LOCAL_RANK": str(assigned.local_rank), "LOCAL_WORLD_SIZE": str(ranks_per_node)}
     env |= {"MASTER_ADDR": master[0], "MASTER_PORT": str(master[1])}
     if assigned.node_devices:
-        # Ray shows each actor its own GPU alone; ranks of a node reach each other's.
+        # Ray shows each actor its own GPU alone, but the ranks of a node need to reach each other's.
         env["CUDA_VISIBLE_DEVICES"] = ",".join(assigned.node_devices)
     return env
 

@@ -1,4 +1,4 @@
-"""What a job asks of a cluster's nodes, what they have, and what is missing, in words. Pure."""
+"""What a job needs of a cluster's nodes, what they have, and what is missing, in words. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class Node:
     total: Mapping[str, float]
     """Resources by Ray's names: CPU, GPU."""
     available: Mapping[str, float]
-    """Of these, what nobody uses."""
+    """The part of them that is free."""
 
 
 def bundle(job: Job) -> dict[str, float]:
-    """What a job asks of each node."""
+    """The resources that a job needs on each node."""
     asked = {"CPU": float(job.cpus_per_rank * job.ranks_per_node)}
     if job.gpus_per_node:
         asked["GPU"] = float(job.ranks_per_node)
@@ -28,7 +28,7 @@ def bundle(job: Job) -> dict[str, float]:
 
 
 def can_ever_fit(job: Job, nodes: Sequence[Node]) -> bool:
-    """Whether the nodes would do, were they idle."""
+    """Whether the nodes would suffice if they were idle."""
     return sum(_has(node.total, bundle(job)) for node in nodes) >= job.num_nodes
 
 
@@ -37,7 +37,7 @@ def _has(resources: Mapping[str, float], asked: Mapping[str, float]) -> bool:
 
 
 def asked(job: Job) -> str:
-    """What the job asks for."""
+    """The request of a job in words."""
     return f"{job.num_nodes} node{'s' * (job.num_nodes > 1)} with {_words(bundle(job))} each"
 
 
@@ -46,9 +46,9 @@ def _words(resources: Mapping[str, float]) -> str:
 
 
 def overview(job: Job, nodes: Sequence[Node]) -> list[str]:
-    """A line for each node: what is free, of what it has."""
+    """A line for each node: what is free and what it has."""
     names = [*bundle(job)]
-    # The nodes that lack most are seldom the interesting ones.
+    # The largest nodes first: small ones are rarely of interest.
     ordered = sorted(nodes, key=lambda node: [-node.total.get(name, 0.0) for name in reversed(names)])
     lines = []
     for node in ordered[:_MAX_LINES]:
@@ -60,7 +60,7 @@ def overview(job: Job, nodes: Sequence[Node]) -> list[str]:
 
 
 def shortage(job: Job, nodes: Sequence[Node], wait_s: float) -> str:
-    """Why the job was not placed, and what to change."""
+    """A message that says why the job was not placed, and what to change."""
     able = sum(_has(node.total, bundle(job)) for node in nodes)
     head = f"asked for {asked(job)}; in {wait_s:g} s the cluster could not give that. Its nodes:"
     verb = "is" if able == 1 else "are"

@@ -1,8 +1,8 @@
-"""What the driver tells in the job's log."""
+"""Messages of a driver in the log of its job."""
 
 import time
 
 
 def say(words: str) -> None:
-    """Print with the time of day, at once."""
+    """Print a message with the time of day, unbuffered."""
     print(f"[{time.strftime('%H:%M:%S')}] {words}", flush=True)

@@ -1,14 +1,19 @@
-"""The signals that ask the driver to stop."""
+"""The connection of a driver to its cluster, and the signals that ask the driver to stop."""
 
+import os
 import signal
 from types import FrameType
 
+import ray
+
+from foretrain.launcher.ray.say import say
+
 FORWARDED = {signal.SIGTERM: signal.SIGTERM, signal.SIGUSR2: signal.SIGUSR2, signal.SIGINT: signal.SIGTERM}
-"""What the ranks get for what the driver got. Where RAY_JOB_STOP_SIGNAL says so, Ray stops jobs by SIGINT."""
+"""The signal for the ranks, by the signal that the driver got. Ray may stop jobs by SIGINT (RAY_JOB_STOP_SIGNAL)."""
 
 
 class StopSignals:
-    """Catches signals once it is made; to be made after ray.init, which takes SIGTERM for itself."""
+    """Catches signals from its creation on. Create it after ray.init, which installs a handler for SIGTERM."""
 
     def __init__(self) -> None:
         self.received = False
@@ -24,3 +29,13 @@ class StopSignals:
         """The signals since the last call."""
         new, self._new = self._new, []
         return new
+
+
+def connect() -> StopSignals | None:
+    """Connect this driver to the cluster that runs it, and catch the signals from now on; None: there is no cluster."""
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:  # ray.init would start a cluster
+        say("RAY_ADDRESS is not set: submit this through Ray's Jobs API, and do not start it by hand")
+        return None
+    ray.init(address=address, log_to_driver=False)
+    return StopSignals()

@@ -1,4 +1,4 @@
-"""What a Ray cluster is given, and what it is asked, through its Jobs API. Needs Ray only to reach a cluster."""
+"""Submits jobs to a Ray cluster and asks for them, through its Jobs API. Ray is imported only to reach a cluster."""
 
 import importlib.util
 import json
@@ -6,8 +6,9 @@ import os
 import shlex
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,38 +18,38 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 SCRIPT = "job.ray.json"
-"""In the run's folder: what is submitted, and what the driver reads."""
+"""A file of the run's folder: the arguments of the submission, and what the driver reads."""
 DRIVER = "foretrain.launcher.ray.driver"
 STOP_GRACE_S = 300
-"""So long a job that is stopped has to write its checkpoint."""
+"""Seconds that a job has to write its checkpoint when it is stopped."""
 _REAP_S = 30
-"""So long the driver then has to end its ranks, before Ray kills the driver."""
+"""Seconds that the driver then has to end its ranks, before Ray kills the driver."""
 _DRIVER_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSAFEPATH")
-"""Of the ranks' environment, what the driver and its actors need. Ray's dashboard shows these to everyone, and the rest
-may hold secrets: the ranks get that from the file."""
+"""The part of the ranks' environment that the driver and its actors need. Ray's dashboard shows it to everyone; the
+rest may hold secrets, and the ranks get it from the file."""
 _CONNECT_S = 5.0
-# Either would be taken in place of the address that a client is given.
+# Ray's client would prefer either of them to the address that it is given.
 _OTHER_CLUSTER = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-_ACTIVE = ("PENDING", "RUNNING")
+ACTIVE = ("PENDING", "RUNNING")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the driver is asked to do."""
+    """What the driver shall do."""
 
     submission_id: str
     job: Job
     wait_s: float
-    """So long it waits for nodes."""
+    """Seconds that it waits for nodes."""
     stop_grace_s: float
-    """So long ranks that are told to stop may take."""
+    """Seconds that ranks may take to stop."""
 
 
 def render(job: Job, submission_id: str, wait_s: float, stop_grace_s: int = STOP_GRACE_S) -> str:
     """The text of SCRIPT: the arguments of JobSubmissionClient.submit_job under `submit`, the job, and its times."""
     script = str(job.folder / SCRIPT)
     env = {name: value for name, value in job.env if name in _DRIVER_VARIABLES}
-    # Of the supervisor, which kills a driver that goes on so long after it was asked to stop; else after 3 s.
+    # Ray kills a driver that still runs this many seconds after it was asked to stop; the default is 3.
     env["RAY_JOB_STOP_WAIT_TIME_S"] = str(stop_grace_s + _REAP_S)
     submit = {
         "entrypoint": shlex.join([job.python, "-m", DRIVER, script]),
@@ -63,43 +64,43 @@ def render(job: Job, submission_id: str, wait_s: float, stop_grace_s: int = STOP
 
 
 def read(text: str) -> Request:
-    """What `render` wrote."""
+    """The request in a text that `render` made."""
     values = json.loads(text)
     job = Job.from_json(json.dumps(values["job"]))
     return Request(values["submit"]["submission_id"], job, values["wait_s"], values["stop_grace_s"])
 
 
 def check() -> None:
-    """Raise ValueError where Ray is not installed."""
+    """Raise ValueError if Ray is not installed."""
     missing = [name for name in ("ray", "aiohttp", "requests") if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"a launch on Ray needs {', '.join(missing)}: pip install 'foretrain[ray]'")
 
 
 def submit(job: Job, text: str, address: str) -> str:
-    """Give a rendered job to the cluster at `address`, and return the submission's id.
+    """Submit a rendered job to the cluster at `address`, and return the id of the submission.
 
-    Raises ValueError where the cluster cannot be reached, or refuses the job. Ray takes no id twice, not even that of a
-    job that ended.
+    Raises ValueError if the cluster cannot be reached, or refuses the job. Ray accepts no id twice, not even that of a
+    job that has ended.
     """
     arguments = json.loads(text)["submit"]
     with connected(address) as client:
         try:
             return client.submit_job(**arguments)
         except RuntimeError as error:
-            told = str(error)
-    if "already exists" in told:
+            refusal = str(error)
+    if "already exists" in refusal:
         raise ValueError(
             f"{job.run_dir}: the Ray cluster at {address} has a job {arguments['submission_id']} already: stop it, or "
             "delete it (ray job delete), or set another run_dir"
         )
-    raise ValueError(f"the Ray cluster at {address} refuses the job: {_last_line(told)}")
+    raise ValueError(f"the Ray cluster at {address} refuses the job: {_last_line(refusal)}")
 
 
 def status(address: str, submission_id: str) -> str | None:
-    """What Ray calls the state of a job, as in RUNNING; None where it knows of no such job.
+    """Ray's name for the state of a job, such as RUNNING; None if it knows no such job.
 
-    Raises ValueError where the cluster cannot be reached.
+    Raises ValueError if the cluster cannot be reached.
     """
     with connected(address) as client:
         return _status(client, submission_id)
@@ -111,12 +112,30 @@ def _status(client: "JobSubmissionClient", submission_id: str) -> str | None:
     except RuntimeError as error:
         if "404" in str(error) or "does not exist" in str(error):
             return None
-        raise ValueError(f"Ray does not tell the state of job {submission_id}: {_last_line(str(error))}") from None
+        raise ValueError(f"Ray does not report the state of job {submission_id}: {_last_line(str(error))}") from None
+
+
+def stop(address: str, submission_id: str) -> None:
+    """Ask a job to write a checkpoint and to end. Raises ValueError if the cluster cannot be reached."""
+    with connected(address) as client:
+        client.stop_job(submission_id)
+
+
+def log(address: str, submission_id: str) -> str:
+    """What a job's driver has printed. Raises ValueError if the cluster cannot be reached."""
+    with connected(address) as client:
+        return client.get_job_logs(submission_id)
+
+
+def keep_log(address: str, submission_id: str, folder: Path) -> None:
+    """Copy what a job's driver has printed to ray-ID.log in `folder`, if the cluster still has it."""
+    with suppress(ValueError, RuntimeError, OSError):
+        (folder / f"ray-{submission_id}.log").write_text(log(address, submission_id), encoding="utf-8")
 
 
 def is_active(address: str, submission_id: str) -> bool:
-    """Whether a job waits or runs. Raises ValueError where the cluster cannot be reached."""
-    return status(address, submission_id) in _ACTIVE
+    """Whether a job waits or runs. Raises ValueError if the cluster cannot be reached."""
+    return status(address, submission_id) in ACTIVE
 
 
 def watch_commands(submission_id: str, address: str) -> list[str]:
@@ -133,21 +152,21 @@ def stop_command(submission_id: str, address: str) -> str:
 
 
 def _command(address: str, words: str) -> str:
-    # Not by --address: where RAY_ADDRESS is set, ray takes that.
+    # --address would not do: `ray job` prefers RAY_ADDRESS if that is set.
     return f"RAY_ADDRESS={shlex.quote(address)} ray job {words}"
 
 
 @contextmanager
 def connected(address: str) -> Iterator["JobSubmissionClient"]:
-    """Yield a client of the cluster at `address`, whatever the environment says of clusters.
+    """Yield a client of the cluster at `address`, whatever cluster the environment names.
 
-    Raises ValueError where Ray is not installed, or there is no such cluster.
+    Raises ValueError if Ray is not installed, or there is no such cluster.
     """
     check()
     host = urlsplit(address).hostname or ""
     changes: dict[str, str | None] = dict.fromkeys(_OTHER_CLUSTER)
     if _is_loopback(host):
-        # By that name a proxy would reach itself.
+        # Through a proxy, this name would mean the proxy's own machine.
         changes |= {name: f"{os.environ.get(name, '')},{host}".lstrip(",") for name in ("no_proxy", "NO_PROXY")}
     with _environment(changes):
         _check_reachable(address)
@@ -161,7 +180,7 @@ def connected(address: str) -> Iterator["JobSubmissionClient"]:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise ValueError where nothing listens at `address`: Ray's client itself has no time limit."""
+    """Raise ValueError if nothing listens at `address`: Ray's client has no time limit of its own."""
     try:
         url = urlsplit(address)
         port = url.port or (443 if url.scheme == "https" else 80)
@@ -185,7 +204,7 @@ def _is_loopback(host: str) -> bool:
 
 @contextmanager
 def _environment(changes: dict[str, str | None]) -> Iterator[None]:
-    """Change this process's environment for the block; None: not set."""
+    """Change this process's environment for the block; None removes a variable."""
     before = {name: os.environ.get(name) for name in changes}
     _set(changes)
     try:
@@ -203,6 +222,6 @@ def _set(values: dict[str, str | None]) -> None:
 
 
 def _last_line(text: str) -> str:
-    """Of a traceback, what it says."""
+    """The last line of a traceback, which has the message."""
     lines = [line.strip() for line in text.splitlines() if line.strip(" .'\"")]
     return lines[-1] if lines else text

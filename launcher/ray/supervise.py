@@ -1,4 +1,4 @@
-"""Looks after the ranks of one start until none is left, and says how the start ended."""
+"""Supervises the ranks of one start until none is left, and decides how the start ended."""
 
 import math
 import signal
@@ -17,19 +17,19 @@ from foretrain.trainer.exit_status import EXIT_DONE, EXIT_RESUME
 
 _POLL_S = 0.5
 SETTLE_S = 2.0
-"""So long after the first failure the others count: the machine's may be noticed after those of its victims."""
+"""Seconds after the first failure in which others count: the cause may be noticed after its victims."""
 TERM_GRACE_S = 5.0
 RESUME_GRACE_S = 60.0
-"""Ranks that checkpoint end together."""
+"""Seconds between the ends of ranks that write a checkpoint together."""
 KILL_GRACE_S = 45.0
-"""A rank that SIGKILL does not end is gone with its node, and Ray takes half a minute to notice."""
+"""Seconds until a rank that SIGKILL does not end counts as lost with its node; Ray notices that after half a minute."""
 
 
 class Ranks:
-    """The ranks that run, each in its actor, and the ends of those that do not."""
+    """The ranks that run, each in its actor, and the ends of the others."""
 
     def __init__(self, agents: Sequence[Any], processes: Sequence[RankProcess]) -> None:
-        """agents: that of each process."""
+        """agents: the actor of each process."""
         self._agents = agents
         self._running = {
             agent.run.remote(process): rank for rank, (agent, process) in enumerate(zip(agents, processes, strict=True))
@@ -38,11 +38,11 @@ class Ranks:
 
     @property
     def running(self) -> list[int]:
-        """Ranks that have not been seen to end."""
+        """Ranks whose end is not known yet."""
         return [*self._running.values()]
 
     def poll(self, timeout_s: float) -> list[End]:
-        """Wait until a rank ends, at most timeout_s, and return the new ends."""
+        """Wait at most `timeout_s` seconds for a rank to end, and return the new ends."""
         if not ray.wait([*self._running], num_returns=1, timeout=timeout_s)[0]:
             return []
         ended, _ = ray.wait([*self._running], num_returns=len(self._running), timeout=0)
@@ -51,19 +51,19 @@ class Ranks:
         return new
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until all have ended, at most timeout_s; return whether they have."""
+        """Wait at most `timeout_s` seconds until all have ended; return whether they have."""
         deadline_s = time.monotonic() + timeout_s
         while self._running and (left_s := deadline_s - time.monotonic()) > 0:
             self.poll(min(left_s, _POLL_S))
         return not self._running
 
     def send(self, signum: int) -> None:
-        """Send a signal to all that run."""
+        """Send a signal to all ranks that run."""
         for rank in self.running:
             self._agents[rank].signal.remote(signum)
 
     def stop(self, term_grace_s: float) -> list[End]:
-        """End all that run, and return those that were lost with their actor."""
+        """End all ranks that run, and return those that were lost with their actor."""
         num_before = len(self.ends)
         if self._running and term_grace_s:
             self.send(signal.SIGTERM)
@@ -75,7 +75,7 @@ class Ranks:
 
 
 def end_of(rank: int, reference: Any) -> End:
-    """How a rank ended whose agent's `run` has this reference, and has returned or is lost."""
+    """The end of a rank, from the reference to a call of `Agent.run` that has returned or is lost."""
     try:
         return End(rank, ray.get(reference))
     except (ActorDiedError, ActorUnavailableError) as error:
@@ -89,13 +89,13 @@ def _first_line(error: Exception) -> str:
 
 
 def supervise(ranks: Ranks, stop_signals: StopSignals, stop_grace_s: float) -> int:
-    """Wait until no rank is left, and return the status of the start; pass on what the driver is asked.
+    """Wait until no rank is left, forward the signals of the driver, and return the exit status of the start.
 
-    The first failure ends the others.
+    The first failure ends the other ranks.
     """
     failed = _until_a_failure(ranks, stop_signals, stop_grace_s)
     if failed is not None and ranks.running:
-        say(f"{_told(failed)}: stops the others")
+        say(f"{_described(failed)}: stops the others")
         ranks.wait(SETTLE_S)
     counted = [*ranks.ends]
     cut_short = bool(ranks.running)
@@ -104,12 +104,12 @@ def supervise(ranks: Ranks, stop_signals: StopSignals, stop_grace_s: float) -> i
     if end is None:
         return EXIT_RESUME if cut_short else EXIT_DONE
     if end.is_failure:
-        say(_told(end))
+        say(_described(end))
     return end.status
 
 
 def _until_a_failure(ranks: Ranks, stop_signals: StopSignals, stop_grace_s: float) -> End | None:
-    """Wait for the first rank that fails, or for all to end, or until they have taken too long to stop."""
+    """Wait until a rank fails, and return its end; or until all have ended or took too long to stop: None."""
     deadline_s = math.inf
     while ranks.running and time.monotonic() < deadline_s:
         new = ranks.poll(_POLL_S)
@@ -125,5 +125,5 @@ def _until_a_failure(ranks: Ranks, stop_signals: StopSignals, stop_grace_s: floa
     return None
 
 
-def _told(end: End) -> str:
+def _described(end: End) -> str:
     return f"rank {end.rank} ended with status {end.status}" + (f" ({end.words})" if end.words else "")

@@ -1,33 +1,37 @@
-"""Runs the trials of a sweep on a cluster, as a Slurm array or on Ray.
+"""Runs the trials of a sweep on a cluster, as a job array.
 
 Each is `python -m foretrain.scaling.sweep.trial FOLDER`.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from foretrain.configs.schema import Config
-from foretrain.launcher.array import ray, slurm
 from foretrain.launcher.array.job_array import JobArray
-from foretrain.launcher.array.task import TASKS_FILE, Task
+from foretrain.launcher.array.run import running
+from foretrain.launcher.array.task import Task
 from foretrain.launcher.array.watch import Ended as TaskEnded
+from foretrain.launcher.job import plugin_path
+from foretrain.launcher.protocol import ArrayRunner, Launcher
 from foretrain.scaling.sweep.runner import TrialEnd, split_ended
 
 BATCH = "batch"
 """Name of the folder, in a sweep's, with scripts, logs, and how each command ended."""
-POLL_S = 2.0
 TAIL_LINES = 15
 
 
 class ClusterRunner:
-    """Runs trials as tasks of a job array. Ctrl-C ends them on Ray; on Slurm they continue, and the next run joins."""
+    """Runs trials as tasks of a job array. Ctrl-C ends them, or if they outlive the command, the next run joins."""
 
-    outlives_stop = False
-
-    def __init__(self, out: Path, config: Config, *, ranks: int, at_once: int | None) -> None:
-        """`config` holds the settings of the launch; each trial has `ranks` ranks."""
+    def __init__(
+        self, out: Path, config: Config, launcher: Launcher, arrays: ArrayRunner, *, ranks: int, at_once: int | None
+    ) -> None:
+        """`config` holds the settings of the launch; `arrays` are the launcher's; each trial has `ranks` ranks."""
+        self.outlives_stop = arrays.outlives_command
+        self._launcher, self._arrays = launcher, arrays
         self._out = out.absolute()
         self._config = config
         self._ranks = ranks
@@ -47,7 +51,10 @@ class ClusterRunner:
             self.stopped_by = signal.SIGINT
 
     def _ended_tasks(self, waiting: dict[str, Path]) -> Iterator[TaskEnded]:
-        raise NotImplementedError
+        yield from self._arrays.follow(self._out / BATCH)  # tasks of an earlier sweep that was stopped still run
+        if waiting:
+            with running(self._array(waiting), self._launcher) as ends:
+                yield from ends
 
     def _array(self, waiting: dict[str, Path]) -> JobArray:
         tasks = (
@@ -62,31 +69,8 @@ class ClusterRunner:
             ranks=self._ranks,
             on_gpus=self._config.train.device != "cpu",
             at_once=self._at_once,
+            python_path=plugin_path(self._config, Path.cwd(), os.environ),
         )
-
-
-class SlurmRunner(ClusterRunner):
-    """Runs trials as Slurm arrays."""
-
-    outlives_stop = True
-
-    def _ended_tasks(self, waiting: dict[str, Path]) -> Iterator[TaskEnded]:
-        folder = self._out / BATCH
-        if (folder / TASKS_FILE).exists() and slurm.unfinished(folder):
-            yield from slurm.follow(folder, POLL_S)  # tasks of an earlier sweep that was stopped still run
-        if waiting:
-            for line in slurm.submit(self._array(waiting)).lines():
-                print(line, file=sys.stderr)
-            yield from slurm.follow(folder, POLL_S)
-
-
-class RayRunner(ClusterRunner):
-    """Runs trials on a Ray cluster, or on one of this machine."""
-
-    def _ended_tasks(self, waiting: dict[str, Path]) -> Iterator[TaskEnded]:
-        if waiting:
-            with ray.running(self._array(waiting)) as ends:
-                yield from ends
 
 
 def _explain(task: TaskEnded) -> str:

@@ -54,7 +54,7 @@ class LocalRunner:
         waiting = deque(_call(folder, config) for folder, config in configs.items())
         with Forwarding(STOP_GRACE_S) as forwarding:
             pool = RankPool(self._slots, preload=PRELOAD)
-            forwarding.to(pool)
+            forwarding.forward_to(pool)
             for end in pool.run(waiting, forwarding.stop):
                 trial_end = _trial_end(end, configs[end.call.key])
                 if trial_end is not None:

@@ -8,17 +8,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.files import write_atomically
+from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.launcher.local.forwarding import Interrupt
 from foretrain.launcher.local.slots import local_slots
 from foretrain.scaling.layouts import parse_layout
 from foretrain.scaling.records import SWEEP_FILE, TRIALS, SweepRecord, to_json
 from foretrain.scaling.sweep import plan as planning
 from foretrain.scaling.sweep import record, search
+from foretrain.scaling.sweep.cluster import ClusterRunner
 from foretrain.scaling.sweep.local import LocalRunner
 from foretrain.scaling.sweep.plan import Ask, Corpus, Resolve, Setting, Trial
 from foretrain.scaling.sweep.progress import SweepProgress
@@ -30,8 +31,6 @@ from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
 from foretrain.trainer.lock import locked
 from foretrain.trainer.run_folder import CONFIG_FILE
 from foretrain.trainer.setup import prepare_run
-
-On = Literal["local", "slurm", "ray"]
 
 
 @dataclass(frozen=True)
@@ -88,14 +87,14 @@ def _write_plan(plan: SweepPlan, out: Path) -> None:
     write_atomically(out / SWEEP_FILE, to_json(_asked(plan), indent=1))
 
 
-def runner_of(plan: SweepPlan, out: Path, on: On, jobs: int | None) -> Runner:
-    """The runner of the trials, `jobs` at a time. Raises ValueError if it cannot run them."""
+def runner_of(plan: SweepPlan, out: Path, on: str, jobs: int | None) -> Runner:
+    """The runner of the trials, `jobs` at a time, with the launcher named `on`. Raises ValueError if there is none."""
+    launcher = LAUNCHERS.get(on)
     ranks = parse_layout(plan.ask.layout).world_size
-    if on != "local":
-        from foretrain.scaling.sweep import cluster  # not at the top: only it needs Ray and Slurm
-
-        kind = cluster.SlurmRunner if on == "slurm" else cluster.RayRunner
-        return kind(out, plan.base, ranks=ranks, at_once=jobs)
+    if launcher.arrays is not None:
+        return ClusterRunner(out, plan.base, launcher, launcher.arrays, ranks=ranks, at_once=jobs)
+    if not launcher.uses_one_machine:
+        raise ValueError(f"--on {on}: this launcher starts single runs only, and no sweeps: choose another launcher")
     return LocalRunner(local_slots(ranks, on_gpus=plan.base.train.device != "cpu", jobs=jobs))
 
 

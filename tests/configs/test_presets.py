@@ -1,4 +1,4 @@
-"""The packaged presets load, are named like their files, and have possible layouts."""
+"""The packaged presets load, say who they are, and describe runs that can be laid out."""
 
 from pathlib import Path
 

@@ -64,7 +64,7 @@ def test_a_shell_s_own_number_of_threads_does_not_reach_ranks_that_have_their_ow
     assert dict(made.env)["OMP_NUM_THREADS"] == "8"
 
 
-def test_values_that_are_secret_are_told_by_their_names_and_not_shown() -> None:
+def test_values_whose_names_say_that_they_are_secret_are_not_shown() -> None:
     settings = config()
     settings.launch.env = ["HOME", "HF_*", "AWS_*", "https_proxy", "TOKENIZERS_PARALLELISM=false"]
     secrets = {"HF_TOKEN": "t", "AWS_SECRET_ACCESS_KEY": "k", "https_proxy": "http://me:pw@proxy"}
@@ -75,7 +75,7 @@ def test_values_that_are_secret_are_told_by_their_names_and_not_shown() -> None:
     assert {shown[name] for name in secrets} == {"(not shown)"}
 
 
-def test_names_match_whole_and_case_matters() -> None:
+def test_a_pattern_matches_complete_names_and_case_matters() -> None:
     assert environment(["HOME", "nccl_*"], {"HOME_2": "x", "NCCL_A": "y", "HOME": "z"}) == ({"HOME": "z"}, {})
 
 

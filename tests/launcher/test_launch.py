@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 
 from foretrain.configs import load as configs
+from foretrain.configs.launching import LaunchConfig
 from foretrain.launcher import launch as launching
 from foretrain.launcher.job import Job, code_variables
+from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.launcher.launches import Launch, launches, record_launch
 from foretrain.launcher.snapshot import code_hash, snapshot
 from foretrain.trainer.environment import record
-from tests.cli import CONFIG, ROOT, assert_refused, called, environment, foretrain
+from foretrain.trainer.exit_status import EXIT_RESUME
+from tests.cli import CONFIG, ROOT, assert_refused, called, end, environment, foretrain, start
+from tests.processes import wait_until
 
 ON_TWO_NODES = ("cluster.num_nodes=2", "cluster.gpus_per_node=1", "launch.ray.address=http://127.0.0.1:1")
 
@@ -29,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     return folder
 
 
-def plan(folder: Path, on: launching.On, *overrides: str) -> launching.Plan:
+def plan(folder: Path, on: str, *overrides: str) -> launching.LaunchPlan:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         return launching.make_plan(configs.load("tiny.yaml", [*ON_TWO_NODES, *overrides]), on)
@@ -63,20 +67,20 @@ def test_what_a_dry_run_prints_is_what_the_folder_gets(folder: Path) -> None:
 
 def test_a_dry_run_of_a_run_that_cannot_be_says_so_after_the_script(folder: Path) -> None:
     command = ("launch", "tiny.yaml", "--on", "slurm", "--dry-run", "data.path=nowhere", *ON_TWO_NODES)
-    told = called(*command, cwd=folder)
-    assert told.out.startswith("#!/bin/bash\n")
-    assert (told.status, told.err.startswith("error: there is no corpus at nowhere")) == (2, True)
+    result = called(*command, cwd=folder)
+    assert result.out.startswith("#!/bin/bash\n")
+    assert (result.status, result.err.startswith("error: there is no corpus at nowhere")) == (2, True)
 
 
 @pytest.mark.parametrize(("on", "holder"), [("slurm", "job.env"), ("ray", "job.ray.json")])
 def test_secrets_reach_the_ranks_and_neither_the_screen_nor_what_others_may_read(
-    on: launching.On, holder: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    on: str, holder: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hush-hush")
     planned = plan(folder, on, f"run_dir=runs/secret-{on}")
     launching.write(planned, configs.load(folder / "tiny.yaml"))
     assert ("HF_TOKEN", "hush-hush") in planned.job.env
-    assert "hush-hush" not in planned.shown
+    assert "hush-hush" not in planned.script.printable
     run_dir = folder / f"runs/secret-{on}"
     holders = [path for path in run_dir.rglob("*") if path.is_file() and b"hush-hush" in path.read_bytes()]
     assert holders == [run_dir / holder]
@@ -116,7 +120,7 @@ def test_the_copy_holds_all_that_is_installed_and_knows_its_version(tmp_path: Pa
     assert (tmp_path / "code/foretrain/VERSION").read_text().strip() != ""
 
 
-def test_the_copy_is_made_anew_where_it_differs_and_left_alone_where_it_does_not(tmp_path: Path) -> None:
+def test_the_copy_is_made_again_only_if_it_differs(tmp_path: Path) -> None:
     code = tmp_path / "code"
     first = snapshot(code)
     before = code.stat().st_ino
@@ -146,7 +150,7 @@ def test_a_record_of_launches_that_was_cut_short_loses_that_line_alone(tmp_path:
     assert [launch.id for launch in launches(tmp_path)] == ["12", "13"]
 
 
-def test_an_environment_that_was_cut_short_is_written_anew(tmp_path: Path) -> None:
+def test_an_environment_that_was_cut_short_is_written_again(tmp_path: Path) -> None:
     (tmp_path / "environment.json").touch()
     record({"code_sha256": "abc"}, tmp_path)
     record({}, tmp_path)
@@ -158,9 +162,8 @@ def test_each_launch_on_ray_has_a_name_of_its_own(folder: Path) -> None:
     (folder / "runs/named").mkdir(parents=True)
     first = plan(folder, "ray", "run_dir=runs/named")
     record_launch(folder / "runs/named", "ray", "named-1", "http://head:8265")
-    names = [
-        json.loads(each.text)["submit"]["submission_id"] for each in (first, plan(folder, "ray", "run_dir=runs/named"))
-    ]
+    second = plan(folder, "ray", "run_dir=runs/named")
+    names = [json.loads(each.script.text)["submit"]["submission_id"] for each in (first, second)]
     assert names == ["named-1", "named-2"]
 
 
@@ -176,24 +179,37 @@ def test_a_plan_for_this_machine_has_as_many_ranks_as_the_layout_whatever_the_cl
         (["--on", "slurm", "--nodes", "3"], ["3 nodes of 8 GPUs", "set parallel.dp=24"]),
         (["--on", "ray", "--nodes", "2", "--gpus-per-node", "1"], ["one node", "launch.ray.address", "--nodes 1"]),
         (["run_dir=tiny.yaml/x"], ["tiny.yaml cannot be written", "set another run_dir"]),
-        (["launch.env=[A-B]"], ["launch: env: 'A-B' is not an entry: write NAME, NAME* or NAME=value"]),
-        (["launch.env=[MY_TOKEN=x]"], ["MY_TOKEN looks like a secret", "write MY_TOKEN without a value"]),
-        (["launch.slurm.options=[--array=0-3]"], ["'--array=0-3' would start several jobs for one run: remove it"]),
+        (["launch.env=[A-B]"], ["launch: env: 'A-B' is none of NAME, NAME* and NAME=value"]),
+        (["launch.env=[MY_TOKEN=x]"], ["MY_TOKEN looks like a secret", "write MY_TOKEN alone"]),
+        (["launch.slurm.options=[--array=0-3]"], ["'--array=0-3' would make several jobs of one run"]),
         (["--on", "slurm", "--nodes", "2", "--gpus-per-node", "1", 'run_dir=a"b'], ["double quote", "choose another"]),
         (["launch.slurm.options=[exclusive]"], ["'exclusive' must begin with '-'"]),
         (["launch.slurm.time='1 day'"], ["slurm.time = '1 day' has characters"]),
         (["launch.ray.address=head:8265"], ["begin with http:// or https://"]),
     ],
 )
-def test_what_cannot_be_launched_is_told_and_leaves_nothing(
+def test_what_cannot_be_launched_is_refused_and_leaves_nothing(
     arguments: list[str], words: list[str], folder: Path
 ) -> None:
-    told = called("launch", "tiny.yaml", "run_dir=runs/refused", *arguments, cwd=folder, PATH="/nowhere")
-    assert_refused(told, *words)
+    result = called("launch", "tiny.yaml", "run_dir=runs/refused", *arguments, cwd=folder, PATH="/nowhere")
+    assert_refused(result, *words)
     assert not (folder / "runs/refused").exists()
 
 
-def test_a_launch_here_trains_and_its_script_goes_on(folder: Path) -> None:
+def test_a_run_of_this_machine_is_found_and_stopped_by_its_folder(folder: Path) -> None:
+    local, run_dir = LAUNCHERS.get("local"), folder / "runs/stopped"
+    process = start("launch", "tiny.yaml", "run_dir=runs/stopped", "train.num_tokens=1e6", cwd=folder)
+    wait_until(lambda: (run_dir / "metrics.jsonl").exists(), "a step")
+    assert [(job.id, job.state) for job in local.active(run_dir, LaunchConfig())] == [(str(process.pid), "running")]
+    refused = called("launch", "tiny.yaml", "run_dir=runs/stopped", cwd=folder)
+    assert_refused(refused, f"was launched as local job {process.pid}, which still waits or runs", "stop it")
+    assert [job.id for job in local.stop(run_dir)] == [str(process.pid)]
+    assert end(process).status == EXIT_RESUME
+    assert local.active(run_dir, LaunchConfig()) == local.stop(run_dir) == []
+    assert [path.name for path in local.logs(run_dir)] == ["rank-001.log"]
+
+
+def test_a_launch_here_trains_and_its_script_resumes(folder: Path) -> None:
     first = foretrain("launch", "tiny.yaml", "run_dir=runs/here", "train.stop_after=3", cwd=folder)
     assert (first.status, first.err) == (0, "")
     assert "runs/here: dp=2 tp=1 pp=1 zero=1, 100 steps, from the start" in first.out

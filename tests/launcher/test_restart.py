@@ -15,7 +15,7 @@ def checkpoint(run_dir: Path, step: int) -> None:
 
 
 @given(max_starts=st.integers(1, 6), gains=st.lists(st.integers(0, 1), max_size=40))
-def test_a_job_gives_up_after_exactly_so_many_starts_in_a_row_without_progress(
+def test_a_job_gives_up_after_exactly_max_starts_consecutive_starts_without_progress(
     max_starts: int, gains: list[int]
 ) -> None:
     step, in_vain = 0, 0
@@ -37,7 +37,7 @@ def test_starts_of_an_earlier_job_do_not_count() -> None:
 def test_a_job_that_gives_up_says_where_it_is_stuck_and_what_to_look_at() -> None:
     words = stuck([Start("7", 1200)] * 3, "7", 1200, 3)
     assert words is not None
-    assert "3 starts in a row did not come beyond step 1,200" in words
+    assert "3 starts in a row did not get beyond step 1,200" in words
     assert "launch.stop_lead_s" in words
     assert "to a first checkpoint" in (stuck([Start("7", 0)], "7", 0, 1) or "")
 
@@ -46,7 +46,7 @@ def test_a_job_that_gives_up_says_where_it_is_stuck_and_what_to_look_at() -> Non
     ("status", "again", "words"),
     [
         (0, False, "done"),
-        (85, True, "goes on from step 40"),
+        (85, True, "resumes from step 40"),
         (93, False, "refused"),
         (137, True, "a rank was killed"),
         (143, True, "a rank was killed"),
@@ -72,7 +72,7 @@ def test_a_job_that_is_stopped_before_its_first_checkpoint_starts_as_often_as_it
     assert record_start(tmp_path, "7", 3) is None
 
 
-def test_partial_checkpoints_are_no_progress_and_the_newest_whole_one_is(tmp_path: Path) -> None:
+def test_partial_checkpoints_are_no_progress_and_the_newest_complete_one_is(tmp_path: Path) -> None:
     assert newest_step(tmp_path) == 0
     checkpoint(tmp_path, 5)
     checkpoint(tmp_path, 120)
@@ -98,4 +98,4 @@ def test_a_batch_script_gets_its_answers_as_status_and_words(
     assert main(["record-start", *asked]) == 1
     checkpoint(tmp_path, 3)
     assert main(["decide", *asked, "--status", "85"]) == 0
-    assert capsys.readouterr().out.endswith("stopped when asked to: goes on from step 3\n")
+    assert capsys.readouterr().out.endswith("stopped when asked to: resumes from step 3\n")

@@ -9,9 +9,8 @@ import pytest
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
-from foretrain.launcher import slurm
 from foretrain.launcher.job import Job, make_job
-from foretrain.launcher.local import script as local
+from foretrain.launcher.launchers import LAUNCHERS
 from tests.required import not_here
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -43,9 +42,9 @@ def job(config: Config) -> Job:
 
 
 CASES = {
-    "gpus.sbatch": lambda: slurm.render(job(on_gpus()), on_gpus().launch),
-    "cpus.sbatch": lambda: slurm.render(job(on_cpus()), on_cpus().launch),
-    "local.sh": lambda: local.render(job(on_cpus()), on_cpus().launch),
+    "gpus.sbatch": lambda: LAUNCHERS.get("slurm").render(job(on_gpus()), on_gpus().launch).text,
+    "cpus.sbatch": lambda: LAUNCHERS.get("slurm").render(job(on_cpus()), on_cpus().launch).text,
+    "local.sh": lambda: LAUNCHERS.get("local").render(job(on_cpus()), on_cpus().launch).text,
 }
 
 

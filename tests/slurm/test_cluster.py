@@ -1,12 +1,14 @@
 """The private Slurm: that it treats jobs as the batch script of a run counts on."""
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.processes import wait_until
 from tests.slurm.cluster.cluster import Cluster
+
+pytestmark = pytest.mark.long
 
 STATE = "squeue --noheader --jobs=$SLURM_JOB_ID --format=%T"
 FINAL = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT")
@@ -36,23 +38,20 @@ def read_log(tmp_path: Path) -> list[str]:
     return [line for line in lines if not line.startswith(("slurmstepd", "srun"))]
 
 
-def wait_for_line(tmp_path: Path, line: str, timeout_s: float = 20.0) -> None:
+def wait_for_line(tmp_path: Path, line: str) -> None:
     """Wait until a job has written a line."""
-    deadline_s = time.monotonic() + timeout_s
-    while line not in read_log(tmp_path):
-        assert time.monotonic() < deadline_s, f"no '{line}' in {read_log(tmp_path)}"
-        time.sleep(0.05)
+    wait_until(lambda: line in read_log(tmp_path), f"'{line}' in {tmp_path}/log")
 
 
 def test_all_nodes_come_up_idle(slurm: Cluster) -> None:
     assert slurm.run("sinfo", "-h", "-p", "debug", "-o", "%D %t %c %G") == "4 idle 8 gpu:8"
 
 
-def test_a_step_runs_its_tasks_on_several_nodes_and_tells_each_its_place(slurm: Cluster) -> None:
-    told = slurm.run(
+def test_a_step_runs_its_tasks_on_several_nodes_and_gives_each_its_place(slurm: Cluster) -> None:
+    result = slurm.run(
         *("srun", "--nodes=2", "--ntasks-per-node=2"), "bash", "-c", "echo $SLURM_PROCID $SLURM_NODEID $SLURMD_NODENAME"
     )
-    assert sorted(told.splitlines()) == ["0 0 n1", "1 0 n1", "2 1 n2", "3 1 n2"]
+    assert sorted(result.splitlines()) == ["0 0 n1", "1 0 n1", "2 1 n2", "3 1 n2"]
 
 
 def test_jobs_on_the_same_node_get_gpus_of_their_own(
@@ -118,7 +117,7 @@ def test_preemption_warns_the_script_while_the_job_still_runs_and_it_starts_agai
     )
     wait_for_line(tmp_path, "ready")
     urgent = ("srun", "--partition=high", "--nodes=4", "--exclusive", "true")
-    slurm.run(*urgent, timeout_s=20)
+    slurm.run(*urgent)
     slurm.wait_for_requeue(job)
     assert slurm.wait(job, *FINAL) == "COMPLETED"
     ready, warned, state = read_log(tmp_path)
@@ -127,7 +126,7 @@ def test_preemption_warns_the_script_while_the_job_still_runs_and_it_starts_agai
     assert slurm.restarts(job) == 1
 
 
-def test_a_job_that_is_cancelled_is_no_longer_running_when_its_script_and_tasks_are_told(
+def test_a_job_that_is_cancelled_is_no_longer_running_when_its_script_and_tasks_get_the_signal(
     slurm: Cluster, submit: Callable[..., str], tmp_path: Path
 ) -> None:
     job = submit(
@@ -142,9 +141,9 @@ def test_a_job_that_is_cancelled_is_no_longer_running_when_its_script_and_tasks_
     wait_for_line(tmp_path, "ready")
     slurm.run("scancel", job)
     assert slurm.wait(job, *FINAL) == "CANCELLED"
-    ready, *told, state = read_log(tmp_path)
+    ready, *result, state = read_log(tmp_path)
     assert (ready, state) == ("ready", "COMPLETING")
-    assert set(told) >= {"script got TERM", "task got TERM"}
+    assert set(result) >= {"script got TERM", "task got TERM"}
     assert slurm.restarts(job) == 0
 
 

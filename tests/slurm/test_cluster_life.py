@@ -5,16 +5,17 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.processes import left_behind, mentions, snapshot
+from tests.processes import DEADLINE_S, left_behind, mentions, snapshot, wait_until
 from tests.slurm.cluster import cluster as cluster_module
 from tests.slurm.cluster.cluster import MAX_FOLDER_LENGTH, Cluster, missing
+
+pytestmark = pytest.mark.long
 
 JOB = ("sbatch", "--nodes=2", "--output=/dev/null", "--wrap=srun sleep 1000")
 ROOT = Path(__file__).parents[2]
@@ -22,13 +23,8 @@ ROOT = Path(__file__).parents[2]
 
 def wait_for_sleep(processes: Callable[[], Collection[psutil.Process]]) -> Collection[psutil.Process]:
     """Wait until both tasks of JOB are among `processes`, and return those."""
-    deadline_s = time.monotonic() + 20
-    while True:
-        found = processes()
-        if [name(process) for process in found].count("sleep") == 2:
-            return found
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
+    wait_until(lambda: [name(process) for process in processes()].count("sleep") == 2, "two tasks")
+    return processes()
 
 
 def name(process: psutil.Process) -> str:
@@ -65,13 +61,13 @@ def test_nothing_is_left_of_a_cluster_started_by_hand_however_it_ends(
     command = [sys.executable, "-m", "tests.slurm.cluster", str(short_path), "--nodes=2"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as by_hand:
         assert by_hand.stdout is not None
-        told = "".join(by_hand.stdout.readline() for _ in range(4))
-        assert "2 nodes are idle" in told and f"export SLURM_CONF={short_path}/slurm.conf" in told
+        result = "".join(by_hand.stdout.readline() for _ in range(4))
+        assert "2 nodes are idle" in result and f"export SLURM_CONF={short_path}/slurm.conf" in result
         environ = {**os.environ, "SLURM_CONF": f"{short_path}/slurm.conf"}
         subprocess.run(JOB, env=environ, check=True, capture_output=True)
         wait_for_sleep(lambda: [process for process in snapshot() - before if mentions(short_path)(process)])
         by_hand.send_signal(signum)
-        assert by_hand.wait(timeout=20) == (-signum if signum == signal.SIGKILL else 0)
+        assert by_hand.wait(timeout=DEADLINE_S) == (-signum if signum == signal.SIGKILL else 0)
     assert left_behind(before, mentions(short_path)) == []
 
 

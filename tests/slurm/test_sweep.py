@@ -4,19 +4,21 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from foretrain.launcher.launches import launches
 from foretrain.scaling.records import RESULTS_FILE
 from foretrain.scaling.sweep.cluster import BATCH
 from foretrain.trainer.exit_status import EXIT_DONE
 from tests.cli import called, start
-from tests.processes import assert_none
+from tests.processes import assert_none, wait_until
 from tests.scaling.sweep.tiny import TWO_RATES, sweep, users_folder
 from tests.slurm.cluster.cluster import Cluster
-from tests.slurm.test_runs import wait_until
 
 ARGUMENTS = (*TWO_RATES, "launch.cpus_per_rank=1")
 
 
+@pytest.mark.long
 def test_killed_and_run_again_it_joins_its_trials_and_ends_with_the_bytes_of_one_on_this_machine(
     slurm: Cluster, tmp_path: Path, corpus: Path
 ) -> None:
@@ -29,8 +31,8 @@ def test_killed_and_run_again_it_joins_its_trials_and_ends_with_the_bytes_of_one
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-    told = called(*command, cwd=folder, SLURM_CONF=conf)
-    assert told.status == EXIT_DONE, told.err
+    result = called(*command, cwd=folder, SLURM_CONF=conf)
+    assert result.status == EXIT_DONE, result.err
     assert len(launches(out / BATCH)) == 1, "the trials were started again"
     assert_none(folder)
     assert sweep(folder, "sweeps/here", *ARGUMENTS).status == EXIT_DONE

@@ -37,7 +37,9 @@ def holder(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
         process.kill()
 
 
-def test_a_second_process_is_refused_and_told_who_holds_it(holder: "subprocess.Popen[str]", tmp_path: Path) -> None:
+def test_a_second_process_is_refused_with_the_name_of_the_holder(
+    holder: "subprocess.Popen[str]", tmp_path: Path
+) -> None:
     with (
         pytest.raises(ValueError, match=rf"run is in use by process {holder.pid} on .*another run_dir"),
         locked(tmp_path / "run"),

@@ -6,7 +6,8 @@ Usage: python -m tests.launcher.array.in_foreground FOLDER
 import sys
 from pathlib import Path
 
-from foretrain.launcher.array import ray
+from foretrain.launcher.array.run import running
+from foretrain.launcher.launchers import LAUNCHERS
 from tests.launcher.array.programs import job_array
 
 SLEEPS = (
@@ -17,7 +18,7 @@ SLEEPS = (
 
 def main() -> None:
     """Run the tasks."""
-    with ray.running(job_array(Path(sys.argv[1]), {"a": SLEEPS, "b": SLEEPS}, at_once=2)) as ends:
+    with running(job_array(Path(sys.argv[1]), {"a": SLEEPS, "b": SLEEPS}, at_once=2), LAUNCHERS.get("ray")) as ends:
         print(next(ends))
 
 

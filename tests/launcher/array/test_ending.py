@@ -36,11 +36,11 @@ def test_a_later_job_is_not_blamed_for_the_starts_of_an_earlier_one(tmp_path: Pa
     assert [record_end(tmp_path, "a", job, 137, max_starts=2)[0] for job in ("7", "8", "8")] == [True, True, False]
 
 
-def test_a_script_is_told_by_the_status_and_its_log_by_words(
+def test_a_script_gets_the_decision_as_status_and_the_reason_in_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = [str(tmp_path), "a", "--job", "7", "--max-starts", "2", "--status"]
-    assert [ending.main([*told, status]) for status in ("85", "137", "137", "3", "0")] == [0, 0, 1, 1, 1]
+    result = [str(tmp_path), "a", "--job", "7", "--max-starts", "2", "--status"]
+    assert [ending.main([*result, status]) for status in ("85", "137", "137", "3", "0")] == [0, 0, 1, 1, 1]
     assert capsys.readouterr().out.splitlines() == [
         "stopped when asked to: is started again",
         "was killed (status 137): is started again",

@@ -30,8 +30,8 @@ def test_a_shell_takes_a_line_of_the_file_for_the_command() -> None:
     awkward = ("printf", "%s|", "it's $HOME", " two  spaces ", "", "*", "\\", '"', "`id`", "é\t")
     line = to_text([Task("a", awkward)])
     script = 'read -r name command; eval "exec $command"'
-    told = subprocess.run(["bash", "-c", script], input=line, capture_output=True, text=True, check=True).stdout
-    assert told == "".join(f"{word}|" for word in awkward[2:])
+    result = subprocess.run(["bash", "-c", script], input=line, capture_output=True, text=True, check=True).stdout
+    assert result == "".join(f"{word}|" for word in awkward[2:])
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_job_array_that_no_launcher_could_start_is_refused() -> None:
     one, folder = (Task("a", ("true",)),), Path("/b")
     cases: list[tuple[tuple[Task, ...], Path, dict[str, Any], str]] = [
         ((), folder, {}, "no tasks"),
-        (one * 2, folder, {}, "names of their own: a stand"),
+        (one * 2, folder, {}, "different names: a names several"),
         (one, Path("b"), {}, "must be absolute"),
         (one, folder, {"ranks": 0}, "must be 1 or more"),
         (one, folder, {"at_once": 0}, "must be 1 or more"),

@@ -24,7 +24,7 @@ def test_what_is_submitted_is_the_driver_of_tasks_with_no_more_of_the_environmen
 
 def test_a_machine_takes_as_many_tasks_as_it_has_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(ray, "_gpus_here", lambda: 5)
+    monkeypatch.setattr(ray, "num_gpus_here", lambda: 5)
     programs = dict.fromkeys("abcdefghijkl", "pass")
     on_cpus = job_array(tmp_path, programs, ranks=2, cpus_per_rank=2)
     assert ray.tasks_here(on_cpus) == 2

@@ -1,4 +1,4 @@
-"""That each end is told once, also those of which nothing tells, and that a cluster may be silent for a while."""
+"""Each end is reported once, also that of a task that vanished, and a cluster may be silent for a while."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -23,13 +23,13 @@ def asked(*answers: Collection[str] | None) -> Callable[[], Collection[str]]:
     return unfinished
 
 
-def test_each_end_is_told_once_and_a_task_that_is_gone_without_a_word_after_a_second_look(tmp_path: Path) -> None:
+def test_each_end_is_reported_once_and_a_task_that_vanished_after_a_second_look(tmp_path: Path) -> None:
     for name, status in (("b", 0), ("c", 1)):
         record_end(tmp_path, name, "7", status, 3)
     ends = watch(tmp_path, ["a", "b", "c", "d"], asked("abcd", None, "d", "d", "", ""), 0.0)
-    told = [(ended.name, ended.status, ended.log) for ended in ends]
+    result = [(ended.name, ended.status, ended.log) for ended in ends]
     log = tmp_path / "logs"
-    assert told == [
+    assert result == [
         ("b", 0, log / "b.log"),
         ("c", 1, log / "c.log"),
         ("a", None, log / "a.log"),

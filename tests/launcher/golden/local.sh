@@ -1,5 +1,5 @@
 #!/bin/bash
-# A run of foretrain on one machine. Again, to go on from its newest checkpoint: bash '/scratch/my work/runs/it'"'"'s 100% new/job.sh'
+# A run of foretrain on one machine. To continue from its newest checkpoint: bash '/scratch/my work/runs/it'"'"'s 100% new/job.sh'
 cd '/scratch/my work' || exit
 export LANG=C.UTF-8
 export NOTE='it'"'"'s $5'

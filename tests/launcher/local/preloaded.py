@@ -7,4 +7,4 @@ from pathlib import Path
 if os.environ["FORETRAIN_TEST"] == "die":
     os._exit(3)
 Path(os.environ["FORETRAIN_TEST"]).write_text("preloading")
-time.sleep(30)
+time.sleep(1000)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.launcher.local import workers
-from tests.processes import assert_gone
+from tests.processes import DEADLINE_S, assert_gone
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = "tests.launcher.local.program"
@@ -57,7 +57,7 @@ def rank_processes(folder: Path) -> list[psutil.Process]:
     return [psutil.Process(int(path.read_text())) for path in folder.glob("pid-*")]
 
 
-@pytest.mark.parametrize("how", ["hang_deaf", "hang_in_c"])
+@pytest.mark.parametrize("how", ["hang_deaf", pytest.param("hang_in_c", marks=pytest.mark.long)])
 def test_nothing_outlives_a_launcher_that_is_killed(how: str, launch: Launch, tmp_path: Path) -> None:
     program = launch("-m", PROGRAM, str(tmp_path), how)
     processes = descendants_when_ready(program, tmp_path)
@@ -65,13 +65,14 @@ def test_nothing_outlives_a_launcher_that_is_killed(how: str, launch: Launch, tm
     assert_gone(processes)
 
 
+@pytest.mark.long
 def test_nothing_outlives_a_fork_server_that_is_killed(launch: Launch, tmp_path: Path) -> None:
     program = launch("-m", PROGRAM, str(tmp_path), "hang_deaf")
     processes = descendants_when_ready(program, tmp_path)
     ranks = rank_processes(tmp_path)
     ranks[0].parent().kill()
     assert_gone(ranks)
-    assert "was the fork server killed?" in program.communicate(timeout=10)[1]
+    assert "was the fork server killed?" in program.communicate(timeout=DEADLINE_S)[1]
     assert program.returncode == 255
     assert_gone(processes)
 
@@ -80,12 +81,13 @@ def test_ctrl_c_in_a_terminal_ends_the_run_without_a_traceback(launch: Launch, t
     program = launch("-m", PROGRAM, str(tmp_path), "hang")
     processes = descendants_when_ready(program, tmp_path)
     os.killpg(program.pid, signal.SIGINT)
-    told = program.communicate(timeout=10)[1]
+    stderr = program.communicate(timeout=DEADLINE_S)[1]
     assert program.returncode == 130
-    assert told == "\nSIGINT: waiting up to 60 s for the ranks to end; Ctrl-C again kills them\n"
+    assert stderr == "\nSIGINT: waiting up to 60 s for the ranks to end; Ctrl-C again kills them\n"
     assert_gone(processes)
 
 
+@pytest.mark.long
 def test_a_scheduler_that_signals_every_process_lets_the_ranks_save(launch: Launch, tmp_path: Path) -> None:
     program = launch("-m", PROGRAM, str(tmp_path), "save_on_sigterm")
     processes = descendants_when_ready(program, tmp_path)
@@ -94,12 +96,13 @@ def test_a_scheduler_that_signals_every_process_lets_the_ranks_save(launch: Laun
         rank.send_signal(signal.SIGINT)
     time.sleep(0.2)
     os.killpg(program.pid, signal.SIGTERM)
-    program.communicate(timeout=10)
+    program.communicate(timeout=DEADLINE_S)
     assert program.returncode == 0
     assert len(list(tmp_path.glob("saved-*"))) == 2
     assert_gone(processes)
 
 
+@pytest.mark.long
 def test_ctrl_c_before_there_are_ranks_ends_at_once(launch: Launch, tmp_path: Path) -> None:
     preloading = tmp_path / "preloading"
     program = launch(
@@ -108,23 +111,28 @@ def test_ctrl_c_before_there_are_ranks_ends_at_once(launch: Launch, tmp_path: Pa
     workers.wait_for_files(tmp_path, "preloading", 1)
     processes = psutil.Process(program.pid).children(recursive=True)
     os.killpg(program.pid, signal.SIGINT)
-    assert program.communicate(timeout=10)[1] == ""
+    assert program.communicate(timeout=DEADLINE_S)[1] == ""
     assert program.returncode == 130
     assert_gone(processes)
 
 
+@pytest.mark.long
 def test_a_fork_server_that_dies_at_its_start_is_an_error(launch: Launch, tmp_path: Path) -> None:
     program = launch("-m", PROGRAM, str(tmp_path), "hang", "tests.launcher.local.preloaded", FORETRAIN_TEST="die")
-    assert "RuntimeError: the fork server ended before it started a rank" in program.communicate(timeout=20)[1]
+    assert "RuntimeError: the fork server ended before it started a rank" in program.communicate(timeout=DEADLINE_S)[1]
 
 
-def test_a_preload_that_fails_is_told_by_the_ranks(launch: Launch, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_the_ranks_report_a_preload_that_fails(launch: Launch, tmp_path: Path) -> None:
     program = launch("-m", PROGRAM, str(tmp_path), "where_to_file", "no_such_module")
-    assert "ModuleNotFoundError: No module named 'no_such_module'" in program.communicate(timeout=20)[1]
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in program.communicate(timeout=DEADLINE_S)[1]
     assert program.returncode == 1
 
 
-@pytest.mark.parametrize("how", ["module", "file", "console script"])
+LONG = [pytest.param(how, marks=pytest.mark.long) for how in ("module", "file")]
+
+
+@pytest.mark.parametrize("how", [*LONG, "console script"])
 def test_ranks_do_not_run_the_program_again(how: str, launch: Launch, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text(f"import sys\nfrom {PROGRAM} import main\nsys.exit(main())\n")  # and nothing guards it
@@ -134,7 +142,7 @@ def test_ranks_do_not_run_the_program_again(how: str, launch: Launch, tmp_path: 
         "console script": (str(script),),
     }
     program = launch(*ways[how], str(tmp_path), "where_to_file")
-    assert program.communicate(timeout=20)[1] == ""
+    assert program.communicate(timeout=DEADLINE_S)[1] == ""
     assert program.returncode == 0
     assert (tmp_path / "imports").read_text() == ("__main__\n" if how != "console script" else f"{PROGRAM}\n")
     assert (tmp_path / "where-1").read_text() == str(tmp_path)

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,7 +57,7 @@ def test_ranks_form_a_process_group_from_their_environment(ranks: RunOnRanks) ->
 
 
 def test_runs_follow_each_other_without_meeting(ranks: RunOnRanks) -> None:
-    for world_size in (3, 1, 2) * 3:
+    for world_size in (3, 1, 2):
         assert ranks(world_size, workers.all_reduce) == [world_size * (world_size + 1) / 2] * world_size
 
 
@@ -93,9 +92,12 @@ def test_a_rank_that_exits_early_did_not_return(ranks: RunOnRanks) -> None:
 def test_ranks_that_hang_show_where_and_end(
     ranks: RunOnRanks, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(TimeoutError, match=r"ranks \[0, 1\] still ran after 1 s"):
-        ranks(2, workers.hang, str(tmp_path), timeout_s=1)
+    with started(f"{WORKERS}:hang", (str(tmp_path),), 2) as running:
+        workers.wait_for_files(tmp_path, "pid-*", 2)
+        running.abort()
     assert capfd.readouterr().err.count("in hang") == 2
+    with pytest.raises(TimeoutError, match=r"ranks \[0, 1\] still ran after 0.5 s"):
+        ranks(2, workers.hang, str(tmp_path), timeout_s=0.5)
 
 
 def test_rank_0_prints_here_and_the_others_into_their_logs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -113,9 +115,9 @@ def test_a_log_keeps_earlier_runs_but_a_failure_shows_only_the_last(
 ) -> None:
     assert run_local(f"{WORKERS}:talk", (), 2, log_dir=tmp_path) == 0
     assert run_local(f"{WORKERS}:fail", ([1], "vanish"), 2, log_dir=tmp_path) == 9
-    told = capfd.readouterr().err
-    assert "last words of 1" in told
-    assert "stdout of 1" not in told
+    stderr = capfd.readouterr().err
+    assert "last words of 1" in stderr
+    assert "stdout of 1" not in stderr
     assert "stdout of 1" in (tmp_path / "rank-001.log").read_text()
 
 
@@ -128,47 +130,47 @@ def test_without_a_log_dir_all_ranks_print_here(capfd: pytest.CaptureFixture[str
     ("how", "status", "said"),
     [
         ("RuntimeError", 1, "rank 1 failed: RuntimeError: boom on 1\nTraceback"),
-        ("exit", 7, "rank 1 exited with status 7\n"),
-        ("exit with words", 1, "rank 1 exited with status 1: no such corpus\n"),
-        ("vanish", 9, "rank 1 exited with status 9\n"),
         ("SIGKILL", 137, "rank 1 was killed by SIGKILL (out of memory?)\nThe last lines of "),
-        ("SIGSEGV", 139, "rank 1 was killed by SIGSEGV\nThe last lines of "),
-        ("SIGABRT", 134, "rank 1 was killed by SIGABRT\nThe last lines of "),
+        pytest.param("exit", 7, "rank 1 exited with status 7\n", marks=pytest.mark.long),
+        pytest.param("exit with words", 1, "rank 1 exited with status 1: no such corpus\n", marks=pytest.mark.long),
+        pytest.param("vanish", 9, "rank 1 exited with status 9\n", marks=pytest.mark.long),
+        pytest.param("SIGSEGV", 139, "rank 1 was killed by SIGSEGV\nThe last lines of ", marks=pytest.mark.long),
+        pytest.param("SIGABRT", 134, "rank 1 was killed by SIGABRT\nThe last lines of ", marks=pytest.mark.long),
     ],
 )
-def test_the_rank_that_failed_first_is_told_first_and_gives_the_status(
+def test_the_rank_that_failed_first_is_shown_and_gives_the_status(
     how: str, status: int, said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run_local(f"{WORKERS}:fail", ([1], how), 3, log_dir=tmp_path) == status
-    told = capfd.readouterr().err
-    told = told[told.index("rank ") :]
-    assert told.startswith(said)
+    stderr = capfd.readouterr().err
+    stderr = stderr[stderr.index("rank ") :]
+    assert stderr.startswith(said)
     if "last lines" in said:
-        assert "last words of 1" in told
+        assert "last words of 1" in stderr
     # The peers lost their connection: their tracebacks are in their logs, and not here.
-    assert "closed by peer" not in told
+    assert "closed by peer" not in stderr
     assert "Traceback" in (tmp_path / "rank-002.log").read_text()
 
 
 @pytest.mark.parametrize("how", ["ValueError", "RuntimeError"])
-def test_only_what_the_user_can_mend_is_told_in_one_line(
+def test_only_an_error_of_the_user_is_shown_in_one_line(
     how: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run_local(f"{WORKERS}:fail", ([1], how), 2, log_dir=tmp_path) == 1
-    told = capfd.readouterr().err
+    stderr = capfd.readouterr().err
     if how == "ValueError":
-        assert "error: train.lr = -1 must be greater than 0\n(rank 1; traceback:" in told
-    assert ("Traceback" in told) == (how != "ValueError")
+        assert "error: train.lr = -1 must be greater than 0\n(rank 1; traceback:" in stderr
+    assert ("Traceback" in stderr) == (how != "ValueError")
     assert "Traceback" in (tmp_path / "rank-001.log").read_text()
 
 
-def test_an_error_of_all_ranks_is_told_once(
+def test_an_error_of_all_ranks_is_shown_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_local(f"{WORKERS}:bad_config", (), 3) == 1
-    told = capfd.readouterr().err
-    assert told.count("train.lr") == 1
-    assert "Traceback" not in told
+    stderr = capfd.readouterr().err
+    assert stderr.count("train.lr") == 1
+    assert "Traceback" not in stderr
     monkeypatch.setenv("FORETRAIN_TRACEBACK", "1")
     assert run_local(f"{WORKERS}:bad_config", (), 3) == 1
     assert capfd.readouterr().err.count("Traceback") == 1
@@ -200,9 +202,7 @@ def test_a_world_of_none_is_refused() -> None:
 def test_a_rank_that_does_not_hear_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
     with started(f"{WORKERS}:hang", (str(tmp_path), True), 2) as running:
         workers.wait_for_files(tmp_path, "pid-*", 2)
-        before_s = time.monotonic()
         running.stop(grace_s=0.3)
-        assert 0.3 <= time.monotonic() - before_s < 2
     assert {outcome.exit_code for outcome in running.outcomes.values()} == {-signal.SIGKILL}
 
 

@@ -114,7 +114,7 @@ def hang_deaf(folder: str) -> None:
 def hang_in_c(folder: str) -> None:
     """As a native call does that holds the interpreter's lock: no Python runs, in any thread."""
     (Path(folder) / f"pid-{rank()}").write_text(str(os.getpid()))
-    ctypes.PyDLL(None).sleep(30)
+    ctypes.PyDLL(None).sleep(1000)
 
 
 def save_on_sigterm(folder: str) -> None:
@@ -131,7 +131,7 @@ def where_to_file(folder: str) -> None:
     (Path(folder) / f"where-{rank()}").write_text(str(Path.cwd()))
 
 
-def wait_for_files(folder: Path, pattern: str, number: int, timeout_s: float = 20.0) -> list[Path]:
+def wait_for_files(folder: Path, pattern: str, number: int, timeout_s: float = 300.0) -> list[Path]:
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
         found = sorted(path for path in folder.glob(pattern) if path.stat().st_size)

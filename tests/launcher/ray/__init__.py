@@ -1,1 +1,1 @@
-"""Tests of the Ray launcher: its pure parts, and whole jobs on real clusters."""
+"""Tests of the Ray launcher: its pure parts, and complete jobs on real clusters."""

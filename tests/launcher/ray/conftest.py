@@ -44,7 +44,7 @@ def cluster(ray_installed: None) -> Iterator[RayCluster]:
     """A cluster of its own processes; at the end none of them is left."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray's sockets lie in it
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    # RAY_TMPDIR: else Ray would tell other programs of this machine that this cluster is theirs.
+    # RAY_TMPDIR: else Ray would announce this cluster to other programs of this machine.
     env |= {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(folder), "TMPDIR": str(folder)}
     command = [sys.executable, "-m", "tests.launcher.ray.program", "cluster", str(folder / "ray"), str(NUM_NODES)]
     with subprocess.Popen(

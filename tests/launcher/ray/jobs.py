@@ -2,25 +2,24 @@
 
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foretrain.launcher.job import Job, code_variables
 from foretrain.launcher.ray import submission
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 ROOT = Path(__file__).parents[3]
 FAKE = ROOT / "tests/launcher/fake_ranks"
-DEADLINE_S = 120.0
 
 
 @dataclass
 class Ended:
-    """A job that came to its end."""
+    """A job that has ended."""
 
     state: str
     status: int | None
@@ -65,13 +64,6 @@ def submit(job: Job, address: str, wait_s: float = 60.0) -> str:
     return submission_id
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"no {what}"
-        time.sleep(0.02)
-
-
 def end(client: "JobSubmissionClient", submission_id: str) -> Ended:
     """Wait for the end of a job."""
 
@@ -79,6 +71,6 @@ def end(client: "JobSubmissionClient", submission_id: str) -> Ended:
         time.sleep(0.1)
         return client.get_job_status(submission_id).is_terminal()
 
-    wait_for(ended, f"end of {submission_id}")
+    wait_until(ended, f"end of {submission_id}")
     info = client.get_job_info(submission_id)
     return Ended(info.status.value, info.driver_exit_code, client.get_job_logs(submission_id))

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from foretrain.launcher.array import ray
 from foretrain.launcher.array.ending import status_of
+from foretrain.launcher.array.run import running
+from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.launcher.launches import launches
 from tests.launcher.array.programs import job_array, most_at_once, words
 from tests.launcher.ray.conftest import RayCluster
-from tests.launcher.ray.jobs import ROOT, wait_for
-from tests.processes import assert_none, command, of_folder
+from tests.launcher.ray.jobs import ROOT
+from tests.processes import DEADLINE_S, assert_none, command, of_folder, wait_until
 
 BRIEF = "note('begin'); time.sleep(0.3); note('end')"
 
@@ -32,19 +33,20 @@ def test_each_command_runs_once_or_again_where_it_was_killed_and_no_more_at_once
     }
     made = job_array(tmp_path, programs, at_once=2, env=["PATH", "NOT_CARRIED", f"TEST_FOLDER={tmp_path}"])
     made.launch.ray.address = cluster.address
-    with ray.running(made, every_s=0.1) as ends:
-        with pytest.raises(ValueError, match="which still waits or runs"), ray.running(made):
+    ray = LAUNCHERS.get("ray")
+    with running(made, ray) as ends:
+        with pytest.raises(ValueError, match="which still waits or runs"), running(made, ray):
             pass
-        wait_for(lambda: words(tmp_path, "lost") == ["start"], "task")
+        wait_until(lambda: words(tmp_path, "lost") == ["start"], "task")
         (actor,) = [process.parent() for process in of_folder(tmp_path) if "notes-lost" in " ".join(command(process))]
         assert actor.name().startswith("ray::Agent")
         actor.send_signal(signal.SIGKILL)  # as its node's death does
-        told = {ended.name: (ended.status, ended.log) for ended in ends}
+        result = {ended.name: (ended.status, ended.log) for ended in ends}
     statuses = {**dict.fromkeys(programs, 0), "bug": 3}
-    assert told == {name: (status, made.folder / f"logs/{name}.log") for name, status in statuses.items()}
+    assert result == {name: (status, made.folder / f"logs/{name}.log") for name, status in statuses.items()}
     assert [len(words(tmp_path, name)) for name in ("lost", "killed", "a", "b")] == [2] * 4
     assert most_at_once(tmp_path, [*"ab"]) <= 2
-    log = told["bug"][1].read_text().splitlines()
+    log = result["bug"][1].read_text().splitlines()
     assert log[0].startswith("--- task bug starts, ") and log[1:] == ["a bug"]
     (launch,) = launches(made.folder)
     assert (
@@ -53,6 +55,7 @@ def test_each_command_runs_once_or_again_where_it_was_killed_and_no_more_at_once
     assert_none(tmp_path)
 
 
+@pytest.mark.long
 def test_ctrl_c_has_the_tasks_save_and_leaves_neither_them_nor_a_cluster(ray_installed: None, tmp_path: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray's sockets lie in it
     program = subprocess.Popen(
@@ -63,9 +66,9 @@ def test_ctrl_c_has_the_tasks_save_and_leaves_neither_them_nor_a_cluster(ray_ins
         text=True,
         start_new_session=True,
     )
-    wait_for(lambda: both_noted("start", tmp_path) or program.poll() is not None, "tasks")
+    wait_until(lambda: both_noted("start", tmp_path) or program.poll() is not None, "tasks")
     os.killpg(program.pid, signal.SIGINT)  # as a terminal does
-    out, err = program.communicate(timeout=60)
+    out, err = program.communicate(timeout=DEADLINE_S)
     assert program.returncode != 0 and out == "" and err.rstrip().endswith("KeyboardInterrupt"), err
     assert both_noted("saved", tmp_path)
     assert status_of(tmp_path / "the batch", "a") is None

@@ -5,22 +5,28 @@ from pathlib import Path
 
 import pytest
 
+from foretrain.configs.launching import LaunchConfig
+from foretrain.launcher.launchers import LAUNCHERS
+from foretrain.launcher.launches import record_launch
 from foretrain.launcher.ray import submission
 from foretrain.launcher.restart import read_starts
 from foretrain.trainer.exit_status import EXIT_CONFIG, EXIT_RESUME
 from tests.launcher.ray import processes
 from tests.launcher.ray.conftest import RayCluster
-from tests.launcher.ray.jobs import end, make_job, submit, wait_for, written
-from tests.processes import assert_none
+from tests.launcher.ray.jobs import end, make_job, submit, written
+from tests.processes import assert_none, wait_until
+
+RAY = LAUNCHERS.get("ray")
 
 
+@pytest.mark.long
 def test_ranks_are_started_again_until_one_says_never_again(cluster: RayCluster, tmp_path: Path) -> None:
     job = make_job(tmp_path, ranks_per_node=2, fake="85,killed,93,0", max_starts=5)
     ended = end(cluster.client, submit(job, cluster.address))
     assert ended.status == EXIT_CONFIG, ended.log
     assert len(read_starts(job.folder)) == 3
-    assert "stopped when asked to: goes on from the start" in ended.log
-    assert "a rank was killed (status 137): goes on from the start" in ended.log
+    assert "stopped when asked to: resumes from the start" in ended.log
+    assert "a rank was killed (status 137): resumes from the start" in ended.log
     assert "refused: what the ranks' logs say has to change" in ended.log
     assert "rank 0 of 4: 93" in ended.log, "the log of rank 0 is part of the job's"
     for rank in range(4):
@@ -37,7 +43,7 @@ def test_what_can_never_be_placed_says_what_the_nodes_have(cluster: RayCluster, 
     ended = end(cluster.client, submit(job, cluster.address, wait_s=2))
     assert ended.status == EXIT_CONFIG, ended.log
     assert "asked for 4 nodes with 2 CPUs each; in 2 s the cluster could not give that. Its nodes:" in ended.log
-    assert ended.log.count("2 of 2 CPUs free") == 2 * 3, "told while it waits, and at the end"
+    assert ended.log.count("2 of 2 CPUs free") == 2 * 3, "result while it waits, and at the end"
     assert "3 of 4 nodes are large enough: add nodes, or ask for less" in ended.log
     assert read_starts(job.folder) == []
 
@@ -45,7 +51,7 @@ def test_what_can_never_be_placed_says_what_the_nodes_have(cluster: RayCluster, 
 def test_a_job_that_is_stopped_saves_and_leaves_nothing(cluster: RayCluster, tmp_path: Path) -> None:
     job = make_job(tmp_path, num_nodes=3, fake="save")
     submission_id = submit(job, cluster.address)
-    wait_for(lambda: len([*job.folder.glob("ready-0-*")]) == 3, "ranks")
+    wait_until(lambda: len([*job.folder.glob("ready-0-*")]) == 3, "ranks")
     assert submission.is_active(cluster.address, submission_id)
     (tmp_path / "other").mkdir()
     other = make_job(tmp_path / "other", num_nodes=3, ranks_per_node=2, fake="0")
@@ -53,8 +59,12 @@ def test_a_job_that_is_stopped_saves_and_leaves_nothing(cluster: RayCluster, tmp
     assert refused.status == 1, "nodes that are busy may be free later"
     assert "3 nodes are large enough, but not free" in refused.log
 
-    cluster.client.stop_job(submission_id)
+    record_launch(job.folder, "ray", submission_id, cluster.address)
+    assert [(stopped.id, stopped.state) for stopped in RAY.stop(job.folder)] == [(submission_id, "running")]
     ended = end(cluster.client, submission_id)
+    assert RAY.active(job.folder, LaunchConfig()) == []
+    log = next(path for path in RAY.logs(job.folder) if path.name.startswith("ray-"))
+    assert log.name == f"ray-{submission_id}.log" and log.read_text() == ended.log
     assert ended.state == "STOPPED"
     assert f"the driver exits with status {EXIT_RESUME}" in ended.log
     assert len([*job.folder.glob("saved-*")]) == 3
@@ -65,12 +75,13 @@ def test_a_job_that_is_stopped_saves_and_leaves_nothing(cluster: RayCluster, tmp
         submission.submit(job, written(job, submission_id), cluster.address)
 
 
-def test_a_job_goes_on_without_a_node_that_died_and_gives_up_where_that_does_not_help(
+@pytest.mark.long
+def test_a_job_resumes_without_a_node_that_died_and_gives_up_if_that_does_not_help(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
     job = make_job(tmp_path, fake="parent,killed,0", max_starts=2)
     submission_id = submit(job, cluster.address)
-    wait_for(lambda: len([*job.folder.glob("ready-0-*")]) == 2, "ranks")
+    wait_until(lambda: len([*job.folder.glob("ready-0-*")]) == 2, "ranks")
     raylet = processes.rank(tmp_path, 1).parent().parent()
     assert "raylet" in raylet.name()
     raylet.send_signal(signal.SIGKILL)
@@ -78,7 +89,7 @@ def test_a_job_goes_on_without_a_node_that_died_and_gives_up_where_that_does_not
     assert ended.status == 1, ended.log
     assert "rank 1 ended with status 137 (its actor is gone" in ended.log
     assert len(read_starts(job.folder)) == 2
-    assert "2 starts in a row did not come to a first checkpoint" in ended.log
+    assert "2 starts in a row did not reach a first checkpoint" in ended.log
     assert_none(tmp_path)
 
 

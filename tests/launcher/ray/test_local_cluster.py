@@ -13,8 +13,8 @@ import pytest
 from foretrain.launcher.ray import submission
 from foretrain.launcher.ray.local_cluster import local_cluster
 from foretrain.trainer.exit_status import EXIT_RESUME
-from tests.launcher.ray.jobs import ROOT, make_job, wait_for, written
-from tests.processes import assert_none
+from tests.launcher.ray.jobs import ROOT, make_job, written
+from tests.processes import DEADLINE_S, assert_none, wait_until
 
 
 @pytest.fixture
@@ -42,12 +42,12 @@ def test_ctrl_c_has_the_run_save_and_leaves_no_cluster(ray_installed: None, fold
     job = make_job(tmp_path, num_nodes=1, ranks_per_node=2, gpus_per_node=2, fake="save")
     written(job, "run-1")
     program = start(job.folder / submission.SCRIPT, folder)
-    wait_for(lambda: len([*job.folder.glob("ready-0-*")]) == 2 or program.poll() is not None, "ranks")
+    wait_until(lambda: len([*job.folder.glob("ready-0-*")]) == 2 or program.poll() is not None, "ranks")
     os.killpg(program.pid, signal.SIGINT)  # as a terminal does
-    out, err = program.communicate(timeout=60)
+    out, err = program.communicate(timeout=DEADLINE_S)
     assert program.returncode == EXIT_RESUME, out + err
-    assert err == "\nSIGINT: stops the job; once more leaves it\n"
-    assert out.startswith("starting a Ray cluster of this machine\n")
+    assert err == "\nSIGINT: stops the job; a second signal returns at once\n"
+    assert out.startswith("starting a Ray cluster on this machine\n")
     assert out.count("rank 0 of 2: save") == 1
     assert len([*job.folder.glob("saved-*")]) == 2
     assert '"CUDA_VISIBLE_DEVICES": "0,1"' in (job.logs / "rank-000.log").read_text()
@@ -55,17 +55,19 @@ def test_ctrl_c_has_the_run_save_and_leaves_no_cluster(ray_installed: None, fold
     assert_none(tmp_path)
 
 
+@pytest.mark.long
 def test_nothing_outlives_a_program_that_is_killed(ray_installed: None, folder: Path, tmp_path: Path) -> None:
     job = make_job(tmp_path, num_nodes=1, fake="parent")
     written(job, "run-1")
     program = start(job.folder / submission.SCRIPT, folder)
-    wait_for(lambda: (job.folder / "ready-0-0").exists() or program.poll() is not None, "rank")
+    wait_until(lambda: (job.folder / "ready-0-0").exists() or program.poll() is not None, "rank")
     program.kill()
-    program.communicate(timeout=10)
-    assert_none(folder, within_s=20)
+    program.communicate(timeout=DEADLINE_S)
+    assert_none(folder)
     assert_none(tmp_path)
 
 
+@pytest.mark.long
 def test_a_cluster_that_does_not_start_says_why_and_leaves_nothing(
     ray_installed: None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

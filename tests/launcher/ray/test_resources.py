@@ -1,4 +1,4 @@
-"""What is told where a cluster cannot give what a job asks for."""
+"""The message for a cluster that cannot give what a job asks for."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ BUSY = Node("10.0.0.2", {"CPU": 64.0, "GPU": 8.0}, {"CPU": 4.0})
 SMALL = Node("10.0.0.3", {"CPU": 32.0, "GPU": 4.0}, {"CPU": 32.0, "GPU": 4.0})
 
 
-def test_nodes_that_are_too_small_are_told_from_busy_ones(tmp_path: Path) -> None:
+def test_nodes_that_are_too_small_are_distinguished_from_busy_ones(tmp_path: Path) -> None:
     job = make_job(tmp_path, num_nodes=2, ranks_per_node=8, cpus_per_rank=8, gpus_per_node=8)
     assert resources.bundle(job) == {"CPU": 64.0, "GPU": 8.0}
     assert not resources.can_ever_fit(job, [HEAD, BUSY, SMALL])
@@ -31,7 +31,7 @@ def test_nodes_that_are_too_small_are_told_from_busy_ones(tmp_path: Path) -> Non
     )
 
 
-def test_a_large_cluster_is_told_in_short(tmp_path: Path) -> None:
+def test_a_large_cluster_is_described_in_short(tmp_path: Path) -> None:
     lines = resources.overview(make_job(tmp_path), [BUSY] * 1000)
     assert len(lines) == 33
     assert lines[-1] == "  and 968 more"

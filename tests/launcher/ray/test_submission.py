@@ -1,4 +1,4 @@
-"""What a Ray cluster is given, and what is told where there is none."""
+"""What a Ray cluster gets, and the error if there is none."""
 
 import json
 import subprocess

@@ -13,8 +13,8 @@ from tests.cli import called
 from tests.conftest import RunOnRanks
 from tests.launcher.ray import processes
 from tests.launcher.ray.conftest import RayCluster
-from tests.launcher.ray.jobs import end, wait_for
-from tests.processes import assert_none
+from tests.launcher.ray.jobs import end
+from tests.processes import assert_none, wait_until
 from tests.trainer.test_resume import config, train
 
 NUM_STEPS, EVERY, KILL_AFTER = 60, 20, 23
@@ -40,22 +40,22 @@ def launch(cluster: RayCluster, folder: Path, corpus: Path) -> tuple[str, Path]:
     on_nodes = ("--nodes", "2", "--gpus-per-node", "2", "train.device=cpu", "launch.cpus_per_rank=1")
     env = f"launch.env=[HOME,PATH,TEST_FOLDER={folder}]"  # so that a process that is left over is found
     address = f"launch.ray.address={cluster.address}"
-    told = called(
+    result = called(
         "launch", "my.yaml", "--on", "ray", *on_nodes, address, env, cwd=folder, RAY_ADDRESS="http://another:1"
     )
-    assert (told.status, told.err) == (0, "")
-    assert told.out.startswith(
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith(
         "run: dp=2 tp=1 pp=2 1f1b zero=1, 60 steps, from the start\nRay job run-1 is submitted\n"
     )
-    assert f"RAY_ADDRESS={cluster.address} ray job stop run-1\n" in told.out
+    assert f"RAY_ADDRESS={cluster.address} ray job stop run-1\n" in result.out
     return "run-1", folder / "run"
 
 
-def test_a_rank_whose_actor_is_killed_goes_on_and_the_curve_is_bitwise_the_same(
+def test_a_rank_whose_actor_is_killed_resumes_and_the_curve_is_bitwise_the_same(
     cluster: RayCluster, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
     submission_id, run_dir = launch(cluster, tmp_path, corpus)
-    wait_for(lambda: len(curve(run_dir)) > KILL_AFTER, f"step {KILL_AFTER}")
+    wait_until(lambda: len(curve(run_dir)) > KILL_AFTER, f"step {KILL_AFTER}")
     actor = processes.rank(tmp_path, 2).parent()
     assert actor.name().startswith("ray::Agent")
     actor.send_signal(signal.SIGKILL)
@@ -63,9 +63,9 @@ def test_a_rank_whose_actor_is_killed_goes_on_and_the_curve_is_bitwise_the_same(
     assert (ended.state, ended.status) == ("SUCCEEDED", 0), ended.log
     assert "rank 2 ended with status 137 (its actor is gone" in ended.log
     assert [start.step for start in read_starts(run_dir)] == [0, EVERY]
-    assert f"goes on from step {EVERY}" in ended.log
+    assert f"resumes from step {EVERY}" in ended.log
 
-    train(ranks, settings(tmp_path / "whole", corpus))
+    train(ranks, settings(tmp_path / "uninterrupted", corpus))
     assert len(curve(run_dir)) == NUM_STEPS
-    assert curve(run_dir) == curve(tmp_path / "whole")
+    assert curve(run_dir) == curve(tmp_path / "uninterrupted")
     assert_none(run_dir)

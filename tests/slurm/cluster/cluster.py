@@ -25,54 +25,56 @@ from tests.slurm.cluster.processes import kill_cluster, of_cluster, of_jobs
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
 INSTALL_HINT = "apt-get install slurm-wlm"
 MAX_FOLDER_LENGTH = 70
-"""Slurm's sockets lie in the folder, and Linux takes 107 bytes for the path of a socket."""
+"""Slurm's sockets are in the folder, and Linux allows 107 bytes for the path of a socket."""
 MAX_GPUS = 64
 """There are as many /dev/tty devices."""
-START_S = 20.0
-"""So long the nodes may take to come up; a fraction of a second is usual."""
-JOBS_END_S = 10.0
-"""So long jobs may take to end before they are killed: Slurm does it 5 s after it told them to end."""
-DAEMONS_END_S = 3.0
-"""So long the daemons may take to end before they are killed."""
+START_S = 300.0
+"""Seconds that the nodes may take to come up; a fraction of a second is usual."""
+JOBS_END_S = 40.0
+"""Seconds that jobs may take to end before they are killed; Slurm kills them KillWait after it asks them to end."""
+DAEMONS_END_S = 10.0
+"""Seconds that the daemons may take to end before they are killed."""
 POLL_S = 0.05
+TIMEOUT_S = 300.0
+"""Seconds that a command or a change of state may take on a busy machine."""
 
 
 def missing() -> list[str]:
-    """The Slurm programs that this machine lacks; INSTALL_HINT says where they come from."""
+    """The Slurm programs that this machine lacks; INSTALL_HINT says how to install them."""
     return [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
 
 
 class Cluster:
-    """A Slurm whose nodes are all idle when the context begins, and of which nothing is left when it ends.
+    """A Slurm whose nodes are idle at the start of the context, and of which nothing is left at its end.
 
-    The nodes are n1, n2, ...; the partitions are `debug` (the default), `low`, whose jobs are preempted after 20 s of
+    The nodes are n1, n2, ...; the partitions are `debug` (the default), `low`, whose jobs are preempted after 120 s of
     grace, and `high`. All files are in `folder`, logs in `folder`/log. Any user can have one, not only root.
     """
 
     def __init__(self, folder: Path, num_nodes: int = 4, cpus_per_node: int = 8, gpus_per_node: int = 8) -> None:
-        """folder: empty, or of an earlier cluster, which is forgotten. gpus_per_node: numbers without a device.
+        """folder: empty, or that of an earlier cluster, whose state is lost. gpus_per_node: numbers without a device.
 
-        Raises ValueError for a path that is too long for sockets, and for numbers that no cluster has.
+        Raises ValueError for a path that is too long for sockets, and for impossible numbers.
         """
         self.folder = folder.absolute()
         if len(str(self.folder)) > MAX_FOLDER_LENGTH or re.search(r"\s", str(self.folder)):
             raise ValueError(
                 f"{self.folder}: choose a folder whose absolute path has no spaces and at most {MAX_FOLDER_LENGTH} "
-                "characters: Slurm's sockets lie in it"
+                "characters: Slurm's sockets are in it"
             )
         if num_nodes < 1 or cpus_per_node < 1 or not 0 <= gpus_per_node <= MAX_GPUS:
             raise ValueError(f"choose 1 node or more, 1 CPU or more a node, and 0 to {MAX_GPUS} GPUs a node")
         self.num_nodes, self.cpus_per_node, self.gpus_per_node = num_nodes, cpus_per_node, gpus_per_node
         self.name = ""
-        """Another one at each start, so that its jobs' processes can be told from others'."""
+        """A new name at each start, which marks the processes of its jobs."""
         self.env: dict[str, str] = {}
-        """The environment in which Slurm's commands speak to this cluster."""
+        """The environment in which Slurm's commands use this cluster."""
         self.daemons: list[subprocess.Popen] = []
-        """slurmctld, then the nodes' slurmd in their order."""
+        """slurmctld, then the slurmd of each node in order."""
         self._reaper: subprocess.Popen | None = None
 
     def __enter__(self) -> "Cluster":
-        """Start it. Raises RuntimeError where programs are missing, or the nodes do not come up."""
+        """Start the cluster. Raises RuntimeError if programs are missing, or the nodes do not come up."""
         if missing():
             raise RuntimeError(f"{', '.join(missing())}: not installed ({INSTALL_HINT})")
         self._write_config()
@@ -100,10 +102,10 @@ class Cluster:
     ) -> None:
         self._stop()
 
-    def run(self, *command: str, timeout_s: float = 60.0) -> str:
+    def run(self, *command: str, timeout_s: float = TIMEOUT_S) -> str:
         """What a command prints, as in run("sbatch", "--parsable", "job.sh").
 
-        Raises RuntimeError with what it printed where it fails, and subprocess.TimeoutExpired.
+        Raises RuntimeError with what it printed if it fails, and subprocess.TimeoutExpired.
         """
         done = subprocess.run(
             command, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s
@@ -122,10 +124,15 @@ class Cluster:
         return self.show(job_id)["JobState"]
 
     def restarts(self, job_id: str) -> int:
-        """How often a job was queued again."""
+        """The number of times that a job was queued again."""
         return int(self.show(job_id)["Restarts"])
 
-    def wait(self, job_id: str, *states: str, timeout_s: float = 30.0) -> str:
+    def run_minutes(self, job_id: str) -> int:
+        """The full minutes that a job has run."""
+        clock = self.run("squeue", "--noheader", f"--jobs={job_id}", "--format=%M").rpartition("-")[2].split(":")
+        return sum(60**place * int(number) for place, number in enumerate(reversed(clock))) // 60
+
+    def wait(self, job_id: str, *states: str, timeout_s: float = TIMEOUT_S) -> str:
         """Wait until a job is in one of `states`, and return in which. Raises TimeoutError that says where it is."""
         deadline_s = time.monotonic() + timeout_s
         while (job := self.show(job_id))["JobState"] not in states:
@@ -137,7 +144,7 @@ class Cluster:
             time.sleep(POLL_S)
         return job["JobState"]
 
-    def wait_for_requeue(self, job_id: str, restarts: int = 1, timeout_s: float = 30.0) -> None:
+    def wait_for_requeue(self, job_id: str, restarts: int = 1, timeout_s: float = TIMEOUT_S) -> None:
         """Wait until a job is queued for its restart number `restarts`, and spare it most of Slurm's delay of 6 s.
 
         Raises TimeoutError.
@@ -148,12 +155,12 @@ class Cluster:
                 raise TimeoutError(f"job {job_id} is {self.state(job_id)} and was not queued again\n{self.logs()}")
             time.sleep(POLL_S)
         if self.wait(job_id, "PENDING", "RUNNING", timeout_s=timeout_s) == "PENDING":
-            with suppress(RuntimeError):  # it has begun meanwhile
-                # In the second in which it was revoked, its credential stays so.
+            with suppress(RuntimeError):  # it has started meanwhile
+                # Not at once: in the second in which its credential was revoked, a job cannot start.
                 self.run("scontrol", "update", f"JobId={job_id}", "StartTime=now+1")
 
     def check(self) -> None:
-        """Raise RuntimeError with the ends of the logs where a daemon has ended."""
+        """Raise RuntimeError with the ends of the logs if a daemon has ended."""
         for daemon in self.daemons:
             if daemon.poll() is not None:
                 raise RuntimeError(f"{daemon.args!r} ended with {daemon.returncode}\n{self.logs()}")
@@ -224,14 +231,14 @@ class Cluster:
                 raise RuntimeError(f"the nodes did not come up within {START_S:g} s: {nodes}\n{self.logs()}")
             time.sleep(POLL_S)
             with suppress(RuntimeError, subprocess.TimeoutExpired):
-                nodes = self.run("sinfo", "-h", "-p", "debug", "-o", "%t %D", timeout_s=5)
+                nodes = self.run("sinfo", "-h", "-p", "debug", "-o", "%t %D", timeout_s=30)
 
     def _stop(self) -> None:
-        """Cancel the jobs, then stop the daemons, and kill what is left. Raises RuntimeError where that fails."""
+        """Cancel the jobs, then stop the daemons, and kill what is left. Raises RuntimeError if that fails."""
         if self.daemons and all(daemon.poll() is None for daemon in self.daemons):  # else no one would answer
             with suppress(RuntimeError, subprocess.TimeoutExpired):
-                self.run("scancel", "--me", timeout_s=5)
-                # slurmd would go on trying to tell slurmctld of a job's end: so that comes first.
+                self.run("scancel", "--me", timeout_s=30)
+                # The jobs end first: a slurmd would keep trying to report their end to slurmctld.
                 _wait_for(lambda: not of_jobs(self.folder, self.name) and not self.run("squeue", "-h"), JOBS_END_S)
         for daemon in self.daemons:
             daemon.terminate()
@@ -248,7 +255,7 @@ class Cluster:
 
 
 def _wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
-    """Until it holds, or that time is over."""
+    """Wait until a condition holds, or the time is over."""
     deadline_s = time.monotonic() + timeout_s
     while not condition() and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
@@ -257,7 +264,7 @@ def _wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
 def free_ports(num_ports: int) -> list[int]:
     """Different ports that nothing listens on."""
     ports: list[int] = []
-    seed = random.randrange(NUM_PORTS)  # jobs begin at their number, and so from the lowest
+    seed = random.randrange(NUM_PORTS)  # jobs start their search at their id, and so at the lowest port
     while len(ports) < num_ports:
         ports.append(free_port(seed))
         seed = ports[-1] - FIRST_PORT + 1
@@ -265,5 +272,5 @@ def free_ports(num_ports: int) -> list[int]:
 
 
 def _path() -> str:
-    """Where programs are looked for: the daemons are often in a folder that only root's PATH names."""
+    """PATH with the folders in which the daemons are often installed, and which only root's PATH has."""
     return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])

@@ -1,6 +1,6 @@
-"""Finds, and kills, what runs of a cluster, whoever its parent has become.
+"""Finds and kills the processes of a cluster, whatever their parent is.
 
-`python -m tests.slurm.cluster.processes OWNER FOLDER NAME` waits for a process to end, and then kills all that it left.
+`python -m tests.slurm.cluster.processes OWNER FOLDER NAME` waits for a process to end, and then kills what it left.
 """
 
 import os
@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 
 DAEMONS = ("slurmctld", "slurmscriptd", "slurmd")
-KILL_S = 10.0
-"""So long what was killed may take to be gone."""
+KILL_S = 60.0
+"""Seconds that processes may take to end after SIGKILL."""
 
 
 def of_cluster(folder: Path, name: str) -> list[psutil.Process]:
@@ -23,7 +23,7 @@ def of_cluster(folder: Path, name: str) -> list[psutil.Process]:
 
 
 def of_jobs(folder: Path, name: str) -> list[psutil.Process]:
-    """Those of `of_cluster` that are no daemons."""
+    """The processes of `of_cluster` that are no daemons."""
     found = []
     for process in of_cluster(folder, name):
         with suppress(psutil.Error):
@@ -33,13 +33,13 @@ def of_jobs(folder: Path, name: str) -> list[psutil.Process]:
 
 
 def kill_cluster(folder: Path, name: str) -> list[psutil.Process]:
-    """Kill all that runs of a cluster, and return what is still there after KILL_S."""
+    """Kill all processes of a cluster, and return those that still live after KILL_S."""
     deadline_s = time.monotonic() + KILL_S
     while (processes := of_cluster(folder, name)) and time.monotonic() < deadline_s:
         for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        time.sleep(0.05)  # and look again: what was about to start has started
+        time.sleep(0.05)  # and look again: more may have started meanwhile
     return processes
 
 
@@ -49,7 +49,7 @@ def _belongs(process: psutil.Process, folder: Path, name: str) -> bool:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
         environ = process.environ()
-        if environ.get("SLURM_CLUSTER_NAME") == name:  # Slurm tells its jobs
+        if environ.get("SLURM_CLUSTER_NAME") == name:  # Slurm sets it for its jobs
             return True
         if not process.name().startswith("slurm"):
             return False
@@ -61,7 +61,7 @@ def _belongs(process: psutil.Process, folder: Path, name: str) -> bool:
 
 
 def main(owner: int, folder: Path, name: str) -> int:
-    """Wait until the process `owner` has ended, then kill its cluster; returns how many processes withstood."""
+    """Wait until the process `owner` has ended, then kill its cluster. Returns the number of survivors."""
     with suppress(ProcessLookupError):
         select.select([os.pidfd_open(owner)], [], [])
     return len(kill_cluster(folder, name))
