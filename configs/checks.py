@@ -1,4 +1,4 @@
-"""Refusing values that a user can get wrong."""
+"""Checks of values that a user can get wrong."""
 
 from math import inf
 
@@ -10,7 +10,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_positive(**values: float | None) -> None:
-    """Raise ValueError, which names the value, unless each is None or a finite number greater than 0."""
+    """Raise ValueError, which names the value, unless every value is None or a finite number greater than 0."""
     for name, value in values.items():
         require(value is None or value > 0, f"{name} = {value} must be greater than 0")
         require(value is None or value < inf, f"{name} = {value} must be finite")

@@ -1,4 +1,4 @@
-"""The knobs of where tokens come from, and how they become samples: `data` in a config."""
+"""The `data` section of a config: where tokens come from, and how they become samples."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,11 +12,11 @@ class SourceConfig:
     """One corpus of a mixture."""
 
     path: str = setting("", changes_curve=False)  # the tokens may move; their fingerprint may not change
-    """A folder that `foretrain prepare` wrote, or where one can be fetched from, as in `data.path`."""
+    """A folder that `foretrain prepare` wrote, or its address on a server, as in `data.path`."""
     weight: float = 1.0
-    """Share of the samples, relative to the other sources' weights."""
+    """Share of the samples, relative to the weights of the other sources."""
     max_epochs: float | None = None
-    """The source gives no more samples than this many times its own; None: as many as its weight asks for."""
+    """Upper limit on how often the source is repeated; None: as often as its weight requires."""
 
     def __post_init__(self) -> None:
         require(bool(self.path), "every source needs a path: a folder that `foretrain prepare` wrote")
@@ -26,35 +26,35 @@ class SourceConfig:
 
 @dataclass
 class StageConfig:
-    """From a number of tokens on, other weights: for annealing."""
+    """Other weights of the sources after a number of tokens, as annealing needs."""
 
     from_tokens: int = 0
-    """Tokens of training after which these weights hold, rounded up to whole samples; more than 0."""
+    """Tokens of training after which these weights apply, rounded up to complete samples; more than 0."""
     weights: dict[str, float] = field(default_factory=dict)
-    """By the name of the source; a source that is not named gives nothing."""
+    """Weight of each source by its name; a source that is not listed gives no samples."""
 
     def __post_init__(self) -> None:
         require_positive(from_tokens=self.from_tokens)
         require(
             any(weight > 0 for weight in self.weights.values()) and min(self.weights.values()) >= 0,
-            f"weights = {self.weights}: a stage needs a source of positive weight, and none of a negative one",
+            f"weights = {self.weights}: give at least one source a weight greater than 0, and none a negative weight",
         )
 
 
 @dataclass
 class CacheConfig:
-    """How shards are fetched that are not on this machine's disks."""
+    """The cache of shards that are fetched from a server."""
 
     dir: str | None = None
-    """Folder of the shards that were fetched, one for all ranks of a node; None: `foretrain` in the user's cache."""
+    """Folder of the cache, shared by all ranks of a node; None: `foretrain` in the user's cache folder."""
     max_gb: float = 100.0
-    """Room that they may take, GB: those not read for longest give way."""
+    """Size limit of the cache, GB; the least recently used shards are evicted."""
     prefetch_gb: float = 4.0
-    """Shards fetched ahead of need, GB."""
+    """Size of the shards that are fetched before they are needed, GB."""
     timeout_s: float = 30.0
-    """A server that sends nothing for this long is asked again."""
+    """Seconds without data from the server after which a request is repeated."""
     retries: int = 8
-    """Tries after the first, ever longer apart, before the run ends."""
+    """Repetitions of a failed request, with growing pauses, before the run ends."""
 
     def __post_init__(self) -> None:
         require_positive(max_gb=self.max_gb, timeout_s=self.timeout_s)
@@ -67,31 +67,32 @@ class DataConfig:
     """Where the tokens come from, and how they become samples."""
 
     path: str = setting("data", changes_curve=False)  # as in SourceConfig
-    """A folder that `foretrain prepare` wrote, or where it can be fetched from: http(s)://HOST/FOLDER, s3://, gs://,
-    hf://, or `pipe:COMMAND {}`, a command that writes the file {} of the folder to its output."""
+    """A folder that `foretrain prepare` wrote, or its address on a server: http(s)://HOST/FOLDER, s3://, gs://, hf://,
+    or `pipe:COMMAND {}`, a command that writes the file {} of the folder to its standard output."""
     sources: dict[str, SourceConfig] = field(default_factory=dict)
-    """Several corpora, by names of your own, in the place of `path`: all of one tokenizer."""
+    """Several corpora instead of `path`, under names that you choose. All must have the same tokenizer."""
     stages: dict[str, StageConfig] = field(default_factory=dict)
-    """Weights that take the place of the sources' own, each from a number of tokens on, by names of your own."""
+    """Stages of the mixture, under names that you choose: each replaces the weights of the sources after a number of
+    tokens."""
     mixture_block: int = 4096
-    """Samples among which the sources' shares are exact, to the nearest whole sample."""
+    """Samples in one block of the mixture; in every block, the share of each source is exact to one sample."""
     order: Literal["shuffle", "local"] = "shuffle"
-    """shuffle: an epoch is a permutation of all samples. local: shards in a shuffled order, and samples shuffled among
-    `shuffle_window` neighbours: for corpora that are fetched and do not fit on this machine."""
+    """shuffle: an epoch is a permutation of all samples. local: shards are read in a shuffled order, and samples are
+    shuffled with `shuffle_window` neighbours. Use local for corpora that are fetched and do not fit on this machine."""
     shuffle_window: int = 65536
-    """Samples that `local` shuffles together: the more, the better the shuffle, and the more shards are in use."""
+    """Samples that `local` shuffles together. More give a better shuffle, and use more shards at the same time."""
     packing: Literal["windows", "documents", "best_fit"] = "windows"
-    """windows: samples are cut from the stream of tokens, and attention sees all of a sample. documents: cut in the
-    same way, but attention and positions stay inside a document. best_fit: whole documents, packed into samples with
-    as little padding as can be; only those longer than a sample are cut."""
+    """windows: the stream of tokens is divided into samples, and attention sees the complete sample. documents: the
+    same samples, but attention and positions stay inside a document. best_fit: complete documents are packed into
+    samples with as little padding as possible; only documents longer than a sample are divided."""
     seed: int = 0
-    """Seed of the order of samples, apart from the model's seed."""
+    """Seed of the order of samples; `train.seed` is that of the model."""
     prefetch_batches: int = setting(2, changes_curve=False)
-    """Batches read ahead of the optimizer, in a thread; 0 reads in the training loop."""
+    """Batches that a thread reads before the optimizer needs them; 0: the training loop reads them itself."""
     max_bad_samples: int = setting(0, changes_curve=False)
-    """Unreadable samples of a run that are replaced by others before one ends it; 0: the first one does."""
+    """Unreadable samples that a run may replace by others; the next one ends the run."""
     cache: CacheConfig = setting(default_factory=CacheConfig, changes_curve=False)
-    """Shards that are not on this machine's disks."""
+    """The cache of shards that are fetched from a server."""
 
     def __post_init__(self) -> None:
         require_positive(mixture_block=self.mixture_block, shuffle_window=self.shuffle_window)
@@ -99,13 +100,15 @@ class DataConfig:
             require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
         require(
             bool(self.sources) or not self.stages,
-            "stages change the weights of sources, and there are none: name them in data.sources",
+            "stages change the weights of sources, and data.sources is empty: add the sources to data.sources",
         )
         starts = [stage.from_tokens for stage in self.stages.values()]
-        require(len(starts) == len(set(starts)), f"stages begin at {starts} tokens: no two may begin at once")
+        require(
+            len(starts) == len(set(starts)), f"stages start at {starts} tokens: give every stage another from_tokens"
+        )
         for name, stage in self.stages.items():
             unknown = sorted(stage.weights.keys() - self.sources.keys())
             require(
                 not unknown,
-                f"stages.{name} weighs {', '.join(unknown)}, but the sources are {', '.join(self.sources)}",
+                f"stages.{name} has a weight for {', '.join(unknown)}, but the sources are {', '.join(self.sources)}",
             )

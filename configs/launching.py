@@ -1,4 +1,4 @@
-"""The knobs of starting a run on a cluster: `launch` in a config. None of them changes the curve."""
+"""The `launch` section of a config: how a cluster starts a run. No setting in it changes the loss curve."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,12 +7,12 @@ from foretrain.configs.checks import require, require_positive
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|[A-Za-z_][A-Za-z0-9_]*=[^\n\0]*")
 SECRET = re.compile(r"KEY|TOKEN(?!IZERS)|SECRET|PASS|CREDENTIAL|PROXY|AUTH|COOKIE|_PAT$", re.IGNORECASE)
-"""Names of variables whose values are not written where others can read them."""
+"""Names of variables with secret values, which are not written to files that others can read."""
 
 
 @dataclass
 class SlurmConfig:
-    """Options of the Slurm job; None: as the cluster does by default."""
+    """Options of the Slurm job; None: the default of the cluster."""
 
     partition: str | None = None
     """Partition to run in."""
@@ -21,51 +21,52 @@ class SlurmConfig:
     qos: str | None = None
     """Quality of service."""
     time: str | None = None
-    """Time limit of one start, as Slurm writes it (24:00:00, 3-12); a run goes on in the next start."""
+    """Time limit of one start in Slurm's notation (24:00:00, 3-12); the next start resumes the run."""
     options: list[str] = field(default_factory=list)
-    """Further options of sbatch, as in [--constraint=a100, --exclusive]."""
+    """Other options of sbatch, such as [--constraint=a100, --exclusive]."""
 
     def __post_init__(self) -> None:
         for name in ("partition", "account", "qos", "time"):
             value = getattr(self, name)
             require(
                 value is None or re.fullmatch(r"[\w.:,+@-]+", value) is not None,
-                f"slurm.{name} = '{value}' has characters that Slurm does not take there",
+                f"slurm.{name} = '{value}' may only have letters, digits and the characters _ . : , + @ -",
             )
         for option in self.options:
             require(
                 option.startswith("-") and "\n" not in option,
-                f"slurm.options: '{option}' must begin with '-' and stand on one line",
+                f"slurm.options: '{option}' must begin with '-' and be one line",
             )
             require(
                 not option.startswith(("--array", "-a")),
-                f"slurm.options: '{option}' would make several jobs of one run: leave it out",
+                f"slurm.options: '{option}' would start several jobs for one run: remove it",
             )
 
 
 @dataclass
 class RayConfig:
-    """Where the Ray job goes, and how long it waits."""
+    """The Ray cluster, and how long a job waits for it."""
 
     address: str | None = None
-    """The cluster's dashboard, as in http://head:8265; None: a cluster of this machine, started for this run alone."""
+    """Address of the cluster's dashboard, such as http://head:8265; None: a cluster on this machine, started for this
+    run only."""
     wait_s: float = 600.0
-    """So long the job waits for nodes that are busy, or not there, before it says what is missing and fails."""
+    """Seconds that the job waits for busy or missing nodes. Then it reports what is missing, and fails."""
 
     def __post_init__(self) -> None:
         require_positive(wait_s=self.wait_s)
         require(
             self.address is None or self.address.startswith(("http://", "https://")),
-            f"ray.address = '{self.address}' must be the dashboard's, and begin with http:// or https://",
+            f"ray.address = '{self.address}' must be the address of the dashboard: begin it with http:// or https://",
         )
 
 
 @dataclass
 class LaunchConfig:
-    """How a cluster starts the run, and starts it again."""
+    """How a cluster starts the run, and restarts it."""
 
     cpus_per_rank: int = 8
-    """CPU cores that the cluster sets apart for each rank."""
+    """CPU cores that the cluster reserves for each rank."""
     env: list[str] = field(
         default_factory=lambda: [
             *("HOME", "USER", "LANG", "PATH", "LD_LIBRARY_PATH", "TZ"),
@@ -73,29 +74,33 @@ class LaunchConfig:
             *("http_proxy", "https_proxy", "no_proxy"),
         ]
     )
-    """What the ranks' environment holds: NAME, taken from the shell that launches (NAME*: all that begin so), or
-    NAME=value. Nothing else is carried over."""
+    """Environment variables of the ranks: NAME is copied from the shell that launches, NAME* copies all variables that
+    begin with NAME, and NAME=value sets one. The ranks get no other variables."""
     setup: list[str] = field(default_factory=list)
-    """Shell lines before the ranks of a Slurm job start, as in [module load cuda]."""
+    """Shell commands that run before the ranks of a Slurm job start, such as [module load cuda]."""
     stop_lead_s: int = 300
-    """So long before its time limit a job is told to write a checkpoint and to queue again. Slurm counts in minutes."""
+    """Seconds before its time limit at which a job is asked to write a checkpoint and to queue again. Slurm rounds to
+    minutes."""
     max_starts: int = 3
-    """Starts in a row that end without a newer checkpoint than they began with, before the job gives up."""
+    """Consecutive starts without a new checkpoint before the job gives up."""
 
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
-    """Slurm's own options."""
+    """Options of Slurm."""
     ray: RayConfig = field(default_factory=RayConfig)
-    """Ray's own options."""
+    """Options of Ray."""
 
     def __post_init__(self) -> None:
         require_positive(cpus_per_rank=self.cpus_per_rank, stop_lead_s=self.stop_lead_s, max_starts=self.max_starts)
         for entry in self.env:
-            require(VARIABLE.fullmatch(entry) is not None, f"env: '{entry}' is none of NAME, NAME* and NAME=value")
+            require(
+                VARIABLE.fullmatch(entry) is not None,
+                f"env: '{entry}' is not an entry: write NAME, NAME* or NAME=value",
+            )
             name, is_set, _ = entry.partition("=")
             require(
                 not (is_set and SECRET.search(name)),
-                f"env: {name} looks like a secret, and a config is no place for one: set it in your shell, and write "
-                f"{name} alone",
+                f"env: {name} looks like a secret, and others can read a config: set it in your shell, and write "
+                f"{name} without a value",
             )
         for line in self.setup:
-            require("\0" not in line, "setup: a line cannot hold a zero byte")
+            require("\0" not in line, "setup: remove the zero byte from the line")

@@ -1,8 +1,8 @@
-"""Turn YAML presets and `key=value` overrides into a validated Config, and a Config into YAML, a hash or a diff.
+"""Turns YAML files and `key=value` overrides into a validated Config, and a Config into YAML, a hash or a diff.
 
-A file may begin with `extends: other.yaml`, or a list of files: relative to itself, or to the packaged configs. Later
-settings win: what is extended, in order, then the file itself, then the overrides. Values may refer to others, as in
-`run_dir: runs/${model.name}`.
+A file may begin with `extends: other.yaml`, or a list of files, relative to itself or to the packaged presets. Later
+settings win: first the extended files in their order, then the file itself, then the overrides. Values may refer to
+other values: `run_dir: runs/${model.name}`.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ __all__ = ["ConfigError", "config_hash", "diff", "load", "save"]
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config of a YAML file, or of a preset (`runs/dry_run`), with `key=value` overrides.
+    """The config of a YAML file or a preset (`runs/dry_run`), with `key=value` overrides.
 
-    Looks in the working directory first, then among the packaged configs. Raises ConfigError, which names the key,
-    where it was set and what to change, for anything that the schema refuses.
+    Searches the working directory first, then the packaged presets. Imports the config's plugins. Raises ConfigError,
+    which names the key, where it was set and what to change, for everything that the schema refuses.
     """
     settings = read(find(path, (Path.cwd(), PRESETS)))
     for override in overrides:
@@ -65,14 +65,14 @@ def config_hash(config: Config) -> str:
 
 
 def diff(a: Config, b: Config) -> list[str]:
-    """What differs, in the schema's order, one line for each setting: `optimizer.lr: 0.001 -> 0.002`."""
+    """One line for each setting that differs, in the order of the schema: `optimizer.lr: 0.001 -> 0.002`."""
     old, new = dict(_flat(asdict(a))), dict(_flat(asdict(b)))
     changed = [key for key in old | new if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
     return [f"{key}: {old.get(key, _ABSENT)} -> {new.get(key, _ABSENT)}" for key in changed]
 
 
 _ABSENT = "(not there)"
-"""Stands in a diff for a named section that only the other config has."""
+"""The value, in a diff, of a setting below a user's name that only the other config has."""
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -94,7 +94,7 @@ def _canonical(value: Any) -> Any:
 
 
 def _escape(value: Any) -> Any:
-    """Keep `${` in a finished config from being read as a reference."""
+    """The value with every `${` escaped, so that it is not read as a reference."""
     if isinstance(value, dict):
         return {name: _escape(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -120,7 +120,7 @@ def _set(tree: DictConfig, setting: Setting) -> None:
 
 
 def _make_sections(tree: DictConfig, key: str) -> None:
-    """Put the sections on the way to a key whose names are a user's into the tree."""
+    """Add the sections above a key to the tree, if users choose their names."""
     parts = key.split(".")
     for depth in range(1, len(parts)):
         section = ".".join(parts[:depth])
@@ -131,9 +131,7 @@ def _make_sections(tree: DictConfig, key: str) -> None:
 
 def _build(tree: DictConfig, origins: dict[str, str]) -> Config:
     for section in fields(Config):
-        if is_dataclass(
-            KEYS[section.name].kind
-        ):  # one by one, so that what a section refuses is reported with its name
+        if is_dataclass(KEYS[section.name].kind):  # one by one, so that an error names its section
             _resolve(tree[section.name], section.name, origins)
     config = _resolve(tree, "", origins)
     assert isinstance(config, Config)
@@ -161,12 +159,12 @@ def _refusal(section: str, error: Exception, origins: dict[str, str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    # OmegaConf's further lines repeat the key and the types.
+    # The other lines of OmegaConf repeat the key and the types.
     return str(error).partition("\n")[0]
 
 
 def _advice(key: str) -> str:
-    """The valid key nearest to an unknown one: by its last word first, as a key is often put in the wrong section."""
+    """The valid key nearest to an unknown one. Its last word counts most: a key is often put into the wrong section."""
     name = key.rpartition(".")[2]
     names = {valid.rpartition(".")[2] for valid in KEYS}
     if close := get_close_matches(name, sorted(names), n=1):
@@ -179,7 +177,7 @@ def _advice(key: str) -> str:
 
 
 def _keys_of(section: str) -> str:
-    """What may stand below a section, as a sentence."""
+    """The keys of a section, as a sentence."""
     parent = find_key(section)
     assert parent is not None
     names = [NAME] if get_origin(parent.kind) is dict else [field.name for field in fields(parent.kind)]

@@ -9,18 +9,18 @@ from foretrain.configs.fields import setting
 
 @dataclass
 class ModelConfig:
-    """The shape of a decoder-only transformer, pre-norm."""
+    """A decoder-only transformer with pre-norm blocks."""
 
     name: str = setting("gpt", changes_curve=False)
-    """A label for reports; it changes nothing."""
+    """A label for reports. It has no effect."""
     num_layers: int = 4
     """Transformer blocks."""
     d_model: int = 128
     """Width of the residual stream."""
     num_heads: int = 4
-    """Query heads of each attention."""
+    """Query heads of one block."""
     num_kv_heads: int | None = None
-    """Key and value heads; None: as many as num_heads. Fewer is grouped-query attention, and must divide num_heads."""
+    """Key and value heads; None: num_heads. For grouped-query attention, a smaller number that divides num_heads."""
     head_dim: int | None = None
     """Width of one head; None: d_model / num_heads."""
     d_ff: int | None = None
@@ -32,29 +32,31 @@ class ModelConfig:
     feed_forward: str = setting("dense", since="0.2.0")
     """Kind of feed-forward layer of every block: "dense", or one that a plugin adds."""
     seq_len: int = 256
-    """Tokens of one sample, and the number of learned positions where `position` is learned."""
+    """Tokens of one sample, and the number of positions if `position` is learned."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     """Normalisation before each attention, each feed-forward layer and the head."""
     norm_eps: float = 1e-5
     """Added to the variance (mean square) inside the norms."""
     position: Literal["rope", "learned"] = "rope"
-    """Rotary embedding of queries and keys, or a learned vector for each position."""
+    """rope: rotary embedding of queries and keys. learned: a learned vector for each position."""
     rope_theta: float = 10000.0
     """Base of the rotary frequencies."""
     activation: Literal["swiglu", "gelu", "gelu_tanh"] = "swiglu"
     """swiglu: silu(gate) * up, three matrices; gelu: exact, two matrices; gelu_tanh: GPT-2's approximation."""
     bias: bool = False
-    """Biases on every linear layer of the blocks, and on layernorms."""
+    """Whether linear layers in blocks, and layernorms, have biases."""
     tie_embeddings: bool = False
-    """The head uses the embedding's matrix."""
+    """Whether the head uses the matrix of the embedding."""
     qk_norm: bool = False
-    """RMSNorm over head_dim of queries and keys before rotation."""
+    """Whether queries and keys are normalised by RMSNorm over head_dim, before rotation."""
     init_std: float = 0.02
-    """Standard deviation of initial matrices; those that write into the residual stream get init_std / sqrt(2 L)."""
+    """Initial standard deviation of matrices; those that write into the residual stream get init_std / sqrt(2 L),
+    where L is num_layers."""
     embed_init_std: float | None = None
-    """Of the embeddings of tokens and positions; None: init_std."""
+    """Initial standard deviation of the embeddings of tokens and positions; None: init_std."""
     head_init_std: float | None = None
-    """Of a head that is not tied; None: init_std. 0, as is advised for muP: at first all tokens are as likely."""
+    """Initial standard deviation of a head that is not tied; None: init_std. muP advises 0: the initial prediction is
+    then uniform."""
 
     def __post_init__(self) -> None:
         require_positive(
@@ -74,7 +76,7 @@ class ModelConfig:
             require((getattr(self, name) or 0) >= 0, f"{name} = {getattr(self, name)} must not be negative")
         require(
             self.head_init_std is None or not self.tie_embeddings,
-            "head_init_std is of a head of its own, and tie_embeddings leaves none: leave one of them out",
+            "head_init_std needs an untied head: unset it, or set tie_embeddings=false",
         )
         require(
             self.head_dim is not None or self.d_model % self.num_heads == 0,
@@ -87,12 +89,12 @@ class ModelConfig:
         )
         require(
             self.position != "rope" or head_dim % 2 == 0,
-            f"head_dim = {head_dim} is odd, and rotary positions turn pairs: make it even, or use position=learned",
+            f"head_dim = {head_dim} is odd, and rotary embeddings rotate pairs: make it even, or set position=learned",
         )
 
     @property
     def block_shape(self) -> "BlockShape":
-        """The sizes of one block. The one place that knows the size that the config leaves out."""
+        """The sizes of one block. No other place knows the sizes that a config leaves out."""
         return BlockShape(
             d_model=self.d_model,
             num_heads=self.num_heads,

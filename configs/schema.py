@@ -1,8 +1,8 @@
-"""Every knob of a run: its type, its meaning, its only default, and the values it refuses; or the file that has it.
+"""Every setting of a run: its type, meaning, default and limits. Large sections are in the files beside this one.
 
-A config is a tree of these dataclasses. `configs/load.py` fills it from YAML and overrides; `__post_init__` refuses
-values that are impossible on their own. What is impossible only together (a layout against a model) is refused in
-`parallel/layout.py`. Raises ValueError with a message that says which value to change.
+A config is a tree of these dataclasses. `configs/load.py` fills it from YAML and overrides. `__post_init__` raises
+ValueError, which says what to change, if a section is impossible on its own. What is impossible only in combination,
+such as a layout that does not fit the model, is refused in `parallel/layout.py`.
 """
 
 from dataclasses import dataclass, field
@@ -20,95 +20,95 @@ from foretrain.configs.parametrization import MupConfig
 
 @dataclass
 class ParallelConfig:
-    """How a model and a batch are spread over ranks."""
+    """The layout: how the model and the batch are divided over ranks."""
 
     dp: int | None = None
-    """Data-parallel size; None: what is left of the number of ranks (world size / (tp * cp * pp))."""
+    """Data-parallel size; None: world size / (tp * cp * pp)."""
     tp: int = 1
-    """Tensor-parallel size: divides heads and feed-forward width; the vocabulary is padded to a multiple of it."""
+    """Tensor-parallel size. It must divide the heads and the feed-forward width; the vocabulary is padded."""
     cp: int = 1
-    """Context-parallel size: ranks that share out a sample's positions; in attention they exchange them for heads."""
+    """Context-parallel size: ranks that divide the positions of a sample; inside attention, they divide heads."""
     pp: int = 1
-    """Pipeline-parallel size: ranks that hold consecutive layers."""
+    """Pipeline-parallel size: ranks that divide the blocks."""
     vpp: int = 1
-    """Virtual stages on each pipeline rank."""
+    """Pipeline stages on each pipeline rank."""
     sp: bool = False
-    """Sequence parallelism: norms and residuals are split along the sequence over the tensor-parallel ranks."""
+    """Sequence parallelism: tensor-parallel ranks divide the sequence in norms and residuals."""
     schedule: Literal["1f1b", "interleaved_1f1b", "interleaved_zb", "zbv"] = "1f1b"
-    """Pipeline schedule. The interleaved ones need vpp >= 2, zbv exactly 2."""
+    """Pipeline schedule. The interleaved ones need vpp >= 2, and zbv needs vpp = 2."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """ZeRO: 1 shards optimizer state over dp, 2 gradients too, 3 parameters too. 2 and 3 need pp = 1."""
+    """ZeRO stage. 1: optimizer state is sharded over dp; 2: gradients too; 3: parameters too. 2 and 3 need pp = 1."""
     offload_optimizer: bool = False
-    """Keep fp32 masters and moments in host memory, and update them there; needs zero_stage of 1 or more."""
+    """Keep fp32 masters and moments in host memory, and update them there; needs zero_stage >= 1."""
     offload_params: bool = False
     """Keep parameters in host memory between uses; needs zero_stage = 3."""
     overlap_comm: bool = False
-    """Reduce gradients while backward goes on; needs zero_stage of 1 or more and pp = 1."""
+    """Reduce gradients during the backward pass; needs zero_stage >= 1 and pp = 1."""
     balance: Literal["even", "flops", "measured"] = "flops"
-    """Blocks of each stage: evenly many, or so that the slowest stage is as fast as can be. The cost of blocks,
-    embedding and head is counted in FLOPs, or measured on this machine when the run starts."""
+    """How blocks are divided over pipeline stages. even: equal numbers. flops, measured: the slowest stage is as fast
+    as possible, where the costs of blocks, embedding and head are FLOPs, or times measured when the run starts."""
     stage_layers: list[int] | None = None
-    """Blocks of each of the pp * vpp stages, by hand; None: as `balance` says."""
+    """Number of blocks of each of the pp * vpp stages; None: `balance` decides."""
     timeout_s: float = 600.0
-    """A collective that waits longer than this ends the run with an error."""
+    """Seconds that a collective may wait before the run ends with an error."""
 
     def __post_init__(self) -> None:
         require_positive(dp=self.dp, tp=self.tp, cp=self.cp, pp=self.pp, vpp=self.vpp, timeout_s=self.timeout_s)
         require(
             self.stage_layers is None or min(self.stage_layers, default=0) > 0,
-            f"stage_layers = {self.stage_layers}: every stage needs a block",
+            f"stage_layers = {self.stage_layers}: give every stage at least one block",
         )
         for name, least in (("offload_optimizer", 1), ("offload_params", 3), ("overlap_comm", 1)):
             require(
                 not getattr(self, name) or self.zero_stage >= least,
-                f"{name} needs zero_stage of {least} or more, and zero_stage = {self.zero_stage}: change one",
+                f"{name} needs zero_stage >= {least}, and zero_stage = {self.zero_stage}: change one of them",
             )
         require(
             not self.overlap_comm or self.pp == 1,
-            f"overlap_comm reduces gradients during backward, which pipelines (pp = {self.pp}) do after it: "
-            "set overlap_comm=false or pp=1",
+            f"overlap_comm reduces gradients during the backward pass, but a pipeline (pp = {self.pp}) reduces them "
+            "after it: set overlap_comm=false or pp=1",
         )
 
 
 @dataclass
 class TrainConfig:
-    """The budget and how a step is made of samples."""
+    """The budget, the batch, and what happens every few steps."""
 
     num_tokens: int = 1_000_000
-    """Budget of training tokens; the number of steps is this / (global_batch_size * seq_len), rounded up."""
+    """Training tokens of the run. The number of steps is num_tokens / (global_batch_size * seq_len), rounded up."""
     global_batch_size: int = 16
-    """Samples of one optimizer step, over all ranks."""
+    """Samples of one optimizer step on all ranks together."""
     micro_batch_size: int = setting(1, changes_curve=False)
     """Samples of one forward pass on one rank; must divide global_batch_size / dp."""
     seed: int = 0
     """Seed of the initial weights."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: compute in bfloat16, with fp32 masters, moments and gradient accumulation."""
+    """bf16: computation in bfloat16, with fp32 masters, moments and gradient accumulation."""
     device: Literal["auto", "cpu", "cuda"] = setting("auto", changes_curve=False)
-    """auto: cuda where there is one."""
+    """auto: cuda if the machine has a GPU."""
     eval_every: int = setting(100, changes_curve=False)
     """Steps between evaluations on held-out samples; 0: only at the end."""
     eval_samples: int = setting(64, changes_curve=False)
-    """Held-out samples of one evaluation: always the same ones; 0: no evaluation."""
+    """Held-out samples of every evaluation, always the same; 0: no evaluation."""
     recompute: Literal["none", "selective", "full"] = setting("none", changes_curve=False)
-    """Activations not kept for backward but computed again. selective: attention between its matrices, and the
-    feed-forward activation; full: everything inside a block."""
+    """Activations that the backward pass computes again instead of keeping them. selective: those inside attention and
+    of the feed-forward activation; full: all inside a block."""
     recompute_layers: int | None = setting(None, changes_curve=False)
-    """Recompute in the first this many blocks only; None: in all."""
+    """Number of blocks, from the first, that recompute; None: all."""
     check_every: int = setting(100, changes_curve=False)
-    """Steps between checks that what must be equal on several ranks is equal; checkpoints are checked too; 0: never."""
+    """Steps between checks that replicated state is equal on all ranks; every checkpoint is checked too. 0: never."""
     checkpoint_every: int = setting(0, changes_curve=False)
     """Steps between checkpoints; 0: only at the end."""
     keep_checkpoints: int = setting(2, changes_curve=False)
-    """Newest checkpoints kept; 0: all."""
+    """Number of checkpoints that are kept, the newest; 0: all."""
     log_every: int = setting(10, changes_curve=False)
-    """Steps between lines on the terminal; every step is in the metrics file."""
+    """Steps between lines on the terminal. The metrics file has every step."""
     callbacks: list[str] = setting(default_factory=list, changes_curve=False, since="0.2.0")
-    """Callbacks to add to the run, by the names under which plugins registered them."""
+    """Names of callbacks that plugins registered and that the run uses."""
     sinks: list[str] = setting(default_factory=lambda: ["terminal", "tensorboard"], changes_curve=False, since="0.2.0")
-    """What receives the metrics, besides the file metrics.jsonl."""
+    """Names of what receives the metrics, in addition to the file metrics.jsonl."""
     stop_after: int | None = setting(None, changes_curve=False)
-    """Save and stop after this step, leaving the schedule as it is: to split a run over jobs, and for tests."""
+    """Step after which the run saves a checkpoint and stops, without a change to the schedule; None: the last step."""
 
     def __post_init__(self) -> None:
         require_positive(
@@ -125,16 +125,16 @@ class TrainConfig:
 
 @dataclass
 class SampleConfig:
-    """Text generated at the end of a run."""
+    """Text that the model generates at the end of a run."""
 
     prompts: list[str] = field(default_factory=list)
-    """Each is continued once the run is done; none: nothing is generated."""
+    """Prompts that the trained model continues."""
     num_tokens: int = 64
     """Tokens generated for each prompt."""
     temperature: float = 0.8
-    """Logits are divided by it; 0: always the likeliest token."""
+    """Divisor of the logits; 0: always the most likely token."""
     top_k: int = 40
-    """Sample among the likeliest this many; 0: among all."""
+    """Number of tokens to sample from, the most likely ones; 0: all."""
     seed: int = 0
     """Seed of sampling."""
 
@@ -146,18 +146,18 @@ class SampleConfig:
 
 @dataclass
 class ClusterConfig:
-    """The machines that a run is meant for; a run on this machine alone ignores it."""
+    """The machines that a run is meant for. A run on this machine ignores them."""
 
     num_nodes: int = 1
     """Nodes of the job."""
     gpus_per_node: int = 8
-    """Accelerators of one node, and so its ranks: one for each, on CPUs too."""
+    """Accelerators of one node. A node has one rank for each, on CPUs too."""
     gpu_memory_gib: float = 80.0
     """Memory of one accelerator, GiB."""
     gpu_peak_tflops: float = 312.0
-    """Datasheet peak of dense bf16 matrix products, TFLOP/s."""
+    """Peak of dense bf16 matrix products in the datasheet, TFLOP/s."""
     intra_node_gb_s: float = 300.0
-    """Bandwidth between accelerators of a node, each direction, GB/s (NVLink 3: 300)."""
+    """Bandwidth between the accelerators of a node in each direction, GB/s (NVLink 3: 300)."""
     inter_node_gb_s: float = 25.0
     """Bandwidth of an accelerator to the network, GB/s (200 Gbit/s HDR: 25)."""
 
@@ -167,30 +167,30 @@ class ClusterConfig:
 
 @dataclass
 class Config:
-    """A whole run."""
+    """The config of a run."""
 
     run_dir: str = setting("runs/run", changes_curve=False)
-    """Folder of the run: resolved config, metrics, checkpoints, plots."""
+    """Run folder: resolved config, metrics, checkpoints, plots."""
     plugins: list[str] = setting(default_factory=list, changes_curve=False, since="0.2.0")
-    """Modules to import before the run is built: each registers components that other keys then name."""
+    """Modules that are imported before the run is built. They register components that other settings name."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """The network."""
+    """The model."""
     data: DataConfig = field(default_factory=DataConfig)
-    """The corpus."""
+    """The corpus, and how it becomes samples."""
     parallel: ParallelConfig = setting(default_factory=ParallelConfig, changes_curve=False)
     """The layout."""
     mup: MupConfig = field(default_factory=MupConfig)
-    """What holds at other widths and depths."""
+    """The parametrization: how tuned settings apply at other widths and depths."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
     objective: ObjectiveConfig = setting(default_factory=ObjectiveConfig, since="0.2.0")
     """What the model learns from a sample."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    """Learning-rate schedule."""
+    """The learning-rate schedule."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """Budget, batch, precision, cadence."""
+    """The budget, the batch, and what happens every few steps."""
     sample: SampleConfig = setting(default_factory=SampleConfig, changes_curve=False)
-    """Text at the end."""
+    """Text that is generated at the end."""
     cluster: ClusterConfig = setting(default_factory=ClusterConfig, changes_curve=False)
     """The machines."""
     launch: LaunchConfig = setting(default_factory=LaunchConfig, changes_curve=False)

@@ -1,4 +1,4 @@
-"""Read settings, each with its origin, from YAML files, the files they extend, and `key=value` overrides."""
+"""Reads settings and their origins from YAML files, the files that these extend, and `key=value` overrides."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from pathlib import Path
 import yaml
 
 PRESETS = Path(__file__).parent
-"""The packaged configs."""
+"""The folder of the packaged presets."""
 
 Value = str | None | list["Value"]
-"""A YAML value as written: the schema, not YAML, decides whether 1e-3 is a number or a name."""
+"""A YAML value as it was written. The schema decides, not YAML, whether 1e-3 is a number or a name."""
 
 
 class ConfigError(ValueError):
@@ -20,20 +20,20 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Setting:
-    """One key, what it was set to, and by whom."""
+    """A key, its value, and where it was set."""
 
     key: str
-    """Dotted: model.num_layers."""
+    """A dotted key, such as model.num_layers."""
     value: Value
-    """As written."""
+    """The value as it was written."""
     origin: str
-    """A file with its line, or an override."""
+    """A file and its line, or an override."""
 
 
 def find(name: str | Path, folders: Sequence[Path], wanted_by: str = "") -> Path:
     """The absolute path of a config: `name`, or `name`.yaml, in the first of `folders` that has it.
 
-    Raises ConfigError, which lists the nearest presets, where none has it. `wanted_by` is the origin of the wish.
+    Raises ConfigError, which lists the nearest presets, if none has it. `wanted_by` is where the name was written.
     """
     for folder in folders:
         for candidate in (folder / name, folder / f"{name}.yaml"):
@@ -50,10 +50,10 @@ def _nearest_presets(name: str | Path) -> list[str]:
 
 
 def read(path: Path, extended_by: tuple[Path, ...] = ()) -> list[Setting]:
-    """The settings of a YAML file and of all it extends, in the order in which they apply: later ones win.
+    """The settings of a YAML file and of the files that it extends, in the order in which they apply: later ones win.
 
-    `path` is absolute; `extended_by` are the files that led here. Raises ConfigError for what is not a config: broken
-    YAML, a key that is set twice, a missing file, and a circle of `extends`.
+    `path` is absolute. `extended_by` are the files that extend this one. Raises ConfigError for broken YAML, a key that
+    is set twice, a missing file, and a circle of `extends`.
     """
     if path in extended_by:
         circle = [*extended_by[extended_by.index(path) :], path]
@@ -71,7 +71,7 @@ def read(path: Path, extended_by: tuple[Path, ...] = ()) -> list[Setting]:
 
 
 def parse_override(text: str) -> list[Setting]:
-    """The settings of `key=value`, where value is YAML: several where it is a mapping. Raises ConfigError."""
+    """The settings of `key=value`. The value is YAML, and a mapping gives several settings. Raises ConfigError."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override '{text}' is not key=value, as in optimizer.lr=1e-3")
@@ -80,7 +80,7 @@ def parse_override(text: str) -> list[Setting]:
 
 
 def _shown(path: Path) -> str:
-    """The path as a person would type it: relative to the working directory where it lies inside."""
+    """The path as a person would type it: relative to the working directory if it is inside."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
@@ -112,7 +112,7 @@ def _parse(text: bytes, origin: Callable[[int], str]) -> Iterator[Setting]:
 
 
 def _settings(key: str, node: yaml.Node | None, origin: Callable[[int], str]) -> Iterator[Setting]:
-    """Flatten what stands under `key`; `origin` names the line on which a value begins."""
+    """The settings below `key`. `origin` names the line on which a value begins."""
     if isinstance(node, yaml.MappingNode):
         for child_key, child in node.value:
             yield from _settings(f"{key}.{child_key.value}", child, origin)

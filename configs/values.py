@@ -1,4 +1,4 @@
-"""Read a value, as written, as the type that the schema gives its key."""
+"""Converts a value as it was written to the type that the schema gives its key."""
 
 import math
 from collections.abc import Callable
@@ -38,28 +38,28 @@ def _choice(text: str, options: tuple[Any, ...]) -> Any:
     for option in options:
         if str(option) == text:
             return option
-    raise ValueError(f"'{text}' is none of {', '.join(str(option) for option in options)}")
+    raise ValueError(f"'{text}' is not one of {', '.join(str(option) for option in options)}")
 
 
-def _truth(text: str) -> bool:
+def _read_bool(text: str) -> bool:
     if text.lower() not in TRUE + FALSE:
         raise ValueError(f"'{text}' is neither true nor false")
     return text.lower() in TRUE
 
 
-def _whole_number(text: str) -> int:
-    """4, 1_000, 300e9 and 2^20."""
+def _read_int(text: str) -> int:
+    """The integer of 4, 1_000, 300e9 or 2^20."""
     try:
         return int(text)
     except ValueError:
-        number = _number(text)
+        number = _read_float(text)
     if not number.is_integer():
         raise ValueError(f"{text} is not a whole number")
     return int(number)
 
 
-def _number(text: str) -> float:
-    """4, 1_000, 1e-3, .inf, 2^-7 and 2**-7."""
+def _read_float(text: str) -> float:
+    """The number of 4, 1_000, 1e-3, .inf, 2^-7 or 2**-7."""
     base, power, exponent = text.lower().replace(".inf", "inf").replace("^", "**").partition("**")
     try:
         return math.pow(float(base), float(exponent)) if power else float(base)
@@ -67,4 +67,4 @@ def _number(text: str) -> float:
         raise ValueError(f"'{text}' is not a number") from error
 
 
-READERS: dict[Any, Callable[[str], Any]] = {str: str, bool: _truth, int: _whole_number, float: _number}
+READERS: dict[Any, Callable[[str], Any]] = {str: str, bool: _read_bool, int: _read_int, float: _read_float}

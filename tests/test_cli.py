@@ -40,7 +40,7 @@ BAD_INPUT = {
     "train tiny.yaml optimizr.lr=1e-3": ("no key optimizr.lr", "did you mean optimizer.lr?"),
     "train tiny.yaml optimizer.lr=fast": ("optimizer.lr: 'fast' is not a number",),
     "train tiny.yaml parallel.sp=2": ("parallel.sp: '2' is neither true nor false",),
-    "train tiny.yaml parallel.schedule=2f2b": ("'2f2b' is none of 1f1b, interleaved_1f1b",),
+    "train tiny.yaml parallel.schedule=2f2b": ("'2f2b' is not one of 1f1b, interleaved_1f1b",),
     "train tiny.yaml optimizer.lr": ("override 'optimizer.lr' is not key=value", "as in optimizer.lr=1e-3"),
     "train tiny.yaml model.num_heads=5": ("d_model = 32 is not a multiple of num_heads = 5", "change one"),
     "train tiny.yaml parallel.tp=4": ("tp = 4 does not divide model.num_heads = 2", "tp may be 1 or 2"),

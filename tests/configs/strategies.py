@@ -1,4 +1,4 @@
-"""Hypothesis strategies for whole configs, made from the schema's own types."""
+"""Hypothesis strategies for configs, made from the types of the schema."""
 
 from dataclasses import is_dataclass
 from types import NoneType, UnionType
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from foretrain.configs.schema import Config
 
 TEXT = (st.text(max_size=20) | st.text(r"\${}'\": #-~[]\n", max_size=8)).filter(lambda text: text != "???")
-"""Anything but OmegaConf's mark for a value that is still to be given, which `load` never returns."""
+"""Any text except OmegaConf's mark of a missing value, which `load` never returns."""
 
 BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     str: TEXT,
@@ -44,7 +44,10 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     if is_dataclass(kind):
         assert isinstance(kind, type)
         hints = get_type_hints(kind)
-        fields = {name: BY_NAME.get(name, values(hint)) for name, hint in hints.items()}
+        fields = {
+            name: values(hint) if get_origin(hint) is dict else BY_NAME.get(name, values(hint))
+            for name, hint in hints.items()
+        }
         return st.fixed_dictionaries(fields).map(lambda chosen: kind(**_agreeing(chosen)))
     if get_origin(kind) is UnionType:
         return st.one_of([values(option) for option in get_args(kind)])
@@ -58,7 +61,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 
 def _agreeing(chosen: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a section, switched off where another one of the section refuses them."""
+    """The settings of a section, without those that another setting of the section forbids."""
     for name, least in (("offload_optimizer", 1), ("offload_params", 3), ("overlap_comm", 1)):
         if name in chosen:
             chosen[name] = chosen[name] and chosen["zero_stage"] >= least

@@ -1,4 +1,4 @@
-"""The packaged presets load, say who they are, and describe runs that can be laid out."""
+"""The packaged presets load, are named like their files, and have possible layouts."""
 
 from pathlib import Path
 

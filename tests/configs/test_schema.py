@@ -1,4 +1,4 @@
-"""Every knob is documented, and refuses what is impossible on its own."""
+"""Every setting has a docstring, and impossible values are refused."""
 
 import ast
 import inspect
@@ -15,7 +15,7 @@ from foretrain.configs.sources import PRESETS
 
 
 def undocumented(source: str) -> Iterator[str]:
-    """Class.field of every annotated field of a class that no string follows."""
+    """Class.field of every annotated field that has no docstring, and every class that has none."""
     for node in ast.parse(source).body:
         if not isinstance(node, ast.ClassDef):
             continue
@@ -28,7 +28,7 @@ def undocumented(source: str) -> Iterator[str]:
 
 
 def sources(root: type = schema.Config) -> Iterator[Path]:
-    """The files that define the tree's classes."""
+    """The files that define the classes of the tree."""
     yield Path(inspect.getfile(root))
     for field in fields(root):
         nested: object = field.default_factory

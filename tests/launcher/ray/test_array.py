@@ -35,7 +35,7 @@ def test_each_command_runs_once_or_again_where_it_was_killed_and_no_more_at_once
     made.launch.ray.address = cluster.address
     ray = LAUNCHERS.get("ray")
     with running(made, ray) as ends:
-        with pytest.raises(ValueError, match="which still waits or runs"), running(made, ray):
+        with pytest.raises(ValueError, match="is in use by process"), running(made, ray):
             pass
         wait_until(lambda: words(tmp_path, "lost") == ["start"], "task")
         (actor,) = [process.parent() for process in of_folder(tmp_path) if "notes-lost" in " ".join(command(process))]
