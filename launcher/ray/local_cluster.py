@@ -16,6 +16,9 @@ from foretrain.launcher.ray import cluster_guard
 from foretrain.launcher.ray.submission import check
 
 _START_S = 120.0
+_TOO_SLOW = "timed out during startup"
+"""The words of Ray if a node needs more than 30 s to start, which cannot be changed. A busy machine may need more."""
+_MAX_TRIES = 3
 _OBJECT_STORE_BYTES = 100_000_000
 _HOST = "127.0.0.1"
 _ROOT = Path(__file__).parents[3]
@@ -38,17 +41,34 @@ def local_cluster(num_cpus: int, num_gpus: int = 0) -> Iterator[str]:
     not installed, and RuntimeError with the end of the cluster's log if it does not start.
     """
     check()
-    with tempfile.TemporaryFile() as log:
-        port = _free_ports(1)[0]
-        process = _start(log, port, num_cpus, num_gpus)
-        try:
-            address = f"http://{_HOST}:{port}"
-            _wait(process, address, log)
-            yield address
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(cluster_guard.TERM_S + 2 * cluster_guard.KILL_S)
+    with ExitStack() as running:
+        yield _start_patiently(num_cpus, num_gpus, running)
+
+
+def _start_patiently(num_cpus: int, num_gpus: int, running: ExitStack) -> str:
+    """Start a cluster that ends with `running`, and return its address."""
+    tries = 0
+    while True:
+        with ExitStack() as this_try:
+            log = this_try.enter_context(tempfile.TemporaryFile())
+            port = _free_ports(1)[0]
+            process = _start(log, port, num_cpus, num_gpus)
+            this_try.callback(_end, process)
+            try:
+                _wait(process, f"http://{_HOST}:{port}", log)
+            except RuntimeError as error:
+                tries += 1
+                if _TOO_SLOW not in str(error) or tries == _MAX_TRIES:
+                    raise
+                continue
+            running.push(this_try.pop_all())
+            return f"http://{_HOST}:{port}"
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(cluster_guard.TERM_S + 2 * cluster_guard.KILL_S)
 
 
 def _start(log: BinaryIO, port: int, num_cpus: int, num_gpus: int) -> "subprocess.Popen[bytes]":

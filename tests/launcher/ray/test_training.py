@@ -2,13 +2,17 @@
 
 import json
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.launcher.restart import read_starts
 from foretrain.trainer.metrics import METRICS_FILE
+from foretrain.trainer.run_folder import newest_checkpoint, step_of
 from tests.cli import called
 from tests.conftest import RunOnRanks
 from tests.launcher.ray import processes
@@ -56,14 +60,22 @@ def test_a_rank_whose_actor_is_killed_resumes_and_the_curve_is_bitwise_the_same(
 ) -> None:
     submission_id, run_dir = launch(cluster, tmp_path, corpus)
     wait_until(lambda: len(curve(run_dir)) > KILL_AFTER, f"step {KILL_AFTER}")
-    actor = processes.rank(tmp_path, 2).parent()
+    paused = [processes.rank(tmp_path, rank) for rank in range(4)]
+    for rank in paused:
+        rank.suspend()  # so that the run does not pass another checkpoint before the actor is killed
+    newest = newest_checkpoint(run_dir)
+    assert newest is not None and EVERY <= step_of(newest) < NUM_STEPS
+    actor = paused[2].parent()
     assert actor.name().startswith("ray::Agent")
     actor.send_signal(signal.SIGKILL)
+    for rank in paused:
+        with suppress(psutil.NoSuchProcess):
+            rank.resume()
     ended = end(cluster.client, submission_id)
     assert (ended.state, ended.status) == ("SUCCEEDED", 0), ended.log
     assert "rank 2 ended with status 137 (its actor is gone" in ended.log
-    assert [start.step for start in read_starts(run_dir)] == [0, EVERY]
-    assert f"resumes from step {EVERY}" in ended.log
+    assert [start.step for start in read_starts(run_dir)] == [0, step_of(newest)]
+    assert f"resumes from step {step_of(newest)}" in ended.log
 
     train(ranks, settings(tmp_path / "uninterrupted", corpus))
     assert len(curve(run_dir)) == NUM_STEPS
