@@ -7,7 +7,6 @@ other values: `run_dir: runs/${model.name}`.
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -23,6 +22,7 @@ from foretrain.configs.keys import KEYS, NAME, find_key
 from foretrain.configs.schema import Config
 from foretrain.configs.sources import PRESETS, ConfigError, Setting, find, parse_override, read
 from foretrain.configs.values import convert
+from foretrain.files import write_atomically
 from foretrain.registry import import_plugins
 
 __all__ = ["ConfigError", "config_hash", "diff", "load", "save"]
@@ -44,15 +44,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def save(config: Config, path: str | Path) -> None:
-    """Write every setting as YAML, from which `load` makes an equal config. Others may read the file meanwhile."""
-    text = yaml.safe_dump(_escape(asdict(config)), sort_keys=False)
-    path = Path(path)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    """Write every setting as YAML, from which `load` makes an equal config. Other processes may read the file."""
+    write_atomically(Path(path), yaml.safe_dump(_escape(asdict(config)), sort_keys=False))
 
 
 def config_hash(config: Config) -> str:

@@ -21,7 +21,7 @@ FOREIGN_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "FORCE_
 """Variables that change what a command does, and that may be set where the tests run."""
 NUM_STEPS = 100
 CONFIG = f"""
-run_dir: runs/whole
+run_dir: runs/complete
 model: {{num_layers: 2, d_model: 32, num_heads: 2, d_ff: 64, seq_len: 32}}
 data: {{path: corpus}}
 parallel: {{dp: 2}}

@@ -121,7 +121,7 @@ def test_a_process_that_waited_for_the_folder_resumes_where_the_other_one_ended(
 
     @contextmanager
     def locked_after_a_while(run_dir: Path, wait_s: float) -> Iterator[None]:
-        checkpoint = run_dir / "checkpoints/step-00000100"  # of who had the lock
+        checkpoint = run_dir / "checkpoints/step-00000100"  # written by the process that had the lock
         checkpoint.mkdir(parents=True)
         run = prepare_run(replace(settings, run_dir=str(tmp_path / "other")))
         configs.save(run.config, checkpoint / "config.yaml")
@@ -147,7 +147,7 @@ def test_the_exit_status_of_a_locked_folder_lets_a_launcher_restart(
     monkeypatch.setattr(train, "LOCK_WAIT_S", 0.0)
     hold = "import sys; from pathlib import Path; from foretrain.trainer.lock import locked\n"
     hold += "with locked(Path(sys.argv[1])): print('held', flush=True); input()"
-    command = [sys.executable, "-c", hold, str(folder / "runs/whole")]
+    command = [sys.executable, "-c", hold, str(folder / "runs/complete")]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         ended = called("train", "tiny.yaml", cwd=folder, **as_a_rank)

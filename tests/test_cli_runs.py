@@ -29,8 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(folder: Path) -> Ended:
-    """A run from its beginning to its end, in runs/whole."""
+def complete_run(folder: Path) -> Ended:
+    """A run from its beginning to its end, in runs/complete."""
     return foretrain("train", "tiny.yaml", cwd=folder)
 
 
@@ -40,10 +40,10 @@ def curve(run_dir: Path) -> list[tuple[int, float, float]]:
     return [(record["step"], record["loss"], record["grad_norm"]) for record in records if record["kind"] == "train"]
 
 
-def test_a_run_leaves_its_full_record(whole: Ended, folder: Path) -> None:
-    assert (whole.status, whole.err) == (0, "")
-    lines = whole.out.splitlines()
-    assert lines[0] == f"runs/whole: dp=2 tp=1 pp=1 zero=1, {NUM_STEPS} steps, from the start"
+def test_a_run_leaves_its_full_record(complete_run: Ended, folder: Path) -> None:
+    assert (complete_run.status, complete_run.err) == (0, "")
+    lines = complete_run.out.splitlines()
+    assert lines[0] == f"runs/complete: dp=2 tp=1 pp=1 zero=1, {NUM_STEPS} steps, from the start"
     assert any(line.startswith(f"step {NUM_STEPS}/{NUM_STEPS}  held-out loss ") for line in lines)
     for shown in (
         "held-out loss",
@@ -53,8 +53,8 @@ def test_a_run_leaves_its_full_record(whole: Ended, folder: Path) -> None:
         "\n7 plus ",
         "\n日本語 🙂 [bold] \\",
     ):
-        assert shown in whole.out
-    run_dir = folder / "runs/whole"
+        assert shown in complete_run.out
+    run_dir = folder / "runs/complete"
     assert (run_dir / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert [record["step"] for record in read_metrics(run_dir / METRICS_FILE)] == [*range(1, NUM_STEPS + 1), NUM_STEPS]
     saved = configs.load(run_dir / "config.yaml")
@@ -65,17 +65,19 @@ def test_a_run_leaves_its_full_record(whole: Ended, folder: Path) -> None:
     assert list((run_dir / "tensorboard").iterdir())
 
 
-def test_a_complete_run_says_so_and_shows_its_end_again_in_whatever_encoding(whole: Ended, folder: Path) -> None:
-    before = curve(folder / "runs/whole")
+def test_a_complete_run_says_so_and_shows_its_end_again_in_whatever_encoding(complete_run: Ended, folder: Path) -> None:
+    before = curve(folder / "runs/complete")
     again = foretrain("train", "tiny.yaml", "parallel.dp=1", cwd=folder, encoding="ascii")
     assert (again.status, again.err) == (0, "")
-    assert again.out.startswith("runs/whole is complete: delete it, or set another run_dir, to train again\n")
+    assert again.out.startswith("runs/complete is complete: delete it, or set another run_dir, to train again\n")
     for shown in ("held-out loss", "\n7 plus ", "\n??? ? [bold] \\"):
         assert shown in again.out
-    assert curve(folder / "runs/whole") == before
+    assert curve(folder / "runs/complete") == before
 
 
-def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes_the_same_curve(whole: Ended, folder: Path) -> None:
+def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes_the_same_curve(
+    complete_run: Ended, folder: Path
+) -> None:
     command, run_dir = ("train", "tiny.yaml", "run_dir=runs/stopped"), folder / "runs/stopped"
     process = start(*command, cwd=folder)
     try:
@@ -100,12 +102,12 @@ def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes_the_same_curve(w
     assert "waiting up to 60 s for the ranks to end; Ctrl-C again kills them" in stopped.err
     num_done = len(curve(run_dir))
     assert 1 <= num_done < NUM_STEPS
-    assert f"stopped after step {num_done}, checkpoint saved: the same command goes on from here" in stopped.out
+    assert f"stopped after step {num_done}, checkpoint saved: the same command continues from here" in stopped.out
 
     rest = foretrain(*command, cwd=folder)
     assert (rest.status, rest.err) == (0, "")
     assert rest.out.startswith(f"runs/stopped: dp=2 tp=1 pp=1 zero=1, {NUM_STEPS} steps, from step {num_done}\n")
-    assert curve(run_dir) == curve(folder / "runs/whole")
+    assert curve(run_dir) == curve(folder / "runs/complete")
 
 
 def wait_for_a_step(process: "subprocess.Popen[str]", metrics: Path) -> None:
@@ -116,8 +118,10 @@ def wait_for_a_step(process: "subprocess.Popen[str]", metrics: Path) -> None:
         time.sleep(0.01)
 
 
-def test_generate_prints_the_prompt_and_its_continuation_which_a_seed_determines(whole: Ended, folder: Path) -> None:
-    arguments = ["generate", "runs/whole", "--prompt", "日本 7 plus", "--num-tokens", "12", "--seed", "3"]
+def test_generate_prints_the_prompt_and_its_continuation_which_a_seed_determines(
+    complete_run: Ended, folder: Path
+) -> None:
+    arguments = ["generate", "runs/complete", "--prompt", "日本 7 plus", "--num-tokens", "12", "--seed", "3"]
     first = foretrain(*arguments, cwd=folder)
     assert (first.status, first.err) == (0, "")
     assert first.out.startswith("日本 7 plus")
@@ -126,23 +130,23 @@ def test_generate_prints_the_prompt_and_its_continuation_which_a_seed_determines
     assert again.out == first.out != other.out
 
 
-def test_generate_needs_only_the_run_folder(whole: Ended, folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(folder / "runs/whole", tmp_path / "moved")
+def test_generate_needs_only_the_run_folder(complete_run: Ended, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "runs/complete", tmp_path / "moved")
     arguments = ("--prompt", "7 plus", "--seed", "3")
     here, moved = (
-        called("generate", "runs/whole", *arguments, cwd=folder),
+        called("generate", "runs/complete", *arguments, cwd=folder),
         called("generate", "moved", *arguments, cwd=tmp_path),
     )
     assert (moved.status, moved.out) == (0, here.out)
 
 
-def test_a_resume_with_a_changed_config_is_refused(whole: Ended, folder: Path) -> None:
+def test_a_resume_with_a_changed_config_is_refused(complete_run: Ended, folder: Path) -> None:
     ended = called("train", "tiny.yaml", "optimizer.lr=0.5", "train.seed=1", cwd=folder)
     assert_refused(ended, "optimizer.lr: 0.001 -> 0.5", "train.seed: 0 -> 1", "another run_dir", num_lines=4)
 
 
-def test_a_complete_run_without_its_metrics_is_reported(whole: Ended, folder: Path) -> None:
-    shutil.copytree(folder / "runs/whole", folder / "runs/spoiled")
+def test_a_complete_run_without_its_metrics_is_reported(complete_run: Ended, folder: Path) -> None:
+    shutil.copytree(folder / "runs/complete", folder / "runs/spoiled")
     (folder / "runs/spoiled" / METRICS_FILE).unlink()
     ended = called("train", "tiny.yaml", "run_dir=runs/spoiled", cwd=folder)
     assert ended.status == EXIT_BAD_INPUT
@@ -153,10 +157,10 @@ def test_a_complete_run_without_its_metrics_is_reported(whole: Ended, folder: Pa
     ("options", "words"),
     [
         (["--prompt", "\udcff"], "'\\udcff' is not UTF-8"),
-        (["--checkpoint", "runs/whole"], "runs/whole holds no finished checkpoint"),
+        (["--checkpoint", "runs/complete"], "runs/complete holds no finished checkpoint"),
     ],
 )
 def test_generate_refuses_arguments_that_it_cannot_use(
-    options: list[str], words: str, whole: Ended, folder: Path
+    options: list[str], words: str, complete_run: Ended, folder: Path
 ) -> None:
-    assert_refused(called("generate", "runs/whole", *options, cwd=folder), words)
+    assert_refused(called("generate", "runs/complete", *options, cwd=folder), words)

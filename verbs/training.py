@@ -52,15 +52,15 @@ def launch(
         int | None, typer.Option(help="GPUs of a node, and so its ranks; the same as cluster.gpus_per_node=G.")
     ] = None,
     allow_data_change: Annotated[
-        bool, typer.Option("--allow-data-change", help="Go on from a checkpoint with other data, or another mixture.")
+        bool, typer.Option("--allow-data-change", help="Resume from a checkpoint with other data, or another mixture.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print what would be submitted, and check the run.")
     ] = False,
 ) -> None:
-    """Start a run on this machine, on Slurm or on Ray; the same command goes on where the run ended.
+    """Start a run on this machine, on Slurm or on Ray; the same command resumes where the run ended.
 
-    Checks the run, and makes its folder: the whole config, a copy of the code, and the script that is submitted.
+    Checks the run, and makes its folder: the complete config, a copy of the code, and the script that is submitted.
 
     Example: `foretrain launch runs/llama_7b_a100 --on slurm --nodes 8 launch.slurm.partition=gpu --dry-run`
     """

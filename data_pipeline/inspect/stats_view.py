@@ -134,8 +134,8 @@ def bar(share: float, width: int, *, fancy: bool) -> str:
         return ""
     if not fancy:
         return "#" * max(1, round(share * width))
-    whole, eighths = divmod(max(1, round(share * width * 8)), 8)
-    return "█" * whole + EIGHTHS[eighths].strip()
+    full, eighths = divmod(max(1, round(share * width * 8)), 8)
+    return "█" * full + EIGHTHS[eighths].strip()
 
 
 def _summary(stats: Stats) -> Iterator[str]:

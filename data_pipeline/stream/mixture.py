@@ -126,7 +126,7 @@ class Mixture:
         used: IntArray = np.zeros_like(caps)
         stage_ends = [*self._stage_starts[1:].tolist(), ENDLESS]
         for stage, (stage_start, stage_end) in enumerate(zip(self._stage_starts.tolist(), stage_ends, strict=True)):
-            weights = _whole_weights(list(self.weights(stage).values()))
+            weights = _integer_weights(list(self.weights(stage).values()))
             start = stage_start
             while start < stage_end:
                 left = (caps - used).tolist()
@@ -244,7 +244,7 @@ def _shares_within(weights: Sequence[int], regular: list[int], left: Sequence[in
     return [share + part for share, part in zip(shares, fixed, strict=True)]
 
 
-def _whole_weights(weights: Sequence[float]) -> list[int]:
+def _integer_weights(weights: Sequence[float]) -> list[int]:
     """Return whole numbers in the same ratios. A weight counts as the decimal that is written: 0.1 is a tenth."""
     exact = [Fraction(repr(float(weight))) for weight in weights]
     scale = lcm(*(weight.denominator for weight in exact))

@@ -21,7 +21,7 @@ GOOD_COLOR, BAD_COLOR = "#111827", "#dc2626"
 def plot(
     plan: CoordCheckPlan, measured: Mapping[Rung, Sequence[Measured]], verdict: CoordCheckVerdict, png_path: Path
 ) -> None:
-    """Draw a panel for each statistic and kind of module, as PNG; of a kind, the module with the steepest slope."""
+    """Draw a panel for each statistic and kind of module, as PNG; of each kind, the module with the steepest slope."""
     ladders = [ladder for ladder in plan.ladders if any(slope.axis == ladder.axis for slope in verdict.slopes)]
     roles = list(dict.fromkeys(_role(slope.module) for slope in verdict.slopes))
     parts = [roles[start : start + NUM_COLUMNS] for start in range(0, len(roles), NUM_COLUMNS)]

@@ -25,7 +25,9 @@ def print_end(sweep: Sweep, status: int, console: Console) -> None:
         lines.append(f"{len(sweep.failures)} trials FAILED: {', '.join(trial.name for trial in sweep.failures)}")
     if status not in (EXIT_DONE, EXIT_FAILED):
         after = (
-            "the trials go on, and the same command joins them" if sweep.outlives_stop else "the same command resumes"
+            "the trials continue, and the same command joins them"
+            if sweep.outlives_stop
+            else "the same command resumes"
         )
         lines.append(f"stopped: {after}")
     elif sweep.failures:

@@ -22,7 +22,7 @@ class Runner(Protocol):
     """Runs the trials of a sweep."""
 
     outlives_stop: bool
-    """Whether trials go on when the runner is asked to stop, so that the next runner joins them."""
+    """Whether trials continue when the runner is asked to stop, so that the next runner joins them."""
 
     def run(self, folders: Sequence[Path]) -> Iterator[TrialEnd]:
         """Run the trials in these folders, in about that order, and yield each when it ends.

@@ -71,10 +71,10 @@ def _drawn(axes: Sequence[Axis], num_trials: int, rng: random.Random) -> list[li
     found: dict[tuple[str, ...], None] = {}
     for _ in range(num_trials * TRIES_PER_DRAW):
         if len(found) < num_trials:
-            found[tuple(f"{axis.key}={axis.draw(rng, whole=_is_whole(axis.key))}" for axis in axes)] = None
+            found[tuple(f"{axis.key}={axis.draw(rng, is_int=_is_int(axis.key))}" for axis in axes)] = None
     return [list(row) for row in found]
 
 
-def _is_whole(key: str) -> bool:
+def _is_int(key: str) -> bool:
     found = find_key(key)
     return found is not None and found.kind in (int, int | None)

@@ -36,12 +36,12 @@ class Span:
             raise ValueError(f"{int(num_steps) + 1} values are too many: use a larger step than {self.step}")
         return tuple(self._text(self.low + number * self.step) for number in range(int(num_steps) + 1))
 
-    def draw(self, rng: random.Random, *, whole: bool) -> str:
-        """A random number, uniform, or log-uniform with a base; it has four digits, or is a `whole` number."""
+    def draw(self, rng: random.Random, *, is_int: bool) -> str:
+        """A random number, uniform, or log-uniform with a base; it has four digits, or is an integer if `is_int`."""
         value = rng.uniform(float(self.low), float(self.high))
         if self.base is not None:
             value = float(self.base) ** value
-        return str(round(value)) if whole else f"{value:.4g}"
+        return str(round(value)) if is_int else f"{value:.4g}"
 
     def _text(self, number: Decimal) -> str:
         text = f"{number.normalize():f}"
@@ -59,9 +59,9 @@ class Axis:
     span: Span | None = None
     """The range that a random search draws from instead of `values`."""
 
-    def draw(self, rng: random.Random, *, whole: bool) -> str:
+    def draw(self, rng: random.Random, *, is_int: bool) -> str:
         """A random value, or a random number of the range."""
-        return self.span.draw(rng, whole=whole) if self.span is not None else rng.choice(self.values)
+        return self.span.draw(rng, is_int=is_int) if self.span is not None else rng.choice(self.values)
 
 
 def parse_axis(text: str) -> Axis:

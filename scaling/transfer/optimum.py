@@ -92,7 +92,7 @@ def find_optimum(log2_lrs: Sequence[float] | np.ndarray, losses_RS: np.ndarray) 
             "them has no bottom there: sweep more seeds (--seeds 0,1,2), or other rates between"
         )
     noise, num_free, source = _noise(x, y, losses_RS, best, near)
-    gradient = np.array([-vertex / curvature, -0.5 / curvature, 0.0])  # of the vertex, by the coefficients
+    gradient = np.array([-vertex / curvature, -0.5 / curvature, 0.0])  # derivatives of the vertex by the coefficients
     uncertainty = one_sigma(num_free) * noise * float(np.sqrt(gradient @ covariance @ gradient))
     if source == "grid":
         uncertainty = float(x[best + 1] - x[best - 1]) / 2

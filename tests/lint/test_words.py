@@ -1,4 +1,4 @@
-"""The check of words finds what it should, and nothing in the rooms that are clean."""
+"""The check of words finds what it should, and nothing else."""
 
 from pathlib import Path
 

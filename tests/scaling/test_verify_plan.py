@@ -64,7 +64,7 @@ def test_every_layout_is_tried_or_refused_with_reasons(config: Config, max_proce
     for trial in plan.trials:
         assert trial.layout.world_size <= max_processes
         small = plan.config_of(trial)
-        check(trial.layout, small.model, small.train)  # the small config can run what the whole one can
+        check(trial.layout, small.model, small.train)  # the small config can run what the full one can
     for trial, reasons in plan.refused:
         assert all("parallel." in line or "train." in line for line in reasons.splitlines()), trial
         assert reasons
@@ -103,10 +103,10 @@ def test_a_small_config_keeps_the_features_of_the_config(preset: str) -> None:
     sizes = {"num_layers", "d_model", "num_heads", "num_kv_heads", "head_dim", "d_ff", "vocab_size", "seq_len"}
     for name, value in asdict(config.model).items():
         assert name in {*sizes, "init_std"} or getattr(small.model, name) == value
-    whole, part = config.model, small.model
-    assert (whole.num_kv_heads is None) == (part.num_kv_heads is None)
-    if whole.num_kv_heads and part.num_kv_heads:
-        assert whole.num_heads // whole.num_kv_heads == part.num_heads // part.num_kv_heads
+    full, part = config.model, small.model
+    assert (full.num_kv_heads is None) == (part.num_kv_heads is None)
+    if full.num_kv_heads and part.num_kv_heads:
+        assert full.num_heads // full.num_kv_heads == part.num_heads // part.num_kv_heads
     assert part.num_layers * part.d_model <= 9 * 32, "seconds on a CPU"
     assert 0 < small.optimizer.clip_norm <= 0.25 and small.optimizer.lr <= 1e-3
 

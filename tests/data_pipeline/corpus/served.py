@@ -11,13 +11,13 @@ SHARD_BYTES = 100_000
 SHARDS = [f"train-{number:06d}.tar" for number in range(NUM_SHARDS)]
 SHARD = SHARDS[0]
 
-STALL_S = 0.2
+STALL_S = 1.0
 """The timeout in tests that wait for one."""
 
 MakeStore = Callable[..., RemoteStore]
 
 
-def whole(folder: Path, name: str = SHARD) -> bytes:
+def original_bytes(folder: Path, name: str = SHARD) -> bytes:
     return (folder / name).read_bytes()
 
 

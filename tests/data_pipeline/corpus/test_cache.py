@@ -199,14 +199,14 @@ def test_a_failed_fetch_leaves_a_part_from_which_the_next_one_resumes(tmp_path: 
         file.write(content(0, 100)[:30])
         raise RuntimeError
 
-    def goes_on(file: BinaryIO) -> None:
+    def proceeds(file: BinaryIO) -> None:
         assert file.read() == content(0, 100)[:30]
         file.write(content(0, 100)[30:])
 
     with pytest.raises(RuntimeError):
         cache.open_or_fetch(wanted(0), fails)
     assert cache.open(wanted(0)) is None
-    opened = cache.open_or_fetch(wanted(0), goes_on)
+    opened = cache.open_or_fetch(wanted(0), proceeds)
     assert opened is not None and os.pread(opened[0], 1000, 0) == content(0, 100)
     assert kept_files(cache) == {"shard-0"}
 
@@ -228,12 +228,12 @@ def test_a_part_counts_with_its_full_size_and_is_evicted_after_its_writer_is_gon
 
 def test_threads_that_need_the_same_file_fetch_it_once(tmp_path: Path) -> None:
     cache = Cache(tmp_path, "u", "0" * 64, 1000)
-    fetched, started, go_on = [], threading.Event(), threading.Event()
+    fetched, started, released = [], threading.Event(), threading.Event()
 
     def slow(file: BinaryIO) -> None:
         fetched.append(1)
         started.set()
-        go_on.wait()
+        released.wait()
         writes(0)(file)
 
     def use() -> None:
@@ -248,7 +248,7 @@ def test_threads_that_need_the_same_file_fetch_it_once(tmp_path: Path) -> None:
         thread.start()
     started.wait()
     assert cache.open_or_fetch(wanted(0), never, is_prefetch=True) is None  # nothing ahead waits for another
-    go_on.set()
+    released.set()
     for thread in threads:
         thread.join()
     assert len(fetched) == 1 and results == [content(0, 100)] * 6
@@ -256,11 +256,11 @@ def test_threads_that_need_the_same_file_fetch_it_once(tmp_path: Path) -> None:
 
 def test_a_fetch_waits_while_other_downloads_take_all_the_room(tmp_path: Path) -> None:
     cache = Cache(tmp_path, "u", "0" * 64, 150)
-    inside, go_on = threading.Event(), threading.Event()
+    inside, released = threading.Event(), threading.Event()
 
     def slow(file: BinaryIO) -> None:
         inside.set()
-        go_on.wait()
+        released.wait()
         writes(0)(file)
 
     first = threading.Thread(target=lambda: cache.open_or_fetch(wanted(0), slow))
@@ -270,7 +270,7 @@ def test_a_fetch_waits_while_other_downloads_take_all_the_room(tmp_path: Path) -
     second.start()
     second.join(timeout=0.2)
     assert second.is_alive() and kept_files(cache) == {"shard-0.100.part"}
-    go_on.set()
+    released.set()
     first.join()
     second.join()
     assert kept_files(cache) == {"shard-1"}

@@ -90,12 +90,12 @@ def test_the_index_is_what_tarfile_and_numpy_find_in_the_shards(
 @given(rows=st.lists(st.tuples(*[st.integers(0, 2**62)] * 5), max_size=5))
 def test_index_rows_resume_from_saved_rows(rows: list[tuple[int, ...]]) -> None:
     fields = ("num_tokens", "tokens_at", "lens_at", "num_lens", "num_documents")
-    whole, saved = IndexRows(), IndexRows()
+    full, saved = IndexRows(), IndexRows()
     for row in rows:
-        whole.add(**dict(zip(fields, row, strict=True)))
+        full.add(**dict(zip(fields, row, strict=True)))
         saved = IndexRows(saved.to_array())
         saved.add(**dict(zip(fields, row, strict=True)))
-    assert saved.to_array().tolist() == whole.to_array().tolist() == [list(row) for row in rows]
+    assert saved.to_array().tolist() == full.to_array().tolist() == [list(row) for row in rows]
 
 
 def test_an_index_is_mapped_and_not_copied_into_memory(corpus: Path) -> None:

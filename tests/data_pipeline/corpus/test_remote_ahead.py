@@ -8,7 +8,7 @@ import pytest
 
 from foretrain.data_pipeline.errors import CorpusError, UnreadableError
 from tests.data_pipeline.corpus.http_server import Fault, FaultyServer
-from tests.data_pipeline.corpus.served import SHARD, SHARD_BYTES, SHARDS, MakeStore, shards_in, wait_for, whole
+from tests.data_pipeline.corpus.served import SHARD, SHARD_BYTES, SHARDS, MakeStore, original_bytes, shards_in, wait_for
 from tests.data_pipeline.corpus.store_workers import (
     contents,
 )
@@ -24,7 +24,7 @@ def test_shards_are_prefetched_in_the_order_of_need_up_to_the_limit(
     time.sleep(0.1)
     assert [name for name, _ in server.requests[1:]] == [SHARDS[4], SHARDS[1], SHARDS[5]]
     for name in order[:4]:
-        assert contents(store, name) == whole(folder, name)
+        assert contents(store, name) == original_bytes(folder, name)
     assert (store.counts.hits, store.counts.misses) == (4, 0)
     store.prefetch([SHARDS[5], SHARDS[0]])
     wait_for(lambda: SHARDS[0] in shards_in(tmp_path / "cache"))
@@ -39,7 +39,7 @@ def test_prefetching_returns_at_once_and_open_waits_for_its_download(
     store.prefetch([SHARD])
     wait_for(lambda: server.requested(SHARD) == [0])
     server.gate.set()
-    assert contents(store, SHARD) == whole(folder)
+    assert contents(store, SHARD) == original_bytes(folder)
     assert server.requested(SHARD) == [0]
 
 
@@ -52,7 +52,7 @@ def test_prefetching_does_not_evict_shards_that_are_needed_soon(
     store.prefetch([SHARDS[5], SHARDS[0], SHARDS[4]])
     wait_for(lambda: SHARDS[5] in shards_in(tmp_path / "cache"))
     time.sleep(0.1)
-    assert contents(store, SHARDS[0]) == whole(folder)
+    assert contents(store, SHARDS[0]) == original_bytes(folder)
     assert server.requested(SHARDS[0]) == [0]
     assert server.requested(SHARDS[4]) == []  # more than half of the cache
 

@@ -18,9 +18,9 @@ from tests.data_pipeline.corpus.served import (
     SHARD_BYTES,
     SHARDS,
     MakeStore,
+    original_bytes,
     shards_in,
     wait_for,
-    whole,
 )
 from tests.data_pipeline.corpus.store_workers import (
     contents,
@@ -40,7 +40,7 @@ def test_processes_that_open_one_shard_at_once_fetch_it_once(
     server.gate.set()
     results = [future.result() for future in opened]
     assert server.requested(SHARD) == [0]
-    assert {sha256 for sha256, _ in results} == {hashlib.sha256(whole(folder)).hexdigest()}
+    assert {sha256 for sha256, _ in results} == {hashlib.sha256(original_bytes(folder)).hexdigest()}
     assert sorted(counts.misses for _, counts in results) == [0, 0, 0, 1]
     assert sum(counts.hits for _, counts in results) == 3
 
@@ -57,7 +57,7 @@ def test_a_waiting_store_gets_the_shard_while_the_store_that_fetched_it_still_re
     server.gate.set()
     wait_for(lambda: len(files) == len(stores))  # all are open at once
     for file in files:
-        assert os.pread(file, SHARD_BYTES * 2, 0) == whole(folder)
+        assert os.pread(file, SHARD_BYTES * 2, 0) == original_bytes(folder)
         os.close(file)
     assert server.requested(SHARD) == [0]
 
@@ -91,7 +91,7 @@ def test_the_part_of_a_killed_process_is_resumed_and_checked(
     if is_damaged:
         with part.open("r+b") as file:  # as a power cut may leave it
             file.write(bytes(1000))
-    assert contents(store, SHARD) == whole(folder)
+    assert contents(store, SHARD) == original_bytes(folder)
     assert server.requested(SHARD) == [0, num_bytes, *([0] if is_damaged else [])]
     assert shards_in(tmp_path / "cache") == [SHARD]
 
@@ -103,7 +103,7 @@ def test_a_pickled_copy_works_in_another_process(
     contents(store, SHARD)
     store.prefetch([SHARD])
     shard, manifest, counts = processes.submit(use_copy, store, SHARD).result()
-    assert (shard, manifest) == (whole(folder), whole(folder, "manifest.json"))
+    assert (shard, manifest) == (original_bytes(folder), original_bytes(folder, "manifest.json"))
     assert (counts.hits, counts.misses) == (1, 0)
     assert server.requested("manifest.json") == [0]
     assert pickle.loads(pickle.dumps(store)).counts.hits == 0
@@ -113,10 +113,10 @@ def test_another_manifest_is_another_corpus(server: FaultyServer, folder: Path, 
     changed = tmp_path / "changed"
     changed.mkdir()
     (changed / "manifest.json").write_text('{"version": 2, "other": true}')
-    (changed / SHARD).write_bytes(whole(folder)[::-1])
+    (changed / SHARD).write_bytes(original_bytes(folder)[::-1])
     store = remote_store(server.url, folder, tmp_path / "cache")
-    assert contents(store, SHARD) == whole(folder)
+    assert contents(store, SHARD) == original_bytes(folder)
     server.folder = changed
     other = remote_store(server.url, changed, tmp_path / "cache")
-    assert contents(other, SHARD) == whole(folder)[::-1]
-    assert contents(store, SHARD) == whole(folder)
+    assert contents(other, SHARD) == original_bytes(folder)[::-1]
+    assert contents(store, SHARD) == original_bytes(folder)

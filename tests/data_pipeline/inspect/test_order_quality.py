@@ -116,7 +116,7 @@ def chi_square(observed: npt.NDArray[np.int64], expected: float) -> float:
 
 
 def passes(statistic: float, degrees: int) -> bool:
-    """Whether a chi-square statistic lies below its 99.9% quantile (Wilson and Hilferty, PNAS 1931)."""
+    """Whether a chi-square statistic is below its 99.9% quantile (Wilson and Hilferty, PNAS 1931)."""
     share = 2 / (9 * degrees)
     return statistic < degrees * (1 - share + 3.0902 * sqrt(share)) ** 3
 

@@ -64,9 +64,9 @@ def test_an_eot_spelled_out_in_a_text_does_not_end_a_document() -> None:
 
 def test_the_size_of_a_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [(f"split {count}", "one two\n" * count) for count in (1, 50, 3, 400)]
-    whole = list(encode_documents(pairs, TOKENIZER, eot_id=0, dtype=np.uint16))
+    complete = list(encode_documents(pairs, TOKENIZER, eot_id=0, dtype=np.uint16))
     monkeypatch.setattr(encode, "BATCH_CHARS", 1)
     one_by_one = list(encode_documents(pairs, TOKENIZER, eot_id=0, dtype=np.uint16))
-    assert [(each.split, each.num_text_bytes, each.tokens.tolist()) for each in whole] == [
+    assert [(each.split, each.num_text_bytes, each.tokens.tolist()) for each in complete] == [
         (each.split, each.num_text_bytes, each.tokens.tolist()) for each in one_by_one
     ]

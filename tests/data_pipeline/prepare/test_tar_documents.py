@@ -155,7 +155,7 @@ def test_one_member_of_a_sample_is_its_document_and_the_first_kind_wins(tmp_path
     assert read(write_tar(tmp_path / "a.tar", members)) == ["txt", "first", "second", "packed", "upper case"]
 
 
-def test_a_sample_with_two_members_of_a_kind_needs_a_choice(tmp_path: Path) -> None:
+def test_a_sample_with_two_members_of_one_type_needs_a_choice(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "a.tar", {"7.en.txt": b"one", "7.fr.txt": b"un"})
     message = r"a\.tar: the sample 7 \(7\.en\.txt, at byte 0\) has en\.txt and fr\.txt: .*--member"
     with pytest.raises(CorpusError, match=message):

@@ -81,7 +81,7 @@ def test_pieces_join_to_the_text_and_are_short_enough(text: str, max_chars: int)
 
 
 @given(st.lists(st.text(alphabet="ab \n\t\r\x1c\u2028.'é1", max_size=12), min_size=1, max_size=30))
-def test_encoding_piece_by_piece_gives_the_tokens_of_the_whole(lines: list[str]) -> None:
+def test_encoding_piece_by_piece_gives_the_tokens_of_the_text(lines: list[str]) -> None:
     text = "".join(f"x{line}y\n" for line in lines) + "z"
     pieces = list(cut_into_pieces(text, 30))
     assert [token for piece in pieces for token in encode(piece)] == encode(text)

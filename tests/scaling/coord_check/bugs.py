@@ -48,7 +48,7 @@ def hidden_init_not_scaled(configs: Sequence[Config], layout: Layout, num_steps:
 
 
 def one_init_not_scaled(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[Coordinates]:
-    """Of mlp.down in the last block alone."""
+    """An initial scale that is missing in mlp.down of the last block only."""
 
     def scaled(param: parametrize.Param, ratios: Ratios, rule: Rule, step_degree: float) -> parametrize.ScaledParam:
         is_broken = param.name == "blocks.1.mlp.down.weight"

@@ -35,12 +35,12 @@ def test_default_widths_double_from_the_base_whatever_it_is(doublings: int, devi
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_has_a_ladder_with_its_architecture(preset: str) -> None:
-    whole = load(preset)
-    plan = make_plan(whole)
+    full = load(preset)
+    plan = make_plan(full)
     assert len(plan.ladders[0].rungs) >= 3
     for rung in plan.rungs:
         (small, _) = plan.configs_of(rung)
-        assert architecture(small) == architecture(whole)
+        assert architecture(small) == architecture(full)
         assert (small.model.d_model, small.model.num_layers) == (rung.width, rung.depth)
         assert small.model.vocab_size == 16 and small.model.seq_len == 32
 
@@ -51,7 +51,7 @@ def test_depths_are_checked_if_the_parametrization_holds_over_them() -> None:
     assert depths.sizes == (2, 4, 8, 16)
     assert {rung.width for rung in depths.rungs} == {128}, "not the base width, at which half of the rules do nothing"
     assert {rung.depth for rung in widths.rungs} == {2}
-    assert len(make_plan(config(*COMPLETEP)).rungs) == 7, "one model stands in both ladders"
+    assert len(make_plan(config(*COMPLETEP)).rungs) == 7, "one model is in both ladders"
     assert len(make_plan(config(*COMPLETEP), depths=()).ladders) == 1
     assert make_plan(config(*MUP), depths=[4, 2, 8]).ladders[1].sizes == (2, 4, 8)
 

@@ -57,6 +57,6 @@ def test_a_high_loss_during_warm_up_is_not_divergence() -> None:
 )
 def test_the_answer_does_not_depend_on_when_the_curve_is_read(losses: list[float], warmup: int, cut: int) -> None:
     steps = Steps(80, warmup)
-    whole = judge(losses, steps)
+    full = judge(losses, steps)
     early = judge(losses[:cut], steps)
-    assert early == (whole if whole is not None and whole <= cut else None)
+    assert early == (full if full is not None and full <= cut else None)

@@ -131,16 +131,16 @@ def test_a_rung_is_the_same_schedule_on_fewer_tokens(num_steps: int, warmup: int
     setting = Setting(
         replace(config, train=train, schedule=replace(config.schedule, warmup_tokens=tokens * warmup // 100)), {}
     )
-    (rung,), (whole,) = (trials_of([setting], Ask(OVER), corpus_of, part) for part in (share, Fraction(1)))
-    assert rung.is_rung and not whole.is_rung and rung.key != whole.key
-    assert (rung.num_tokens, whole.num_tokens) == (tokens, tokens)
+    (rung,), (full,) = (trials_of([setting], Ask(OVER), corpus_of, part) for part in (share, Fraction(1)))
+    assert rung.is_rung and not full.is_rung and rung.key != full.key
+    assert (rung.num_tokens, full.num_tokens) == (tokens, tokens)
     budget = rung.config.train.num_tokens
     assert budget == tokens * share
     for part in range(1, 10):
-        of_rung, of_whole = (
-            factor(0, end * part // 9, end, trial.config.schedule) for trial, end in ((rung, budget), (whole, tokens))
+        of_rung, of_full = (
+            factor(0, end * part // 9, end, trial.config.schedule) for trial, end in ((rung, budget), (full, tokens))
         )
-        assert of_rung == pytest.approx(of_whole, abs=0.01)
+        assert of_rung == pytest.approx(of_full, abs=0.01)
 
 
 def test_a_rung_changes_its_mixture_at_the_same_share_of_its_tokens() -> None:

@@ -80,4 +80,4 @@ def test_a_setting_that_diverged_or_failed_with_one_seed_is_the_worst() -> None:
     losses[found[0].key] = None
     del losses[found[3].key]
     assert [dict(values)["optimizer.lr"] for _, values in kept(found, losses)] == [3.0]
-    assert [dict(values)["optimizer.lr"] for _, values in kept(found, {})] == [1.0]  # of equals the first
+    assert [dict(values)["optimizer.lr"] for _, values in kept(found, {})] == [1.0]  # the first of equal ones

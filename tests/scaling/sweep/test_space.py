@@ -69,15 +69,15 @@ def test_a_bad_spec_is_refused_with_the_reason(text: str, says: str) -> None:
 @given(st.integers(0, 2**32))
 def test_a_random_value_is_in_the_range(seed: int) -> None:
     rng = random.Random(seed)
-    assert 2**-10 * 0.999 <= float(parse_axis("k=2^-10..2^-3").draw(rng, whole=False)) <= 2**-3 * 1.001
-    assert 0 <= float(parse_axis("k=0..0.2").draw(rng, whole=False)) <= 0.2
-    assert int(parse_axis("k=8..64").draw(rng, whole=True)) in range(8, 65)
-    assert parse_axis("k=0..1:0.5").draw(rng, whole=False) in ("0", "0.5", "1")  # a step is a wish too
+    assert 2**-10 * 0.999 <= float(parse_axis("k=2^-10..2^-3").draw(rng, is_int=False)) <= 2**-3 * 1.001
+    assert 0 <= float(parse_axis("k=0..0.2").draw(rng, is_int=False)) <= 0.2
+    assert int(parse_axis("k=8..64").draw(rng, is_int=True)) in range(8, 65)
+    assert parse_axis("k=0..1:0.5").draw(rng, is_int=False) in ("0", "0.5", "1")  # a step is a wish too
 
 
 def test_powers_are_drawn_evenly_over_exponents() -> None:
     rng, axis = random.Random(0), parse_axis("k=2^-10..2^0")
-    drawn = [float(axis.draw(rng, whole=False)) for _ in range(2000)]
+    drawn = [float(axis.draw(rng, is_int=False)) for _ in range(2000)]
     assert 0.45 < sum(value < 2**-5 for value in drawn) / len(drawn) < 0.55
 
 

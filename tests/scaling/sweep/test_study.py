@@ -120,8 +120,8 @@ def test_a_sweep_killed_at_any_touch_of_its_files_ends_with_the_same_bytes(
     corpus: Path, tmp_path: Path, asked: dict[str, object], every: int, at_least: int
 ) -> None:
     made = plan(corpus, tmp_path, **asked)
-    run(made, tmp_path / "whole", Pure())
-    expected = (tmp_path / "whole" / RESULTS_FILE).read_bytes()
+    run(made, tmp_path / "complete", Pure())
+    expected = (tmp_path / "complete" / RESULTS_FILE).read_bytes()
     for moment in itertools.count(step=every):
         out = tmp_path / f"killed-{moment}"
         if not is_killed(made, out, moment):

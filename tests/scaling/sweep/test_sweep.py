@@ -45,14 +45,14 @@ def num_steps(out: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def whole(folder: Path) -> Ended:
-    """A sweep that nothing interrupts, in sweeps/whole."""
-    return sweep(folder, "sweeps/whole", *TWO_RATES, "--seeds", "0,1")
+def complete(folder: Path) -> Ended:
+    """A sweep that nothing interrupts, in sweeps/complete."""
+    return sweep(folder, "sweeps/complete", *TWO_RATES, "--seeds", "0,1")
 
 
-def test_a_sweep_leaves_a_result_for_each_trial_in_the_order_of_the_plan(whole: Ended, folder: Path) -> None:
-    assert whole.status == EXIT_DONE, whole.err
-    found = results(folder / "sweeps/whole")
+def test_a_sweep_leaves_a_result_for_each_trial_in_the_order_of_the_plan(complete: Ended, folder: Path) -> None:
+    assert complete.status == EXIT_DONE, complete.err
+    found = results(folder / "sweeps/complete")
     assert [(line["values"]["optimizer.lr"], line["seed"]) for line in found] == [
         (rate, seed) for rate in (2**-7, 2**-6) for seed in (0, 1)
     ]
@@ -63,18 +63,18 @@ def test_a_sweep_leaves_a_result_for_each_trial_in_the_order_of_the_plan(whole: 
         assert 0 < line["loss"] < 6 and 0 < line["val_loss"] < 6
         assert "budget_tokens" not in line
         assert not {name for name in line if "time" in name or name.endswith("_s")}
-    asked = json.loads((folder / "sweeps/whole/sweep.json").read_text())
+    asked = json.loads((folder / "sweeps/complete/sweep.json").read_text())
     assert asked["axes"] == {"optimizer.lr": [2**-7, 2**-6]}
     assert (asked["widths"], asked["depths"], asked["seeds"], asked["search"]) == ([32], [1], [0, 1], "grid")
-    assert configs.load(folder / "sweeps/whole/config.yaml").model.vocab_size == 300
-    assert (folder / "sweeps/whole/loss.png").read_bytes().startswith(b"\x89PNG")
-    assert "4/4" in whole.err and "none left" in whole.err
-    assert "2^-6" in whole.out and "4 of 4 trials" in whole.out
+    assert configs.load(folder / "sweeps/complete/config.yaml").model.vocab_size == 300
+    assert (folder / "sweeps/complete/loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "4/4" in complete.err and "none left" in complete.err
+    assert "2^-6" in complete.out and "4 of 4 trials" in complete.out
 
 
-def test_a_trial_has_a_run_folder(whole: Ended, folder: Path) -> None:
-    for line in results(folder / "sweeps/whole"):
-        run = folder / "sweeps/whole" / TRIALS / line["trial"][:16]
+def test_a_trial_has_a_run_folder(complete: Ended, folder: Path) -> None:
+    for line in results(folder / "sweeps/complete"):
+        run = folder / "sweeps/complete" / TRIALS / line["trial"][:16]
         records = read_metrics(run / METRICS_FILE)
         assert [record["step"] for record in records] == [*range(1, NUM_STEPS + 1), NUM_STEPS]
         assert f"{NUM_STEPS} steps, from the start" in (run / LOGS / "rank-000.log").read_text()
@@ -83,7 +83,7 @@ def test_a_trial_has_a_run_folder(whole: Ended, folder: Path) -> None:
         assert config.train.seed == config.data.seed == line["seed"]
 
 
-def test_a_sweep_that_is_killed_and_run_again_ends_with_the_same_bytes(whole: Ended, folder: Path) -> None:
+def test_a_sweep_that_is_killed_and_run_again_ends_with_the_same_bytes(complete: Ended, folder: Path) -> None:
     out, more = folder / "sweeps/killed", ("--seeds", "0,1", "train.checkpoint_every=3")
     process = start("sweep", "tiny.yaml", "--out", "sweeps/killed", *TWO_RATES, *more, cwd=folder)
     try:
@@ -96,15 +96,15 @@ def test_a_sweep_that_is_killed_and_run_again_ends_with_the_same_bytes(whole: En
     assert_gone(descendants)
     assert process.returncode == -signal.SIGKILL
     done = len(results(out))
-    assert done < 4, "it was killed too late to tell anything"
+    assert done < 4, "it was killed too late to show anything"
     again = sweep(folder, "sweeps/killed", *TWO_RATES, *more)
     assert again.status == EXIT_DONE, again.err
-    assert (out / RESULTS_FILE).read_bytes() == (folder / "sweeps/whole" / RESULTS_FILE).read_bytes()
+    assert (out / RESULTS_FILE).read_bytes() == (folder / "sweeps/complete" / RESULTS_FILE).read_bytes()
 
 
 @contextmanager
 def interrupted(out: Path, after_steps: int) -> Iterator[None]:
-    """Ctrl-C once so many steps have been taken in the block."""
+    """Ctrl-C after that number of steps in the block."""
 
     def ctrl_c() -> None:
         wait_until(lambda: num_steps(out) >= after_steps, "no step is taken")
@@ -119,7 +119,7 @@ def interrupted(out: Path, after_steps: int) -> Iterator[None]:
 
 
 @pytest.mark.long
-def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(whole: Ended, folder: Path) -> None:
+def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(complete: Ended, folder: Path) -> None:
     out, command = folder / "sweeps/stopped", ("--seeds", "0,1", *TWO_RATES)
     before = set(psutil.Process().children(recursive=True))
     with interrupted(out, after_steps=2 * NUM_STEPS + 4):
@@ -131,17 +131,17 @@ def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(whole: Ended,
     again = sweep(folder, "sweeps/stopped", *command)
     assert again.status == EXIT_DONE, again.err
     assert "4 trials, 2 of them are done" in again.err
-    assert (out / RESULTS_FILE).read_bytes() == (folder / "sweeps/whole" / RESULTS_FILE).read_bytes()
+    assert (out / RESULTS_FILE).read_bytes() == (folder / "sweeps/complete" / RESULTS_FILE).read_bytes()
 
 
 @pytest.mark.long
-def test_another_sweep_in_the_same_folder_uses_the_results_that_exist(whole: Ended, folder: Path) -> None:
-    shutil.copytree(folder / "sweeps/whole", folder / "sweeps/grown")
+def test_another_sweep_in_the_same_folder_uses_the_results_that_exist(complete: Ended, folder: Path) -> None:
+    shutil.copytree(folder / "sweeps/complete", folder / "sweeps/grown")
     other = sweep(folder, "sweeps/grown", "--over", "optimizer.lr=2^-8,2^-6", "train.log_every=1")
     assert other.status == EXIT_DONE
     assert "2 trials, 1 of them are done" in other.err
     assert "3 trials of other sweeps stay in sweeps/grown/trials" in other.out
-    found, before = results(folder / "sweeps/grown"), results(folder / "sweeps/whole")
+    found, before = results(folder / "sweeps/grown"), results(folder / "sweeps/complete")
     assert [line["values"]["optimizer.lr"] for line in found] == [2**-8, 2**-6]
     assert found[1] == before[2]
 
@@ -154,7 +154,7 @@ def test_a_trial_that_diverges_has_a_result_and_ends_early(folder: Path) -> None
     assert (line["status"], line["loss"], line["val_loss"]) == ("diverged", None, None)
     assert f"diverged at step {line['diverged_at']}" in ended.err
     assert line["diverged_at"] <= num_steps(folder / "sweeps/diverged") < 2e6 / 256 / 2
-    # What lies in the folder is enough to tell: nothing is trained again.
+    # The files in the folder are enough: nothing is trained again.
     trial = folder / "sweeps/diverged" / TRIALS / line["trial"][:16]
     (trial / OUTCOME_FILE).unlink()
     with pytest.MonkeyPatch.context() as patch:
@@ -164,7 +164,7 @@ def test_a_trial_that_diverges_has_a_result_and_ends_early(folder: Path) -> None
     assert json.loads((trial / OUTCOME_FILE).read_text())["diverged_at"] == line["diverged_at"]
 
 
-def test_a_trial_that_fails_is_named_and_the_others_go_on(folder: Path) -> None:
+def test_a_trial_that_fails_is_named_and_the_others_continue(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         plan = make_plan(
@@ -185,9 +185,9 @@ def test_a_trial_that_fails_is_named_and_the_others_go_on(folder: Path) -> None:
     assert len(results(folder / "sweeps/failed")) == 2
 
 
-def test_a_trial_of_several_ranks_runs_alone_and_does_not_run_twice(whole: Ended, folder: Path) -> None:
-    reference = results(folder / "sweeps/whole")[0]
-    source = folder / "sweeps/whole" / TRIALS / reference["trial"][:16]
+def test_a_trial_of_several_ranks_runs_alone_and_does_not_run_twice(complete: Ended, folder: Path) -> None:
+    reference = results(folder / "sweeps/complete")[0]
+    source = folder / "sweeps/complete" / TRIALS / reference["trial"][:16]
     trial = folder / "alone"
     trial.mkdir()
     config = configs.load(source / TRIAL_CONFIG, ["parallel.dp=2"])

@@ -1,4 +1,4 @@
-"""A made-up sweep folder, good evidence unless a defect is planted, and the target that it speaks for."""
+"""A made-up sweep folder, good evidence unless a defect is planted, and the target that it supports."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ class Folder:
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     loss: LossOf = valley
     settings: Sequence[str] = ()
-    """Of the sweep's config."""
+    """Settings of the config of the sweep."""
     edit: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda record: record
     """Changes the line of a trial; None leaves it out."""
     plan: Mapping[str, Any] = field(default_factory=dict)
@@ -117,7 +117,7 @@ def _common() -> Config:
 
 
 def _budgeted(config: Config, num_parameters: int) -> Config:
-    """With tokens for so many parameters, a tenth of them to warm up."""
+    """Settings with the tokens for that number of parameters, a tenth of them for warm-up."""
     num_tokens = TOKENS_PER_PARAMETER * num_parameters
     schedule = replace(config.schedule, warmup_tokens=num_tokens // 10)
     return replace(config, train=replace(config.train, num_tokens=num_tokens), schedule=schedule)

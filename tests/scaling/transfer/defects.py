@@ -16,7 +16,7 @@ DEEP = Folder(depths=(2, 4, 8), settings=COMPLETEP, check={"depths": [2, 4]})
 
 
 def shifted(by_width: float = 0.0, by_depth: float = 0.0) -> LossOf:
-    """The best rate moves by so many octaves for each doubling."""
+    """The best rate moves by that number of octaves with each doubling."""
 
     def loss(width: int, depth: int, log2_lr: float, seed: int, others: Mapping[str, Any]) -> float:
         return valley(

@@ -56,7 +56,7 @@ def test_two_of_three_optima_are_within_their_uncertainty(num_seeds: int, step: 
     rng, num_repeats, inside = np.random.default_rng(0), 400, 0
     for _ in range(num_repeats):
         x = np.arange(-10, -1, step) + rng.uniform(0, step)
-        own = rng.normal(0, 0.03, num_seeds)  # of the seed: ten times what matters
+        own = rng.normal(0, 0.03, num_seeds)  # the error of the seed: ten times what matters
         losses_RS = parabola(x, -5.2, 0.06, own) + rng.normal(0, 0.003, (len(x), num_seeds))
         found = find_optimum(x, losses_RS)
         inside += abs(found.log2_lr + 5.2) <= found.uncertainty

@@ -59,17 +59,17 @@ def test_a_constant_on_all_losses_changes_the_losses_alone(tmp_path: Path) -> No
 
 
 def test_a_truncated_last_line_is_left_out(folder: Path) -> None:
-    whole = read_sweep(folder)
+    full = read_sweep(folder)
     results = folder / RESULTS_FILE
     results.write_bytes(results.read_bytes()[:-20])
-    assert len(read_sweep(folder).trials) == len(whole.trials) - 1
+    assert len(read_sweep(folder).trials) == len(full.trials) - 1
 
 
 def test_a_line_that_occurs_twice_counts_once(folder: Path) -> None:
-    whole = read_sweep(folder)
+    full = read_sweep(folder)
     results = folder / RESULTS_FILE
     results.write_text(results.read_text() + results.read_text())
-    assert read_sweep(folder) == whole
+    assert read_sweep(folder) == full
 
 
 def lines(change: Callable[[list[str]], object]) -> Callable[[Path], None]:

@@ -24,7 +24,7 @@ WRITTEN = "target.transferred.yaml"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A good sweep, and a target that it speaks for."""
+    """A good sweep, and a target that it supports."""
     Folder().write(tmp_path / "sweep")
     target(tmp_path / "target.yaml")
     return tmp_path
