@@ -63,9 +63,11 @@ def test_a_command_that_fails_or_hangs_is_retried_and_then_reported(
     (tmp_path / "runs").unlink()
     with pytest.raises(UnreadableError, match=what):
         store.open(SHARD)
-    assert (tmp_path / "runs").read_text().count("\n") == 1 + FAST.retries
+    assert store.counts.retries == FAST.retries
+    if "sleep" not in fails:  # on a busy machine, a command may be ended before its first line
+        assert (tmp_path / "runs").read_text().count("\n") == 1 + FAST.retries
     switch.unlink()
-    assert contents(store, SHARD) == original_bytes(folder)
+    assert contents(pipe_store(folder, command, tmp_path / "cache", 30.0), SHARD) == original_bytes(folder)
 
 
 @pytest.mark.parametrize("end", ["exit 4", "exec >&-; sleep 60"])
