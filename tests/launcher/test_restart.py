@@ -39,7 +39,7 @@ def test_a_job_that_gives_up_says_where_it_is_stuck_and_what_to_look_at() -> Non
     assert words is not None
     assert "3 starts in a row did not get beyond step 1,200" in words
     assert "launch.stop_lead_s" in words
-    assert "to a first checkpoint" in (stuck([Start("7", 0)], "7", 0, 1) or "")
+    assert "did not reach a first checkpoint" in (stuck([Start("7", 0)], "7", 0, 1) or "")
 
 
 @pytest.mark.parametrize(

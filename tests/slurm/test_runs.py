@@ -177,6 +177,7 @@ def test_cancelled_a_job_stays_cancelled_and_its_script_resumes_on_the_same_curv
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    expected = uninterrupted(TWO_RANKS)  # first: the fork server must not have SLURM_CONF in its environment
     job_id, run_dir = launched("cancelled", *TWO_RANKS)
     pause(run_dir, 2)  # Slurm wakes them up
     again = ("launch", "tiny.yaml", "--on", "slurm", "run_dir=runs/cancelled", *TWO_RANKS)
@@ -192,12 +193,12 @@ def test_cancelled_a_job_stays_cancelled_and_its_script_resumes_on_the_same_curv
     assert_none(run_dir)
     assert (slurm.state(job_id), slurm.restarts(job_id)) == ("CANCELLED", 0)
     done = len(curve(run_dir))
-    assert curve(run_dir) == uninterrupted(TWO_RANKS)[:done]
+    assert curve(run_dir) == expected[:done]
     assert done < NUM_STEPS
 
     next_id = slurm.run("sbatch", "--parsable", str(run_dir / "job.sbatch"))
     slurm.wait(next_id, "COMPLETED")
-    assert curve(run_dir) == uninterrupted(TWO_RANKS)
+    assert curve(run_dir) == expected
     (cancelled, resumed) = read_starts(run_dir)
     assert (cancelled.job, cancelled.step, resumed.job) == (job_id, 0, next_id)
     complete = called(*again, cwd=folder, SLURM_CONF=slurm.env["SLURM_CONF"])
