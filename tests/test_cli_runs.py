@@ -156,8 +156,8 @@ def test_a_complete_run_without_its_metrics_is_reported(complete_run: Ended, fol
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--prompt", "\udcff"], "'\\udcff' is not UTF-8"),
-        (["--checkpoint", "runs/complete"], "runs/complete holds no finished checkpoint"),
+        (["--prompt", "\udcff"], "'\\udcff' is not valid UTF-8"),
+        (["--checkpoint", "runs/complete"], "runs/complete holds no complete checkpoint"),
     ],
 )
 def test_generate_refuses_arguments_that_it_cannot_use(

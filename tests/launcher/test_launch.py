@@ -179,13 +179,13 @@ def test_a_plan_for_this_machine_has_as_many_ranks_as_the_layout_whatever_the_cl
         (["--on", "slurm", "--nodes", "3"], ["3 nodes of 8 GPUs", "set parallel.dp=24"]),
         (["--on", "ray", "--nodes", "2", "--gpus-per-node", "1"], ["one node", "launch.ray.address", "--nodes 1"]),
         (["run_dir=tiny.yaml/x"], ["tiny.yaml cannot be written", "set another run_dir"]),
-        (["launch.env=[A-B]"], ["launch: env: 'A-B' is none of NAME, NAME* and NAME=value"]),
-        (["launch.env=[MY_TOKEN=x]"], ["MY_TOKEN looks like a secret", "write MY_TOKEN alone"]),
-        (["launch.slurm.options=[--array=0-3]"], ["'--array=0-3' would make several jobs of one run"]),
+        (["launch.env=[A-B]"], ["launch: env: 'A-B' is not an entry: write NAME, NAME* or NAME=value"]),
+        (["launch.env=[MY_TOKEN=x]"], ["MY_TOKEN looks like a secret", "write MY_TOKEN without a value"]),
+        (["launch.slurm.options=[--array=0-3]"], ["'--array=0-3' would start several jobs for one run"]),
         (["--on", "slurm", "--nodes", "2", "--gpus-per-node", "1", 'run_dir=a"b'], ["double quote", "choose another"]),
         (["launch.slurm.options=[exclusive]"], ["'exclusive' must begin with '-'"]),
-        (["launch.slurm.time='1 day'"], ["slurm.time = '1 day' has characters"]),
-        (["launch.ray.address=head:8265"], ["begin with http:// or https://"]),
+        (["launch.slurm.time='1 day'"], ["slurm.time = '1 day' may only have letters"]),
+        (["launch.ray.address=head:8265"], ["begin it with http:// or https://"]),
     ],
 )
 def test_what_cannot_be_launched_is_refused_and_leaves_nothing(
