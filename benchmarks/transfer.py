@@ -27,7 +27,7 @@ from foretrain.scaling.records import RESULTS_FILE
 from foretrain.scaling.transfer.study import Drift, study
 from foretrain.scaling.transfer.study import Study as Fitted
 from foretrain.scaling.transfer.sweep_folder import Sweep, read_sweep
-from foretrain.trainer.environment import code_version
+from foretrain.trainer.run.environment import code_version
 from foretrain.verbs.app import app as command_line
 
 app = typer.Typer(add_completion=False)

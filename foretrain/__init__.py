@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from foretrain.trainer.api import build_model, process_groups
     from foretrain.trainer.build import build_engine
     from foretrain.trainer.callbacks.base import Callback, HeldOutLoss, Outcome, Step
-    from foretrain.trainer.inference import load_model
     from foretrain.trainer.metrics import read_metrics
-    from foretrain.trainer.setup import Run, prepare_run
+    from foretrain.trainer.run.setup import Run, prepare_run
     from foretrain.trainer.sinks.base import Session, Sink
+    from foretrain.trainer.text.inference import load_model
     from foretrain.trainer.trainer import Trainer
 
 _MODULES = {
@@ -27,7 +27,7 @@ _MODULES = {
     "HeldOutLoss": "trainer.callbacks.base",
     "Outcome": "trainer.callbacks.base",
     "Registry": "registry",
-    "Run": "trainer.setup",
+    "Run": "trainer.run.setup",
     "Session": "trainer.sinks.base",
     "Sink": "trainer.sinks.base",
     "Step": "trainer.callbacks.base",
@@ -35,9 +35,9 @@ _MODULES = {
     "build_engine": "trainer.build",
     "build_model": "trainer.api",
     "load_config": "configs.load:load",
-    "load_model": "trainer.inference",
+    "load_model": "trainer.text.inference",
     "open_data": "data_pipeline.stream.data",
-    "prepare_run": "trainer.setup",
+    "prepare_run": "trainer.run.setup",
     "process_groups": "trainer.api",
     "read_metrics": "trainer.metrics",
 }

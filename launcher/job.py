@@ -12,7 +12,7 @@ from pathlib import Path
 from foretrain.configs.launching import SECRET, LaunchConfig
 from foretrain.configs.schema import Config
 from foretrain.parallel.layout import Layout, LayoutError
-from foretrain.trainer.run_folder import CODE, CONFIG_FILE, LOGS
+from foretrain.trainer.run.folder import CODE, CONFIG_FILE, LOGS
 
 
 @dataclass(frozen=True)

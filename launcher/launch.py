@@ -14,9 +14,9 @@ from foretrain.launcher.private import write_private
 from foretrain.launcher.protocol import Launcher, Script, Submitted
 from foretrain.launcher.snapshot import snapshot
 from foretrain.parallel.layout import Layout
-from foretrain.trainer.environment import record
-from foretrain.trainer.lock import locked
-from foretrain.trainer.run_folder import CONFIG_FILE
+from foretrain.trainer.run.environment import record
+from foretrain.trainer.run.folder import CONFIG_FILE
+from foretrain.trainer.run.lock import locked
 
 
 @dataclass(frozen=True)

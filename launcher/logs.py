@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from foretrain.trainer.run_folder import LOGS
+from foretrain.trainer.run.folder import LOGS
 
 LOG_START = "--- rank "
 """The start of the first line that each start of a rank adds to its log."""

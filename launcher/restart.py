@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from foretrain.launcher import records
-from foretrain.trainer.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
-from foretrain.trainer.run_folder import newest_checkpoint, step_of
+from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
+from foretrain.trainer.run.folder import newest_checkpoint, step_of
 
 STARTS_FILE = "starts.jsonl"
 EXIT_SIGNAL = 128

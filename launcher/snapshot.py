@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from foretrain.trainer.environment import VERSION_FILE, code_version
+from foretrain.trainer.run.environment import VERSION_FILE, code_version
 
 PACKAGE = Path(__file__).parents[1]
 """The package that runs, installed or in a checkout. Its folders may be links."""

@@ -10,12 +10,12 @@ from foretrain.configs.schema import Config
 from foretrain.launcher.local.forkserver import PRELOAD
 from foretrain.launcher.local.imports import import_all
 from foretrain.launcher.local.run import check_fits, run_local
-from foretrain.trainer.environment import record
-from foretrain.trainer.exit_status import EXIT_DONE, EXIT_RESUME
-from foretrain.trainer.lock import locked
-from foretrain.trainer.run_folder import CONFIG_FILE, LOGS, newest_checkpoint
-from foretrain.trainer.setup import Run, prepare_run
-from foretrain.trainer.stopping import catch_signals
+from foretrain.trainer.run.environment import record
+from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
+from foretrain.trainer.run.folder import CONFIG_FILE, LOGS, newest_checkpoint
+from foretrain.trainer.run.lock import locked
+from foretrain.trainer.run.setup import Run, prepare_run
+from foretrain.trainer.run.stopping import catch_signals
 
 LOCK_WAIT_S = 60.0
 """Seconds that a restarted rank 0 waits for the lock of a previous rank 0 whose node died."""
@@ -79,7 +79,7 @@ def announce(run: Run) -> None:
         configs.save(run.config, run.run_dir / CONFIG_FILE)
         record({}, run.run_dir)
         return
-    from foretrain.trainer.finish import finish
+    from foretrain.trainer.run.finish import finish
 
     finish(run)
 
@@ -87,9 +87,11 @@ def announce(run: Run) -> None:
 def train(run: Run, place: Place) -> int:
     """Train as this rank, or start all ranks and wait for them. Returns the exit status."""
     if place.is_launcher:
-        return run_local("foretrain.trainer.rank:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / LOGS)
+        return run_local(
+            "foretrain.trainer.run.rank:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / LOGS
+        )
     import_all(PRELOAD, will_fork=False)
-    from foretrain.trainer.rank import train_rank
+    from foretrain.trainer.run.rank import train_rank
 
     train_rank(run)
     return EXIT_DONE

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from foretrain.trainer.exit_status import EXIT_BAD_INPUT
+from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT
 from foretrain.verbs.app import app
 
 ROOT = Path(__file__).parents[1]

@@ -16,9 +16,9 @@ from typer.main import get_command
 
 from foretrain.configs import load as configs
 from foretrain.launcher import train
-from foretrain.trainer import stopping
-from foretrain.trainer.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED, EXIT_RESUME
-from foretrain.trainer.setup import prepare_run
+from foretrain.trainer.run import stopping
+from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED, EXIT_RESUME
+from foretrain.trainer.run.setup import prepare_run
 from foretrain.verbs.app import app
 from tests.cli import CONFIG, DEADLINE_S, ROOT, assert_refused, called, environment, foretrain
 
@@ -145,7 +145,7 @@ def test_the_exit_status_of_a_locked_folder_lets_a_launcher_restart(
     folder: Path, as_a_rank: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "LOCK_WAIT_S", 0.0)
-    hold = "import sys; from pathlib import Path; from foretrain.trainer.lock import locked\n"
+    hold = "import sys; from pathlib import Path; from foretrain.trainer.run.lock import locked\n"
     hold += "with locked(Path(sys.argv[1])): print('held', flush=True); input()"
     command = [sys.executable, "-c", hold, str(folder / "runs/complete")]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from foretrain.data_pipeline.corpus.manifest import SPLITS, checked_name
-from foretrain.trainer.exit_status import EXIT_BAD_INPUT
+from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT
 from tests.cli import CONFIG, assert_refused, called
 
 SOURCES = "{web: {path: corpus, weight: 3}, code: {path: copy, max_epochs: 0.05}}"

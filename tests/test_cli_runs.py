@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from foretrain.configs import load as configs
-from foretrain.trainer.exit_status import EXIT_BAD_INPUT, EXIT_RESUME
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
-from foretrain.trainer.run_folder import CHECKPOINTS
+from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_RESUME
+from foretrain.trainer.run.folder import CHECKPOINTS
 from tests.cli import CONFIG, DEADLINE_S, NUM_STEPS, Ended, assert_refused, called, end, foretrain, start
 from tests.processes import assert_gone
 

@@ -9,7 +9,7 @@ from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.gpt import Stage, build_stages
 from foretrain.trainer.mup.parametrize import blueprint
-from foretrain.trainer.setup import Run
+from foretrain.trainer.run.setup import Run
 
 
 def build_model(config: Config) -> Stage:

@@ -7,7 +7,7 @@ from foretrain.data_pipeline.stream.held_out import held_out
 from foretrain.parallel.engine import Engine
 from foretrain.parallel.groups import Groups
 from foretrain.trainer.objectives.base import Objective
-from foretrain.trainer.setup import Run
+from foretrain.trainer.run.setup import Run
 
 
 class Evaluation:

@@ -18,15 +18,15 @@ from foretrain.trainer.callbacks.checkpoints import CheckpointWriter
 from foretrain.trainer.callbacks.consistency import ConsistencyCheck
 from foretrain.trainer.callbacks.evaluation import PeriodicEvaluation
 from foretrain.trainer.callbacks.telemetry import Telemetry
-from foretrain.trainer.checkpoint import Checkpoints
-from foretrain.trainer.checkpoint_record import CheckpointRecord
+from foretrain.trainer.checkpoint.files import Checkpoints
+from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.consistency.check import Consistency
 from foretrain.trainer.evaluation import Evaluation
 from foretrain.trainer.objectives.base import objective_of
-from foretrain.trainer.run_folder import CHECKPOINTS
-from foretrain.trainer.setup import Run
+from foretrain.trainer.run.folder import CHECKPOINTS
+from foretrain.trainer.run.setup import Run
+from foretrain.trainer.run.stopping import StopRequest, watch_signals
 from foretrain.trainer.sinks import SINKS, JsonLinesSink, Reporter, Session, Sink
-from foretrain.trainer.stopping import StopRequest, watch_signals
 
 
 class DivergedError(RuntimeError):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from foretrain.trainer.exit_status import EXIT_FAILED
+from foretrain.trainer.run.exit_status import EXIT_FAILED
 from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input, check_writable
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from foretrain.trainer.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED
+from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED
 
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="The config of the run: a YAML file, or a preset such as runs/dry_run.")
@@ -45,7 +45,7 @@ def _status(error: ValueError | OSError) -> int:
     """Exit status. A launcher learns from it whether another start, perhaps on another node, may succeed."""
     if "RANK" not in os.environ:
         return EXIT_BAD_INPUT
-    from foretrain.trainer.lock import InUseError
+    from foretrain.trainer.run.lock import InUseError
 
     return EXIT_FAILED if isinstance(error, OSError | InUseError) else EXIT_CONFIG
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from foretrain.trainer.exit_status import EXIT_DONE
+from foretrain.trainer.run.exit_status import EXIT_DONE
 from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input
 
 
@@ -66,7 +66,7 @@ def launch(
     """
     from foretrain.configs import load as configs
     from foretrain.launcher import launch as launching
-    from foretrain.trainer.setup import prepare_run
+    from foretrain.trainer.run.setup import prepare_run
 
     with bad_input():
         sizes = {"cluster.num_nodes": nodes, "cluster.gpus_per_node": gpus_per_node}
@@ -170,7 +170,7 @@ def generate(
     """
     with bad_input():
         from foretrain.configs.schema import SampleConfig
-        from foretrain.trainer.inference import load_model
+        from foretrain.trainer.text.inference import load_model
 
         sample = SampleConfig([prompt], num_tokens, temperature, top_k, seed)
         text = load_model(run_dir, checkpoint).continue_text(prompt, sample)

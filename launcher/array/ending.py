@@ -14,7 +14,7 @@ from pathlib import Path
 from foretrain.files import write_atomically
 from foretrain.launcher import records
 from foretrain.launcher.restart import EXIT_SIGNAL, asks_for_restart
-from foretrain.trainer.exit_status import EXIT_DONE, EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
 
 ENDED = "ended"
 """The folder that has a file NAME.json for each task that will not be started again: {"status": its exit status}."""

@@ -5,7 +5,7 @@ from foretrain.launcher.array.job_array import JobArray
 from foretrain.launcher.array.task import TASKS_FILE, to_text
 from foretrain.launcher.job import Job
 from foretrain.launcher.snapshot import snapshot
-from foretrain.trainer.environment import record
+from foretrain.trainer.run.environment import record
 
 
 def write(array: JobArray, job: Job) -> None:

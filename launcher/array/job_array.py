@@ -9,7 +9,7 @@ from pathlib import Path
 from foretrain.configs.launching import LaunchConfig
 from foretrain.launcher.array.task import Task
 from foretrain.launcher.job import Job, environment, rank_variables
-from foretrain.trainer.run_folder import CODE
+from foretrain.trainer.run.folder import CODE
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from foretrain.launcher.ray.stop_signals import FORWARDED, StopSignals, connect
 from foretrain.launcher.ray.submission import Request
 from foretrain.launcher.ray.submission import read as read_request
 from foretrain.launcher.restart import asks_for_restart
-from foretrain.trainer.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
 
 _POLL_S = 0.5
 _RETRY_S = 2.0

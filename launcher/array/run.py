@@ -9,7 +9,7 @@ from foretrain.launcher.array import folder
 from foretrain.launcher.array.job_array import JobArray, as_job
 from foretrain.launcher.array.watch import Ended
 from foretrain.launcher.protocol import Launcher
-from foretrain.trainer.lock import locked
+from foretrain.trainer.run.lock import locked
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from foretrain.launcher.job import Job, code_variables, environment
 from foretrain.launcher.launches import record_launch
 from foretrain.launcher.logs import log_files
 from foretrain.launcher.protocol import ActiveJob, ArrayRunner, Script
-from foretrain.trainer.lock import LOCK_FILE
+from foretrain.trainer.run.lock import LOCK_FILE
 
 SCRIPT = "job.sh"
 

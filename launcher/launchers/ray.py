@@ -9,7 +9,7 @@ from foretrain.launcher.launches import launches, record_launch
 from foretrain.launcher.logs import log_files
 from foretrain.launcher.protocol import ActiveJob, ArrayRunner, Script, Submitted
 from foretrain.launcher.ray import submission
-from foretrain.trainer.run_folder import LOGS
+from foretrain.trainer.run.folder import LOGS
 
 
 class RayLauncher:

@@ -15,7 +15,7 @@ from foretrain.launcher.local.forwarding import Stop
 from foretrain.launcher.local.outcome import Outcome, Returned
 from foretrain.launcher.local.ranks import started
 from foretrain.launcher.local.report import first_failure, headline
-from foretrain.trainer.exit_status import EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_RESUME
 
 SETTLE_S = 1.0
 """Seconds between the first failure of a rank and the end of the others: the cause may be seen after its effects."""

@@ -19,7 +19,7 @@ from foretrain.launcher.ray.places import Assigned, assign
 from foretrain.launcher.ray.resources import Node
 from foretrain.launcher.ray.say import say
 from foretrain.launcher.ray.stop_signals import StopSignals
-from foretrain.trainer.exit_status import EXIT_CONFIG, EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_RESUME
 
 _POLL_S = 1.0
 _REPORT_EVERY_S = 10.0

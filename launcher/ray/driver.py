@@ -23,7 +23,7 @@ from foretrain.launcher.ray.stop_signals import StopSignals, connect
 from foretrain.launcher.ray.submission import Request, read
 from foretrain.launcher.ray.supervise import Ranks, supervise
 from foretrain.launcher.restart import decide, newest_step, read_starts, record_start
-from foretrain.trainer.exit_status import EXIT_CONFIG
+from foretrain.trainer.run.exit_status import EXIT_CONFIG
 
 LAST_LINE = "the driver exits with status"
 """The start of the last line: Ray keeps no exit status of a job that was stopped."""

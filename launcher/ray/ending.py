@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from signal import SIGKILL, SIGTERM
 
 from foretrain.launcher.restart import EXIT_SIGNAL
-from foretrain.trainer.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
 
 LOST = EXIT_SIGNAL + SIGKILL
 """The exit status of a rank that was lost with its actor or its node."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from foretrain.launcher.ray.submission import connected
-from foretrain.trainer.exit_status import EXIT_DONE
+from foretrain.trainer.run.exit_status import EXIT_DONE
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

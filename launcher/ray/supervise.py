@@ -13,7 +13,7 @@ from foretrain.launcher.ray.agent import RankProcess
 from foretrain.launcher.ray.ending import LOST, End, decisive
 from foretrain.launcher.ray.say import say
 from foretrain.launcher.ray.stop_signals import FORWARDED, StopSignals
-from foretrain.trainer.exit_status import EXIT_DONE, EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
 
 _POLL_S = 0.5
 SETTLE_S = 2.0

@@ -15,7 +15,7 @@ from foretrain.scaling.coord_check.judge import KINDS, TOLERANCES, Measured, Slo
 from foretrain.scaling.coord_check.plan import Axis, CoordCheckPlan, Rung, work
 from foretrain.scaling.coord_check.verdict import CoordCheckVerdict
 from foretrain.scaling.records import COORD_CHECK_FILE, MIN_CHECK_WIDTH, CoordCheckRecord, to_json
-from foretrain.trainer.environment import code_version
+from foretrain.trainer.run.environment import code_version
 
 PLOT_FILE = "coord_check.png"
 

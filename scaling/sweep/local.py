@@ -16,8 +16,8 @@ from foretrain.launcher.logs import LOG_START, log_path
 from foretrain.parallel.layout import Layout
 from foretrain.scaling.sweep.record import conclude, outcome_of
 from foretrain.scaling.sweep.runner import TrialEnd, split_ended
-from foretrain.trainer.exit_status import EXIT_RESUME
-from foretrain.trainer.run_folder import LOGS
+from foretrain.trainer.run.exit_status import EXIT_RESUME
+from foretrain.trainer.run.folder import LOGS
 
 RANK = "foretrain.scaling.sweep.trial:rank"
 PRELOAD = (

@@ -20,7 +20,7 @@ from foretrain.scaling.records import RESULTS_FILE, TrialRecord, to_json
 from foretrain.scaling.sweep.curve import Steps, diverged_at
 from foretrain.scaling.sweep.plan import Trial
 from foretrain.trainer.metrics import METRICS_FILE, final_loss, read_metrics
-from foretrain.trainer.run_folder import newest_checkpoint, step_of
+from foretrain.trainer.run.folder import newest_checkpoint, step_of
 
 TRIAL_CONFIG = "trial.yaml"
 OUTCOME_FILE = "result.json"

@@ -7,7 +7,7 @@ from foretrain.scaling.records import RESULTS_FILE, TRIALS
 from foretrain.scaling.sweep import plot, summary
 from foretrain.scaling.sweep.progress import best_table
 from foretrain.scaling.sweep.run import Sweep
-from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED
+from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED
 
 
 def print_end(sweep: Sweep, status: int, console: Console) -> None:

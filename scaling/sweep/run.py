@@ -26,11 +26,11 @@ from foretrain.scaling.sweep.progress import SweepProgress
 from foretrain.scaling.sweep.record import Outcome
 from foretrain.scaling.sweep.runner import Runner
 from foretrain.scaling.sweep.space import parse_axis
-from foretrain.trainer.environment import code_version
-from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
-from foretrain.trainer.lock import locked
-from foretrain.trainer.run_folder import CONFIG_FILE
-from foretrain.trainer.setup import prepare_run
+from foretrain.trainer.run.environment import code_version
+from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
+from foretrain.trainer.run.folder import CONFIG_FILE
+from foretrain.trainer.run.lock import locked
+from foretrain.trainer.run.setup import prepare_run
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from foretrain.launcher import train
 from foretrain.launcher.logs import LOG_START, log_path
 from foretrain.scaling.sweep.local import LocalRunner
 from foretrain.scaling.sweep.record import trial_config
-from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
-from foretrain.trainer.run_folder import LOGS
-from foretrain.trainer.stopping import catch_signals
+from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
+from foretrain.trainer.run.folder import LOGS
+from foretrain.trainer.run.stopping import catch_signals
 
 
 def rank(folder: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from foretrain.configs.load import load
 from foretrain.configs.schema import Config
 from foretrain.scaling.records import RESULTS_FILE, SWEEP_FILE, TRIALS, SweepRecord, TrialRecord, from_json
-from foretrain.trainer.run_folder import CONFIG_FILE, ENVIRONMENT_FILE
+from foretrain.trainer.run.folder import CONFIG_FILE, ENVIRONMENT_FILE
 
 RATE = "optimizer.lr"
 """The axis that is fitted; for other axes the best value of the grid is taken."""

@@ -8,14 +8,14 @@ from foretrain.parallel.layout import Layout
 from foretrain.scaling.console import StudyProgress
 from foretrain.scaling.verify.plan import LayoutTrial, Precision, VerifyPlan
 from foretrain.scaling.verify.verdict import Expected, LayoutVerdict, judge
-from foretrain.trainer.curve import Curve
+from foretrain.trainer.verification.curve import Curve
 
-PROBE = "foretrain.trainer.probe:probe"
-REFERENCE = "foretrain.trainer.reference:reference"
+PROBE = "foretrain.trainer.verification.probe:probe"
+REFERENCE = "foretrain.trainer.verification.reference:reference"
 TIMEOUT_S = 600.0
 """A trial that takes longer hangs. Collectives of a rank time out sooner than that."""
 
-_PRELOAD = (*PRELOAD, "foretrain.trainer.probe")
+_PRELOAD = (*PRELOAD, "foretrain.trainer.verification.probe")
 
 
 def verify(plan: VerifyPlan, progress: StudyProgress[LayoutTrial], probe: str = PROBE) -> list[LayoutVerdict]:

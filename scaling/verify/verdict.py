@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from foretrain.scaling.verify.plan import LayoutTrial, Precision
-from foretrain.trainer.curve import Curve, relative_difference
+from foretrain.trainer.verification.curve import Curve, relative_difference
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from foretrain.launcher.job import Job, code_variables
 from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.launcher.launches import Launch, launches, record_launch
 from foretrain.launcher.snapshot import code_hash, snapshot
-from foretrain.trainer.environment import record
-from foretrain.trainer.exit_status import EXIT_RESUME
+from foretrain.trainer.run.environment import record
+from foretrain.trainer.run.exit_status import EXIT_RESUME
 from tests.cli import CONFIG, ROOT, assert_refused, called, end, environment, foretrain, start
 from tests.processes import wait_until
 

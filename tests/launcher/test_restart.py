@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foretrain.launcher.restart import STARTS_FILE, Start, decide, main, newest_step, read_starts, record_start, stuck
-from foretrain.trainer.run_folder import CHECKPOINTS
+from foretrain.trainer.run.folder import CHECKPOINTS
 
 
 def checkpoint(run_dir: Path, step: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 PLANTED = {
-    "floors": ("foretrain/parallel/layout.py", "foretrain.trainer.curve"),
+    "floors": ("foretrain/parallel/layout.py", "foretrain.trainer.verification.curve"),
     "new-room": ("foretrain/attic/__init__.py", "foretrain.configs"),
     "tests": ("foretrain/files.py", "tests.cli"),
     "tests-of-benchmarks": ("benchmarks/data_report.py", "tests.cli"),
@@ -20,7 +20,7 @@ PLANTED = {
     "coordinates": ("foretrain/trainer/mup/view.py", "foretrain.trainer.build"),
     "data-floors": ("foretrain/data_pipeline/stream/order.py", "foretrain.data_pipeline.inspect.stats"),
     "studies": ("foretrain/scaling/transfer/optimum.py", "foretrain.scaling.sweep.plan"),
-    "launchers": ("foretrain/launcher/local/run.py", "foretrain.trainer.setup"),
+    "launchers": ("foretrain/launcher/local/run.py", "foretrain.trainer.run.setup"),
     "array": ("foretrain/launcher/ray/driver.py", "foretrain.launcher.array.task"),
     "pure": ("foretrain/trainer/mup/table.py", "torch"),
 }

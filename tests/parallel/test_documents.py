@@ -15,8 +15,8 @@ from foretrain.parallel.context import ContextParallel
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.segments import Segments
 from foretrain.trainer.model.gpt import Stage
-from foretrain.trainer.probe import make_positions
-from foretrain.trainer.reference import reference
+from foretrain.trainer.verification.probe import make_positions
+from foretrain.trainer.verification.reference import reference
 from tests.conftest import RunOnRanks
 from tests.parallel import workers
 from tests.parallel.conftest import CurveOf
@@ -158,7 +158,7 @@ def test_one_process_has_the_curve_of_documents_run_one_by_one(model: ModelConfi
 
 
 def probe_alone(config: Config) -> Any:
-    from foretrain.trainer.probe import probe
+    from foretrain.trainer.verification.probe import probe
 
     return probe(config, Layout(), 2)
 

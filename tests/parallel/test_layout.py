@@ -342,8 +342,8 @@ TORCHLESS = [
     "foretrain.parallel.layout",
     "foretrain.trainer.model.spec",
     "foretrain.trainer.schedule",
-    "foretrain.trainer.stage_cost",
-    "foretrain.trainer.setup",
+    "foretrain.trainer.stages.cost",
+    "foretrain.trainer.run.setup",
     "foretrain.data_pipeline.stream.order",
     *(f"foretrain.configs.{module.name}" for module in pkgutil.iter_modules(configs.__path__)),
 ]

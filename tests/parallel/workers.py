@@ -14,7 +14,7 @@ from foretrain.parallel.groups import destroy_groups, init_groups
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.loss import IGNORE
 from foretrain.trainer.build import build_engine
-from foretrain.trainer.probe import make_positions
+from foretrain.trainer.verification.probe import make_positions
 
 
 def small_model(**changes: object) -> ModelConfig:

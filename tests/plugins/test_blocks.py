@@ -23,9 +23,9 @@ from foretrain.trainer.model.gpt import build_stages
 from foretrain.trainer.model.spec import Param, linear
 from foretrain.trainer.model.table import check_sharding, param_table
 from foretrain.trainer.mup.coordinates import measure
-from foretrain.trainer.probe import probe
-from foretrain.trainer.reference import reference
-from foretrain.trainer.setup import prepare_run
+from foretrain.trainer.run.setup import prepare_run
+from foretrain.trainer.verification.probe import probe
+from foretrain.trainer.verification.reference import reference
 from foretrain.verbs.app import app
 from tests.conftest import RunOnRanks
 from tests.parallel import workers

@@ -10,7 +10,7 @@ from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.registry import import_plugins
 from foretrain.scaling.records import RESULTS_FILE
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
-from foretrain.trainer.run_folder import newest_checkpoint, step_of
+from foretrain.trainer.run.folder import newest_checkpoint, step_of
 from tests.cli import CONFIG, ROOT, assert_refused, called
 from tests.processes import assert_none, wait_until
 from tests.scaling.sweep.tiny import sweep, users_folder

@@ -21,10 +21,10 @@ from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.model.gpt import build_stages
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.objectives.base import Objective, objective_of
-from foretrain.trainer.probe import make_samples, probe
-from foretrain.trainer.rank import train_rank
-from foretrain.trainer.reference import reference
-from foretrain.trainer.setup import prepare_run
+from foretrain.trainer.run.rank import train_rank
+from foretrain.trainer.run.setup import prepare_run
+from foretrain.trainer.verification.probe import make_samples, probe
+from foretrain.trainer.verification.reference import reference
 from tests.conftest import RunOnRanks
 from tests.parallel import workers
 

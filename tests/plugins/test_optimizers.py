@@ -15,10 +15,10 @@ from foretrain.registry import import_plugins
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.optimizers.entry import check_layout, entry_of
-from foretrain.trainer.probe import probe
-from foretrain.trainer.rank import train_rank
-from foretrain.trainer.reference import reference
-from foretrain.trainer.setup import prepare_run
+from foretrain.trainer.run.rank import train_rank
+from foretrain.trainer.run.setup import prepare_run
+from foretrain.trainer.verification.probe import probe
+from foretrain.trainer.verification.reference import reference
 from tests.conftest import RunOnRanks
 from tests.parallel import workers
 

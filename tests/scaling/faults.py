@@ -1,6 +1,6 @@
 """Faults of composed parallelism, each planted in the processes of a trial, which `foretrain verify` must find.
 
-Each is a probe that ranks run by its name, as `probe` of trainer/probe.py, after it has broken something.
+Each is a probe that ranks run by its name, as `probe` of trainer/verification/probe.py, after it has broken something.
 """
 
 from dataclasses import replace
@@ -14,10 +14,10 @@ from foretrain.parallel.groups import Groups
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.loss import IGNORE
 from foretrain.parallel.tensor import TensorParallel
-from foretrain.trainer.curve import Curve
 from foretrain.trainer.model import gpt, init
 from foretrain.trainer.model.spec import Param
-from foretrain.trainer.probe import probe
+from foretrain.trainer.verification.curve import Curve
+from foretrain.trainer.verification.probe import probe
 
 
 def loss_over_the_tokens_of_a_microbatch(config: Config, layout: Layout, num_steps: int) -> Curve:

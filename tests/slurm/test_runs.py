@@ -17,8 +17,8 @@ from foretrain.configs.launching import LaunchConfig
 from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.launcher.restart import read_starts
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
-from foretrain.trainer.rank import train_rank
-from foretrain.trainer.setup import prepare_run
+from foretrain.trainer.run.rank import train_rank
+from foretrain.trainer.run.setup import prepare_run
 from tests.cli import CONFIG, assert_refused, called
 from tests.conftest import RunOnRanks
 from tests.processes import assert_none, command, of_folder, wait_until

@@ -9,7 +9,7 @@ import pytest
 from foretrain.launcher.launches import launches
 from foretrain.scaling.records import RESULTS_FILE
 from foretrain.scaling.sweep.cluster import BATCH
-from foretrain.trainer.exit_status import EXIT_DONE
+from foretrain.trainer.run.exit_status import EXIT_DONE
 from tests.cli import called, start
 from tests.processes import assert_none, wait_until
 from tests.scaling.sweep.tiny import TWO_RATES, sweep, users_folder

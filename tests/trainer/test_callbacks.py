@@ -12,8 +12,8 @@ import pytest
 import foretrain
 from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
-from foretrain.trainer.rank import train_rank
-from foretrain.trainer.setup import prepare_run
+from foretrain.trainer.run.rank import train_rank
+from foretrain.trainer.run.setup import prepare_run
 from tests.conftest import RunOnRanks
 from tests.trainer.test_resume import NUM_STEPS, config, curve
 

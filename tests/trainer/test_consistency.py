@@ -27,8 +27,8 @@ from foretrain.trainer.consistency.findings import Claims, findings
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.model import init
 from foretrain.trainer.model.spec import Param
-from foretrain.trainer.rank import train_rank
-from foretrain.trainer.setup import Run, prepare_run
+from foretrain.trainer.run.rank import train_rank
+from foretrain.trainer.run.setup import Run, prepare_run
 from foretrain.trainer.trainer import Trainer
 from tests.conftest import RunOnRanks
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foretrain.parallel.loss import IGNORE
-from foretrain.trainer.curve import relative_difference
-from foretrain.trainer.probe import make_batch
+from foretrain.trainer.verification.curve import relative_difference
+from foretrain.trainer.verification.probe import make_batch
 
 NUMBERS = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=8)
 

@@ -15,9 +15,9 @@ from foretrain.configs.data import CacheConfig, DataConfig, SourceConfig, StageC
 from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.data_pipeline.prepare.build import prepare
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
-from foretrain.trainer.rank import train_rank
-from foretrain.trainer.run_folder import CHECKPOINTS, RECORD, newest_checkpoint
-from foretrain.trainer.setup import prepare_run
+from foretrain.trainer.run.folder import CHECKPOINTS, RECORD, newest_checkpoint
+from foretrain.trainer.run.rank import train_rank
+from foretrain.trainer.run.setup import prepare_run
 from tests.conftest import RunOnRanks
 from tests.trainer.test_resume import NUM_STEPS, config, curve
 

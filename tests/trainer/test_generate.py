@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from foretrain.trainer.generate import generate, sample
+from foretrain.trainer.text.generate import generate, sample
 
 VOCAB_SIZE = 7
 EOT = 0

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from foretrain.trainer.lock import LOCK_FILE, locked
+from foretrain.trainer.run.lock import LOCK_FILE, locked
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys; from pathlib import Path
-from foretrain.trainer.lock import locked
+from foretrain.trainer.run.lock import locked
 with locked(Path(sys.argv[1])):
     {}
 """

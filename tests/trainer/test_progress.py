@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from foretrain.configs.schema import Config, TrainConfig
+from foretrain.trainer.run.summary import summary
 from foretrain.trainer.sinks import Reporter, Session, TerminalSink
 from foretrain.trainer.sinks.terminal import SPEED_WINDOW_STEPS, Speed
-from foretrain.trainer.summary import summary
 
 CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 

@@ -16,11 +16,11 @@ from foretrain.configs.parametrization import BaseConfig, MupConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.launcher.local.run import RankError
 from foretrain.parallel.engine import Engine
-from foretrain.trainer.exit_status import EXIT_RESUME
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
-from foretrain.trainer.rank import train_rank
-from foretrain.trainer.run_folder import CHECKPOINTS
-from foretrain.trainer.setup import prepare_run
+from foretrain.trainer.run.exit_status import EXIT_RESUME
+from foretrain.trainer.run.folder import CHECKPOINTS
+from foretrain.trainer.run.rank import train_rank
+from foretrain.trainer.run.setup import prepare_run
 from tests.conftest import RunOnRanks
 
 long = pytest.mark.long

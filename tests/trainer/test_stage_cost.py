@@ -15,10 +15,10 @@ from foretrain.launcher.local.run import run_local
 from foretrain.parallel.layout import Layout, LayoutError
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.model.table import block_table, flops_per_token
-from foretrain.trainer.rank import train_rank
-from foretrain.trainer.setup import Run, prepare_run
-from foretrain.trainer.stage_cost import Costs, balance_stages, flop_costs
-from foretrain.trainer.stage_timing import STAGES_FILE, local_model, measure_costs
+from foretrain.trainer.run.rank import train_rank
+from foretrain.trainer.run.setup import Run, prepare_run
+from foretrain.trainer.stages.cost import Costs, balance_stages, flop_costs
+from foretrain.trainer.stages.timing import STAGES_FILE, local_model, measure_costs
 from tests.conftest import RunOnRanks
 
 MODEL = ModelConfig(num_layers=8, d_model=64, num_heads=4, d_ff=128, seq_len=32, vocab_size=300)
@@ -134,7 +134,7 @@ def test_a_run_split_by_measured_costs_has_the_same_curve_and_reports_its_split_
     tmp_path: Path, corpus: Path, expected_curve: list[float], capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = prepared(tmp_path, corpus, pp=2, balance="measured")
-    assert run_local("foretrain.trainer.rank:train_rank", (run,), 2, log_dir=tmp_path / "logs") == 0
+    assert run_local("foretrain.trainer.run.rank:train_rank", (run,), 2, log_dir=tmp_path / "logs") == 0
     assert curve(run) == pytest.approx(expected_curve, rel=1e-5)
 
     record = json.loads((tmp_path / STAGES_FILE).read_text())

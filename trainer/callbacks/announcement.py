@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from foretrain.trainer.callbacks.base import Callback
-from foretrain.trainer.stage_timing import stage_layers
+from foretrain.trainer.stages.timing import stage_layers
 
 if TYPE_CHECKING:
     from foretrain.trainer.trainer import Trainer

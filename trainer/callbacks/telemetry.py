@@ -16,7 +16,7 @@ from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.stream.batch import Replacement
 from foretrain.parallel.groups import Groups
 from foretrain.trainer.callbacks.base import Callback, Step
-from foretrain.trainer.setup import Run
+from foretrain.trainer.run.setup import Run
 
 if TYPE_CHECKING:
     from foretrain.trainer.trainer import Trainer

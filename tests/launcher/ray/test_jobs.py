@@ -10,7 +10,7 @@ from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.launcher.launches import record_launch
 from foretrain.launcher.ray import submission
 from foretrain.launcher.restart import read_starts
-from foretrain.trainer.exit_status import EXIT_CONFIG, EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_RESUME
 from tests.launcher.ray import processes
 from tests.launcher.ray.conftest import RayCluster
 from tests.launcher.ray.jobs import end, make_job, submit, written

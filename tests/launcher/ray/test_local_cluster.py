@@ -12,7 +12,7 @@ import pytest
 
 from foretrain.launcher.ray import submission
 from foretrain.launcher.ray.local_cluster import local_cluster
-from foretrain.trainer.exit_status import EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_RESUME
 from tests.launcher.ray.jobs import ROOT, make_job, written
 from tests.processes import DEADLINE_S, assert_none, wait_until
 

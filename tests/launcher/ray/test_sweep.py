@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from foretrain.scaling.records import RESULTS_FILE
-from foretrain.trainer.exit_status import EXIT_DONE
+from foretrain.trainer.run.exit_status import EXIT_DONE
 from tests.launcher.ray.conftest import RayCluster
 from tests.scaling.sweep.tiny import sweep, users_folder
 

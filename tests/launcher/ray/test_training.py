@@ -12,7 +12,7 @@ from foretrain.configs import load as configs
 from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.launcher.restart import read_starts
 from foretrain.trainer.metrics import METRICS_FILE
-from foretrain.trainer.run_folder import newest_checkpoint, step_of
+from foretrain.trainer.run.folder import newest_checkpoint, step_of
 from tests.cli import called
 from tests.conftest import RunOnRanks
 from tests.launcher.ray import processes

@@ -25,7 +25,7 @@ from foretrain.scaling.sweep.record import OUTCOME_FILE, Outcome, recorded, tria
 from foretrain.scaling.sweep.report import print_end
 from foretrain.scaling.sweep.run import SweepPlan, make_plan, open_sweep
 from foretrain.scaling.sweep.runner import TrialEnd
-from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED
+from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED
 
 RATES = "optimizer.lr=2^-9..2^-1"
 BEST = -5

@@ -19,9 +19,9 @@ from foretrain.scaling.sweep import trial as trial_module
 from foretrain.scaling.sweep.plan import Ask
 from foretrain.scaling.sweep.record import OUTCOME_FILE, TRIAL_CONFIG
 from foretrain.scaling.sweep.run import make_plan
-from foretrain.trainer.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
-from foretrain.trainer.run_folder import LOGS
+from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
+from foretrain.trainer.run.folder import LOGS
 from tests.cli import DEADLINE_S, Ended, assert_refused, start
 from tests.processes import assert_gone
 from tests.scaling.sweep.tiny import NUM_STEPS, TWO_RATES, results, sweep, users_folder

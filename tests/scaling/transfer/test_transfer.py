@@ -13,7 +13,7 @@ from foretrain.configs.load import diff, load
 from foretrain.scaling.transfer.plot import PLOT_FILE, plot
 from foretrain.scaling.transfer.report import print_study
 from foretrain.scaling.transfer.transfer import NOT_SUPPORTED, make_transfer, write
-from foretrain.trainer.exit_status import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
+from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from tests.cli import assert_refused, called
 from tests.scaling.transfer.builder import Folder, target, transferred
 

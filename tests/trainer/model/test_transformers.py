@@ -15,11 +15,11 @@ from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainC
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.loss import IGNORE, cross_entropy
 from foretrain.parallel.tensor import TensorParallel
-from foretrain.trainer.checkpoint import load_weights
+from foretrain.trainer.checkpoint.files import load_weights
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Stage, build_stages
 from foretrain.trainer.model.table import num_params
-from foretrain.trainer.run_folder import CONFIG_FILE
+from foretrain.trainer.run.folder import CONFIG_FILE
 from tests.conftest import RunOnRanks
 from tests.parallel.workers import batch, small_model
 from tests.trainer.model.huggingface import GPT2, LLAMA, QWEN3, Family

@@ -6,8 +6,8 @@ from pathlib import Path
 from foretrain.configs.schema import Config
 from foretrain.parallel.groups import destroy_groups
 from foretrain.parallel.layout import Layout
-from foretrain.trainer.checkpoint import Checkpoints
-from foretrain.trainer.checkpoint_record import CheckpointRecord
+from foretrain.trainer.checkpoint.files import Checkpoints
+from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.model.gpt import Stage
 from foretrain.trainer.state import ModelState
 from tests.parallel.workers import batch, make_engine

@@ -22,7 +22,7 @@ from foretrain.trainer.model.table import param_table
 from foretrain.trainer.mup.parametrize import base_model, blueprint, scaled_table
 from foretrain.trainer.mup.table import Parametrization
 from foretrain.trainer.optimizers.param_groups import build_optimizer
-from foretrain.trainer.probe import make_batch
+from foretrain.trainer.verification.probe import make_batch
 from tests.trainer.mup.torch_gpt import GPT
 
 Entries = dict[tuple[str, str], float]
@@ -152,7 +152,7 @@ def our_optimizer(config: Config, model: GPT) -> torch.optim.Optimizer:
 
 
 def losses(model: nn.Module, optimizer: torch.optim.Optimizer, config: Config, num_steps: int) -> list[float]:
-    """Losses of the steps that `foretrain.trainer.reference` takes."""
+    """Losses of the steps that `foretrain.trainer.verification.reference` takes."""
     torch.set_num_threads(1)
     found = []
     for step in range(num_steps):

@@ -10,11 +10,11 @@ from foretrain.configs.data import DataConfig
 from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.parametrization import BaseConfig, MupConfig
 from foretrain.configs.schema import Config, ModelConfig, TrainConfig
-from foretrain.trainer.curve import Curve
 from foretrain.trainer.model.spec import Role
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.mup.table import COMPLETEP, MUP, Parametrization, Power
-from foretrain.trainer.reference import reference
+from foretrain.trainer.verification.curve import Curve
+from foretrain.trainer.verification.reference import reference
 
 NUM_STEPS = 20
 # Ratios are powers of 4: their roots are powers of 2, and so initial weights in fp32 are scaled without rounding.

@@ -14,7 +14,7 @@ from foretrain.trainer.model.table import param_table
 from foretrain.trainer.mup import parametrize
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.mup.table import MUP, Power, Ratios
-from foretrain.trainer.reference import reference
+from foretrain.trainer.verification.reference import reference
 from tests.trainer.mup.package import (
     HEAD,
     Entries,

@@ -15,7 +15,7 @@ from foretrain.trainer.model.shard import ParamShard
 from foretrain.trainer.mup import parametrize
 from foretrain.trainer.mup.coordinates import Coordinates, measure, measure_in
 from foretrain.trainer.optimizers import param_groups
-from foretrain.trainer.probe import make_batch
+from foretrain.trainer.verification.probe import make_batch
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from foretrain.files import write_atomically
-from foretrain.trainer.run_folder import ENVIRONMENT_FILE
+from foretrain.trainer.run.folder import ENVIRONMENT_FILE
 
 VERSION_FILE = "VERSION"
 """File in a copy of the code that names the version it was copied from."""

@@ -9,9 +9,10 @@ import torch.distributed as dist
 
 from foretrain.parallel.groups import Groups, destroy_groups, init_groups
 from foretrain.registry import import_plugins
-from foretrain.trainer import stage_timing, stopping
-from foretrain.trainer.finish import finish
-from foretrain.trainer.setup import Run
+from foretrain.trainer.run import stopping
+from foretrain.trainer.run.finish import finish
+from foretrain.trainer.run.setup import Run
+from foretrain.trainer.stages import timing
 from foretrain.trainer.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def train_rank(run: Run) -> None:
     groups = init_groups(run.layout, run.config.train.device, run.config.parallel.timeout_s)
     _check_same_start(run, groups)
     if run.measures_stages:
-        groups.layout = stage_timing.measure_and_balance(run.config.model, run.config.train, groups, run.run_dir)
+        groups.layout = timing.measure_and_balance(run.config.model, run.config.train, groups, run.run_dir)
         run = replace(run, layout=groups.layout)
     outcome = Trainer(run, groups).fit()
     if outcome.stopped_by == "signal":

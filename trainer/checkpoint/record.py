@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from foretrain.files import write_atomically
-from foretrain.trainer.run_folder import RECORD
+from foretrain.trainer.run.folder import RECORD
 
 VERSION = 1
 

@@ -20,9 +20,9 @@ from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.files import sync
 from foretrain.parallel.groups import Groups
-from foretrain.trainer.checkpoint_record import CheckpointRecord
+from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.model.shard import ParamShard
-from foretrain.trainer.run_folder import CONFIG_FILE
+from foretrain.trainer.run.folder import CONFIG_FILE
 from foretrain.trainer.state import ModelState
 
 _PARTIAL = "partial-"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from foretrain.trainer.exit_status import EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_RESUME
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 """SIGUSR1 is not among them because NCCL uses it."""

@@ -3,12 +3,12 @@
 from rich.console import Console
 from rich.text import Text
 
-from foretrain.trainer.inference import continue_all, load_model
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.model.table import num_params
 from foretrain.trainer.plots import loss_curve
-from foretrain.trainer.setup import Run
-from foretrain.trainer.summary import summary
+from foretrain.trainer.run.setup import Run
+from foretrain.trainer.run.summary import summary
+from foretrain.trainer.text.inference import continue_all, load_model
 
 PLOT_FILE = "loss.png"
 

@@ -17,13 +17,13 @@ from foretrain.parallel.layout import Layout
 from foretrain.parallel.loss import IGNORE
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.registry import import_plugins
-from foretrain.trainer.curve import Curve
 from foretrain.trainer.model.gpt import Stage, build_stages
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.mup.table import Parametrization
 from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.optimizers.entry import entry_of
-from foretrain.trainer.probe import hash_tensor, make_samples
+from foretrain.trainer.verification.curve import Curve
+from foretrain.trainer.verification.probe import hash_tensor, make_samples
 
 
 def reference(config: Config, dtype_name: str, num_steps: int, table: Parametrization | None = None) -> Curve:

@@ -17,13 +17,13 @@ from foretrain.parallel.layout import Layout
 from foretrain.registry import import_plugins
 from foretrain.trainer import schedule
 from foretrain.trainer.callbacks.base import CALLBACKS
-from foretrain.trainer.checkpoint_record import CheckpointRecord
+from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.model.table import check_sharding
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
-from foretrain.trainer.run_folder import CONFIG_FILE, newest_checkpoint
+from foretrain.trainer.run.folder import CONFIG_FILE, newest_checkpoint
 from foretrain.trainer.sinks import SINKS
-from foretrain.trainer.stage_cost import balance_stages, flop_costs
+from foretrain.trainer.stages.cost import balance_stages, flop_costs
 
 
 @dataclass(frozen=True)

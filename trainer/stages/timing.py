@@ -18,7 +18,7 @@ from foretrain.parallel.loss import cross_entropy
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Recompute, Stage
-from foretrain.trainer.stage_cost import Costs, balance_stages
+from foretrain.trainer.stages.cost import Costs, balance_stages
 
 STAGES_FILE = "stages.json"
 NUM_WARMUPS = 3

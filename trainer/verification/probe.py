@@ -1,4 +1,4 @@
-"""A few steps of a config on made-up batches, as one rank of a layout: what `trainer/reference.py` is compared with."""
+"""A few steps of a config on made-up batches, as one rank of a layout, to compare with those of reference.py."""
 
 from hashlib import sha256
 
@@ -14,9 +14,9 @@ from foretrain.parallel.layout import Layout
 from foretrain.parallel.loss import IGNORE
 from foretrain.registry import import_plugins
 from foretrain.trainer.build import build_engine
-from foretrain.trainer.curve import Curve
 from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.state import ModelState
+from foretrain.trainer.verification.curve import Curve
 
 TIMEOUT_S = 120.0
 """A collective that waits longer than this is a deadlock: a step takes a fraction of a second."""

@@ -14,12 +14,12 @@ from foretrain.data_pipeline.corpus.manifest import TOKENIZER
 from foretrain.data_pipeline.prepare.tokenizer import load_tokenizer
 from foretrain.parallel import shim
 from foretrain.trainer.api import build_model
-from foretrain.trainer.checkpoint import load_weights
-from foretrain.trainer.checkpoint_record import CheckpointRecord
-from foretrain.trainer.generate import generate
+from foretrain.trainer.checkpoint.files import load_weights
+from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.model.gpt import Stage
 from foretrain.trainer.objectives.base import objective_of
-from foretrain.trainer.run_folder import CONFIG_FILE, RECORD, newest_checkpoint
+from foretrain.trainer.run.folder import CONFIG_FILE, RECORD, newest_checkpoint
+from foretrain.trainer.text.generate import generate
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Checkpoints of a run: their files, and the record that names what is in them."""

@@ -1,0 +1,1 @@
+"""The cost of each layer, by which layers are divided among pipeline stages."""
