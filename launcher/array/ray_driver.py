@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return driver.run(stop_signals)
     finally:
-        driver.running.drop()
+        driver.tasks.drop()
 
 
 class Driver:
@@ -53,33 +53,31 @@ class Driver:
     def __init__(self, request: Request, at_once: int | None) -> None:
         self._request = request
         self._job = request.job
-        self._tasks = read(self._job.folder)
-        self._waiting: deque[Task] = deque(self._tasks)
-        self._at_once = at_once or len(self._tasks)
-        self.running = RunningTasks(self._job)
+        self._all = read(self._job.folder)
+        self._waiting: deque[Task] = deque(self._all)
+        self._at_once = at_once or len(self._all)
+        self.tasks = RunningTasks(self._job)
 
     def run(self, stop_signals: StopSignals) -> int:
         """Run all tasks, and return the driver's exit status."""
-        say(f"{len(self._tasks)} tasks, {self._at_once} at once where there is room; one asks for {self._asked()}")
+        asked = resources.asked(self._job).removesuffix(" each")
+        say(f"{len(self._all)} tasks, {self._at_once} at once where there is room; one asks for {asked}")
         idle_since_s = time.monotonic()
-        while (self._waiting or self.running) and not stop_signals.received:
+        while (self._waiting or self.tasks) and not stop_signals.received:
             self._fill()
-            for task, status in self.running.poll(_POLL_S):
+            for task, status in self.tasks.poll(_POLL_S):
                 self._note(task, status)
-            if self.running.num_running:
+            if self.tasks.running:
                 idle_since_s = time.monotonic()
-            elif self.running and time.monotonic() > idle_since_s + self._request.wait_s:
-                nodes = alive_nodes()
-                say(resources.shortage(self._job, nodes, self._request.wait_s))
-                return 1 if resources.can_ever_fit(self._job, nodes) else EXIT_CONFIG
+            elif self.tasks and time.monotonic() > idle_since_s + self._request.wait_s:
+                words, status = resources.shortage(self._job, alive_nodes(), self._request.wait_s)
+                say(words)
+                return status
         return self._stop(stop_signals) if stop_signals.received else EXIT_DONE
 
-    def _asked(self) -> str:
-        return resources.asked(self._job).removesuffix(" each")
-
     def _fill(self) -> None:
-        while self._waiting and len(self.running) < self._at_once and self.running.num_placing < MAX_PLACING:
-            self.running.start(self._waiting.popleft())
+        while self._waiting and len(self.tasks) < self._at_once and len(self.tasks.placing) < MAX_PLACING:
+            self.tasks.start(self._waiting.popleft())
 
     def _note(self, task: Task, status: int) -> None:
         if status == NOT_STARTED:
@@ -97,21 +95,21 @@ class Driver:
         """Ask the tasks to end, and kill those that take too long."""
         grace_s = self._request.stop_grace_s
         deadline_s = time.monotonic() + grace_s
-        self.running.drop_placing()
-        while self.running and time.monotonic() < deadline_s:
+        self.tasks.drop_placing()
+        while self.tasks and time.monotonic() < deadline_s:
             for signum in stop_signals.take():
-                say(f"{signum.name}: waits up to {grace_s:g} s for {len(self.running)} tasks to end")
-                self.running.send(FORWARDED[signum])
+                say(f"{signum.name}: waits up to {grace_s:g} s for {len(self.tasks)} tasks to end")
+                self.tasks.send(FORWARDED[signum])
             self._note_stopped()
-        self.running.send(signal.SIGKILL)
+        self.tasks.send(signal.SIGKILL)
         deadline_s = time.monotonic() + _KILL_S
-        while self.running and time.monotonic() < deadline_s:
+        while self.tasks and time.monotonic() < deadline_s:
             self._note_stopped()
         say("stopped")
         return EXIT_RESUME
 
     def _note_stopped(self) -> None:
-        for task, status in self.running.poll(_POLL_S):
+        for task, status in self.tasks.poll(_POLL_S):
             if not asks_for_restart(status):
                 self._note(task, status)
 

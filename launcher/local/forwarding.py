@@ -3,9 +3,10 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType, TracebackType
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any
 
 # Ctrl-C also asks the ranks to save: SIGINT itself reaches all processes of the terminal, and the ranks ignore it.
 _FORWARDED = {signal.SIGINT: signal.SIGTERM, signal.SIGTERM: signal.SIGTERM, signal.SIGUSR2: signal.SIGUSR2}
@@ -32,12 +33,6 @@ class Interrupt(BaseException):
         self.signum = signum
 
 
-class Receiver(Protocol):
-    """Ranks that signals can be sent to."""
-
-    def send(self, signum: int, /) -> None: ...
-
-
 class Forwarding:
     """A context that handles SIGINT, SIGTERM and SIGUSR2. It needs the main thread.
 
@@ -48,7 +43,7 @@ class Forwarding:
     def __init__(self, grace_s: float) -> None:
         self.stop = Stop()
         self._grace_s = grace_s
-        self._ranks: Receiver | None = None
+        self._send: Callable[[int], None] | None = None
         self._first_s = 0.0
         self._previous: dict[int, Any] = {}
 
@@ -57,19 +52,17 @@ class Forwarding:
             self._previous[signum] = signal.signal(signum, self._handle)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
-    def forward_to(self, ranks: Receiver) -> None:
-        """Forward signals to these ranks from now on."""
-        self._ranks = ranks
+    def forward_to(self, send: Callable[[int], None]) -> None:
+        """Call `send`, which sends a signal to the ranks, with each signal from now on."""
+        self._send = send
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         now_s = time.monotonic()
-        if self._ranks is None:
+        if self._send is None:
             raise Interrupt(signum)
         if self.stop.signum is None:
             self._first_s = now_s
@@ -83,4 +76,4 @@ class Forwarding:
                 return
             raise Interrupt(signum)
         self.stop.signum = signum
-        self._ranks.send(_FORWARDED[signal.Signals(signum)])
+        self._send(_FORWARDED[signal.Signals(signum)])

@@ -10,28 +10,13 @@ from multiprocessing import Pipe, connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import BinaryIO
 
 from foretrain.launcher.local import forkserver, rank
 from foretrain.launcher.local.outcome import Exited, Outcome, Raised, Report
-from foretrain.launcher.logs import LOG_START, log_path
+from foretrain.launcher.logs import log_path, open_log
 
 _TERM_GRACE_S = 5.0
 _KILL_GRACE_S = 10.0
-
-
-def _open_log(log_dir: Path, rank_: int) -> BinaryIO:
-    """Open the log of a rank to append to it: a run that is started again keeps the output of earlier starts."""
-    log_dir.mkdir(parents=True, exist_ok=True)
-    log = log_path(log_dir, rank_).open("ab")
-    log.write(f"{LOG_START}{rank_} starts, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
-    log.flush()
-    return log
-
-
-def _num_cores() -> int:
-    # The cores that this process may use, if the system says: the share of a job, not the machine.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def rank_env(base: Mapping[str, str], rank_: int, world_size: int, port: int) -> dict[str, str]:
@@ -39,7 +24,7 @@ def rank_env(base: Mapping[str, str], rank_: int, world_size: int, port: int) ->
     env = dict(base)
     # If it is set, DeepSpeed compiles a shared-memory operator, and the machine may have no compiler.
     env.pop("LOCAL_SIZE", None)
-    env.setdefault("OMP_NUM_THREADS", str(max(1, _num_cores() // world_size)))
+    env.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // world_size)))
     env |= {"RANK": str(rank_), "LOCAL_RANK": str(rank_)}
     env |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
     # All ranks are clients of the launcher's store: no rank needs a free port, and the store outlives rank 0.
@@ -175,7 +160,8 @@ def started(
             with ExitStack() as files:
                 stdout, stderr = 1, 2
                 if log_dir is not None and index > 0:
-                    stdout = stderr = files.enter_context(_open_log(log_dir, index)).fileno()
+                    log = open_log(log_path(log_dir, index), f"rank {index}")
+                    stdout = stderr = files.enter_context(log).fileno()
                 setup = rank.Setup(
                     target=target,
                     args=pickled,

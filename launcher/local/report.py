@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from foretrain.launcher.local.outcome import Exited, Outcome, Raised
-from foretrain.launcher.logs import LOG_START, log_path
+from foretrain.launcher.logs import last_lines, log_path
 
 _TAIL_LINES = 40
 _TRACEBACK_VARIABLE = "FORETRAIN_TRACEBACK"
@@ -58,10 +58,7 @@ def details(outcome: Outcome, log_dir: Path | None) -> str:
         return outcome.report.traceback
     if log_dir is None or outcome.rank == 0:
         return ""
-    log = log_path(log_dir, outcome.rank)
-    # The output of this start only: the log also has that of earlier ones.
-    said = log.read_text(errors="replace").rpartition(LOG_START)[2]
-    return "".join(f"{line}\n" for line in [f"The last lines of {log}:", *said.splitlines()[1:][-_TAIL_LINES:]])
+    return "".join(f"{line}\n" for line in last_lines(log_path(log_dir, outcome.rank), _TAIL_LINES))
 
 
 def print_failure(failure: Outcome, outcomes: Iterable[Outcome], log_dir: Path | None) -> None:

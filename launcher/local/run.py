@@ -4,7 +4,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ def run_local(
     args: tuple = (),
     world_size: int = 1,
     *,
-    env: Mapping[str, str] | None = None,
     log_dir: Path | None = None,
     stop_grace_s: float = 60.0,
     preload: Sequence[str] = PRELOAD,
@@ -40,8 +39,8 @@ def run_local(
 
     target: "package.module:function", imported by name in each rank. If the function has an attribute `on_start`, that
     is called first, so that it can install handlers before a signal reaches the rank. Rank 0 prints where this process
-    prints, the others into log_dir/rank-NNN.log; without `log_dir` all print here. `env` is added to the ranks'
-    environment. `preload`: modules to import once for all ranks of this process; the first call decides.
+    prints, the others into log_dir/rank-NNN.log; without `log_dir` all print here. `preload`: modules to
+    import once for all ranks of this process; the first call decides.
 
     The status is 0, or that of the rank that failed first: 1 for an exception, n for sys.exit(n), 128 + n for signal n.
     That failure is printed on stderr, and the other ranks are stopped. SIGINT (as SIGTERM), SIGTERM and SIGUSR2 are
@@ -53,8 +52,8 @@ def run_local(
     check_fits(world_size)
     with Forwarding(stop_grace_s) as forwarding:
         try:
-            with started(target, args, world_size, env=env, log_dir=log_dir, preload=preload) as ranks:
-                forwarding.forward_to(ranks)
+            with started(target, args, world_size, log_dir=log_dir, preload=preload) as ranks:
+                forwarding.forward_to(ranks.send)
                 _supervise(ranks, forwarding.stop)
                 if forwarding.stop.signum is not None:
                     return _end_stopped(ranks, forwarding.stop.signum, log_dir)
@@ -78,7 +77,6 @@ def call_local(
     args: tuple = (),
     world_size: int = 1,
     *,
-    env: Mapping[str, str] | None = None,
     preload: Sequence[str] = PRELOAD,
     timeout_s: float = float("inf"),
 ) -> list[Any]:
@@ -87,7 +85,7 @@ def call_local(
     What the target returns must be picklable. Raises RankError with the traceback of the rank that failed first, and
     TimeoutError after timeout_s, when each rank left has printed the stacks of its threads on stderr.
     """
-    with started(target, args, world_size, env=env, preload=preload, keep_result=True) as ranks:
+    with started(target, args, world_size, preload=preload, keep_result=True) as ranks:
         _supervise(ranks, Stop(time.monotonic() + timeout_s))
         failure = first_failure(ranks.outcomes.values())
         if failure is not None:

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Self
 
 import ray
@@ -19,7 +18,7 @@ from foretrain.launcher.ray.places import Assigned, assign
 from foretrain.launcher.ray.resources import Node
 from foretrain.launcher.ray.say import say
 from foretrain.launcher.ray.stop_signals import StopSignals
-from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_RESUME
 
 _POLL_S = 1.0
 _REPORT_EVERY_S = 10.0
@@ -48,9 +47,7 @@ class ActorGroup:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.drop()
         remove_placement_group(self._nodes)
 
@@ -104,22 +101,14 @@ class ActorGroup:
             if stop_signals.received:
                 raise NotPlacedError("stopped before there were ranks", EXIT_RESUME)
             now_s = time.monotonic()
-            granted = bool(missing) and self._granted()
+            granted = bool(missing) and placement_group_table(self._nodes)["state"] == "CREATED"
             if missing and not granted and now_s > deadline_s:
-                raise self._refusal()
+                raise NotPlacedError(*resources.shortage(self._job, alive_nodes(), self._wait_s))
             if missing and now_s > deadline_s + _START_S:
                 raise NotPlacedError(f"{len(missing)} actors did not start in {_START_S:g} s: see Ray's own logs", 1)
             if missing and not granted and now_s > reported_s + _REPORT_EVERY_S:
                 reported_s = now_s
                 say("\n".join(["waits; the nodes:", *resources.overview(self._job, alive_nodes())]))
-
-    def _granted(self) -> bool:
-        return placement_group_table(self._nodes)["state"] == "CREATED"
-
-    def _refusal(self) -> NotPlacedError:
-        nodes = alive_nodes()
-        status = 1 if resources.can_ever_fit(self._job, nodes) else EXIT_CONFIG
-        return NotPlacedError(resources.shortage(self._job, nodes, self._wait_s), status)
 
 
 def alive_nodes() -> list[Node]:

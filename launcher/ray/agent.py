@@ -14,7 +14,7 @@ import ray
 import ray.util
 
 from foretrain.launcher import rendezvous
-from foretrain.launcher.logs import LOG_START
+from foretrain.launcher.logs import open_log
 from foretrain.launcher.ray.places import Place
 from foretrain.launcher.restart import EXIT_SIGNAL
 
@@ -30,21 +30,17 @@ OPTIONS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class RankProcess:
-    """The process of a rank."""
+class Process:
+    """The process of a rank or of a task, which starts its ranks itself."""
 
-    rank: int
+    title: str
+    """What it is in its log, such as "rank 3"."""
     python: str
     command: tuple[str, ...]
     env: dict[str, str]
     """The complete environment."""
     workdir: str
     log: Path
-
-    @property
-    def log_start(self) -> str:
-        """The start of the first line in its log."""
-        return f"{LOG_START}{self.rank}"
 
 
 class Agent:
@@ -66,12 +62,10 @@ class Agent:
         """A free port of this node."""
         return rendezvous.free_port(seed)
 
-    def run(self, what: RankProcess) -> int:
+    def run(self, what: Process) -> int:
         """Start the rank, wait for its end, and return its exit status: 128 + n for signal n."""
         # The kernel kills the rank when the thread that started it ends, so this thread also waits for it.
-        what.log.parent.mkdir(parents=True, exist_ok=True)
-        with what.log.open("ab", buffering=0) as log:
-            log.write(f"{what.log_start} starts, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+        with open_log(what.log, what.title) as log:
             try:
                 process = _start(what, log.fileno())
             except OSError as error:
@@ -133,7 +127,7 @@ def _kill_group_with_this_process(group: int) -> IO[bytes]:
     return watcher.stdin
 
 
-def _start(what: RankProcess, log_fd: int) -> "subprocess.Popen[bytes]":
+def _start(what: Process, log_fd: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [what.python, "-m", "foretrain.launcher.ray.child", str(os.getpid()), *what.command],
         cwd=what.workdir,

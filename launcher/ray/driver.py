@@ -14,7 +14,7 @@ import ray
 from foretrain.launcher.job import Job
 from foretrain.launcher.logs import log_path
 from foretrain.launcher.ray.actor_group import ActorGroup, NotPlacedError
-from foretrain.launcher.ray.agent import RankProcess
+from foretrain.launcher.ray.agent import Process
 from foretrain.launcher.ray.echo import echoed
 from foretrain.launcher.ray.ending import exit_status
 from foretrain.launcher.ray.places import Assigned, rank_env
@@ -81,9 +81,9 @@ def _start(
         return supervise(Ranks(agents, processes), stop_signals, request.stop_grace_s)
 
 
-def _process(job: Job, assigned: Assigned, master: tuple[str, int]) -> RankProcess:
-    return RankProcess(
-        rank=assigned.rank,
+def _process(job: Job, assigned: Assigned, master: tuple[str, int]) -> Process:
+    return Process(
+        title=f"rank {assigned.rank}",
         python=job.python,
         command=job.command,
         env=rank_env(job.env, assigned, job.num_ranks, job.ranks_per_node, master),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from foretrain.launcher.job import Job
+from foretrain.trainer.run.exit_status import EXIT_CONFIG
 
 _MAX_LINES = 32
 
@@ -25,11 +26,6 @@ def bundle(job: Job) -> dict[str, float]:
     if job.gpus_per_node:
         asked["GPU"] = float(job.ranks_per_node)
     return asked
-
-
-def can_ever_fit(job: Job, nodes: Sequence[Node]) -> bool:
-    """Whether the nodes would suffice if they were idle."""
-    return sum(_has(node.total, bundle(job)) for node in nodes) >= job.num_nodes
 
 
 def _has(resources: Mapping[str, float], asked: Mapping[str, float]) -> bool:
@@ -59,11 +55,12 @@ def overview(job: Job, nodes: Sequence[Node]) -> list[str]:
     return lines or ["  no node is alive"]
 
 
-def shortage(job: Job, nodes: Sequence[Node], wait_s: float) -> str:
-    """A message that says why the job was not placed, and what to change."""
+def shortage(job: Job, nodes: Sequence[Node], wait_s: float) -> tuple[str, int]:
+    """A message that says why the job was not placed, and what to change; and the exit status of the driver."""
     able = sum(_has(node.total, bundle(job)) for node in nodes)
     head = f"asked for {asked(job)}; in {wait_s:g} s the cluster could not give that. Its nodes:"
     verb = "is" if able == 1 else "are"
+    status = 1 if able >= job.num_nodes else EXIT_CONFIG
     if able >= job.num_nodes:
         advice = f"{able} node{'s' * (able > 1)} {verb} large enough, but not free: wait, or raise launch.ray.wait_s"
     else:
@@ -71,4 +68,4 @@ def shortage(job: Job, nodes: Sequence[Node], wait_s: float) -> str:
             f"{able} of {len(nodes)} nodes {verb} large enough: add nodes, or ask for less (cluster.num_nodes, "
             "cluster.gpus_per_node, launch.cpus_per_rank); the ranks of the layout change with the first two"
         )
-    return "\n".join([head, *overview(job, nodes), advice])
+    return "\n".join([head, *overview(job, nodes), advice]), status

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
-from foretrain.launcher.ray.agent import RankProcess
+from foretrain.launcher.ray.agent import Process
 from foretrain.launcher.ray.ending import LOST, End, decisive
 from foretrain.launcher.ray.say import say
 from foretrain.launcher.ray.stop_signals import FORWARDED, StopSignals
@@ -28,7 +28,7 @@ KILL_GRACE_S = 45.0
 class Ranks:
     """The ranks that run, each in its actor, and the ends of the others."""
 
-    def __init__(self, agents: Sequence[Any], processes: Sequence[RankProcess]) -> None:
+    def __init__(self, agents: Sequence[Any], processes: Sequence[Process]) -> None:
         """agents: the actor of each process."""
         self._agents = agents
         self._running = {
@@ -79,13 +79,10 @@ def end_of(rank: int, reference: Any) -> End:
     try:
         return End(rank, ray.get(reference))
     except (ActorDiedError, ActorUnavailableError) as error:
-        return End(rank, LOST, f"its actor is gone: {_first_line(error)}")
+        first_line = str(error).strip().partition("\n")[0]
+        return End(rank, LOST, f"its actor is gone: {first_line}")
     except RayError as error:
         return End(rank, 1, f"its actor failed: {error}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
 
 
 def supervise(ranks: Ranks, stop_signals: StopSignals, stop_grace_s: float) -> int:

@@ -15,12 +15,12 @@ from foretrain.launcher.array.run import running
 from foretrain.launcher.array.task import Task
 from foretrain.launcher.array.watch import Ended as TaskEnded
 from foretrain.launcher.job import plugin_path
+from foretrain.launcher.logs import last_lines
 from foretrain.launcher.protocol import ArrayRunner, Launcher
-from foretrain.scaling.sweep.runner import TrialEnd, split_ended
+from foretrain.scaling.sweep.runner import TAIL_LINES, TrialEnd, split_ended
 
 BATCH = "batch"
 """Name of the folder, in a sweep's, with scripts, logs, and how each command ended."""
-TAIL_LINES = 15
 
 
 class ClusterRunner:
@@ -76,5 +76,4 @@ class ClusterRunner:
 def _explain(task: TaskEnded) -> str:
     """How a task ended, and the last lines that it printed."""
     how = "was cancelled, or is gone" if task.status is None else f"ended with status {task.status}"
-    printed = task.log.read_text(encoding="utf-8", errors="replace").splitlines() if task.log.exists() else []
-    return "\n".join([how, f"The last lines of {task.log}:", *printed[-TAIL_LINES:]])
+    return "\n".join([how, *last_lines(task.log, TAIL_LINES)])

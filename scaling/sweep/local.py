@@ -12,10 +12,10 @@ from foretrain.launcher.local.outcome import Outcome as RankOutcome
 from foretrain.launcher.local.outcome import Raised
 from foretrain.launcher.local.pool import Call, CallEnd, RankPool
 from foretrain.launcher.local.report import headline
-from foretrain.launcher.logs import LOG_START, log_path
+from foretrain.launcher.logs import last_lines, log_path
 from foretrain.parallel.layout import Layout
 from foretrain.scaling.sweep.record import conclude, outcome_of
-from foretrain.scaling.sweep.runner import TrialEnd, split_ended
+from foretrain.scaling.sweep.runner import TAIL_LINES, TrialEnd, split_ended
 from foretrain.trainer.run.exit_status import EXIT_RESUME
 from foretrain.trainer.run.folder import LOGS
 
@@ -31,7 +31,6 @@ STOP_GRACE_S = 60.0
 LOOK_EVERY_S = 1.0
 LOOK_SHARE = 0.02
 """A trial's curve is read every LOOK_EVERY_S seconds, or less often: reading takes at most this share of the time."""
-TAIL_LINES = 15
 
 
 class LocalRunner:
@@ -54,7 +53,7 @@ class LocalRunner:
         waiting = deque(_call(folder, config) for folder, config in configs.items())
         with Forwarding(STOP_GRACE_S) as forwarding:
             pool = RankPool(self._slots, preload=PRELOAD)
-            forwarding.forward_to(pool)
+            forwarding.forward_to(pool.send)
             for end in pool.run(waiting, forwarding.stop):
                 trial_end = _trial_end(end, configs[end.call.key])
                 if trial_end is not None:
@@ -109,5 +108,4 @@ def _explain(failure: RankOutcome, folder: Path) -> str:
     if isinstance(failure.report, Raised):
         with log.open("a", encoding="utf-8") as file:
             file.write(failure.report.traceback)
-    lines = log.read_text(encoding="utf-8", errors="replace").rpartition(LOG_START)[2].splitlines()[1:]
-    return "\n".join([headline(failure), f"The last lines of {log}:", *lines[-TAIL_LINES:]])
+    return "\n".join([headline(failure), *last_lines(log, TAIL_LINES)])

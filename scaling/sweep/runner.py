@@ -8,6 +8,9 @@ from typing import Protocol
 from foretrain.configs.schema import Config
 from foretrain.scaling.sweep.record import conclude, recorded, trial_config
 
+TAIL_LINES = 15
+"""Lines of its log that are shown of a trial that failed."""
+
 
 @dataclass(frozen=True)
 class TrialEnd:

@@ -9,11 +9,10 @@ failed.
 
 import os
 import sys
-import time
 from pathlib import Path
 
 from foretrain.launcher import train
-from foretrain.launcher.logs import LOG_START, log_path
+from foretrain.launcher.logs import log_path, open_log
 from foretrain.scaling.sweep.local import LocalRunner
 from foretrain.scaling.sweep.record import trial_config
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
@@ -25,7 +24,9 @@ def rank(folder: str) -> None:
     """Run one rank of the trial in a folder; the launcher calls this in each process. Rank 0 prints into a log too."""
     place = train.place_from_environment()
     if place.rank == 0:
-        _print_into(log_path(Path(folder) / LOGS, 0))
+        with open_log(log_path(Path(folder) / LOGS, 0), "rank 0") as log:
+            for fd in (1, 2):
+                os.dup2(log.fileno(), fd)
     with train.prepared_run(trial_config(Path(folder)), place, allow_data_change=False) as run:
         if run.is_complete:
             return
@@ -35,15 +36,6 @@ def rank(folder: str) -> None:
 
 
 rank.on_start = catch_signals  # type: ignore[attr-defined]
-
-
-def _print_into(log: Path) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        file.write(f"{LOG_START}0 starts, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
-        file.flush()
-        for fd in (1, 2):
-            os.dup2(file.fileno(), fd)
 
 
 def main(folder: Path) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from foretrain.launcher.ray import resources
 from foretrain.launcher.ray.resources import Node
+from foretrain.trainer.run.exit_status import EXIT_CONFIG
 from tests.launcher.ray.jobs import make_job
 
 HEAD = Node("10.0.0.1", {"memory": 1.0}, {})
@@ -15,8 +16,9 @@ SMALL = Node("10.0.0.3", {"CPU": 32.0, "GPU": 4.0}, {"CPU": 32.0, "GPU": 4.0})
 def test_nodes_that_are_too_small_are_distinguished_from_busy_ones(tmp_path: Path) -> None:
     job = make_job(tmp_path, num_nodes=2, ranks_per_node=8, cpus_per_rank=8, gpus_per_node=8)
     assert resources.bundle(job) == {"CPU": 64.0, "GPU": 8.0}
-    assert not resources.can_ever_fit(job, [HEAD, BUSY, SMALL])
-    assert resources.shortage(job, [HEAD, SMALL, BUSY], 600.0) == (
+    words, status = resources.shortage(job, [HEAD, SMALL, BUSY], 600.0)
+    assert status == EXIT_CONFIG
+    assert words == (
         "asked for 2 nodes with 64 CPUs and 8 GPUs each; in 600 s the cluster could not give that. Its nodes:\n"
         "  10.0.0.2: 4 of 64 CPUs, 0 of 8 GPUs free\n"
         "  10.0.0.3: 32 of 32 CPUs, 4 of 4 GPUs free\n"
@@ -25,10 +27,9 @@ def test_nodes_that_are_too_small_are_distinguished_from_busy_ones(tmp_path: Pat
         "launch.cpus_per_rank); the ranks of the layout change with the first two"
     )
     one = replace(job, num_nodes=1)
-    assert resources.can_ever_fit(one, [HEAD, BUSY])
-    assert resources.shortage(one, [BUSY], 600.0).endswith(
-        "1 node is large enough, but not free: wait, or raise launch.ray.wait_s"
-    )
+    words, status = resources.shortage(one, [HEAD, BUSY], 600.0)
+    assert status == 1, "it may have room later"
+    assert words.endswith("1 node is large enough, but not free: wait, or raise launch.ray.wait_s")
 
 
 def test_a_large_cluster_is_described_in_short(tmp_path: Path) -> None:
