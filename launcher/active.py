@@ -11,15 +11,6 @@ from foretrain.launcher.protocol import ActiveJob, Launcher
 
 def refuse_active(folder: Path, launcher: Launcher, launch: LaunchConfig) -> None:
     """Raise ValueError if a job of the folder waits or runs, or if the cluster to launch on does not answer."""
-    active = _active(folder, launcher, launch)
-    if active:
-        raise ValueError(
-            f"{folder} was launched as {' and '.join(job.title for job in active)}, which still waits or runs: wait "
-            "for it, stop it, or set another folder (run_dir, or --out of a sweep)"
-        )
-
-
-def _active(folder: Path, launcher: Launcher, launch: LaunchConfig) -> list[ActiveJob]:
     active: list[ActiveJob] = []
     for name in dict.fromkeys(launched.on for launched in launches(folder)):
         if name in LAUNCHERS:
@@ -27,4 +18,8 @@ def _active(folder: Path, launcher: Launcher, launch: LaunchConfig) -> list[Acti
             # Another cluster may be silent: the folder's lock still protects the run.
             with nullcontext() if other is launcher else suppress(ValueError):
                 active += other.active(folder, launch)
-    return active
+    if active:
+        raise ValueError(
+            f"{folder} was launched as {' and '.join(job.title for job in active)}, which still waits or runs: wait "
+            "for it, stop it, or set another folder (run_dir, or --out of a sweep)"
+        )

@@ -96,9 +96,6 @@ def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train
     check_nodes(config)
     run_dir = (workdir / config.run_dir).absolute()
     cluster, launch = config.cluster, config.launch
-    carried, settings = environment(launch.env, environ)
-    ours = rank_variables(run_dir / CODE, launch, plugin_path(config, workdir, environ))
-    env = {**carried, **ours, **settings}
     return Job(
         name=re.sub(r"[^\w.-]+", "-", run_dir.name) or "foretrain",
         run_dir=str(run_dir),
@@ -108,7 +105,7 @@ def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train
         ranks_per_node=cluster.gpus_per_node,
         cpus_per_rank=launch.cpus_per_rank,
         gpus_per_node=0 if config.train.device == "cpu" else cluster.gpus_per_node,
-        env=tuple(sorted(env.items())),
+        env=rank_environment(run_dir / CODE, launch, environ, plugin_path(config, workdir, environ)),
         max_starts=launch.max_starts,
         train_options=tuple(train_options),
     )
@@ -129,10 +126,13 @@ def plugin_path(config: Config, workdir: Path, environ: Mapping[str, str]) -> tu
     return tuple(str((workdir / folder).absolute()) for folder in folders if folder)
 
 
-def rank_variables(code: Path, launch: LaunchConfig, python_path: Sequence[str] = ()) -> dict[str, str]:
-    """What the ranks of a cluster's job need in their environment beside what `launch.env` says."""
+def rank_environment(
+    code: Path, launch: LaunchConfig, environ: Mapping[str, str], python_path: Sequence[str]
+) -> tuple[tuple[str, str], ...]:
+    """The environment of a cluster's ranks: what `launch.env` says, and what they need to run the copy of the code."""
+    carried, settings = environment(launch.env, environ)
     threads = {"OMP_NUM_THREADS": str(launch.cpus_per_rank), "PYTHONUNBUFFERED": "1"}
-    return {**code_variables(code, python_path), **threads}
+    return tuple(sorted({**carried, **code_variables(code, python_path), **threads, **settings}.items()))
 
 
 def environment(wanted: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -3,18 +3,15 @@
 import ctypes
 import os
 import signal
-import sys
 
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent_pid: int | None = None) -> None:
-    """Have the kernel kill this process when its parent ends, however that happens. Does nothing except on Linux.
+    """Have the kernel kill this process when its parent ends, however that happens.
 
     parent_pid: the expected parent; if it has ended before the call, this process ends at once.
     """
-    if sys.platform != "linux":
-        return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")

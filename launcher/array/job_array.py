@@ -8,7 +8,7 @@ from pathlib import Path
 
 from foretrain.configs.launching import LaunchConfig
 from foretrain.launcher.array.task import Task
-from foretrain.launcher.job import Job, environment, rank_variables
+from foretrain.launcher.job import Job, rank_environment
 from foretrain.trainer.run.folder import CODE
 
 
@@ -54,8 +54,6 @@ class JobArray:
 
 def as_job(array: JobArray, environ: Mapping[str, str]) -> Job:
     """The job of one task, as if it were a run on one node: its CPUs and GPUs, and its environment out of `environ`."""
-    carried, settings = environment(array.launch.env, environ)
-    ours = rank_variables(array.folder / CODE, array.launch, array.python_path)
     return Job(
         name=re.sub(r"[^\w.-]+", "-", array.name) or "foretrain",
         run_dir=str(array.folder),
@@ -65,6 +63,6 @@ def as_job(array: JobArray, environ: Mapping[str, str]) -> Job:
         ranks_per_node=array.ranks,
         cpus_per_rank=array.launch.cpus_per_rank,
         gpus_per_node=array.ranks if array.on_gpus else 0,
-        env=tuple(sorted({**carried, **ours, **settings}.items())),
+        env=rank_environment(array.folder / CODE, array.launch, environ, array.python_path),
         max_starts=array.launch.max_starts,
     )

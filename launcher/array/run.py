@@ -5,10 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from foretrain.launcher.active import refuse_active
-from foretrain.launcher.array import folder
+from foretrain.launcher.array.ending import ENDED, STARTS, ended_path
 from foretrain.launcher.array.job_array import JobArray, as_job
+from foretrain.launcher.array.task import TASKS_FILE, to_text
 from foretrain.launcher.array.watch import Ended
+from foretrain.launcher.job import Job
 from foretrain.launcher.protocol import Launcher
+from foretrain.launcher.snapshot import snapshot
+from foretrain.trainer.run.environment import record
 from foretrain.trainer.run.lock import locked
 
 
@@ -22,6 +26,19 @@ def running(array: JobArray, launcher: Launcher) -> Iterator[Iterator[Ended]]:
     launcher.check(array.launch)
     with locked(array.folder):
         refuse_active(array.folder, launcher, array.launch)
-        folder.write(array, as_job(array, os.environ))
+        write(array, as_job(array, os.environ))
         with launcher.arrays.run(array) as ends:
             yield ends
+
+
+def write(array: JobArray, job: Job) -> None:
+    """Make the array's folder: the code, the commands, and what it was started from. Then no task counts as ended.
+
+    job: what `as_job` returned.
+    """
+    for folder in (job.logs, array.folder / ENDED, array.folder / STARTS):
+        folder.mkdir(parents=True, exist_ok=True)
+    for task in array.tasks:
+        ended_path(array.folder, task.name).unlink(missing_ok=True)
+    (array.folder / TASKS_FILE).write_text(to_text(array.tasks), encoding="utf-8")
+    record({"code_sha256": snapshot(job.code), "env": dict(job.without_secrets().env)}, array.folder)

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from foretrain.launcher.array.job_array import JobArray, as_job
@@ -29,41 +28,16 @@ _CLEAR_UP_S = 60.0
 def render(array: JobArray, part: range | None = None, environ: Mapping[str, str] = os.environ) -> str:
     """The batch script of an array, for the tasks whose places in the job array are `part` (by default for all)."""
     part = range(len(array.tasks)) if part is None else part
-    job = as_job(array, environ)
-    values = {
-        "OPTIONS": "\n".join(f"#SBATCH {option}" for option in _options(array, part)),
-        "LEAD": str(array.launch.stop_lead_s),
-        "DEVICES": f"{_DEVICES} | " if array.on_gpus else "",
-        "EXPORTS": slurm.exports(job),
-        "FOLDER": shlex.quote(str(array.folder)),
-        "PYTHON": shlex.quote(array.python),
-        "FIRST": str(part.start),
-        "MAX_STARTS": str(job.max_starts),
-        "SETUP": slurm.setup_lines(array.launch.setup),
-    }
-    return slurm.filled("array.sbatch.in", values)
-
-
-def _options(array: JobArray, part: range) -> list[str]:
-    launch = array.launch
-    job = as_job(array, {})
     at_once = f"%{array.at_once}" if array.at_once is not None else ""
-    return [
-        f"--job-name={job.name}",
+    size = [
         f"--array=0-{len(part) - 1}{at_once}",
         "--nodes=1",
         "--ntasks=1",
         f"--cpus-per-task={array.cpus}",
         *([f"--gres=gpu:{array.ranks}"] if array.on_gpus else []),
-        *slurm.chosen(launch),
-        f"--signal=B:USR2@{launch.stop_lead_s}",
-        "--requeue",
-        "--open-mode=append",
-        f"--output={slurm.quoted(slurm.pattern(job.logs) + '/slurm-%A.log')}",
-        f"--chdir={slurm.quoted(job.workdir)}",
-        "--export=ALL",
-        *launch.slurm.options,
     ]
+    values = {"DEVICES": f"{_DEVICES} | " if array.on_gpus else "", "FIRST": str(part.start)}
+    return slurm.filled("array.sbatch.in", as_job(array, environ), array.launch, size, "slurm-%A.log", values)
 
 
 def parts(num_tasks: int, max_array_size: int) -> list[range]:
@@ -122,40 +96,30 @@ def _submit_all(scripts: list[Path], in_turn: bool) -> list[str]:
 _SCRIPT = re.compile(r"array-(\d+)\.sbatch")
 
 
-@dataclass(frozen=True)
-class Element:
-    """One task of a Slurm array that waits or runs."""
-
-    array: str
-    """The id of the array's job."""
-    task: int
-    """The task's place in the array."""
-
-
 def script_path(folder: Path, first: int) -> Path:
     """The batch script of the array whose first task has the place `first` in the array."""
     return folder / f"array-{first}.sbatch"
 
 
-def elements(folder: Path) -> list[Element]:
-    """My array tasks that wait or run with the scripts of this folder, whoever submitted them, and how.
+def active(folder: Path) -> list[int]:
+    """The places of my tasks that wait or run with the scripts of this folder, whoever submitted them, and how.
 
     Raises ValueError if Slurm does not answer.
     """
-    lines = ask("squeue", "--me", "--array", "--noheader", "--format=%F %K %o").splitlines()
+    lines = ask("squeue", "--me", "--array", "--noheader", "--format=%K %o").splitlines()
     found = []
-    for array, index, command in (line.strip().split(" ", 2) for line in lines if line.count(" ") > 1):
+    for index, _, command in (line.strip().partition(" ") for line in lines):
         path = Path(command)
         named = _SCRIPT.fullmatch(path.name)
         if named is not None and path.parent == folder and index.isdecimal():
-            found.append(Element(array, int(named[1]) + int(index)))
+            found.append(int(named[1]) + int(index))
     return found
 
 
 def unfinished(folder: Path) -> frozenset[str]:
     """The names of the tasks of a job array's folder that wait or run. Raises ValueError if Slurm does not answer."""
     tasks = read(folder)
-    return frozenset(tasks[element.task].name for element in elements(folder) if element.task < len(tasks))
+    return frozenset(tasks[place].name for place in active(folder) if place < len(tasks))
 
 
 def follow(folder: Path, every_s: float = 10.0) -> Iterator[Ended]:
@@ -166,7 +130,7 @@ def follow(folder: Path, every_s: float = 10.0) -> Iterator[Ended]:
     yield from watch(folder, [task.name for task in read(folder)], lambda: unfinished(folder), every_s)
     # Slurm still cleans up after tasks that have written their end; until then a new launch would be refused.
     deadline_s = time.monotonic() + _CLEAR_UP_S
-    while elements(folder) and time.monotonic() < deadline_s:
+    while active(folder) and time.monotonic() < deadline_s:
         time.sleep(_POLL_S)
 
 

@@ -17,9 +17,7 @@ class RayLauncher:
 
     name = "ray"
     uses_one_machine = False
-
-    def __init__(self) -> None:
-        self.arrays: ArrayRunner | None = RayArrays()
+    arrays: ArrayRunner | None = RayArrays()
 
     def in_foreground(self, launch: LaunchConfig) -> bool:
         """Whether the cluster is started for the run, and ends with it."""
@@ -79,8 +77,8 @@ class RayLauncher:
             return run_on_own_cluster(job, script.text)
         job_id = submission.submit(job, script.text, address)
         record_launch(job.folder, self.name, job_id, address)
-        watch = tuple(submission.watch_commands(job_id, address))
-        return Submitted(f"Ray job {job_id}", job_id, watch, submission.stop_command(job_id, address))
+        watch = [submission.command(address, *words, job_id) for words in (("logs", "--follow"), ("status",))]
+        return Submitted(f"Ray job {job_id}", job_id, tuple(watch), submission.command(address, "stop", job_id))
 
     def stop(self, folder: Path) -> list[ActiveJob]:
         """Ask Ray to stop the job: its ranks have launch.stop_lead_s to write a checkpoint."""

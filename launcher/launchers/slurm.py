@@ -17,9 +17,7 @@ class SlurmLauncher:
 
     name = "slurm"
     uses_one_machine = False
-
-    def __init__(self) -> None:
-        self.arrays: ArrayRunner | None = SlurmArrays()
+    arrays: ArrayRunner | None = SlurmArrays()
 
     def in_foreground(self, launch: LaunchConfig) -> bool:
         """Never: the job is Slurm's."""

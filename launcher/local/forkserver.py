@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from foretrain.launcher.environment import changed_environment
+
 # A name, not an import: foretrain.launcher.local.preload changes the process that imports it.
 _PRELOAD_MODULE = "foretrain.launcher.local.preload"
 PRELOAD_VARIABLE = "FORETRAIN_PRELOAD"
@@ -41,17 +43,6 @@ def _received(copy: Any) -> InheritedFd:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    saved = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(saved)
-
-
-@contextmanager
 def _hidden_main() -> Iterator[None]:
     """Keep children from importing this program's main module again: they import what they need by name."""
     main = sys.modules["__main__"]
@@ -72,7 +63,7 @@ def server_env(env: Mapping[str, str], preload: Sequence[str]) -> dict[str, str]
 def ensure_running(server_env: Mapping[str, str]) -> None:
     """Start the fork server unless it runs, and return while it still imports. A running one keeps its environment."""
     forkserver.set_forkserver_preload([_PRELOAD_MODULE])
-    with _environment(server_env):
+    with changed_environment(server_env):
         forkserver.ensure_running()
 
 
@@ -84,7 +75,7 @@ def start(function: Any, *args: Any, name: str, server_env: Mapping[str, str]) -
     process = multiprocessing.get_context("forkserver").Process(target=function, args=args, name=name)
     try:
         # multiprocessing restarts a server that has ended, so the environment must be right here too.
-        with _environment(server_env), _hidden_main():
+        with changed_environment(server_env), _hidden_main():
             process.start()
     except (EOFError, ConnectionError) as error:
         raise RuntimeError("the fork server ended before it started a rank: its error is on stderr") from error

@@ -7,7 +7,6 @@ import os
 import pickle
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -86,7 +85,6 @@ def _become_rank(setup: Setup) -> None:
             "the fork server could not import foretrain.launcher.local.preload: is foretrain installed completely?"
         )
     die_with_parent(preload.SERVER_PID)
-    threading.Thread(target=_exit_with_launcher, name="exit-with-launcher", daemon=True).start()
     # Ctrl-C reaches all processes of the terminal; the launcher alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in preload.FAILED:
@@ -94,14 +92,6 @@ def _become_rank(setup: Setup) -> None:
     if "torch" in sys.modules:
         # OpenMP has read its environment in the fork server already.
         sys.modules["torch"].set_num_threads(int(setup.env["OMP_NUM_THREADS"].split(",")[0]))
-
-
-def _exit_with_launcher() -> None:
-    """End this process when the launcher has ended, on systems on which the kernel does not do it."""
-    launcher = multiprocessing.parent_process()
-    assert launcher is not None
-    launcher.join()
-    os._exit(1)
 
 
 def _run(setup: Setup) -> bytes | None:

@@ -1,6 +1,5 @@
 """Prints a log while it grows."""
 
-import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -34,9 +33,5 @@ def _echo(log: Path, offset: int, done: threading.Event) -> None:
                 new = file.read()
             offset += len(new)
             sys.stdout.flush()
-            _write(sys.stdout.fileno(), new)
-
-
-def _write(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
+            sys.stdout.buffer.write(new)
+            sys.stdout.buffer.flush()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from foretrain.launcher.environment import changed_environment
 from foretrain.launcher.job import Job
 
 if TYPE_CHECKING:
@@ -103,16 +104,13 @@ def status(address: str, submission_id: str) -> str | None:
     Raises ValueError if the cluster cannot be reached.
     """
     with connected(address) as client:
-        return _status(client, submission_id)
-
-
-def _status(client: "JobSubmissionClient", submission_id: str) -> str | None:
-    try:
-        return client.get_job_status(submission_id).value
-    except RuntimeError as error:
-        if "404" in str(error) or "does not exist" in str(error):
-            return None
-        raise ValueError(f"Ray does not report the state of job {submission_id}: {_last_line(str(error))}") from None
+        try:
+            return client.get_job_status(submission_id).value
+        except RuntimeError as error:
+            if "404" in str(error) or "does not exist" in str(error):
+                return None
+            reason = _last_line(str(error))
+            raise ValueError(f"Ray does not report the state of job {submission_id}: {reason}") from None
 
 
 def stop(address: str, submission_id: str) -> None:
@@ -138,22 +136,9 @@ def is_active(address: str, submission_id: str) -> bool:
     return status(address, submission_id) in ACTIVE
 
 
-def watch_commands(submission_id: str, address: str) -> list[str]:
-    """Commands that show how a job is doing."""
-    return [
-        _command(address, f"logs --follow {shlex.quote(submission_id)}"),
-        _command(address, f"status {shlex.quote(submission_id)}"),
-    ]
-
-
-def stop_command(submission_id: str, address: str) -> str:
-    """The command that has a job write a checkpoint and end."""
-    return _command(address, f"stop {shlex.quote(submission_id)}")
-
-
-def _command(address: str, words: str) -> str:
-    # --address would not do: `ray job` prefers RAY_ADDRESS if that is set.
-    return f"RAY_ADDRESS={shlex.quote(address)} ray job {words}"
+def command(address: str, *words: str) -> str:
+    """The command `ray job WORDS` for the cluster at `address`. `ray job` prefers RAY_ADDRESS to its own --address."""
+    return f"RAY_ADDRESS={shlex.quote(address)} ray job {shlex.join(words)}"
 
 
 @contextmanager
@@ -168,7 +153,7 @@ def connected(address: str) -> Iterator["JobSubmissionClient"]:
     if _is_loopback(host):
         # Through a proxy, this name would mean the proxy's own machine.
         changes |= {name: f"{os.environ.get(name, '')},{host}".lstrip(",") for name in ("no_proxy", "NO_PROXY")}
-    with _environment(changes):
+    with changed_environment(changes):
         _check_reachable(address)
         from ray.job_submission import JobSubmissionClient
 
@@ -200,25 +185,6 @@ def _unreachable(address: str, why: str) -> str:
 
 def _is_loopback(host: str) -> bool:
     return host == "localhost" or host == "::1" or host.startswith("127.")
-
-
-@contextmanager
-def _environment(changes: dict[str, str | None]) -> Iterator[None]:
-    """Change this process's environment for the block; None removes a variable."""
-    before = {name: os.environ.get(name) for name in changes}
-    _set(changes)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
-def _set(values: dict[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 def _last_line(text: str) -> str:

@@ -16,36 +16,62 @@ SECRETS = "job.env"
 
 def render(job: Job, launch: LaunchConfig) -> str:
     """The batch script of a job."""
+    size = [
+        f"--nodes={job.num_nodes}",
+        f"--ntasks-per-node={job.ranks_per_node}",
+        f"--cpus-per-task={job.cpus_per_rank}",
+        *([f"--gres=gpu:{job.gpus_per_node}"] if job.gpus_per_node else []),
+    ]
     values = {
-        "OPTIONS": "\n".join(f"#SBATCH {option}" for option in _options(job, launch)),
-        "RUN_DIR": shlex.quote(job.run_dir),
-        "PYTHON": shlex.quote(job.python),
-        "EXPORTS": exports(job),
-        "SETUP": setup_lines(launch.setup),
-        "MAX_STARTS": str(job.max_starts),
-        "LEAD": str(launch.stop_lead_s),
         "CPUS_PER_RANK": str(job.cpus_per_rank),
         "RANKS_PER_NODE": str(job.ranks_per_node),
-        "RANK_LOG": shlex.quote(f"{pattern(job.logs)}/rank-%3t.log"),
+        "RANK_LOG": shlex.quote(f"{_pattern(job.logs)}/rank-%3t.log"),
         "COMMAND": shlex.join(job.command),
     }
-    return filled("job.sbatch.in", values)
+    return filled("job.sbatch.in", job, launch, size, "slurm-%j.log", values)
 
 
-def filled(template: str, values: Mapping[str, str]) -> str:
-    """A template of the folder `slurm` with its @NAME@s replaced by their values."""
+def filled(
+    template: str, job: Job, launch: LaunchConfig, size: Sequence[str], log_name: str, values: Mapping[str, str]
+) -> str:
+    """A template of the folder `slurm` with its @NAME@s replaced: by `values`, or by what all batch scripts have.
+
+    size: the options of sbatch that say how much the job needs.
+    """
+    options = [
+        f"--job-name={job.name}",
+        *size,
+        *_chosen(launch),
+        f"--signal=B:USR2@{launch.stop_lead_s}",
+        "--requeue",
+        "--open-mode=append",
+        f"--output={_quoted(f'{_pattern(job.logs)}/{log_name}')}",
+        f"--chdir={_quoted(job.workdir)}",
+        "--export=ALL",
+        *launch.slurm.options,
+    ]
+    all_values = {
+        "OPTIONS": "\n".join(f"#SBATCH {option}" for option in options),
+        "FOLDER": shlex.quote(job.run_dir),
+        "PYTHON": shlex.quote(job.python),
+        "EXPORTS": _exports(job),
+        "SETUP": _setup_lines(launch.setup),
+        "MAX_STARTS": str(job.max_starts),
+        "LEAD": str(launch.stop_lead_s),
+        **values,
+    }
     text = files("foretrain.slurm").joinpath(template).read_text(encoding="utf-8")
-    return re.sub("@([A-Z_]+)@", lambda match: values[match[1]], text)
+    return re.sub("@([A-Z_]+)@", lambda match: all_values[match[1]], text)
 
 
-def exports(job: Job) -> str:
+def _exports(job: Job) -> str:
     """The shell lines that set the ranks' environment."""
     public = [f"export {name}={shlex.quote(value)}" for name, value in job.env if name not in job.secrets]
     secret = [f". {shlex.quote(str(job.folder / SECRETS))}"] if job.secrets else []
     return "\n".join([*public, *secret])
 
 
-def setup_lines(lines: Sequence[str]) -> str:
+def _setup_lines(lines: Sequence[str]) -> str:
     """The lines of launch.setup. They may use variables that are not set; one that fails ends the job."""
     checked = [f"{{\n{line}\n}} || fail {shlex.quote(f'launch.setup failed: {line}')}" for line in lines]
     return "\n".join(["set +u", *checked, "set -u", ""]) if lines else ""
@@ -56,37 +82,19 @@ def secrets(job: Job) -> str:
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in job.secrets.items())
 
 
-def _options(job: Job, launch: LaunchConfig) -> list[str]:
-    return [
-        f"--job-name={job.name}",
-        f"--nodes={job.num_nodes}",
-        f"--ntasks-per-node={job.ranks_per_node}",
-        f"--cpus-per-task={job.cpus_per_rank}",
-        *([f"--gres=gpu:{job.gpus_per_node}"] if job.gpus_per_node else []),
-        *chosen(launch),
-        f"--signal=B:USR2@{launch.stop_lead_s}",
-        "--requeue",
-        "--open-mode=append",
-        f"--output={quoted(pattern(job.logs) + '/slurm-%j.log')}",
-        f"--chdir={quoted(job.workdir)}",
-        "--export=ALL",
-        *launch.slurm.options,
-    ]
-
-
-def chosen(launch: LaunchConfig) -> list[str]:
+def _chosen(launch: LaunchConfig) -> list[str]:
     """The options of sbatch that `launch.slurm` sets."""
     slurm = launch.slurm
     named = {"partition": slurm.partition, "account": slurm.account, "qos": slurm.qos, "time": slurm.time}
     return [f"--{name}={value}" for name, value in named.items() if value is not None]
 
 
-def pattern(path: Path) -> str:
+def _pattern(path: Path) -> str:
     """A path for a pattern of file names, in which Slurm must replace nothing."""
     return str(path).replace("%", "%%")
 
 
-def quoted(text: str) -> str:
+def _quoted(text: str) -> str:
     """A path in the quotes of an #SBATCH line. Raises ValueError for characters that Slurm does not accept there."""
     if re.search(r'[\\"\n]', text):
         raise ValueError(

@@ -9,7 +9,7 @@ import pytest
 
 from foretrain.configs.launching import LaunchConfig, SlurmConfig
 from foretrain.launcher.active import refuse_active
-from foretrain.launcher.array import folder
+from foretrain.launcher.array import run
 from foretrain.launcher.array import slurm as arrays
 from foretrain.launcher.array.ending import status_of
 from foretrain.launcher.array.job_array import JobArray, as_job
@@ -73,7 +73,7 @@ def here(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 def submit(array: JobArray) -> list[str]:
     """Start the tasks as the launcher does, without waiting for their ends; return the ids of Slurm's arrays."""
-    folder.write(array, as_job(array, os.environ))
+    run.write(array, as_job(array, os.environ))
     return arrays.submit(array)
 
 

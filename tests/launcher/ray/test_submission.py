@@ -50,11 +50,8 @@ def test_a_job_is_written_without_ray(tmp_path: Path) -> None:
 
 
 def test_commands_name_the_cluster_in_the_way_that_ray_prefers() -> None:
-    assert submission.watch_commands("a-1", "http://head:8265") == [
-        "RAY_ADDRESS=http://head:8265 ray job logs --follow a-1",
-        "RAY_ADDRESS=http://head:8265 ray job status a-1",
-    ]
-    assert submission.stop_command("a-1", "http://head:8265") == "RAY_ADDRESS=http://head:8265 ray job stop a-1"
+    command = submission.command("http://head:8265", "logs", "--follow", "a-1")
+    assert command == "RAY_ADDRESS=http://head:8265 ray job logs --follow a-1"
 
 
 def test_a_cluster_that_does_not_answer_is_named(ray_installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
