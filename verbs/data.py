@@ -1,6 +1,7 @@
 """The verbs that make, check and show corpora."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -98,7 +99,7 @@ def stats(
         check_writable(plot, None if to_stdout else json_out)  # before the long count
         stats = collect(config_of(target, overrides or []), progress=True)
         if json_out is not None:
-            text = json.dumps(stats.as_dict(), indent=1)
+            text = json.dumps(asdict(stats), indent=1)
             typer.echo(text) if to_stdout else json_out.write_text(text + "\n", encoding="utf-8")
         if plot is not None:
             from foretrain.data_pipeline.inspect.stats_plot import plot_lengths

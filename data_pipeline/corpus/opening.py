@@ -12,8 +12,13 @@ def open_store(path: str | Path, cache: CacheConfig | None = None) -> Store:
     For a URL, the manifest is fetched at once. Raises CorpusError if that fails.
     """
     path = str(path).removeprefix("file://")
-    if not path.startswith("pipe:") and "://" not in path:
+    if not is_url(path):
         return FolderStore(path)
     from foretrain.data_pipeline.corpus.remote.store import RemoteStore  # imports the libraries for the network
 
     return RemoteStore(path, cache or CacheConfig())
+
+
+def is_url(path: str) -> bool:
+    """Return whether a path is the URL of a corpus, and not a folder."""
+    return "://" in path or path.startswith("pipe:")

@@ -39,10 +39,6 @@ class Store(ABC):
         Raises CorpusError, and its subclass UnreadableError if the file cannot be fetched after all retries.
         """
 
-    @abstractmethod
-    def size(self, name: str) -> int:
-        """Return the size of a file in bytes. Raises CorpusError."""
-
     def read(self, name: str) -> bytes:
         """Return all of a small file. Raises CorpusError."""
         return self.path(name).read_bytes()
@@ -84,7 +80,3 @@ class FolderStore(Store):
     def open(self, name: str) -> int:
         """Return a file descriptor of the file itself."""
         return os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
-
-    def size(self, name: str) -> int:
-        """Return the present size of the file in bytes."""
-        return self.path(name).stat().st_size

@@ -13,9 +13,8 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        char if char.isprintable() or char in KEPT or category(char) == "Zs" else _escape(char) for char in text
+        char
+        if char.isprintable() or char in KEPT or category(char) == "Zs"
+        else char.encode("unicode_escape").decode("ascii")
+        for char in text
     )
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")

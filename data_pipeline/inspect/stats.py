@@ -4,8 +4,7 @@ Of the corpora, only the lengths of documents are read, and no tokens.
 """
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from foretrain.configs.schema import Config
 from foretrain.data_pipeline.corpus.shards import TokenStream
@@ -105,10 +104,6 @@ class Stats:
     """At least one."""
     data_fingerprint: str
     mixture_fingerprint: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values that can be written as JSON."""
-        return asdict(self)
 
 
 def collect(config: Config, *, progress: bool = False) -> Stats:

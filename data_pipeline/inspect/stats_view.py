@@ -12,7 +12,7 @@ from rich.text import Text
 from foretrain.data_pipeline.inspect.document_lengths import Lengths
 from foretrain.data_pipeline.inspect.order_quality import Measure, ShuffleQuality
 from foretrain.data_pipeline.inspect.printable import printable
-from foretrain.data_pipeline.inspect.stats import Budget, SourceStats, Stats
+from foretrain.data_pipeline.inspect.stats import SourceStats, Stats
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
 BAR_WIDTH = 24
@@ -87,7 +87,8 @@ class _StatsView:
         most = max(each.num_documents for each in lengths.bins)
         ranges = [f"{each.low:,} - {2 * each.low - 1:,}" for each in lengths.bins]
         width = max(map(len, ["tokens", *ranges]))
-        self.say("", f"Documents{_of(source)} by length, tokens:", f"  {_percentiles(lengths)}")
+        of_source = f" of {source.name}" if source.name else ""
+        self.say("", f"Documents{of_source} by length, tokens:", f"  {_percentiles(lengths)}")
         self.say(f"  {'tokens':>{width}} {'':{BAR_WIDTH}} {'documents':>13} {'share':>7} {'of tokens':>9}")
         for each, shown in zip(lengths.bins, ranges, strict=True):
             drawn = bar(each.num_documents / most, BAR_WIDTH, fancy=self._fancy)
@@ -146,10 +147,6 @@ def _summary(stats: Stats) -> Iterator[str]:
         f"samples of {budget.seq_len:,} tokens, packing {budget.packing}, order {budget.order}, seed {budget.seed}; "
         f"the run: {budget.num_tokens:,} tokens, {budget.num_steps:,} steps of {budget.global_batch_size:,} samples"
     )
-    yield from _too_short(budget)
-
-
-def _too_short(budget: Budget) -> Iterator[str]:
     if budget.num_available is not None and budget.num_available < budget.num_samples:
         yield (
             f"the data end after {budget.num_available:,} of the run's {budget.num_samples:,} samples: raise "
@@ -162,10 +159,6 @@ def _side_by_side(sources: list[SourceStats], width: int) -> Iterator[list[Sourc
     count = max(1, (width - FACTS_WIDTH) // SOURCE_WIDTH)
     for first in range(0, len(sources), count):
         yield sources[first : first + count]
-
-
-def _of(source: SourceStats) -> str:
-    return f" of {source.name}" if source.name else ""
 
 
 def _percentiles(lengths: Lengths) -> str:

@@ -10,7 +10,8 @@ from foretrain.configs.data import DataConfig
 from foretrain.configs.load import ConfigError
 from foretrain.configs.schema import Config
 from foretrain.data_pipeline.corpus.manifest import MANIFEST, Manifest
-from foretrain.data_pipeline.corpus.shards import verify
+from foretrain.data_pipeline.corpus.opening import is_url
+from foretrain.data_pipeline.corpus.verify import verify
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.stream.data import named_sources
 
@@ -21,7 +22,7 @@ def config_of(target: str, overrides: Sequence[str] = ()) -> Config:
     A URL, and a folder with a manifest, is a corpus. Any other name is first looked up as a config, because a folder of
     runs may have the name of a preset. Raises ValueError, which says what to change.
     """
-    if _is_url(target) or (Path(target) / MANIFEST).is_file():
+    if is_url(target) or (Path(target) / MANIFEST).is_file():
         return _config_of_corpus(target, overrides)
     try:
         return configs.load(target, overrides)
@@ -53,10 +54,6 @@ def verify_sources(config: DataConfig, *, progress: bool = False) -> dict[str, M
     if faults:
         raise CorpusError("\n".join(faults))
     return manifests
-
-
-def _is_url(target: str) -> bool:
-    return "://" in target or target.startswith("pipe:")
 
 
 def _config_of_corpus(path: str, overrides: Sequence[str]) -> Config:

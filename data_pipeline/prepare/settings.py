@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from foretrain.data_pipeline.corpus.manifest import VERSION, sha256_of
+from foretrain.data_pipeline.corpus.manifest import DTYPES, VERSION, sha256_of
 from foretrain.data_pipeline.corpus.shard_writer import MAX_PART_BYTES
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.prepare.input_files import StrPath
-
-TOKEN_DTYPES = ("uint16", "uint32")
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,8 @@ class PrepareSettings:
             raise CorpusError(f"tokenizer_path = {self.tokenizer_path} does not exist: give a tokenizer.json")
         if self.block_bytes > MAX_PART_BYTES:
             raise CorpusError(f"block_bytes = {self.block_bytes} must be at most {MAX_PART_BYTES} (4 MiB)")
-        if self.token_dtype not in TOKEN_DTYPES:
-            raise CorpusError(f"token_dtype = {self.token_dtype} must be {' or '.join(TOKEN_DTYPES)}")
+        if self.token_dtype not in DTYPES:
+            raise CorpusError(f"token_dtype = {self.token_dtype} must be {' or '.join(DTYPES)}")
         if not 0 < self.val_fraction <= 0.5:
             raise CorpusError(f"val_fraction = {self.val_fraction} must be greater than 0 and at most 0.5")
 

@@ -18,6 +18,7 @@ from math import isfinite, lcm
 import numpy as np
 import numpy.typing as npt
 
+from foretrain.configs.checks import require
 from foretrain.data_pipeline.stream.batch import IntArray
 from foretrain.data_pipeline.stream.order import groups, permute
 
@@ -261,15 +262,15 @@ def _cap(source: SourceShare) -> int:
 def _check(sources: Sequence[SourceShare], stages: Sequence[Stage], block: int) -> None:
     """Raise ValueError for sources and stages that are wrong in themselves."""
     names = [source.name for source in sources]
-    _require(bool(names), "a mixture needs a source")
-    _require(len(set(names)) == len(names), f"sources are named {', '.join(names)}: give each a name of its own")
-    _require(block > 0, f"a block of {block} samples is impossible: the block must be positive")
+    require(bool(names), "a mixture needs a source")
+    require(len(set(names)) == len(names), f"sources are named {', '.join(names)}: give each a name of its own")
+    require(block > 0, f"a block of {block} samples is impossible: the block must be positive")
     for source in sources:
-        _require(source.num_samples > 0, f"{source.name} has no sample: leave it out")
+        require(source.num_samples > 0, f"{source.name} has no sample: leave it out")
         if source.max_epochs is not None:
             valid = isfinite(source.max_epochs) and source.max_epochs > 0
-            _require(valid, f"max_epochs = {source.max_epochs} of {source.name} must be a positive number, or null")
-            _require(
+            require(valid, f"max_epochs = {source.max_epochs} of {source.name} must be a positive number, or null")
+            require(
                 _cap(source) > 0,
                 f"max_epochs = {source.max_epochs} of {source.name}, which has {source.num_samples} samples, is less "
                 "than one sample: raise it, or leave the source out",
@@ -278,11 +279,11 @@ def _check(sources: Sequence[SourceShare], stages: Sequence[Stage], block: int) 
     previous = 0
     for number, stage in enumerate(stages, start=1):
         unknown = ", ".join(sorted(stage.weights.keys() - set(names)))
-        _require(
+        require(
             not unknown, f"stage {number} weighs {unknown}, but the sources are {', '.join(names)}: name one of them"
         )
         _check_weights(stage.weights, number)
-        _require(
+        require(
             previous < stage.from_sample < ENDLESS,
             f"stage {number} begins at sample {stage.from_sample}: it must begin after sample {previous}, at which the "
             f"previous stage begins, and before {ENDLESS}",
@@ -292,17 +293,12 @@ def _check(sources: Sequence[SourceShare], stages: Sequence[Stage], block: int) 
 
 def _check_weights(weights: dict[str, float], stage: int) -> None:
     for name, weight in weights.items():
-        _require(
+        require(
             isfinite(weight) and weight >= 0,
             f"the weight of {name}{_in_stage(stage)} is {weight}: it must be a number, and not negative",
         )
-    _require(any(weights.values()), f"no source has a weight{_in_stage(stage)}: give one a positive weight")
+    require(any(weights.values()), f"no source has a weight{_in_stage(stage)}: give one a positive weight")
 
 
 def _in_stage(stage: int) -> str:
     return f" in stage {stage}" if stage else ""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections.abc import Callable
+from contextlib import closing
 from typing import BinaryIO
 
 from foretrain.data_pipeline.corpus.remote.cache import CachedFile
@@ -65,7 +66,7 @@ class Download:
         url = self._transport.url_of(self._name)
         size_bytes = self._expected.size_bytes if self._expected else None
         if size_bytes is None or self._num_bytes != size_bytes:  # else a process was killed just before the check
-            with self._transport.open(self._name, self._num_bytes) as body:
+            with closing(self._transport.open(self._name, self._num_bytes)) as body:
                 if body.offset_bytes == 0:
                     self._restart()
                 if body.offset_bytes != self._num_bytes:

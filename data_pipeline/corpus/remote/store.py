@@ -97,11 +97,6 @@ class RemoteStore(Store):
         self._count(misses=int(is_fetched), hits=int(not is_fetched))
         return descriptor
 
-    def size(self, name: str) -> int:
-        """Return the size in bytes that the manifest says."""
-        size_bytes = self._expected[name].size_bytes
-        return self.path(name).stat().st_size if size_bytes is None else size_bytes
-
     @property
     def counts(self) -> StoreCounts:
         """What this store has done so far in this process."""
@@ -113,7 +108,7 @@ class RemoteStore(Store):
         room_bytes = min(self._config.prefetch_gb * 1e9, self._cache.max_bytes / 2)
         ahead: list[str] = []
         for name in dict.fromkeys(names):
-            room_bytes -= self.size(name)
+            room_bytes -= self._expected[name].size_bytes or 0
             if room_bytes < 0:
                 break
             ahead.append(name)

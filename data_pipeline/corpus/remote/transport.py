@@ -4,7 +4,6 @@ Every failure is a FetchError, and none takes longer than the timeout without a 
 """
 
 from abc import ABC, abstractmethod
-from types import TracebackType
 
 CHUNK_BYTES = 2**20
 
@@ -37,12 +36,6 @@ class Body(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the connection, whether all bytes were read or not."""
-
-    def __enter__(self) -> "Body":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 class Transport(ABC):

@@ -43,11 +43,6 @@ def test_a_shard_is_fetched_once_and_then_read_from_the_cache(
     assert server.requested(SHARD) == [0]
 
 
-def test_sizes_come_from_the_manifest_without_a_request(make: MakeStore, server: FaultyServer) -> None:
-    assert make().size(SHARD) == SHARD_BYTES
-    assert server.requested(SHARD) == []
-
-
 FAULTS = {
     "500": Fault(status=500),
     "503": Fault(status=503),
@@ -181,7 +176,6 @@ def test_small_files_are_retried_and_available_as_paths_and_bytes(
     for name in ("manifest.json", "tokenizer.json"):
         assert store.read(name) == store.path(name).read_bytes() == original_bytes(folder, name)
         assert store.path(name).is_relative_to(tmp_path / "cache")
-        assert store.size(name) == len(original_bytes(folder, name))
     assert len(server.requested("tokenizer.json")) == 3
 
 
@@ -190,7 +184,6 @@ def test_a_small_file_of_unknown_size_is_checked(make: MakeStore, server: Faulty
     store.expect("tokenizer.json", None, hashlib.sha256(original_bytes(folder, "tokenizer.json")).hexdigest())
     server.faults["tokenizer.json"].extend([Fault(flip=True), Fault(shorten=1), Fault(cut_after=400)])
     assert store.read("tokenizer.json") == original_bytes(folder, "tokenizer.json")
-    assert store.size("tokenizer.json") == 1000
 
 
 @pytest.mark.parametrize("more", [b"", b"more"])

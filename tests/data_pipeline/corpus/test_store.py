@@ -25,7 +25,6 @@ def test_a_folder_store_opens_the_files_of_the_folder(folder: Path) -> None:
     store = FolderStore(folder)
     assert store.is_local and store.url == str(folder)
     assert contents(store, "train-000000.tar") == (folder / "train-000000.tar").read_bytes()
-    assert store.size("train-000000.tar") == 2560
     assert store.read("manifest.json") == b"{}"
     assert store.path("manifest.json") == folder / "manifest.json"
 
@@ -38,7 +37,7 @@ def test_files_are_opened_for_reading_only_and_not_inherited(folder: Path) -> No
     os.close(file)
 
 
-@pytest.mark.parametrize("ask", [FolderStore.open, FolderStore.size, FolderStore.read, FolderStore.path])
+@pytest.mark.parametrize("ask", [FolderStore.open, FolderStore.read, FolderStore.path])
 def test_a_missing_file_is_named(folder: Path, ask: object) -> None:
     assert callable(ask)
     with pytest.raises(CorpusError, match=r"val-000000\.tar is missing: bring it back"):

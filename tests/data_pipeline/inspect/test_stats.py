@@ -5,6 +5,7 @@ import re
 import shutil
 import tarfile
 from collections import Counter
+from dataclasses import asdict
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -259,7 +260,7 @@ def test_a_bar_is_as_long_as_its_share_and_never_wider_than_its_column(share: fl
 
 def test_every_number_can_be_written_as_json(corpus: Path) -> None:
     stats = collect(config_of(DataConfig(str(corpus))))
-    values = stats.as_dict()
+    values = asdict(stats)
     assert values["sources"][0]["train"]["num_tokens"] == stats.sources[0].train.num_tokens
 
     def leaves(value: Any) -> list[Any]:
