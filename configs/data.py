@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from foretrain.configs.checks import require, require_positive
+from foretrain.configs.checks import require, require_not_negative, require_positive
 from foretrain.configs.fields import setting
 
 
@@ -20,7 +20,7 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.path), "every source needs a path: a folder that `foretrain prepare` wrote")
-        require(self.weight >= 0, f"weight = {self.weight} must not be negative")
+        require_not_negative(self, "weight")
         require_positive(max_epochs=self.max_epochs)
 
 
@@ -58,8 +58,7 @@ class CacheConfig:
 
     def __post_init__(self) -> None:
         require_positive(max_gb=self.max_gb, timeout_s=self.timeout_s)
-        for name in ("prefetch_gb", "retries"):
-            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
+        require_not_negative(self, "prefetch_gb", "retries")
 
 
 @dataclass
@@ -96,8 +95,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require_positive(mixture_block=self.mixture_block, shuffle_window=self.shuffle_window)
-        for name in ("prefetch_batches", "max_bad_samples"):
-            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
+        require_not_negative(self, "prefetch_batches", "max_bad_samples")
         require(
             bool(self.sources) or not self.stages,
             "stages change the weights of sources, and data.sources is empty: add the sources to data.sources",

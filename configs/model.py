@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from foretrain.configs.checks import require, require_positive
+from foretrain.configs.checks import require, require_not_negative, require_positive
 from foretrain.configs.fields import setting
 
 
@@ -72,8 +72,7 @@ class ModelConfig:
             rope_theta=self.rope_theta,
             init_std=self.init_std,
         )
-        for name in ("embed_init_std", "head_init_std"):
-            require((getattr(self, name) or 0) >= 0, f"{name} = {getattr(self, name)} must not be negative")
+        require_not_negative(self, "embed_init_std", "head_init_std")
         require(
             self.head_init_std is None or not self.tie_embeddings,
             "head_init_std needs an untied head: unset it, or set tie_embeddings=false",

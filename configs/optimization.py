@@ -1,13 +1,23 @@
-"""The `optimizer` and `schedule` sections of a config."""
+"""The `objective`, `optimizer` and `schedule` sections of a config."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from foretrain.configs.checks import require, require_positive
+from foretrain.configs.checks import require, require_not_negative, require_positive
 from foretrain.configs.fields import setting
 
 MAX_LR = 1e30
 """Upper limit of lr: its products with the factors of muP still fit float32."""
+
+
+@dataclass
+class ObjectiveConfig:
+    """The objective: what a model learns from a sample."""
+
+    kind: str = "next_token"
+    """next_token, or an objective that a plugin registers."""
+    options: dict[str, float] = field(default_factory=dict)
+    """More settings by name, which only objectives of plugins have."""
 
 
 @dataclass
@@ -36,8 +46,7 @@ class OptimizerConfig:
         require(self.lr <= MAX_LR, f"lr = {self.lr:g} is too large for float32: use {MAX_LR:g} or less")
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)} must be at least 0 and less than 1")
-        for name in ("weight_decay", "clip_norm"):
-            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
+        require_not_negative(self, "weight_decay", "clip_norm")
 
 
 @dataclass
@@ -55,5 +64,4 @@ class ScheduleConfig:
     """Factor at the end of the run."""
 
     def __post_init__(self) -> None:
-        for name in ("warmup_tokens", "decay_tokens", "min_factor"):
-            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
+        require_not_negative(self, "warmup_tokens", "decay_tokens", "min_factor")

@@ -8,13 +8,12 @@ such as a layout that does not fit the model, is refused in `parallel/layout.py`
 from dataclasses import dataclass, field
 from typing import Literal
 
-from foretrain.configs.checks import require, require_positive
+from foretrain.configs.checks import require, require_not_negative, require_positive
 from foretrain.configs.data import DataConfig
 from foretrain.configs.fields import setting
 from foretrain.configs.launching import LaunchConfig
 from foretrain.configs.model import ModelConfig
-from foretrain.configs.objective import ObjectiveConfig
-from foretrain.configs.optimization import OptimizerConfig, ScheduleConfig
+from foretrain.configs.optimization import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from foretrain.configs.parametrization import MupConfig
 
 
@@ -119,8 +118,7 @@ class TrainConfig:
             stop_after=self.stop_after,
             recompute_layers=self.recompute_layers,
         )
-        for name in ("eval_every", "eval_samples", "check_every", "checkpoint_every", "keep_checkpoints"):
-            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
+        require_not_negative(self, "eval_every", "eval_samples", "check_every", "checkpoint_every", "keep_checkpoints")
 
 
 @dataclass
@@ -140,8 +138,7 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         require_positive(num_tokens=self.num_tokens)
-        for name in ("temperature", "top_k"):
-            require(getattr(self, name) >= 0, f"{name} = {getattr(self, name)} must not be negative")
+        require_not_negative(self, "temperature", "top_k")
 
 
 @dataclass

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from foretrain.configs.model import ModelConfig
-from foretrain.configs.objective import ObjectiveConfig
+from foretrain.configs.optimization import ObjectiveConfig
 from foretrain.configs.schema import Config
 
 

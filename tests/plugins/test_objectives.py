@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from foretrain.configs.data import DataConfig
-from foretrain.configs.objective import ObjectiveConfig
-from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.optimization import ObjectiveConfig, OptimizerConfig
 from foretrain.configs.schema import Config, ParallelConfig, SampleConfig, TrainConfig
 from foretrain.data_pipeline.stream.batch import IGNORE
 from foretrain.parallel.layout import Layout
