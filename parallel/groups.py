@@ -59,13 +59,9 @@ class Groups:
                     mine = group
         return mine
 
-    def mpu(self) -> "ModelParallelUnit":
-        """What DeepSpeed takes as `mpu`."""
-        return ModelParallelUnit(self)
-
 
 class ModelParallelUnit:
-    """DeepSpeed's view: dp x cp as its data-parallel group, tp x pp as one model-parallel group."""
+    """What DeepSpeed takes as `mpu`: dp x cp as its data-parallel group, tp x pp as one model-parallel group."""
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from foretrain.configs.schema import Config
 from foretrain.parallel import grad_norm
-from foretrain.parallel.groups import Groups
+from foretrain.parallel.groups import Groups, ModelParallelUnit
 
 
 class Zero:
@@ -49,7 +49,7 @@ class Zero:
             self.engine, _, _, _ = deepspeed.initialize(
                 model=module,
                 optimizer=optimizer,
-                mpu=groups.mpu(),
+                mpu=ModelParallelUnit(groups),
                 dist_init_required=False,
                 config=self._settings(config),
             )

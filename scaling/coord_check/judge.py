@@ -90,7 +90,9 @@ def values_of(
     ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]], module: str, kind: Kind, step: int
 ) -> list[float]:
     """A statistic of each rung of the ladder: the mean over the seeds."""
-    return [_mean(each, _name_in(module, rung), kind, step) for rung in ladder.rungs for each in [measured[rung]]]
+    return [
+        fmean(getattr(seed, kind)[_name_in(module, rung)][step] for seed in measured[rung]) for rung in ladder.rungs
+    ]
 
 
 def modules_of(ladder: Ladder, measured: Mapping[Rung, Sequence[Measured]], model: ModelConfig) -> list[str]:
@@ -137,10 +139,6 @@ def _failures_of(measured: Measured) -> Iterator[str]:
                 if not math.isfinite(value) or (value <= 0 and step > 0):
                     yield f"{module} has a {kind} of {value:g} after step {step}"
                     break
-
-
-def _mean(seeds: Sequence[Measured], name: str, kind: Kind, step: int) -> float:
-    return fmean(getattr(each, kind)[name][step] for each in seeds)
 
 
 def _one_block(model: ModelConfig) -> list[Param]:

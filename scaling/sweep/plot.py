@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,15 +22,8 @@ MAX_ABOVE = 4.0
 MAX_IN_A_ROW = 3
 
 
-@dataclass(frozen=True)
-class Line:
-    """The line of one width or depth."""
-
-    label: str
-    color: Any
-    x: list[float]
-    points: list[PointResult]
-    """The point at each x: of further axes the best."""
+Line = tuple[str, Any, list[PointResult]]
+"""The label, the color and the points of one width or depth."""
 
 
 def draw(points: Sequence[PointResult], png_path: Path) -> bool:
@@ -51,10 +43,10 @@ def draw(points: Sequence[PointResult], png_path: Path) -> bool:
     figure, panels_RC = new_figure(rows, columns, size=size, dpi=150, sharex=True, sharey=True)
     grid = panels_RC.flatten()
     low, high = min(losses), min(losses) + MAX_ABOVE * max(median(losses) - min(losses), 0.01)
-    _scale(grid[0], low, min(high, max(losses)), is_log=_is_log(points, key))
+    _scale(grid[0], low, min(high, max(losses)), is_log=all(_x(point, key) > 0 for point in points))
     for axes, (title, lines) in zip(grid, panels.items(), strict=False):
         for line in lines:
-            _draw_line(axes, line)
+            _draw_line(axes, *line, key)
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_xlabel(key)
         axes.tick_params(labelbottom=True)
@@ -71,10 +63,6 @@ def _horizontal(points: Sequence[PointResult]) -> str | None:
     swept = points[0].values if points else ()
     keys = [key for key in swept if all(is_number(point.values[key]) for point in points)]
     return PREFERRED if PREFERRED in keys else next(iter(keys), None)
-
-
-def _is_log(points: Sequence[PointResult], key: str) -> bool:
-    return all(_x(point, key) > 0 for point in points)
 
 
 def _x(point: PointResult, key: str) -> float:
@@ -94,37 +82,33 @@ def _panels(points: Sequence[PointResult], key: str) -> dict[str, list[Line]]:
     for title, of in titles.items():
         for size, color in zip(sizes, colors, strict=True):
             here = [point for point in points if point.shape[axis] == size and point.shape[1] in of]
-            panels[title].append(_line(f"{name} {size}", color, here, key))
+            panels[title].append((f"{name} {size}", color, here))
     return panels
 
 
-def _line(label: str, color: Any, points: Sequence[PointResult], key: str) -> Line:
-    """The line of these points: at each x the best of further axes."""
+def _draw_line(axes: Axes, label: str, color: Any, points: Sequence[PointResult], key: str) -> None:
+    """Draw a line through these points: at each x through the best of further axes."""
     by_x: dict[float, PointResult] = {}
     for point in points:
-        x = _x(point, key)
-        by_x[x] = min(by_x.get(x, point), point, key=lambda each: each.loss)
-    ordered = sorted(by_x)
-    return Line(label, color, ordered, [by_x[x] for x in ordered])
-
-
-def _draw_line(axes: Axes, line: Line) -> None:
-    mean = np.array([point.loss for point in line.points])
+        at = _x(point, key)
+        by_x[at] = min(by_x.get(at, point), point, key=lambda each: each.loss)
+    x = np.array(sorted(by_x))
+    best_points = [by_x[at] for at in sorted(by_x)]
+    mean = np.array([point.loss for point in best_points])
     finite = np.isfinite(mean)
     low, high = (
-        np.array([extreme(point.losses) if point.losses else math.nan for point in line.points])
+        np.array([extreme(point.losses) if point.losses else math.nan for point in best_points])
         for extreme in (min, max)
     )
-    x = np.array(line.x)
     shown = np.where(finite, mean, np.nan)
-    axes.plot(x, shown, "o-", color=line.color, markersize=3.5, linewidth=1.4, label=line.label)
-    axes.fill_between(x, low, high, where=finite, color=line.color, alpha=0.15, linewidth=0)
+    axes.plot(x, shown, "o-", color=color, markersize=3.5, linewidth=1.4, label=label)
+    axes.fill_between(x, low, high, where=finite, color=color, alpha=0.15, linewidth=0)
     if finite.any():
         best = int(np.argmin(np.where(finite, mean, np.inf)))
-        axes.plot(x[best], mean[best], "o", color=line.color, markersize=10, fillstyle="none", markeredgewidth=1.4)
+        axes.plot(x[best], mean[best], "o", color=color, markersize=10, fillstyle="none", markeredgewidth=1.4)
     if not finite.all():
         top = np.full((~finite).sum(), axes.get_ylim()[1])
-        axes.plot(x[~finite], top, "x", color=line.color, markersize=6, clip_on=False)
+        axes.plot(x[~finite], top, "x", color=color, markersize=6, clip_on=False)
 
 
 def _scale(axes: Axes, low: float, high: float, *, is_log: bool) -> None:

@@ -77,14 +77,10 @@ def make_plan(ask: Ask, resolve: Resolve, out: Path) -> SweepPlan:
 def open_sweep(plan: SweepPlan, out: Path) -> "Iterator[Sweep]":
     """Yield the sweep of a plan, with its folder made and locked. Raises ValueError if another sweep runs there."""
     with locked(out):
-        _write_plan(plan, out)
+        (out / TRIALS).mkdir(parents=True, exist_ok=True)
+        configs.save(plan.base, out / CONFIG_FILE)
+        write_atomically(out / SWEEP_FILE, to_json(_asked(plan), indent=1))
         yield Sweep(plan, out)
-
-
-def _write_plan(plan: SweepPlan, out: Path) -> None:
-    (out / TRIALS).mkdir(parents=True, exist_ok=True)
-    configs.save(plan.base, out / CONFIG_FILE)
-    write_atomically(out / SWEEP_FILE, to_json(_asked(plan), indent=1))
 
 
 def runner_of(plan: SweepPlan, out: Path, on: str, jobs: int | None) -> Runner:

@@ -25,7 +25,8 @@ def points(axes: Sequence[Axis], ask: Ask) -> list[list[str]]:
     for axis in axes:
         if not axis.values:
             raise ValueError(f"--over {axis.key}: a range needs a step, such as 0..0.2:0.05, or --search random")
-    return [[f"{axis.key}={value}" for axis, value in zip(axes, row, strict=True)] for row in _grid(axes)]
+    rows = product(*(axis.values for axis in axes))
+    return [[f"{axis.key}={value}" for axis, value in zip(axes, row, strict=True)] for row in rows]
 
 
 def check_distinct(settings: Sequence[Setting]) -> None:
@@ -60,10 +61,6 @@ def kept(trials: Sequence[Trial], losses: Mapping[str, float | None]) -> set[Poi
         means = {point: sum(losses) / len(losses) for point, losses in found.items() if point[0] == shape}
         chosen |= set(sorted(means, key=means.__getitem__)[: math.ceil(len(means) / KEPT_OF)])
     return chosen
-
-
-def _grid(axes: Sequence[Axis]) -> list[tuple[str, ...]]:
-    return list(product(*(axis.values for axis in axes)))
 
 
 def _drawn(axes: Sequence[Axis], num_trials: int, rng: random.Random) -> list[list[str]]:

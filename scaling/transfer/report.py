@@ -21,7 +21,7 @@ def print_study(study: Study, console: Console) -> None:
         column.justify = "right"
         column.no_wrap = True
     for fit in study.fits:
-        table.add_row(*_cells(fit), *_found(fit))
+        table.add_row(str(fit.size.d_model), str(fit.size.num_layers), f"{fit.num_params:,}", *_found(fit))
     console.print(table)
     if others := study.largest.best_others:
         settings = ", ".join(f"{key} = {value}" for key, value in others.items())
@@ -46,10 +46,6 @@ def print_objections(objections: Sequence[str], console: Console) -> None:
         )
     for objection in objections:
         print_line(f"- {objection}", console=console, style="red")
-
-
-def _cells(fit: Fit) -> tuple[str, str, str]:
-    return str(fit.size.d_model), str(fit.size.num_layers), f"{fit.num_params:,}"
 
 
 def _found(fit: Fit) -> tuple[str, str, str, str, str]:

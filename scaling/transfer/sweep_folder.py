@@ -67,11 +67,6 @@ class Sweep:
     """Those of the full budget, in an order that does not depend on that of the lines."""
 
     @property
-    def config_file(self) -> Path:
-        """The path of the base config."""
-        return self.folder / CONFIG_FILE
-
-    @property
     def name(self) -> str:
         """The name of the sweep in evidence."""
         return f"sweep {self.folder.resolve().name} ({self.hash[:16]}; code {self.code or 'unknown'})"

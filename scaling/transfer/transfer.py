@@ -18,6 +18,7 @@ from foretrain.scaling.transfer.coordinates import read_check
 from foretrain.scaling.transfer.study import Study, study
 from foretrain.scaling.transfer.sweep_folder import RATE, read_sweep
 from foretrain.trainer.mup.parametrize import blueprint
+from foretrain.trainer.run.folder import CONFIG_FILE
 
 NOT_SUPPORTED = "not supported: "
 """Start of each line of evidence that is an objection."""
@@ -43,7 +44,7 @@ def make_transfer(folder: Path, to: str, overrides: Sequence[str] = (), coord_ch
     if target.model.vocab_size is not None:
         blueprint(target)
     swept = {**found.largest.best_others, **found.values}
-    base = configs.load(sweep.config_file.resolve(), _settings(swept))
+    base = configs.load((folder / CONFIG_FILE).resolve(), _settings(swept))
     objections = (*evidence.objections(found, base, target), *coordinates.objections(check, sweep, target))
     lines = [*_found(found), coordinates.summary(check)]
     lines += filter(None, (evidence.horizon(found, target), evidence.unjudged(base, target)))
