@@ -38,7 +38,8 @@ def count_documents(
     counter = LengthCounter()
     num_truncated = 0
     for documents in documents_by_shard(stream):
-        starts, ends = documents.beginning_here()
+        begin_here = documents.starts_D >= documents.first
+        starts, ends = documents.starts_D[begin_here], documents.ends_D[begin_here]
         counter.add(ends - starts)
         num_truncated += int(samples.is_truncated(starts, ends).sum())
         advance((documents.end - documents.first) * stream.dtype.itemsize)

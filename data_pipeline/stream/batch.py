@@ -59,8 +59,3 @@ class Batch:
         rows_BC = np.empty((num_samples, seq_len + 1), dtype=np.int64)
         positions_BL = np.empty((num_samples, seq_len), dtype=np.int64) if with_positions else None
         return cls(rows_BC[:, :-1], rows_BC[:, 1:], positions_BL, rows_BC=rows_BC)
-
-    @classmethod
-    def empty(cls, num_samples: int, seq_len: int) -> "Batch":
-        """Return a batch to be filled, with positions."""
-        return cls(*np.empty((3, num_samples, seq_len), dtype=np.int64))

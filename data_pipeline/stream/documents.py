@@ -26,11 +26,6 @@ class ShardDocuments:
     end: int
     """One past the last token of the shard."""
 
-    def beginning_here(self) -> tuple[IntArray, IntArray]:
-        """Return (starts, ends) of the documents that begin in this shard."""
-        here = self.starts_D >= self.first
-        return self.starts_D[here], self.ends_D[here]
-
 
 def documents_by_shard(stream: TokenStream) -> Iterator[ShardDocuments]:
     """Yield the documents of each shard, in order; the documents of one shard are in memory at a time.

@@ -158,7 +158,7 @@ class BestFitSamples(Samples):
 
     def new_batch(self, num_samples: int) -> Batch:
         """Return a batch whose targets are not a view of its tokens, because a target need not be the next input."""
-        return Batch.empty(num_samples, self._seq_len)
+        return Batch(*np.empty((3, num_samples, self._seq_len), dtype=np.int64))
 
     def __reduce__(self) -> tuple[type["BestFitSamples"], tuple[TokenStream, int, Path | None]]:
         return BestFitSamples, (self._stream, self._seq_len, self._cache_dir)
