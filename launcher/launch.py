@@ -1,4 +1,4 @@
-"""From a config to a run that is started: the plan, the run's folder, and the submission."""
+"""From a config to a run that can be submitted: the plan, its checks, and the run's folder."""
 
 import os
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from foretrain.launcher.active import refuse_active
 from foretrain.launcher.job import Job, make_job
 from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.launcher.private import write_private
-from foretrain.launcher.protocol import Launcher, Script, Submitted
+from foretrain.launcher.protocol import Launcher, Script
 from foretrain.launcher.snapshot import snapshot
 from foretrain.parallel.layout import Layout
 from foretrain.trainer.run.environment import record
@@ -27,11 +27,6 @@ class LaunchPlan:
     launch: LaunchConfig
     job: Job
     script: Script
-
-    @property
-    def in_foreground(self) -> bool:
-        """Whether the run lives no longer than the command that launches it."""
-        return self.launcher.in_foreground(self.launch)
 
 
 def make_plan(config: Config, on: str, *, allow_data_change: bool = False) -> LaunchPlan:
@@ -84,8 +79,3 @@ def write(plan: LaunchPlan, config: Config) -> None:
             write_private(path, script.text)
         for name, text in script.private_files.items():
             write_private(job.folder / name, text)
-
-
-def submit(plan: LaunchPlan) -> Submitted | int:
-    """Start the script in the run's folder. Returns the job, or in the foreground the exit status of the run."""
-    return plan.launcher.submit(plan.job, plan.script, plan.launch)

@@ -79,12 +79,12 @@ def launch(
         launching.check(plan, dry_run=dry_run)
         if dry_run:
             return
-        if not plan.in_foreground:
+        if not plan.launcher.in_foreground(plan.launch):
             typer.echo(run.outlook)
             if run.is_complete:
                 return
         launching.write(plan, run.config)
-        submitted = launching.submit(plan)
+        submitted = plan.launcher.submit(plan.job, plan.script, plan.launch)
     if isinstance(submitted, int):
         raise typer.Exit(submitted)
     for line in submitted.lines():
