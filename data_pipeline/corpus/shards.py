@@ -23,10 +23,8 @@ from foretrain.data_pipeline.corpus.open_files import MAX_OPEN, OpenFile, OpenFi
 from foretrain.data_pipeline.corpus.opening import open_store
 from foretrain.data_pipeline.corpus.shard_writer import LENS_DTYPE, member_key
 from foretrain.data_pipeline.corpus.store import Store
-from foretrain.data_pipeline.corpus.verify import read_manifest, verify
+from foretrain.data_pipeline.corpus.verify import read_manifest
 from foretrain.data_pipeline.errors import CorpusError, UnreadableError
-
-__all__ = ["TokenPlace", "TokenStream", "open_corpus", "verify"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ flock, which end with their process. A killed process leaves a part, from which 
 shard that a process still has open takes up disk space until it is closed.
 """
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -18,7 +17,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -92,10 +91,8 @@ class Cache:
 
     def touch(self, file: CachedFile) -> None:
         """Mark a file as the most recently used one, if it is in the cache."""
-        try:
+        with suppress(FileNotFoundError):
             self._touch(self.path(file))
-        except FileNotFoundError:
-            return
 
     def open_or_fetch(
         self, file: CachedFile, fetch: Callable[[BinaryIO], None], *, is_prefetch: bool = False
@@ -237,20 +234,15 @@ def _is_complete(descriptor: int, file: CachedFile) -> bool:
 def _try_lock(file: BinaryIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno != errno.EWOULDBLOCK:
-            raise
+    except BlockingIOError:
         return False
     return True
 
 
 def _evict(entry: _Entry, in_use: bool) -> bool:
     """Remove a file that nobody has locked, or, with in_use, also a shard that is open, which stays readable."""
-    try:
-        with entry.path.open("r+b") as file:
-            if not _try_lock(file) and (not in_use or entry.is_part or entry.is_pinned):
-                return False
-            entry.path.unlink()
-    except FileNotFoundError:
-        return True
+    with suppress(FileNotFoundError), entry.path.open("r+b") as file:
+        if not _try_lock(file) and (not in_use or entry.is_part or entry.is_pinned):
+            return False
+        entry.path.unlink()
     return True

@@ -19,8 +19,9 @@ import webdataset as wds
 
 from foretrain.data_pipeline.corpus.manifest import DTYPES, MANIFEST, TOKENIZER, VERSION, Manifest, SplitInfo, sha256_of
 from foretrain.data_pipeline.corpus.shard_writer import SplitWriter
-from foretrain.data_pipeline.corpus.shards import open_corpus, verify
+from foretrain.data_pipeline.corpus.shards import open_corpus
 from foretrain.data_pipeline.corpus.structure import BLOCK_BYTES, NPY_HEADER_BYTES
+from foretrain.data_pipeline.corpus.verify import verify
 from foretrain.data_pipeline.errors import CorpusError
 
 VOCAB_SIZE = 200

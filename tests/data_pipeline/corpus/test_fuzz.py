@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from foretrain.data_pipeline.corpus.manifest import MANIFEST, TOKENIZER, index_name
-from foretrain.data_pipeline.corpus.shards import TokenStream, open_corpus, verify
+from foretrain.data_pipeline.corpus.shards import TokenStream, open_corpus
+from foretrain.data_pipeline.corpus.verify import verify
 from foretrain.data_pipeline.errors import CorpusError
 from tests.data_pipeline.corpus.alterations import (
     KINDS,

@@ -20,9 +20,10 @@ from foretrain.data_pipeline.corpus import check, shards
 from foretrain.data_pipeline.corpus.index import Index, IndexRows
 from foretrain.data_pipeline.corpus.manifest import Manifest, checked_name, index_name, is_part_of_corpus
 from foretrain.data_pipeline.corpus.shard_writer import SplitWriter
-from foretrain.data_pipeline.corpus.shards import open_corpus, verify
+from foretrain.data_pipeline.corpus.shards import open_corpus
 from foretrain.data_pipeline.corpus.store import FolderStore
 from foretrain.data_pipeline.corpus.structure import check_structure
+from foretrain.data_pipeline.corpus.verify import verify
 from foretrain.data_pipeline.errors import CorpusError
 from tests.data_pipeline.corpus.alterations import write_manifest
 

@@ -15,7 +15,8 @@ from foretrain.data_pipeline.corpus import structure
 from foretrain.data_pipeline.corpus.index import Index
 from foretrain.data_pipeline.corpus.manifest import Manifest, index_name
 from foretrain.data_pipeline.corpus.shard_writer import SplitWriter
-from foretrain.data_pipeline.corpus.shards import open_corpus, verify
+from foretrain.data_pipeline.corpus.shards import open_corpus
+from foretrain.data_pipeline.corpus.verify import verify
 from foretrain.data_pipeline.errors import CorpusError
 
 SHARD = "train-000001.tar"

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from foretrain.data_pipeline.corpus.manifest import Manifest, ShardInfo, index_name
-from foretrain.data_pipeline.corpus.shards import open_corpus, verify
+from foretrain.data_pipeline.corpus.shards import open_corpus
 from foretrain.data_pipeline.corpus.store import FolderStore
+from foretrain.data_pipeline.corpus.verify import verify
 from foretrain.data_pipeline.errors import CorpusError
 
 SHARD = "train-000001.tar"
