@@ -41,28 +41,21 @@ def local_cluster(num_cpus: int, num_gpus: int = 0) -> Iterator[str]:
     not installed, and RuntimeError with the end of the cluster's log if it does not start.
     """
     check()
-    with ExitStack() as running:
-        yield _start_patiently(num_cpus, num_gpus, running)
-
-
-def _start_patiently(num_cpus: int, num_gpus: int, running: ExitStack) -> str:
-    """Start a cluster that ends with `running`, and return its address."""
-    tries = 0
-    while True:
-        with ExitStack() as this_try:
-            log = this_try.enter_context(tempfile.TemporaryFile())
+    for number in range(1, _MAX_TRIES + 1):
+        with ExitStack() as running:
+            log = running.enter_context(tempfile.TemporaryFile())
             port = _free_ports(1)[0]
+            address = f"http://{_HOST}:{port}"
             process = _start(log, port, num_cpus, num_gpus)
-            this_try.callback(_end, process)
+            running.callback(_end, process)
             try:
-                _wait(process, f"http://{_HOST}:{port}", log)
+                _wait(process, address, log)
             except RuntimeError as error:
-                tries += 1
-                if _TOO_SLOW not in str(error) or tries == _MAX_TRIES:
+                if _TOO_SLOW not in str(error) or number == _MAX_TRIES:
                     raise
                 continue
-            running.push(this_try.pop_all())
-            return f"http://{_HOST}:{port}"
+            yield address
+            return
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -58,9 +58,8 @@ def summary(plan: CoordCheckPlan, verdict: CoordCheckVerdict) -> str:
         value = "no slope" if worst.value is None else f"{worst.axis}^{worst.value:.2f}"
         found = f"the steepest is {value}, of the {worst.kind} of {worst.module} at step {worst.step}"
     allowed = " and ".join(f"{ladder.axis}^{TOLERANCES[ladder.axis]}" for ladder in plan.ladders)
-    if verdict.passed:
-        return f"PASSED: in {name} every activation keeps its size over {axes} ({found}; {allowed} is allowed)"
-    return f"FAILED: in {name} not every activation keeps its size over {axes} ({found}; {allowed} is allowed)"
+    result = f"PASSED: in {name} every" if verdict.passed else f"FAILED: in {name} not every"
+    return f"{result} activation keeps its size over {axes} ({found}; {allowed} is allowed)"
 
 
 def write(
