@@ -19,7 +19,7 @@ DEADLINE_S = 240.0
 
 FOREIGN_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "FORCE_COLOR", "FORETRAIN_TRACEBACK")
 """Variables that change what a command does, and that may be set where the tests run."""
-NUM_STEPS = 100
+NUM_STEPS = 40
 CONFIG = f"""
 run_dir: runs/complete
 model: {{num_layers: 2, d_model: 32, num_heads: 2, d_ff: 64, seq_len: 32}}

@@ -88,12 +88,10 @@ def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes_the_same_curve(
         second = foretrain(*command, cwd=folder)
         for descendant in descendants:
             descendant.resume()
-        asked_s = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
         stopped = end(process)
     finally:
         process.kill()
-    assert time.monotonic() - asked_s < 30
     assert len(descendants) >= 3  # two ranks, and the server they are forked from
     assert_gone(descendants)
 

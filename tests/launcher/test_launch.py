@@ -210,13 +210,14 @@ def test_a_run_of_this_machine_is_found_and_stopped_by_its_folder(folder: Path) 
 
 
 def test_a_launch_here_trains_and_its_script_resumes(folder: Path) -> None:
-    first = foretrain("launch", "tiny.yaml", "run_dir=runs/here", "train.stop_after=3", cwd=folder)
+    ten_steps = f"train.num_tokens={10 * 8 * 32}"
+    first = foretrain("launch", "tiny.yaml", "run_dir=runs/here", ten_steps, "train.stop_after=3", cwd=folder)
     assert (first.status, first.err) == (0, "")
-    assert "runs/here: dp=2 tp=1 pp=1 zero=1, 100 steps, from the start" in first.out
+    assert "runs/here: dp=2 tp=1 pp=1 zero=1, 10 steps, from the start" in first.out
     script = folder / "runs/here/job.sh"
     again = subprocess.run(["bash", script], cwd="/", env=environment(), capture_output=True, text=True)
     assert (again.returncode, again.stderr) == (0, "")
-    assert "100 steps, from step 3\n" in again.stdout
+    assert "10 steps, from step 3\n" in again.stdout
     recorded = json.loads((folder / "runs/here/environment.json").read_text())
     assert recorded["code_sha256"] == code_hash(folder / "runs/here/code/foretrain")
     assert recorded["git"] == (folder / "runs/here/code/foretrain/VERSION").read_text().strip()

@@ -35,17 +35,19 @@ def case(positions: str, layout: Layout, **train: Any) -> Case:
 
 ONE_PROCESS = {positions: case(positions, Layout(zero_stage=0)) for positions in MODELS}
 CASES = [
+    case("rope", Layout(), micro_batch_size=8),
     case("rope", Layout(dp=2, zero_stage=3)),
-    case("rope", Layout(tp=2, sp=True)),
     case("rope", Layout(cp=2)),
+    case("learned", Layout(pp=2, vpp=2, schedule="zbv")),
+]
+LONG_CASES = [
+    case("rope", Layout(tp=2, sp=True)),
     case("rope", Layout(pp=2), recompute="selective"),
     case("rope", Layout(pp=2, vpp=2, schedule="interleaved_zb"), recompute="full"),
     case("learned", Layout(tp=2, cp=2, sp=True), recompute="selective"),
     case("learned", Layout(pp=2, vpp=2, schedule="interleaved_1f1b")),
-    case("learned", Layout(pp=2, vpp=2, schedule="zbv")),
-    case("rope", Layout(), micro_batch_size=8),
 ]
-SHARED = [*ONE_PROCESS.values(), *CASES]
+SHARED = [[*ONE_PROCESS.values(), *CASES], LONG_CASES]
 
 
 def difference(a: Curve, b: Curve) -> float:
@@ -54,7 +56,11 @@ def difference(a: Curve, b: Curve) -> float:
     return max(workers.max_difference(a[0], b[0]), *held_out)
 
 
-@pytest.mark.parametrize("each", CASES, ids=lambda each: f"{each.model.position} {each.layout} {each.train.recompute}")
+@pytest.mark.parametrize(
+    "each",
+    [*CASES, *(pytest.param(each, marks=pytest.mark.long) for each in LONG_CASES)],
+    ids=[f"{each.model.position} {each.layout} {each.train.recompute}" for each in (*CASES, *LONG_CASES)],
+)
 def test_every_layout_and_micro_batch_size_gives_the_curve_of_one_process(each: Case, curve_of: CurveOf) -> None:
     assert difference(curve_of(each), curve_of(ONE_PROCESS[each.model.position])) < 1e-5
 

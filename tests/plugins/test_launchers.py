@@ -16,7 +16,7 @@ from tests.processes import assert_none, wait_until
 from tests.scaling.sweep.tiny import sweep, users_folder
 
 PLUGIN = "tests.plugins.launchers"
-NUM_STEPS = 40
+NUM_STEPS = 12
 
 
 @pytest.fixture

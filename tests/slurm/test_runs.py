@@ -24,7 +24,7 @@ from tests.conftest import RunOnRanks
 from tests.processes import assert_none, command, of_folder, wait_until
 from tests.slurm.cluster.cluster import Cluster
 
-NUM_STEPS = 150
+NUM_STEPS = 60
 FOUR_RANKS = ("parallel.dp=2", "parallel.pp=2", "cluster.num_nodes=2", "cluster.gpus_per_node=2")
 TWO_RANKS = ("parallel.dp=2", "cluster.num_nodes=2", "cluster.gpus_per_node=1")
 

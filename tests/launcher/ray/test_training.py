@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config, ParallelConfig
@@ -55,6 +56,7 @@ def launch(cluster: RayCluster, folder: Path, corpus: Path) -> tuple[str, Path]:
     return "run-1", folder / "run"
 
 
+@pytest.mark.long
 def test_a_rank_whose_actor_is_killed_resumes_and_the_curve_is_bitwise_the_same(
     cluster: RayCluster, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
