@@ -46,7 +46,7 @@ def _version(package: str) -> str | None:
 
 def code_version() -> str | None:
     """The commit of the code, with "-dirty" if it was changed since; None if it is unknown."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     if (package / VERSION_FILE).is_file():
         return (package / VERSION_FILE).read_text(encoding="utf-8").strip()
     if not (package.parent / ".git").exists():
