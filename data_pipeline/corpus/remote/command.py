@@ -1,10 +1,11 @@
-"""Files that a command writes to its output."""
+"""Files that a command writes to its output, through webdataset's gopen."""
 
 import os
 import select
 import shlex
 import signal
 import subprocess
+from contextlib import suppress
 
 from foretrain.data_pipeline.corpus.remote.transport import CHUNK_BYTES, Body, FetchError, Transport, silence
 from foretrain.data_pipeline.errors import CorpusError
@@ -32,28 +33,35 @@ class _CommandBody(Body):
     size_bytes = None
 
     def __init__(self, url: str, timeout_s: float) -> None:
+        from webdataset.gopen import gopen, set_options  # this import takes 2 s
+
         self._url, self._timeout_s = url, timeout_s
         # In a session of its own, the command can be ended together with all processes that it started.
-        command = url.removeprefix("pipe:")
-        self._process = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, start_new_session=True)
+        self._pipe = gopen(f"pipe:exec setsid sh -c {shlex.quote(url.removeprefix('pipe:'))}", "rb")
+        set_options(self._pipe, timeout=timeout_s)
+        self._has_ended = False
 
     def read(self) -> bytes:
-        assert self._process.stdout is not None
         output = select.poll()
-        output.register(self._process.stdout, select.POLLIN)
+        output.register(self._pipe.stream, select.POLLIN)
         if not output.poll(self._timeout_s * 1e3):
             raise silence(self._url, self._timeout_s)
-        if data := os.read(self._process.stdout.fileno(), CHUNK_BYTES):
+        if data := os.read(self._pipe.stream.fileno(), CHUNK_BYTES):
             return data
         try:
-            status = self._process.wait(self._timeout_s)
+            self._pipe.close()  # waits for the status of the command
         except subprocess.TimeoutExpired as error:
             raise FetchError(f"{self._url} did not end within {self._timeout_s:g} s of its output") from error
-        if status != 0:
-            raise FetchError(f"{self._url} ended with status {status}")
+        except OSError as error:
+            raise FetchError(f"{self._url} ended with status {self._pipe.proc.returncode}") from error
+        self._has_ended = True
         return b""
 
     def close(self) -> None:
-        with self._process:  # waits for its end
-            if self._process.poll() is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
+        if not self._has_ended:
+            with suppress(ProcessLookupError):
+                os.killpg(self._pipe.proc.pid, signal.SIGKILL)
+            self._pipe.proc.kill()  # in case it had no time to start its session
+            self._pipe.ignore_errors = True
+            self._pipe.close()
+            self._pipe.proc.wait()
