@@ -102,13 +102,13 @@ class ActorGroup:
                 raise NotPlacedError("stopped before there were ranks", EXIT_RESUME)
             now_s = time.monotonic()
             granted = bool(missing) and placement_group_table(self._nodes)["state"] == "CREATED"
+            if missing and not granted and now_s > reported_s + _REPORT_EVERY_S:
+                reported_s = now_s
+                say("\n".join(["waits; the nodes:", *resources.overview(self._job, alive_nodes())]))
             if missing and not granted and now_s > deadline_s:
                 raise NotPlacedError(*resources.shortage(self._job, alive_nodes(), self._wait_s))
             if missing and now_s > deadline_s + _START_S:
                 raise NotPlacedError(f"{len(missing)} actors did not start in {_START_S:g} s: see Ray's own logs", 1)
-            if missing and not granted and now_s > reported_s + _REPORT_EVERY_S:
-                reported_s = now_s
-                say("\n".join(["waits; the nodes:", *resources.overview(self._job, alive_nodes())]))
 
 
 def alive_nodes() -> list[Node]:

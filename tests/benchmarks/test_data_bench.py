@@ -85,6 +85,7 @@ def test_the_bars_are_ratios_of_the_same_round_and_show_what_was_not_measured() 
     assert [bar.passed for bar in scale] == [True, None]
 
 
+@pytest.mark.long
 def test_the_command_writes_a_record_of_each_run_and_of_each_bar(tmp_path: Path) -> None:
     out = tmp_path / "data.jsonl"
     asked = ["--tokens", "20K", "--rounds", "1", "--seconds", "0.01", "--seq-len", "32", "--batch-size", "4"]

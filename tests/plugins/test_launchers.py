@@ -33,6 +33,7 @@ def steps(run_dir: Path) -> list[int]:
     return [record["step"] for record in read_metrics(path) if record["kind"] == "train"] if path.exists() else []
 
 
+@pytest.mark.long
 def test_it_trains_on_one_process_and_stops_and_resumes_with_tensor_and_pipeline_parallelism(folder: Path) -> None:
     import_plugins([PLUGIN])
     launcher = LAUNCHERS.get("background")
@@ -58,6 +59,7 @@ def test_it_trains_on_one_process_and_stops_and_resumes_with_tensor_and_pipeline
     assert launcher.logs(run_dir)[0].name == "background.log"
 
 
+@pytest.mark.long
 def test_it_runs_the_trials_of_a_sweep(tmp_path: Path, corpus: Path) -> None:
     folder = users_folder(tmp_path, corpus)
     options = ("--over", "optimizer.lr=2^-7", "launch.cpus_per_rank=1", f"plugins=[{PLUGIN}]")

@@ -82,6 +82,7 @@ def test_its_attention_sees_later_positions() -> None:
         assert torch.equal(first, changed) != sees
 
 
+@pytest.mark.long
 def test_it_resumes_bitwise_and_continues_its_curve_on_another_number_of_ranks(
     tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:

@@ -51,6 +51,7 @@ def test_it_has_the_curve_of_plain_torch_on_one_process_and_under_tensor_and_pip
     assert adamw.losses != pytest.approx(expected.losses, rel=1e-4), "the optimizer matters"
 
 
+@pytest.mark.long
 def test_its_states_are_saved_and_it_resumes_bitwise(tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:
     def losses(name: str, **train: Any) -> list[float]:
         settings = TrainConfig(num_tokens=6 * 8 * 16, global_batch_size=8, eval_samples=0, **train)

@@ -170,6 +170,7 @@ def test_preempted_by_a_higher_partition_a_job_resumes_later_on_the_same_curve(
     assert "resumes from step" in log_of(run_dir, job_id)
 
 
+@pytest.mark.long
 def test_cancelled_a_job_stays_cancelled_and_its_script_resumes_on_the_same_curve_when_it_is_submitted_again(
     launched: Callable[..., tuple[str, Path]],
     uninterrupted: Callable[[tuple[str, ...]], Curve],

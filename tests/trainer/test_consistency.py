@@ -166,7 +166,7 @@ SOUND = {
 }
 
 
-@pytest.mark.parametrize("name", with_long(SOUND, quick=["zero 3 with padded shards", "virtual stages"]))
+@pytest.mark.parametrize("name", with_long(SOUND, quick=["virtual stages"]))
 def test_a_sound_run_passes_every_check(name: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:
     assert findings_on_ranks(ranks, config(tmp_path, corpus, SOUND[name]), []) == []
 

@@ -122,6 +122,7 @@ def test_what_is_measured_under_tensor_parallelism_is_one_ranks_share() -> None:
     assert (half.block, half.last) == (full.block / 2, full.last / 2)
 
 
+@pytest.mark.long
 def test_a_run_split_by_hand_has_the_curve_of_one_process(
     tmp_path: Path, corpus: Path, ranks: RunOnRanks, expected_curve: list[float]
 ) -> None:

@@ -21,6 +21,7 @@ from tests.processes import DEADLINE_S, assert_none, command, of_folder, wait_un
 BRIEF = "note('begin'); time.sleep(0.3); note('end')"
 
 
+@pytest.mark.long
 def test_each_command_runs_once_or_again_where_it_was_killed_and_no_more_at_once_than_asked(
     cluster: RayCluster, tmp_path: Path
 ) -> None:

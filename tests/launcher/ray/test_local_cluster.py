@@ -38,6 +38,7 @@ def start(file: Path, folder: Path) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.long
 def test_ctrl_c_has_the_run_save_and_leaves_no_cluster(ray_installed: None, folder: Path, tmp_path: Path) -> None:
     job = make_job(tmp_path, num_nodes=1, ranks_per_node=2, gpus_per_node=2, fake="save")
     written(job, "run-1")

@@ -178,6 +178,7 @@ def test_a_failure_costs_no_other_trial(corpus: Path, tmp_path: Path) -> None:
     assert len(again.ran) == 1
 
 
+@pytest.mark.long
 def test_halving_gives_the_best_third_of_each_shape_three_times_the_tokens(corpus: Path, tmp_path: Path) -> None:
     made = plan(corpus, tmp_path, search="halving", widths=(64, 128))
     status, shown, found = run(made, tmp_path, Pure())
@@ -192,6 +193,7 @@ def test_halving_gives_the_best_third_of_each_shape_three_times_the_tokens(corpu
     ]
 
 
+@pytest.mark.long
 def test_a_rung_is_resumed_as_it_was(corpus: Path, tmp_path: Path) -> None:
     made = plan(corpus, tmp_path, search="halving")
     _, _, found = run(made, tmp_path, Pure())

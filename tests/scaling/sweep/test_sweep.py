@@ -83,6 +83,7 @@ def test_a_trial_has_a_run_folder(complete: Ended, folder: Path) -> None:
         assert config.train.seed == config.data.seed == line["seed"]
 
 
+@pytest.mark.long
 def test_a_sweep_that_is_killed_and_run_again_ends_with_the_same_bytes(complete: Ended, folder: Path) -> None:
     out, more = folder / "sweeps/killed", ("--seeds", "0,1", "train.checkpoint_every=3")
     process = start("sweep", "tiny.yaml", "--out", "sweeps/killed", *TWO_RATES, *more, cwd=folder)
@@ -164,6 +165,7 @@ def test_a_trial_that_diverges_has_a_result_and_ends_early(folder: Path) -> None
     assert json.loads((trial / OUTCOME_FILE).read_text())["diverged_at"] == line["diverged_at"]
 
 
+@pytest.mark.long
 def test_a_trial_that_fails_is_named_and_the_others_continue(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -77,6 +77,7 @@ def test_all_defects_are_reported_at_once(tmp_path: Path) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.floats(-0.3, 0.3))
+@pytest.mark.long
 def test_a_drift_is_accepted_if_and_only_if_its_slope_and_range_are_small(drift: float) -> None:
     with TemporaryDirectory() as folder:
         made = transferred(Path(folder), replace(GOOD, loss=shifted(by_width=drift)))
