@@ -70,7 +70,8 @@ class LaunchConfig:
     env: list[str] = field(
         default_factory=lambda: [
             *("HOME", "USER", "LANG", "PATH", "LD_LIBRARY_PATH", "TZ"),
-            *("NCCL_*", "GLOO_*", "TORCH_*", "CUDA_*", "OMP_*", "FORETRAIN_*", "HF_*", "AWS_*", "GOOGLE_*"),
+            *("NCCL_*", "GLOO_*", "UCX_*", "FI_*", "TORCH_*", "PYTORCH_*", "TRITON_*", "CUDA_*", "OMP_*"),
+            *("FORETRAIN_*", "HF_*", "AWS_*", "GOOGLE_*", "TMPDIR"),
             *("http_proxy", "https_proxy", "no_proxy"),
         ]
     )

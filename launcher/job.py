@@ -93,9 +93,13 @@ def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train
 
     Raises ValueError if the layout does not fit the nodes.
     """
-    check_nodes(config)
+    layout = check_nodes(config)
     run_dir = (workdir / config.run_dir).absolute()
     cluster, launch = config.cluster, config.launch
+    num_gpus = 0 if config.train.device == "cpu" else cluster.gpus_per_node
+    env = rank_environment(run_dir / CODE, launch, environ, plugin_path(config, workdir, environ))
+    if num_gpus:
+        env = tuple(sorted((*env, *device_variables(layout, dict(env)).items())))
     return Job(
         name=re.sub(r"[^\w.-]+", "-", run_dir.name) or "foretrain",
         run_dir=str(run_dir),
@@ -104,11 +108,19 @@ def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train
         num_nodes=cluster.num_nodes,
         ranks_per_node=cluster.gpus_per_node,
         cpus_per_rank=launch.cpus_per_rank,
-        gpus_per_node=0 if config.train.device == "cpu" else cluster.gpus_per_node,
-        env=rank_environment(run_dir / CODE, launch, environ, plugin_path(config, workdir, environ)),
+        gpus_per_node=num_gpus,
+        env=env,
         max_starts=launch.max_starts,
         train_options=tuple(train_options),
     )
+
+
+def device_variables(layout: Layout, environ: Mapping[str, str]) -> dict[str, str]:
+    """What a rank on a GPU needs in its environment before CUDA starts, unless `environ` has it."""
+    # megatron-core overlaps tensor-parallel communication with matrix products by the order of kernel launches, which
+    # one hardware queue keeps. Without tensor parallelism, one queue would only delay the communication of ZeRO.
+    wanted = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"} if layout.tp > 1 else {}
+    return {name: value for name, value in wanted.items() if name not in environ}
 
 
 def code_variables(code: Path, python_path: Sequence[str] = ()) -> dict[str, str]:
@@ -145,8 +157,11 @@ def environment(wanted: Sequence[str], environ: Mapping[str, str]) -> tuple[dict
     return carried, settings
 
 
-def check_nodes(config: Config) -> None:
-    """Raise LayoutError unless the layout has a rank for every GPU of the nodes, and no tp group straddles nodes."""
+def check_nodes(config: Config) -> Layout:
+    """The layout of a config, which must have a rank for every GPU of the nodes, and no tp group that straddles nodes.
+
+    Raises LayoutError otherwise.
+    """
     cluster = config.cluster
     num_ranks = cluster.num_nodes * cluster.gpus_per_node
     try:
@@ -161,3 +176,4 @@ def check_nodes(config: Config) -> None:
             f"parallel.tp = {layout.tp} straddles nodes of {cluster.gpus_per_node} GPUs unevenly: choose a tp that "
             f"divides {cluster.gpus_per_node}, or another --gpus-per-node"
         )
+    return layout

@@ -1,6 +1,7 @@
 """Process groups of a layout, on megatron-core's parallel_state, and the view of them that DeepSpeed asks for."""
 
 import os
+import socket
 from datetime import timedelta
 from itertools import product
 from typing import Any
@@ -17,8 +18,9 @@ class Groups:
     """This rank's place in the layout and its process groups.
 
     Attributes: `rank`, `device`, `layout`, `at` (Coordinates), `share` (its part of a batch), and the groups `tp`,
-    `cp`, `pp`, `replicas` (the ranks of dp x cp, which hold the same parameters and see other tokens), and `embedding`
-    (the pipeline's two ends, which share tied embeddings; None on other ranks).
+    `cp`, `pp`, `replicas` (the ranks of dp x cp, which hold the same parameters and see other tokens), `embedding`
+    (the pipeline's two ends, which share tied embeddings; None on other ranks), and `cpu` (all ranks, for Python objects
+    and tensors in host memory). On GPUs, the other groups exchange device tensors only.
     """
 
     def __init__(self, layout: Layout, device: torch.device, timeout: timedelta) -> None:
@@ -44,6 +46,9 @@ class Groups:
         expected = [self.at.pp, self.at.dp * layout.cp + self.at.cp, self.at.cp, self.at.tp]
         assert places == expected, "megatron-core numbers the ranks in another order"
         self.embedding = self._embedding_group(timeout)
+        # NCCL cannot exchange host tensors. One group for them is enough: a gloo group costs sockets on every rank.
+        is_cuda = device.type == "cuda"
+        self.cpu: dist.ProcessGroup | None = dist.new_group(backend="gloo", timeout=timeout) if is_cuda else None
 
     def _embedding_group(self, timeout: timedelta) -> dist.ProcessGroup | None:
         """Two-rank groups of the pipeline ranks that hold the first and the last stage; None elsewhere."""
@@ -99,11 +104,34 @@ def init_groups(layout: Layout, device_choice: str, timeout_s: float) -> Groups:
         _destroy_layout()
         return Groups(layout, device, timeout)
     shim.install(device)
+    store: dist.Store
     if "RANK" in os.environ:
-        dist.init_process_group(shim.backend_of(device), timeout=timeout)
+        store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+        check_same_device(store, rank, device)
     else:
-        dist.init_process_group(shim.backend_of(device), store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        store, rank, world_size = dist.HashStore(), 0, 1
+    dist.init_process_group(
+        shim.backend_of(device),
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+        device_id=device if device.type == "cuda" else None,
+    )
     return Groups(layout, device, timeout)
+
+
+def check_same_device(store: dist.Store, rank: int, device: torch.device) -> None:
+    """Raise ValueError unless rank 0 uses the same kind of device: ranks of two kinds would wait for each other."""
+    if rank == 0:
+        store.set("foretrain/device", device.type)
+        return
+    of_rank_0 = store.get("foretrain/device").decode()
+    if of_rank_0 != device.type:
+        raise ValueError(
+            f"rank {rank} on {socket.gethostname()} would use {device.type}, but rank 0 uses {of_rank_0}: check the GPUs "
+            "of the nodes, or set train.device to cuda or cpu"
+        )
 
 
 def destroy_groups() -> None:

@@ -3,6 +3,7 @@
 It is imported before DeepSpeed and megatron-core. Nothing else in the project takes another path without a GPU.
 """
 
+import gc
 import os
 import warnings
 
@@ -12,13 +13,19 @@ import torch
 def device_of(choice: str, local_rank: int) -> torch.device:
     """The device of this rank for `train.device` = "auto", "cpu" or "cuda".
 
-    Raises ValueError for cuda if there is no CUDA device.
+    Raises ValueError for cuda if there is no CUDA device, and if there is none for this rank.
     """
     if choice == "cuda" and not torch.cuda.is_available():
         raise ValueError("train.device = cuda, but torch sees no CUDA device here: use train.device=auto")
     if choice == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", local_rank % torch.cuda.device_count())
+    num_devices = torch.cuda.device_count()
+    if local_rank >= num_devices:
+        raise ValueError(
+            f"LOCAL_RANK is {local_rank}, but torch sees only {num_devices} CUDA devices on this machine: start one rank "
+            "for each device (parallel.dp, parallel.tp, parallel.pp), or use train.device=cpu"
+        )
+    return torch.device("cuda", local_rank)
 
 
 def install(device: torch.device) -> None:
@@ -27,12 +34,12 @@ def install(device: torch.device) -> None:
     warnings.filterwarnings("ignore", message=".*is deprecated. Please use `torch.distributed", category=FutureWarning)
     # DeepSpeed takes its device from here, and not from torch.
     os.environ["LOCAL_RANK"] = str(device.index or 0)
+    # gloo would connect every rank with every other one when a group is made: 511 sockets on each of 512 ranks.
+    os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
+    _set_accelerator(device.type)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        # megatron-core overlaps tensor-parallel communication with matrix products by the order of kernel launches.
-        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
         return
-    os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed.ops
 
     # Otherwise DeepSpeed compiles a shared-memory extension when it starts, and the machine may have no compiler.
@@ -42,6 +49,24 @@ def install(device: torch.device) -> None:
     torch.cuda.current_device = lambda: "cpu"  # type: ignore[assignment,return-value]
 
 
+def _set_accelerator(kind: str) -> None:
+    """Have DeepSpeed use this kind of device, even if it was imported before and has chosen another one."""
+    os.environ["DS_ACCELERATOR"] = kind
+    from deepspeed.accelerator import get_accelerator, set_accelerator
+    from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+    from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
+
+    if get_accelerator().device_name() != kind:
+        set_accelerator(CUDA_Accelerator() if kind == "cuda" else CPU_Accelerator())
+
+
 def backend_of(device: torch.device) -> str:
-    """The torch.distributed backend for a device: its own, and gloo for CPU tensors beside NCCL."""
-    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    """The torch.distributed backend of the groups of a layout, which exchange tensors on this device."""
+    return "nccl" if device.type == "cuda" else "gloo"
+
+
+def free_memory() -> None:
+    """Free the device memory of objects that nothing uses any more, also of those that refer to each other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

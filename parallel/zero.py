@@ -80,6 +80,7 @@ class Zero:
             "gradient_accumulation_steps": self._groups.layout.num_microbatches(train),
             "gradient_clipping": self._clip_norm if self._stage > 0 else 0.0,
             "steps_per_print": None,
+            "timers": {"throughput": {"enabled": False}},  # they wait for the device twice in each microbatch
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own is compiled when first used, and needs a compiler
             "zero_optimization": zero,
@@ -87,6 +88,8 @@ class Zero:
         if self._bf16:
             settings["bf16"] = {"enabled": True, "immediate_grad_update": True}
             settings["data_types"] = {"grad_accum_dtype": "fp32"}
+            # Otherwise the fp32 gradients would be rounded to bf16 for their sum over the replicas.
+            settings["communication_data_type"] = "fp32"
         return settings
 
     # ---- one step ----

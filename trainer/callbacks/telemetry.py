@@ -113,5 +113,5 @@ class Telemetry(Callback):
 
     def _gather(self, replaced: list[Replacement]) -> list[Replacement]:
         everyones: list[list[Replacement]] = [[]] * self._groups.layout.world_size
-        dist.all_gather_object(everyones, replaced if self._is_reporting_rank else [])
+        dist.all_gather_object(everyones, replaced if self._is_reporting_rank else [], group=self._groups.cpu)
         return sorted((each for one in everyones for each in one), key=lambda each: each.g)

@@ -73,7 +73,7 @@ class Checkpoints:
             }
             for key in state.keys
         }
-        dcp.save(tensors, checkpoint_id=partial)
+        dcp.save(tensors, checkpoint_id=partial, process_group=state.groups.cpu)
         if state.groups.rank == 0:
             record.write(partial)
             configs.save(config, partial / CONFIG_FILE)
@@ -96,7 +96,7 @@ class Checkpoints:
         for key in state.keys:  # one state at a time, so that memory holds one copy of the parameters and not three
             local = {shard.param.name: torch.empty(shard.shape) for shard in state.shards}
             tensors = {shard.param.name: distribute(shard, local[shard.param.name]) for shard in state.shards}
-            dcp.load({key: tensors}, checkpoint_id=path)
+            dcp.load({key: tensors}, checkpoint_id=path, process_group=state.groups.cpu)
             state.set(key, local)
 
 

@@ -142,7 +142,7 @@ class _Sums:
         """Mean |x| and RMS(x - x_0) over all ranks by module; every rank returns the same."""
         names = sorted({name for name, _ in self._sums})
         everyones: list[list[str]] = [[]] * groups.layout.world_size
-        dist.all_gather_object(everyones, names)
+        dist.all_gather_object(everyones, names, group=groups.cpu)
         names = sorted(set().union(*everyones))
         nothing = torch.zeros(3, dtype=torch.float64)
         sums = torch.stack([self._sums.get((name, step), nothing) for name in names for step in range(num_steps)])

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from foretrain.parallel.groups import Groups, destroy_groups, init_groups
+from foretrain.parallel.shim import free_memory
 from foretrain.registry import import_plugins
 from foretrain.trainer.run import stopping
 from foretrain.trainer.run.finish import finish
@@ -35,6 +36,7 @@ def train_rank(run: Run) -> None:
     if outcome.stopped_by == "signal":
         stopping.exit_for_resume()
     destroy_groups()
+    free_memory()  # of the engine, before a model is loaded to generate text with
     if groups.rank == 0 and outcome.is_complete:
         finish(run)
 

@@ -88,7 +88,7 @@ def hash_weights(state: ModelState) -> dict[str, str]:
             part = torch.cat(parts, dim=shard.tp_dim)
         mine.append((shard.param.name, hash_tensor(part)))
     everyones: list[list[tuple[str, str]]] = [[]] * groups.layout.world_size
-    dist.all_gather_object(everyones, mine)
+    dist.all_gather_object(everyones, mine, group=groups.cpu)
     copies: dict[str, set[str]] = {}
     for name, digest in (pair for pairs in everyones for pair in pairs):
         copies.setdefault(name, set()).add(digest)
