@@ -39,6 +39,8 @@ def make_plan(config: Config, on: str, *, allow_data_change: bool = False) -> La
         num_ranks = Layout.from_config(config.parallel).world_size
         config = replace(config, cluster=replace(config.cluster, num_nodes=1, gpus_per_node=num_ranks))
     options = ["--allow-data-change"] if allow_data_change else []
+    if not launcher.uses_one_machine and config.train.device == "auto":
+        options.append("train.device=cuda")  # a rank on a node whose GPUs are gone must fail, and not train on the CPU
     job = make_job(config, workdir=Path.cwd(), environ=os.environ, train_options=options)
     return LaunchPlan(launcher, config.launch, job, launcher.render(job, config.launch))
 

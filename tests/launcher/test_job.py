@@ -106,3 +106,18 @@ def test_tensor_parallel_groups_that_straddle_nodes_are_refused() -> None:
 def test_a_job_survives_its_way_through_a_file() -> None:
     made = replace(job(config()), train_options=("--allow-data-change",))
     assert Job.from_json(made.to_json()) == made
+
+
+def test_one_hardware_queue_is_for_tensor_parallel_runs_on_gpus_unless_the_user_says_otherwise() -> None:
+    tp2 = config(parallel=ParallelConfig(tp=2))
+    name = "CUDA_DEVICE_MAX_CONNECTIONS"
+    assert dict(job(tp2).env)[name] == "1"
+    assert name not in dict(job(config()).env)
+    assert name not in dict(job(replace(tp2, train=TrainConfig(device="cpu"))).env)
+    chosen = make_job(tp2, workdir=Path("/w"), environ={name: "8"})
+    assert dict(chosen.env)[name] == "8"
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "UCX_TLS", "FI_PROVIDER", "TRITON_CACHE_DIR", "TMPDIR"])
+def test_what_gpus_and_their_networks_need_is_carried_to_the_ranks(name: str) -> None:
+    assert dict(make_job(config(), workdir=Path("/w"), environ={name: "x"}).env)[name] == "x"

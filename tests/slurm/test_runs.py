@@ -25,8 +25,10 @@ from tests.processes import assert_none, command, of_folder, wait_until
 from tests.slurm.cluster.cluster import Cluster
 
 NUM_STEPS = 60
-FOUR_RANKS = ("parallel.dp=2", "parallel.pp=2", "cluster.num_nodes=2", "cluster.gpus_per_node=2")
-TWO_RANKS = ("parallel.dp=2", "cluster.num_nodes=2", "cluster.gpus_per_node=1")
+ON_CPUS = ("train.device=cpu", "launch.slurm.options=[--gres=gpu:1]")
+"""Slurm gives the job GPUs, which are simulated ones."""
+FOUR_RANKS = ("parallel.dp=2", "parallel.pp=2", "cluster.num_nodes=2", "cluster.gpus_per_node=2", *ON_CPUS)
+TWO_RANKS = ("parallel.dp=2", "cluster.num_nodes=2", "cluster.gpus_per_node=1", *ON_CPUS)
 
 Curve = list[tuple[int, float, float]]
 
