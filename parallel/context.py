@@ -10,10 +10,10 @@ Legend: B batch, N query heads, K key-value heads, H head width; L sequence, out
 import math
 
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from foretrain.parallel.batch_share import nth_part
+from foretrain.parallel.sdpa import sdpa
 from foretrain.parallel.segments import Segments
 
 
@@ -78,6 +78,4 @@ def _sdpa(q_LBNH: Tensor, k_LBKH: Tensor, v_LBKH: Tensor, is_causal: bool, segme
         assert is_causal, "the padding after a segment must not be seen"
         return segments.attend(q_LBNH, k_LBKH, v_LBKH)
     q_BNLH, k_BKLH, v_BKLH = (x.permute(1, 2, 0, 3) for x in (q_LBNH, k_LBKH, v_LBKH))
-    is_grouped = q_BNLH.shape[1] != k_BKLH.shape[1]
-    out_BNLH = F.scaled_dot_product_attention(q_BNLH, k_BKLH, v_BKLH, is_causal=is_causal, enable_gqa=is_grouped)
-    return out_BNLH.permute(2, 0, 1, 3)
+    return sdpa(q_BNLH, k_BKLH, v_BKLH, is_causal).permute(2, 0, 1, 3)

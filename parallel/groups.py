@@ -19,8 +19,8 @@ class Groups:
 
     Attributes: `rank`, `device`, `layout`, `at` (Coordinates), `share` (its part of a batch), and the groups `tp`,
     `cp`, `pp`, `replicas` (the ranks of dp x cp, which hold the same parameters and see other tokens), `embedding`
-    (the pipeline's two ends, which share tied embeddings; None on other ranks), and `cpu` (all ranks, for Python objects
-    and tensors in host memory). On GPUs, the other groups exchange device tensors only.
+    (the pipeline's two ends, which share tied embeddings; None on other ranks), and `cpu` (all ranks, for Python
+    objects and tensors in host memory). On GPUs, the other groups exchange device tensors only.
     """
 
     def __init__(self, layout: Layout, device: torch.device, timeout: timedelta) -> None:
@@ -129,8 +129,8 @@ def check_same_device(store: dist.Store, rank: int, device: torch.device) -> Non
     of_rank_0 = store.get("foretrain/device").decode()
     if of_rank_0 != device.type:
         raise ValueError(
-            f"rank {rank} on {socket.gethostname()} would use {device.type}, but rank 0 uses {of_rank_0}: check the GPUs "
-            "of the nodes, or set train.device to cuda or cpu"
+            f"rank {rank} on {socket.gethostname()} would use {device.type}, but rank 0 uses {of_rank_0}: check the "
+            "GPUs of the nodes, or set train.device to cuda or cpu"
         )
 
 

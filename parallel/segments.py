@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from foretrain.parallel.sdpa import sdpa
 
 MAX_STACKED = 2**15
 """Largest number of segments in one batch of SDPA: CUDA's kernels take fewer than 2^16."""
@@ -65,12 +66,9 @@ class Segments:
 
     def attend(self, q_LBNH: Tensor, k_LBKH: Tensor, v_LBKH: Tensor) -> Tensor:
         """Causal attention of each token to its own segment, (L, B, N, H)."""
-        is_grouped = q_LBNH.shape[2] != k_LBKH.shape[2]
         out_RNH = torch.cat(
             [
-                F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=is_grouped)
-                .transpose(1, 2)
-                .flatten(0, 1)
+                sdpa(q, k, v, is_causal=True).transpose(1, 2).flatten(0, 1)
                 for q, k, v in zip(*(self._stacked(x) for x in (q_LBNH, k_LBKH, v_LBKH)), strict=True)
             ]
         )

@@ -22,8 +22,8 @@ def device_of(choice: str, local_rank: int) -> torch.device:
     num_devices = torch.cuda.device_count()
     if local_rank >= num_devices:
         raise ValueError(
-            f"LOCAL_RANK is {local_rank}, but torch sees only {num_devices} CUDA devices on this machine: start one rank "
-            "for each device (parallel.dp, parallel.tp, parallel.pp), or use train.device=cpu"
+            f"LOCAL_RANK is {local_rank}, but torch sees only {num_devices} CUDA devices on this machine: start one "
+            "rank for each device (parallel.dp, parallel.tp, parallel.pp), or use train.device=cpu"
         )
     return torch.device("cuda", local_rank)
 
