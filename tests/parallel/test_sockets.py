@@ -30,7 +30,7 @@ def sockets_of_the_group_for_host_tensors() -> int:
 
 def num_sockets() -> int:
     opened = [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-    return sum(os.readlink(path).startswith("socket:") for path in opened)
+    return sum(str(path.readlink()).startswith("socket:") for path in opened)
 
 
 def at_most(num_ranks: int) -> int:
