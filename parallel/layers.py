@@ -8,6 +8,9 @@ Legend: L sequence, B batch, D model width, V vocabulary. Weights are (out, in) 
 Nothing here fills the weights: `trainer/model/init.py` does, from global indices.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,11 +18,17 @@ from foretrain.parallel.tensor import TensorParallel
 
 
 class Linear(nn.Module):
-    """A linear layer of torch or megatron-core: a tensor in, a tensor out."""
+    """A linear layer of torch or megatron-core: a tensor in, a tensor out.
 
-    def __init__(self, inner: nn.Module) -> None:
+    `compute(x, weight, bias)`, if given, takes the place of the inner layer's own forward pass.
+    """
+
+    def __init__(
+        self, inner: nn.Module, compute: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
+    ) -> None:
         super().__init__()
         self.inner = inner
+        self._compute = compute
 
     @property
     def weight(self) -> nn.Parameter:
@@ -32,6 +41,8 @@ class Linear(nn.Module):
         return self.inner.bias  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._compute is not None:
+            return self._compute(x, self.weight, self.bias)
         y = self.inner(x)
         return y[0] if isinstance(y, tuple) else y  # megatron-core returns (output, bias)
 
@@ -45,7 +56,7 @@ def column_linear(tp: TensorParallel, in_features: int, out_features: int, bias:
     layer = ColumnParallelLinear(
         in_features, out_features, config=tp.config, init_method=_keep, bias=bias, gather_output=False
     )
-    return Linear(_mark_sharded(layer, dim=0))
+    return Linear(_mark_sharded(layer, dim=0), partial(_split_column, tp) if tp.splits_backward else None)
 
 
 def row_linear(tp: TensorParallel, in_features: int, out_features: int) -> Linear:
@@ -66,7 +77,7 @@ def row_linear(tp: TensorParallel, in_features: int, out_features: int) -> Linea
         input_is_parallel=True,
         skip_bias_add=False,
     )
-    return Linear(_mark_sharded(layer, dim=1))
+    return Linear(_mark_sharded(layer, dim=1), partial(_split_row, tp) if tp.splits_backward else None)
 
 
 class Embedding(nn.Module):
@@ -100,6 +111,8 @@ def vocab_logits(tp: TensorParallel, x_LBD: Tensor, weight_VD: Tensor) -> Tensor
     """Logits (L, B, V / tp) of the full sequence from this rank's rows of the head's matrix."""
     if tp.size == 1:
         return F.linear(x_LBD, weight_VD)
+    if tp.splits_backward:
+        return _split_column(tp, x_LBD, weight_VD, None)
     from megatron.core.tensor_parallel.layers import linear_with_grad_accumulation_and_async_allreduce
 
     return linear_with_grad_accumulation_and_async_allreduce(
@@ -111,6 +124,20 @@ def vocab_logits(tp: TensorParallel, x_LBD: Tensor, weight_VD: Tensor) -> Tensor
         sequence_parallel=tp.sp,
         tp_group=tp.group,
     )
+
+
+# megatron-core's layers have one backward function for both gradients: a zero-bubble schedule, which asks for that of the
+# input first and for that of the weight later, would have all of it computed twice. These have a node for each part. What
+# they lose is the overlap of communication with the product of the weight's gradient, which is in another phase anyway,
+# and under sp the memory of an input that megatron-core would gather again.
+
+
+def _split_column(tp: TensorParallel, x_LBD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(tp.full_sequence(x_LBD), weight, bias)
+
+
+def _split_row(tp: TensorParallel, x_LBD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return tp.sum_outputs(F.linear(x_LBD, weight, bias))
 
 
 def _mark_sharded(layer: nn.Module, dim: int) -> nn.Module:

@@ -85,6 +85,11 @@ class Layout:
         """Pipeline stages in all, virtual ones included."""
         return self.pp * self.vpp
 
+    @property
+    def splits_backward(self) -> bool:
+        """Whether the schedule has the gradients of inputs and those of weights computed one after the other."""
+        return self.pp > 1 and self.schedule in ("interleaved_zb", "zbv")
+
     def coordinates(self, rank: int) -> Coordinates:
         """The place of `rank`: rank = ((pp * dp_size + dp) * cp_size + cp) * tp_size + tp."""
         assert 0 <= rank < self.world_size, f"rank {rank} of {self.world_size}"

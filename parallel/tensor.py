@@ -14,7 +14,8 @@ from foretrain.parallel.groups import Groups
 class TensorParallel:
     """Rank `rank` of `size` tensor-parallel ranks. `sp`: whether they split the sequence between parallel layers.
 
-    `context` is how attention sees the full sequence. A single rank needs no `group`, and no megatron-core.
+    `context` is how attention sees the full sequence. `splits_backward`: whether the gradients of inputs and of weights
+    are asked for one after the other. A single rank needs no `group`, and no megatron-core.
     """
 
     def __init__(
@@ -24,8 +25,10 @@ class TensorParallel:
         sp: bool = False,
         group: dist.ProcessGroup | None = None,
         context: ContextParallel | None = None,
+        splits_backward: bool = False,
     ) -> None:
         self.size, self.rank, self.sp = size, rank, sp
+        self.splits_backward = splits_backward
         self.context = context or ContextParallel()
         self.group = group
         if size == 1:
@@ -46,7 +49,8 @@ class TensorParallel:
     @classmethod
     def of(cls, groups: Groups) -> "TensorParallel":
         """This rank's place among `groups`."""
-        return cls(groups.layout.tp, groups.at.tp, groups.layout.sp, groups.tp, ContextParallel(groups.cp))
+        layout = groups.layout
+        return cls(layout.tp, groups.at.tp, layout.sp, groups.tp, ContextParallel(groups.cp), layout.splits_backward)
 
     def allreduce_grad(self, parameter: Tensor) -> Tensor:
         """A parameter that every rank holds, for use on this rank's part of anything: backward sums its gradient."""
@@ -72,6 +76,14 @@ class TensorParallel:
         if self.sp:
             return mappings.gather_from_sequence_parallel_region(x_LBD, tensor_parallel_output_grad=True)
         return mappings.copy_to_tensor_model_parallel_region(x_LBD)
+
+    def sum_outputs(self, x_LBD: Tensor) -> Tensor:
+        """The sum over ranks of a full sequence (L, B, D): all of it, or under sp this rank's part of the sequence."""
+        from megatron.core.tensor_parallel import mappings
+
+        if self.sp:
+            return mappings.reduce_scatter_to_sequence_parallel_region(x_LBD)
+        return mappings.reduce_from_tensor_model_parallel_region(x_LBD)
 
     def sequence_slice(self, local_len: int) -> slice:
         """This rank's positions of the full sequence between parallel layers; its cp rank has `local_len` of them.
