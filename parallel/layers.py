@@ -126,10 +126,10 @@ def vocab_logits(tp: TensorParallel, x_LBD: Tensor, weight_VD: Tensor) -> Tensor
     )
 
 
-# megatron-core's layers have one backward function for both gradients: a zero-bubble schedule, which asks for that of the
-# input first and for that of the weight later, would have all of it computed twice. These have a node for each part. What
-# they lose is the overlap of communication with the product of the weight's gradient, which is in another phase anyway,
-# and under sp the memory of an input that megatron-core would gather again.
+# megatron-core's layers have one backward function for both gradients: a zero-bubble schedule, which asks for that of
+# the input first and for that of the weight later, would have all of it computed twice. These have a node for each
+# part. What they lose is the overlap of communication with the product of the weight's gradient, which is in another
+# phase anyway, and under sp the memory of an input that megatron-core would gather again.
 
 
 def _split_column(tp: TensorParallel, x_LBD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
