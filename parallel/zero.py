@@ -150,6 +150,11 @@ class Zero:
         self.engine.step()
         return float(self.engine.get_global_grad_norm() if total is None else total)
 
+    def destroy(self) -> None:
+        """Remove DeepSpeed's hooks on the parameters, which would keep all of its state in memory."""
+        with redirect_stdout(StringIO()):
+            self.engine.destroy()
+
     # ---- full state, for checkpoints; all ranks of the dp group must call these together ----
 
     def get(self, parameter: nn.Parameter, key: str) -> Tensor:

@@ -32,11 +32,14 @@ def train_rank(run: Run) -> None:
     if run.measures_stages:
         groups.layout = timing.measure_and_balance(run.config.model, run.config.train, groups, run.run_dir)
         run = replace(run, layout=groups.layout)
-    outcome = Trainer(run, groups).fit()
+    trainer = Trainer(run, groups)
+    outcome = trainer.fit()
     if outcome.stopped_by == "signal":
         stopping.exit_for_resume()
+    trainer.engine.zero.destroy()
+    del trainer
     destroy_groups()
-    free_memory()  # of the engine, before a model is loaded to generate text with
+    free_memory()  # before a model is loaded to generate text with
     if groups.rank == 0 and outcome.is_complete:
         finish(run)
 
