@@ -128,7 +128,7 @@ class Zero:
         """After a pipeline schedule: sum tied gradients, reduce over dp, clip, update. Returns the gradient norm."""
         self.engine.set_gradient_accumulation_boundary(True)
         for parameter in tied:
-            dist.all_reduce(self._accumulated(parameter), group=self._groups.embedding)
+            dist.all_reduce(self.gradient(parameter), group=self._groups.embedding)
         if self._offloads:  # DeepSpeed does so in hooks, which assigned gradients do not call
             self.engine.optimizer.setup_buckets()
         self.engine.allreduce_gradients()
@@ -137,8 +137,8 @@ class Zero:
             dist.broadcast(parameter.data, group=self._groups.embedding, group_src=0)
         return grad_norm
 
-    def _accumulated(self, parameter: nn.Parameter) -> Tensor:
-        """The fp32 gradient that the backward passes of a step have accumulated."""
+    def gradient(self, parameter: nn.Parameter) -> Tensor:
+        """The fp32 gradient that the backward passes of a step have accumulated (ZeRO 0 and 1)."""
         if not self._bf16:
             return parameter.grad  # type: ignore[return-value]
         return parameter._hp_grad if self._places else parameter.grad_accum  # type: ignore[attr-defined]
