@@ -70,13 +70,13 @@ class LaunchConfig:
     env: list[str] = field(
         default_factory=lambda: [
             *("HOME", "USER", "LANG", "PATH", "LD_LIBRARY_PATH", "TZ"),
-            *("NCCL_*", "GLOO_*", "UCX_*", "FI_*", "TORCH_*", "PYTORCH_*", "TRITON_*", "CUDA_*", "OMP_*"),
-            *("FORETRAIN_*", "HF_*", "AWS_*", "GOOGLE_*", "TMPDIR"),
+            *("NCCL_*", "GLOO_*", "TORCH_*", "CUDA_*", "OMP_*", "FORETRAIN_*", "HF_*", "AWS_*", "GOOGLE_*"),
             *("http_proxy", "https_proxy", "no_proxy"),
         ]
     )
     """Environment variables of the ranks: NAME is copied from the shell that launches, NAME* copies all variables that
-    begin with NAME, and NAME=value sets one. The ranks get no other variables."""
+    begin with NAME, and NAME=value sets one. TMPDIR and the variables that tune torch on GPUs and their networks
+    (PYTORCH_*, TRITON_*, UCX_*, FI_*) are always copied. The ranks get no other variables."""
     setup: list[str] = field(default_factory=list)
     """Shell commands that run before the ranks of a Slurm job start, such as [module load cuda]."""
     stop_lead_s: int = 300

@@ -147,10 +147,14 @@ def rank_environment(
     return tuple(sorted({**carried, **code_variables(code, python_path), **threads, **settings}.items()))
 
 
+_ALWAYS_CARRIED = ("TMPDIR", "PYTORCH_*", "TRITON_*", "UCX_*", "FI_*")
+"""They are not in the default of `launch.env`: a new default would change the hash of every config."""
+
+
 def environment(wanted: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """The variables that `launch.env` takes from `environ`, and those that it sets."""
     settings = dict(entry.split("=", 1) for entry in wanted if "=" in entry)
-    patterns = [entry for entry in wanted if "=" not in entry]
+    patterns = [*_ALWAYS_CARRIED, *(entry for entry in wanted if "=" not in entry)]
     carried = {
         name: value for name, value in environ.items() if any(fnmatchcase(name, pattern) for pattern in patterns)
     }

@@ -87,15 +87,11 @@ def announce(run: Run) -> None:
 
 def train(run: Run, place: Place) -> int:
     """Train as this rank, or start all ranks and wait for them. Returns the exit status."""
+    os.environ.update(device_variables(run.layout, os.environ))
     if place.is_launcher:
         return run_local(
-            "foretrain.trainer.run.rank:train_rank",
-            (run,),
-            run.layout.world_size,
-            env=device_variables(run.layout, os.environ),
-            log_dir=run.run_dir / LOGS,
+            "foretrain.trainer.run.rank:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / LOGS
         )
-    os.environ.update(device_variables(run.layout, os.environ))
     import_all(PRELOAD, will_fork=False)
     from foretrain.trainer.run.rank import train_rank
 

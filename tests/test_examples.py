@@ -28,7 +28,13 @@ def test_every_example_is_tried() -> None:
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train_with_callback.py",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("own_loop.py", "custom_block.py")),
+    ],
+)
 def test_an_example_runs_in_one_process(name: str, corpus: Path, tmp_path: Path) -> None:
     settings, expected = EXAMPLES[name]
     out = run([sys.executable, str(ROOT / "examples" / name), str(corpus), *SMALL, *settings], tmp_path)

@@ -50,6 +50,7 @@ def train(ranks: RunOnRanks, settings: Config, **options: Any) -> list[dict[str,
     return read_metrics(run.run_dir / METRICS_FILE)
 
 
+@pytest.mark.long
 def test_a_mixture_of_packed_documents_resumes_in_another_layout_on_the_same_curve(
     tmp_path: Path, corpus: Path, mixed: DataConfig, ranks: RunOnRanks
 ) -> None:

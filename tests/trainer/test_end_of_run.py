@@ -2,6 +2,7 @@
 
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,9 +44,9 @@ def bytes_left_at_the_end(run: Run) -> dict[str, int]:
     return left
 
 
-@pytest.mark.parametrize("zero_stage", [1, pytest.param(0, marks=pytest.mark.long), 3])
+@pytest.mark.parametrize("zero_stage", [1, *(pytest.param(stage, marks=pytest.mark.long) for stage in (0, 3))])
 def test_the_engine_is_freed_before_text_is_generated(
-    zero_stage: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks
+    zero_stage: Any, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
     run = prepare_run(config(tmp_path, corpus, ParallelConfig(dp=1, zero_stage=zero_stage)))
     assert ranks(1, bytes_left_at_the_end, run) == [{"parameters": 0, "moments": 0}]

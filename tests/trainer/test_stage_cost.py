@@ -131,6 +131,7 @@ def test_a_run_split_by_hand_has_the_curve_of_one_process(
     assert curve(run) == pytest.approx(expected_curve, rel=1e-5)
 
 
+@pytest.mark.long
 def test_a_run_split_by_measured_costs_has_the_same_curve_and_reports_its_split_once(
     tmp_path: Path, corpus: Path, expected_curve: list[float], capfd: pytest.CaptureFixture[str]
 ) -> None:

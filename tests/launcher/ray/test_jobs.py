@@ -38,6 +38,7 @@ def test_ranks_are_started_again_until_one_says_never_again(cluster: RayCluster,
     assert_none(tmp_path)
 
 
+@pytest.mark.long
 def test_what_can_never_be_placed_says_what_the_nodes_have(cluster: RayCluster, tmp_path: Path) -> None:
     job = make_job(tmp_path, num_nodes=4, ranks_per_node=2, fake="0")
     ended = end(cluster.client, submit(job, cluster.address, wait_s=2))

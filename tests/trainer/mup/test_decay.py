@@ -35,6 +35,7 @@ def slopes(ranks: RunOnRanks, target: Callable[..., list[Coordinates]]) -> dict[
     return {name: slope for name, values in sizes.items() if (slope := fit(WIDTHS, values)) is not None}
 
 
+@pytest.mark.long
 def test_activations_of_decayed_matrices_keep_their_size_over_width(ranks: RunOnRanks) -> None:
     found = slopes(ranks, measure)
     hidden = {name: slope for name, slope in found.items() if name.count(".") == 3 and "norm" not in name}
