@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -104,6 +104,9 @@ def verify(
     precision: Annotated[str, typer.Option(help="Precision to check: fp32, bf16 or both.")] = "fp32",
     sample: Annotated[int | None, typer.Option(help="Check only this many of the layouts, chosen at random.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice by --sample.")] = 0,
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="Device of the processes; cuda needs a GPU for each of them.")
+    ] = "cpu",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the results to this file, as JSON lines.")
     ] = None,
@@ -113,8 +116,8 @@ def verify(
 ) -> None:
     """Check on this machine that a config has the same training curve under every layout.
 
-    Makes the model small, trains it for a few steps on CPU processes, and compares the curve with that of plain PyTorch
-    in one process, and in float64. Exits with 1 if a layout differs.
+    Makes the model small, trains it for a few steps in each layout, and compares the curve with that of plain PyTorch
+    in one process on the CPU, and in float64. Exits with 1 if a layout differs.
 
     Example: `foretrain verify runs/dry_run --layouts "dp=2,tp=2 sp,pp=2 vpp=2 zbv" --precision both`
     """
@@ -123,6 +126,7 @@ def verify(
     from foretrain.scaling.layouts import parse_layouts
     from foretrain.scaling.verify import report
     from foretrain.scaling.verify.plan import make_plan
+    from foretrain.scaling.verify.run import check_device
     from foretrain.scaling.verify.run import verify as run_trials
 
     with bad_input():
@@ -136,10 +140,12 @@ def verify(
             precision=precision,
             sample=sample,
             seed=seed,
+            device=device,
         )
         if show_refused:
             report.print_refused(plan)
             return
+        check_device(plan)
         if out is not None:
             report.write_jsonl(out, plan, [])  # a path that cannot be written is an error now, not after the trials
     typer.echo(f"{len(plan.trials)} trials; {len(plan.refused)} layouts are refused (--show-refused lists why)")

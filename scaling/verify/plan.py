@@ -8,7 +8,7 @@ from typing import Literal
 from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.parallel.layout import Layout, LayoutError, check
 from foretrain.scaling.layouts import all_layouts, parallel_config
-from foretrain.scaling.verify.shrink import shrink
+from foretrain.scaling.verify.shrink import Device, shrink
 from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
 
 Precision = Literal["fp32", "bf16"]
@@ -54,6 +54,7 @@ def make_plan(
     precision: str = "fp32",
     sample: int | None = None,
     seed: int = 0,
+    device: Device = "cpu",
 ) -> VerifyPlan:
     """The plan to try the `named` layouts; without them every legal layout of up to `max_processes` ranks, or `sample`
     of those at random.
@@ -67,7 +68,7 @@ def make_plan(
     if precision not in PRECISIONS:
         raise ValueError(f"--precision {precision}: use one of {', '.join(PRECISIONS)}")
     candidates = list(named) or list(all_layouts(max_processes))
-    plan = VerifyPlan(shrink(config, candidates), (), (), num_steps, config.parallel)
+    plan = VerifyPlan(shrink(config, candidates, device), (), (), num_steps, config.parallel)
     legal, refused = [], []
     for trial in (LayoutTrial(layout, kind) for kind in PRECISIONS[precision] for layout in candidates):
         try:

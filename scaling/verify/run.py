@@ -32,6 +32,15 @@ def verify(plan: VerifyPlan, progress: StudyProgress[LayoutTrial], probe: str = 
     return verdicts
 
 
+def check_device(plan: VerifyPlan) -> None:
+    """Raise ValueError unless this machine has a GPU for each process of every trial on GPUs."""
+    if plan.config.train.device == "cpu":
+        return
+    from foretrain.parallel.shim import device_of  # not at the top: torch takes seconds to import
+
+    device_of(plan.config.train.device, max(trial.layout.world_size for trial in plan.trials) - 1)
+
+
 def references_of(plan: VerifyPlan) -> dict[Precision, Expected]:
     """The curves that the trials of each precision are compared with.
 

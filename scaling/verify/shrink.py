@@ -8,11 +8,14 @@ cost time, become small, and keep the divisors that the config's own sizes have.
 from collections.abc import Sequence
 from dataclasses import replace
 from math import lcm
+from typing import Literal
 
 from foretrain.configs.data import DataConfig
 from foretrain.configs.parametrization import BaseConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.parallel.layout import Layout
+
+Device = Literal["cpu", "cuda"]
 
 VOCAB_SIZE = 61
 """A prime: every tensor-parallel size pads the vocabulary, and the last ranks hold fewer rows."""
@@ -27,7 +30,7 @@ MAX_MICROBATCHES = 24
 """Limit for the micro-batches of a step over all ranks. Meshes of 4, 6 or 8 ranks divide it, those of 5 do not."""
 
 
-def shrink(config: Config, layouts: Sequence[Layout]) -> Config:
+def shrink(config: Config, layouts: Sequence[Layout], device: Device = "cpu") -> Config:
     """A config small enough to try, and large enough for every one of `layouts` that the sizes of `config` allow.
 
     Its section `parallel` is empty: `parallel_config` fills it for each layout.
@@ -45,7 +48,7 @@ def shrink(config: Config, layouts: Sequence[Layout]) -> Config:
         global_batch_size=_num_microbatches(layouts) * MICRO_BATCH_SIZE,
         micro_batch_size=MICRO_BATCH_SIZE,
         seed=config.train.seed,
-        device="cpu",
+        device=device,
         recompute=config.train.recompute,
         recompute_layers=recompute_layers,
     )
