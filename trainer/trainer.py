@@ -16,6 +16,7 @@ from foretrain.trainer.callbacks.announcement import Announcement
 from foretrain.trainer.callbacks.base import CALLBACKS, Callback, Outcome, Step
 from foretrain.trainer.callbacks.checkpoints import CheckpointWriter
 from foretrain.trainer.callbacks.consistency import ConsistencyCheck
+from foretrain.trainer.callbacks.device import DeviceMetrics
 from foretrain.trainer.callbacks.evaluation import PeriodicEvaluation
 from foretrain.trainer.callbacks.telemetry import Telemetry
 from foretrain.trainer.checkpoint.files import Checkpoints
@@ -58,7 +59,8 @@ class Trainer:
         self._objective = objective_of(config)(config)
         self._telemetry = Telemetry(run, groups)
         added = [*(CALLBACKS.get(name)() for name in config.train.callbacks), *callbacks]
-        self.callbacks: list[Callback] = [Announcement(), self._telemetry, *added]
+        on_gpus = [DeviceMetrics(config, groups)] if groups.device.type == "cuda" else []
+        self.callbacks: list[Callback] = [Announcement(), self._telemetry, *on_gpus, *added]
         if config.train.check_every:
             self.callbacks.append(ConsistencyCheck(self.consistency, config.train.check_every))
         if config.train.eval_samples:

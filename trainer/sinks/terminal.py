@@ -74,12 +74,15 @@ class TerminalSink(Sink):
 
     def _values(self) -> list[str]:
         speed = self._speed.tokens_per_s()
-        return [
+        values = [
             f"loss {self._latest['loss']:.4f}",
             f"grad norm {self._latest['grad_norm']:.3f}",
             f"lr {self._latest['lr']:.2e}",
             f"{'-' if speed is None else f'{speed:,.0f}'} tok/s",
         ]
+        if "mfu" in self._latest:  # on GPUs
+            values += [f"MFU {self._latest['mfu']:.1%}", f"{self._latest['device_peak_gib']:.1f} GiB"]
+        return values
 
     def _time_left(self) -> str:
         step_s = self._speed.step_s()

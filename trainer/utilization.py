@@ -1,0 +1,42 @@
+"""The part of the accelerators' peak that training uses: MFU and HFU. Pure arithmetic.
+
+With F the FLOPs of training on a token as `flops_per_token` counts them, T tokens a second over all accelerators, N
+accelerators and P the peak of one (`cluster.gpu_peak_tflops`):
+
+    MFU = F T / (N P)          model FLOPs utilization (arXiv 2204.02311, appendix B)
+    HFU = (F + R) T / (N P)    hardware FLOPs utilization: R are the FLOPs that recomputation adds for a token
+
+F counts all of attention's matrix of scores, as is usual, although causal kernels compute about half of it.
+"""
+
+from dataclasses import dataclass
+
+from foretrain.configs.schema import Config
+from foretrain.trainer.model.table import block_flops, flops_per_token
+
+
+@dataclass(frozen=True)
+class Utilization:
+    """Shares of the peak, from 0 to 1."""
+
+    mfu: float
+    hfu: float
+
+
+def utilization(config: Config, num_accelerators: int, step_s: float) -> Utilization:
+    """The utilization of a step of `step_s` seconds."""
+    tokens_per_s = config.train.global_batch_size * config.model.seq_len / step_s
+    peak_flops = num_accelerators * config.cluster.gpu_peak_tflops * 1e12
+    model_flops = flops_per_token(config.model)
+    return Utilization(
+        mfu=model_flops * tokens_per_s / peak_flops,
+        hfu=(model_flops + recomputed_flops(config)) * tokens_per_s / peak_flops,
+    )
+
+
+def recomputed_flops(config: Config) -> float:
+    """FLOPs that recomputation adds for a token: the forward pass, a third of all, of what is computed again."""
+    train, model = config.train, config.model
+    block = block_flops(model)
+    again = {"none": 0.0, "selective": block.selective / 3, "full": block.total / 3}[train.recompute]
+    return again * min(train.recompute_layers or model.num_layers, model.num_layers)
