@@ -20,6 +20,10 @@ MIN_AGE_S = 2.0
 """A file that changed more recently is not recorded: its clock may be too coarse to show a second change."""
 
 
+LONG_BYTES = 10**9
+"""The check of fewer bytes takes a second or two, and shows no progress."""
+
+
 def open_checked(folder: Path, split: str, info: SplitInfo, dtype: str, *, progress: bool = False) -> Index:
     """Return the index of a split in a folder, after the check of all files of the split.
 
@@ -34,7 +38,7 @@ def open_checked(folder: Path, split: str, info: SplitInfo, dtype: str, *, progr
         index = Index.open(path, info)
         unchecked = [number for number, shard in enumerate(info.shards) if not record.has(folder / shard.name, shard)]
         num_bytes = sum(info.shards[number].size_bytes for number in unchecked)
-        with byte_progress(f"checking {folder}", num_bytes, enabled=progress and num_bytes > 0) as advance:
+        with byte_progress(f"checking {folder}", num_bytes, enabled=progress and num_bytes > LONG_BYTES) as advance:
             for number in unchecked:
                 path = folder / info.shards[number].name
                 _check_shard(path, index, split, number, dtype)

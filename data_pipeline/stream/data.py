@@ -141,9 +141,10 @@ def open_data(
         raise ValueError("open_data needs seq_len, the number of tokens of a sample: pass it, or pass a Config")
     config = _with_settings(config, settings)
     named = named_sources(config)
-    streams = {name: _open(name, source.path, "train", config.cache) for name, source in named.items()}
+    streams = {name: _open(name, source.path, "train", config.cache, progress) for name, source in named.items()}
     held_out = [
-        HeldOut(name, _open_held_out(name, source.path, config.cache), source.weight) for name, source in named.items()
+        HeldOut(name, _open_held_out(name, source.path, config.cache, progress), source.weight)
+        for name, source in named.items()
     ]
     _check_one_tokenizer(streams)
     sources = [_source(name, stream, config, seq_len, progress) for name, stream in streams.items()]
@@ -185,15 +186,15 @@ def _with_settings(config: DataConfig, settings: dict[str, Any]) -> DataConfig:
     return changed
 
 
-def _open(name: str, path: str, split: str, cache: CacheConfig) -> TokenStream:
+def _open(name: str, path: str, split: str, cache: CacheConfig, progress: bool) -> TokenStream:
     try:
-        return open_corpus(path, split, cache)
+        return open_corpus(path, split, cache, progress=progress)
     except CorpusError as error:
         raise CorpusError(f"data.sources.{name}: {error}" if name else str(error)) from error
 
 
-def _open_held_out(name: str, path: str, cache: CacheConfig) -> TokenStream:
-    stream = _open(name, path, "val", cache)
+def _open_held_out(name: str, path: str, cache: CacheConfig, progress: bool) -> TokenStream:
+    stream = _open(name, path, "val", cache, progress)
     if stream.num_tokens < 2:
         raise CorpusError(
             f"the val split of {path} has {stream.num_tokens} token, and the first is never predicted: prepare it with "

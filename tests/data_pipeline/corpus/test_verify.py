@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from foretrain.data_pipeline.corpus import check
 from foretrain.data_pipeline.corpus.manifest import Manifest, ShardInfo, index_name
 from foretrain.data_pipeline.corpus.shards import open_corpus
 from foretrain.data_pipeline.corpus.store import FolderStore
@@ -139,3 +141,14 @@ def test_verify_continues_after_a_file_that_cannot_be_read(corpus: Path) -> None
 
     with pytest.raises(CorpusError, match=rf"^.*{SHARD} cannot be read \(Permission denied\).*$"):
         verify(Failing(corpus))
+
+
+def test_the_first_check_of_a_large_corpus_shows_its_progress(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_corpus(copy, "train", progress=True)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(check, "LONG_BYTES", 0)
+    (copy / "train-000000.tar").touch()  # so that it is checked again
+    open_corpus(copy, "train", progress=True)
+    assert re.search(r"checking .*: \d+\.\d of \d+\.\d MB", capsys.readouterr().err)
