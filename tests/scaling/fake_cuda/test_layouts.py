@@ -1,0 +1,110 @@
+"""Ranks of many layouts run on fake GPUs, and their records say what the layout makes of a step."""
+
+from math import prod
+
+import pytest
+
+from foretrain.scaling.fake_cuda.record import STEP_PHASES, Collective, RankRecord
+from tests.scaling.fake_cuda.cases import tiny
+from tests.scaling.fake_cuda.conftest import RecordOf
+from tests.scaling.fake_cuda.worker import Case
+
+DATA = "parallel.dp=8 train.global_batch_size=8"
+PIPELINE = "parallel.pp=2 model.num_layers=4 train.global_batch_size=4 train.precision=bf16"
+SINGLE = tiny(num_steps=2, checkpoint=True)
+CASES = {
+    "single": SINGLE,
+    "tp": tiny("parallel.tp=2 parallel.sp=true", checkpoint=True),
+    "zero 0": tiny(f"{DATA} parallel.zero_stage=0"),
+    "zero 1": tiny(f"{DATA} train.precision=bf16", rank=7),
+    "zero 2": tiny(f"{DATA} parallel.zero_stage=2 parallel.overlap_comm=true"),
+    "zero 3": tiny(f"{DATA} parallel.zero_stage=3", checkpoint=True),
+    "offload": tiny("parallel.offload_optimizer=true train.precision=bf16"),
+    "1f1b": tiny(f"{PIPELINE} model.tie_embeddings=true model.position=learned", checkpoint=True),
+    "interleaved": tiny(f"{PIPELINE} parallel.vpp=2 parallel.schedule=interleaved_1f1b", rank=1),
+    "zbv": tiny(f"{PIPELINE} parallel.vpp=2 parallel.schedule=zbv"),
+    "cp": tiny("parallel.cp=2", rank=1),
+    "documents": tiny("data.packing=documents parallel.cp=2 parallel.tp=2"),
+}
+AGAIN = tiny("model.name=again", num_steps=2, checkpoint=True)
+"""The same as SINGLE, after all others."""
+SHARED = [*CASES.values(), AGAIN]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_rank_runs_and_is_recorded(case: Case, record_of: RecordOf) -> None:
+    record = record_of(case)
+    assert [len(step) for step in record.steps] == [3] * case.num_steps
+    assert {phase.name for phase in record.steps[-1]} == set(STEP_PHASES)
+    assert (record.save is None) == (record.load is None) == (not case.checkpoint)
+    assert record.num_parameters > 0
+    for phase in record.phases:
+        assert phase.num_kernels > 0
+        assert phase.device.peak_bytes >= phase.device.live_bytes > 0
+    for name in ("forward_backward", "update"):
+        assert record.phase(name).syncs and record.phase(name).collectives
+
+
+def test_equal_runs_have_equal_records(record_of: RecordOf) -> None:
+    first, again = record_of(SINGLE), record_of(AGAIN)
+    assert first.steps[0] != first.steps[1]  # the first makes tables that later steps use
+    for old, new in zip((first.build, *first.steps), (again.build, *again.steps), strict=True):
+        assert new == old
+    assert (first.save, first.load) == (again.save, again.load)
+
+
+def collectives(record: RankRecord, operation: str, group: str) -> list[Collective]:
+    """Those of the last step."""
+    every = (each for phase in record.steps[-1] for each in phase.collectives)
+    return [each for each in every if (each.operation, each.group) == (operation, group)]
+
+
+def test_tensor_parallel_ranks_exchange_parts_of_the_sequence(record_of: RecordOf) -> None:
+    record = record_of(CASES["tp"])
+    activations = prod((16, 1, 32))
+    for operation in ("all_gather", "reduce_scatter"):
+        found = [each for each in collectives(record, operation, "tp") if each.num_elements == activations]
+        # For each micro-batch, two layers of two blocks, forward and backward, and the vocabulary's ends.
+        assert sum(each.count for each in found) >= 2 * 2 * 2 * 2
+        assert {each.group_size for each in found} == {2}
+
+
+@pytest.mark.parametrize("name", ["zero 0", "zero 1", "zero 2", "zero 3"])
+def test_replicas_reduce_every_gradient_once(name: str, record_of: RecordOf) -> None:
+    record = record_of(CASES[name])
+    reduced = [
+        each.num_elements * each.count
+        for operation in ("all_reduce", "reduce_scatter", "reduce")
+        for each in collectives(record, operation, "replicas")
+        if each.num_elements > 1
+    ]
+    assert sum(reduced) == record.num_parameters
+
+
+def test_a_pipeline_rank_receives_and_sends_every_micro_batch_once_in_each_direction(record_of: RecordOf) -> None:
+    record = record_of(CASES["1f1b"])
+    for operation in ("send", "recv"):
+        found = collectives(record, operation, "pp")
+        assert sum(each.count for each in found) == record.num_microbatches
+        assert {(each.num_elements, each.dtype) for each in found} == {(16 * 32, "bfloat16")}
+    assert collectives(record, "all_reduce", "embedding")
+
+
+def test_context_parallel_ranks_exchange_positions_for_heads(record_of: RecordOf) -> None:
+    found = collectives(record_of(CASES["cp"]), "all_to_all", "cp")
+    # Queries, keys, values and outputs, of two blocks and two micro-batches, forward and backward.
+    assert sum(each.count for each in found) == 4 * 2 * 2 * 2
+
+
+def test_a_checkpoint_holds_three_states_of_each_parameter_in_host_memory(record_of: RecordOf) -> None:
+    for name in ("single", "tp", "zero 3", "1f1b"):
+        record = record_of(CASES[name])
+        assert record.save is not None
+        held = record.save.host.peak_bytes - record.build.host.live_bytes
+        assert held == pytest.approx(3 * 4 * record.num_parameters, rel=0.1), name
+
+
+def test_offloaded_states_are_on_the_host(record_of: RecordOf) -> None:
+    offloaded = record_of(CASES["offload"])
+    assert offloaded.build.host.live_bytes >= 3 * 4 * offloaded.num_parameters
+    assert offloaded.build.device.live_bytes < 3 * 4 * offloaded.num_parameters
