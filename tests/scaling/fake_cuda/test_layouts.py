@@ -1,7 +1,5 @@
 """Ranks of many layouts run on fake GPUs, and their records say what the layout makes of a step."""
 
-from math import prod
-
 import pytest
 
 from foretrain.scaling.fake_cuda.record import STEP_PHASES, Collective, RankRecord
@@ -14,7 +12,7 @@ PIPELINE = "parallel.pp=2 model.num_layers=4 train.global_batch_size=4 train.pre
 SINGLE = tiny(num_steps=2, checkpoint=True)
 CASES = {
     "single": SINGLE,
-    "tp": tiny("parallel.tp=2 parallel.sp=true", checkpoint=True),
+    "tp": tiny("parallel.tp=2 parallel.sp=true train.precision=bf16", rank=1, checkpoint=True),
     "zero 0": tiny(f"{DATA} parallel.zero_stage=0"),
     "zero 1": tiny(f"{DATA} train.precision=bf16", rank=7),
     "zero 2": tiny(f"{DATA} parallel.zero_stage=2 parallel.overlap_comm=true"),
@@ -61,7 +59,7 @@ def collectives(record: RankRecord, operation: str, group: str) -> list[Collecti
 
 def test_tensor_parallel_ranks_exchange_parts_of_the_sequence(record_of: RecordOf) -> None:
     record = record_of(CASES["tp"])
-    activations = prod((16, 1, 32))
+    activations = 16 * 32
     for operation in ("all_gather", "reduce_scatter"):
         found = [each for each in collectives(record, operation, "tp") if each.num_elements == activations]
         # For each micro-batch, two layers of two blocks, forward and backward, and the vocabulary's ends.
@@ -79,6 +77,13 @@ def test_replicas_reduce_every_gradient_once(name: str, record_of: RecordOf) -> 
         if each.num_elements > 1
     ]
     assert sum(reduced) == record.num_parameters
+
+
+def test_marks_on_parameters_survive_the_move_to_the_device(record_of: RecordOf) -> None:
+    """Only the first tensor-parallel rank counts gains in the gradient norm: megatron-core marks what is sharded."""
+    norms = [kernel.count for kernel in record_of(CASES["tp"]).phase("update").kernels if "norm" in kernel.name]
+    num_matrices = 4 * 2 + 2  # four in each of two blocks, the embedding and the head
+    assert norms == [num_matrices]
 
 
 def test_a_pipeline_rank_receives_and_sends_every_micro_batch_once_in_each_direction(record_of: RecordOf) -> None:

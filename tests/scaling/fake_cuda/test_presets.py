@@ -1,48 +1,85 @@
 """Every preset of a GPU run, and random layouts, run on fake GPUs: the long part of these tests."""
 
-from functools import cache
+import random
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 
 import pytest
 
 from foretrain.configs.load import load
 from foretrain.configs.sources import PRESETS
-from foretrain.parallel.layout import Layout
-from foretrain.scaling.verify.plan import LayoutTrial, VerifyPlan, make_plan
-from tests.scaling.fake_cuda.conftest import RecordOf
+from foretrain.parallel.layout import Layout, check
+from foretrain.scaling.layouts import all_layouts
+from tests.scaling.fake_cuda.cases import tiny
+from tests.scaling.fake_cuda.conftest import RecordOf, run_cases
 from tests.scaling.fake_cuda.worker import Case
 
 pytestmark = pytest.mark.long
 
 GIB = 2**30
 NAMES = sorted(f"runs/{path.stem}" for path in (PRESETS / "runs").glob("*_a100.yaml"))
-NUM_SAMPLED = 24
-MAX_PROCESSES = 16
-VOCABULARY = "model.vocab_size=61"
+NUM_SAMPLED, MAX_PROCESSES, SEED = 40, 16, 20
+MODEL = "model.num_layers=8 model.num_heads=8 model.num_kv_heads=4 model.seq_len=32"
+OPTIONS = [
+    "train.recompute=full",
+    "train.recompute=selective",
+    "train.recompute_layers=3",
+    "train.micro_batch_size=2",
+    "data.packing=documents",
+    "data.packing=best_fit",
+    "model.tie_embeddings=true",
+    "model.position=learned",
+    "model.norm=layernorm",
+    "model.bias=true",
+    "model.qk_norm=true",
+    "mup.parametrization=completep",
+    "optimizer.kind=sgd",
+    "parallel.overlap_comm=true",
+    "parallel.offload_optimizer=true",
+    "parallel.offload_params=true",
+]
 
 
-def ranks_of(name: str) -> list[Case]:
-    """The first, the middle and the last rank of a preset, with the fewest micro-batches that fill its pipeline."""
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0], ids=["first", "middle", "last"])
+def test_the_ranks_of_a_preset_run_and_fit_its_gpus(name: str, place: float, record_of: RecordOf) -> None:
     config = load(name)
     layout = Layout.from_config(config.parallel)
-    per_pass = layout.dp * config.train.micro_batch_size
-    batch = f"train.global_batch_size={2 * per_pass if layout.pp == 1 else layout.pp * per_pass}"
-    ranks = (0, layout.world_size // 2, layout.world_size - 1)
-    return [Case(name, (batch,), rank, checkpoint=True) for rank in ranks]
-
-
-PRESET_CASES = [case for name in NAMES for case in ranks_of(name)]
-
-
-@pytest.mark.parametrize("case", PRESET_CASES, ids=str)
-def test_the_ranks_of_a_preset_run_and_fit_its_gpus(case: Case, record_of: RecordOf) -> None:
-    record = record_of(case)
-    assert 0 < record.peak_device_bytes < load(case.preset).cluster.gpu_memory_gib * GIB
+    num_microbatches = 2 if layout.pp == 1 else layout.pp  # the fewest that fill the pipeline
+    batch = f"train.global_batch_size={num_microbatches * layout.dp * config.train.micro_batch_size}"
+    record = record_of(Case(name, (batch,), round(place * (layout.world_size - 1)), checkpoint=True))
+    assert 0 < record.peak_device_bytes < config.cluster.gpu_memory_gib * GIB
     assert record.save is not None and record.save.host.peak_bytes >= 12 * record.num_parameters
 
 
-@cache
-def sampled() -> VerifyPlan:
-    """Random legal layouts of the dry run's model, made small."""
-    return make_plan(
-        load("runs/dry_run", [VOCABULARY]), max_processes=MAX_PROCESSES, precision="both", sample=NUM_SAMPLED, seed=20
-    )
+def random_cases(seed: int) -> Iterator[Case]:
+    """Random ranks of random legal layouts, with a few options each."""
+    chosen = random.Random(seed)
+    layouts = list(all_layouts(MAX_PROCESSES))
+    while True:
+        layout = chosen.choice(layouts)
+        words = [f"parallel.{name}={getattr(layout, name)}" for name in ("dp", "tp", "pp", "cp", "vpp", "zero_stage")]
+        words += [f"parallel.sp={layout.sp}", f"parallel.schedule={layout.schedule}"]
+        words += [f"train.precision={chosen.choice(['fp32', 'bf16'])}", *chosen.sample(OPTIONS, 3)]
+        batch = f"train.global_batch_size={layout.dp * 4 * layout.pp}"
+        case = tiny(" ".join([MODEL, batch, *words]), rank=chosen.randrange(layout.world_size), checkpoint=True)
+        if is_legal(case):
+            yield case
+
+
+def is_legal(case: Case) -> bool:
+    try:
+        config = load(case.preset, case.overrides)
+        check(Layout.from_config(config.parallel), config.model, config.train)
+    except ValueError:
+        return False
+    return True
+
+
+def test_random_layouts_run(tmp_path: Path) -> None:
+    cases = list(islice(random_cases(SEED), NUM_SAMPLED))
+    assert len({case.overrides for case in cases}) == NUM_SAMPLED
+    records = run_cases(cases, tmp_path)
+    failed = [f"{case}:\n{record}" for case, record in zip(cases, records, strict=True) if isinstance(record, str)]
+    assert not failed, "\n\n".join(failed)
