@@ -3,8 +3,8 @@
 FakeTensorMode can make tensors of any device, but this torch refuses `cuda` at two places: it has no device guard for
 CUDA, and autograd asks CUDA's hooks for streams. Both answers are replaced in the loaded library, with no compiler.
 They follow the memory layout of torch's C++ objects, so only the versions of torch with which this was tried are
-accepted. What libraries ask of `torch.cuda` is answered as on a machine with GPUs. All of this holds for the rest of
-the process, and nothing is computed.
+accepted. What libraries ask of `torch.cuda` is answered as to a process that sees one GPU. All of this holds for the
+rest of the process, and nothing is computed.
 """
 
 import ctypes
@@ -48,7 +48,7 @@ def check_torch(version: str = torch.__version__, cuda: str | None = torch.versi
         )
 
 
-def install(on_sync: Callable[[str], None], num_devices: int = 8) -> None:
+def install(on_sync: Callable[[str], None]) -> None:
     """Make `cuda` tensors possible in this process; call it once, before DeepSpeed and megatron-core are imported.
 
     `on_sync` is called with the name of what `torch.cuda` is asked to wait for. Raises UnsupportedTorchError.
@@ -57,7 +57,7 @@ def install(on_sync: Callable[[str], None], num_devices: int = 8) -> None:
     _install_guard()
     _install_hooks()
     _listeners.append(on_sync)
-    _pretend(num_devices)
+    _pretend()
 
 
 def _install_guard() -> None:
@@ -132,7 +132,7 @@ class _Stream:
     """A CUDA stream; all streams are one, and have no order to keep."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.device = torch.device("cuda", torch.cuda.current_device())
+        self.device = torch.device("cuda", 0)
 
     def wait_stream(self, stream: Any) -> None:
         pass
@@ -161,8 +161,8 @@ def _ask_to_wait(operation: str) -> None:
         on_sync(operation)
 
 
-def _pretend(num_devices: int) -> None:
-    """Answer what libraries ask of torch.cuda."""
+def _pretend() -> None:
+    """Answer what libraries ask of torch.cuda. There is one device: for torch's guard, number 0 is always in use."""
     from torch._subclasses import fake_tensor
 
     fakes: Any = fake_tensor
@@ -173,12 +173,15 @@ def _pretend(num_devices: int) -> None:
         "is_available": True,
         "is_initialized": True,
         "is_bf16_supported": True,
-        "device_count": num_devices,
+        "device_count": 1,
         "get_device_capability": (properties.major, properties.minor),
         "get_device_properties": properties,
         "get_device_name": properties.name,
         "get_rng_state": None,
-        **dict.fromkeys(("init", "_lazy_init", "empty_cache", "set_rng_state", "reset_peak_memory_stats")),
+        "current_device": 0,
+        **dict.fromkeys(
+            ("init", "_lazy_init", "set_device", "set_rng_state", "empty_cache", "reset_peak_memory_stats")
+        ),
         **dict.fromkeys(("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved"), 0),
     }
     cuda: Any = torch.cuda
@@ -186,12 +189,6 @@ def _pretend(num_devices: int) -> None:
         setattr(cuda, name, lambda *args, _answer=answer, **kwargs: _answer)
     for name in ("range_push", "range_pop", "mark"):
         setattr(cuda.nvtx, name, lambda *args, **kwargs: 0)
-    current = [0]
-
-    def set_device(device: torch.device | int) -> None:
-        current[0] = device if isinstance(device, int) else device.index or 0
-
-    cuda.set_device, cuda.current_device = set_device, lambda: current[0]
     only = _Stream()
     cuda.Event, cuda.Stream, cuda.stream = _Event, _Stream, nullcontext
     cuda.current_stream = cuda.default_stream = lambda device=None: only

@@ -4,7 +4,6 @@ import gc
 import math
 import os
 import tempfile
-from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -36,7 +35,8 @@ TIMEOUT = timedelta(minutes=1)
 def run_rank(config: Config, rank: int, num_steps: int = 2, *, checkpoint: bool = True) -> RankRecord:
     """What rank `rank` of `config` does in `num_steps` steps, and if `checkpoint` in saving and loading a checkpoint.
 
-    Afterwards the process is fit for further ranks, also of other configs, and for nothing else that uses torch.
+    The process must not have imported DeepSpeed before. Afterwards it is fit for further ranks, also of other configs,
+    and for nothing else that uses torch.
     Batches are those of a verification. Stages are balanced by FLOPs where the config would measure their time. Python
     collects garbage between steps only, so that equal runs have equal records: until then, what is in cycles is live.
     Raises ValueError for a config, a layout or a rank that cannot be, UnsupportedTorchError for another torch, and what
@@ -46,7 +46,6 @@ def run_rank(config: Config, rank: int, num_steps: int = 2, *, checkpoint: bool 
     layout = _layout(config)
     if not 0 <= rank < layout.world_size:
         raise ValueError(f"there is no rank {rank}: the layout {layout} has {layout.world_size} ranks, from 0")
-    config = replace(config, train=replace(config.train, device="cuda"))
     _install()
     from foretrain.scaling.fake_cuda.libraries import forget_rank
 
@@ -84,7 +83,7 @@ def _layout(config: Config) -> Layout:
 
     model, train = config.model, config.train
     if model.vocab_size is None:
-        raise ValueError("model.vocab_size is not set, and there are no data that would give it: set it")
+        raise ValueError("model.vocab_size is not set, and here are no data that give it: set model.vocab_size")
     layout = Layout.from_config(config.parallel)
     check_layout(layout, model, train)
     check_sharding(model, layout)
@@ -102,10 +101,10 @@ def _run(config: Config, layout: Layout, rank: int, num_steps: int, checkpoint: 
     from foretrain.scaling.fake_cuda.watch import Watch
     from foretrain.trainer.build import build_engine
 
-    _connect(layout, rank, config.cluster.gpus_per_node)
-    of_rank = shim.device_of("cuda", rank % config.cluster.gpus_per_node)
-    shim.install(of_rank)
-    groups = Groups(layout, of_rank, TIMEOUT)
+    _connect(layout, rank)
+    gpu = shim.device_of("cuda", 0)
+    shim.install(gpu)
+    groups = Groups(layout, gpu, TIMEOUT)
     expect_shapes(config, layout)
     batches = _batches(config, groups, num_steps)
     with FakeTensorMode(allow_non_fake_inputs=True), Watch(GroupNames(groups)) as watch:
@@ -136,14 +135,14 @@ def _run(config: Config, layout: Layout, rank: int, num_steps: int, checkpoint: 
         )
 
 
-def _connect(layout: Layout, rank: int, ranks_per_node: int) -> None:
+def _connect(layout: Layout, rank: int) -> None:
     """Connect to no other rank, by torch's fake process group."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     os.environ.update(
         RANK=str(rank),
         WORLD_SIZE=str(layout.world_size),
-        LOCAL_RANK=str(rank % ranks_per_node),
+        LOCAL_RANK="0",
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT="1",
     )
