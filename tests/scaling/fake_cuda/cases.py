@@ -1,4 +1,4 @@
-"""The tiny model of these tests, in the layouts that they share."""
+"""The tiny model of these tests."""
 
 from tests.scaling.fake_cuda.worker import Case
 
@@ -12,7 +12,3 @@ TINY = (
 def tiny(overrides: str = "", **options: object) -> Case:
     """A case of the tiny model; `overrides` are separated by spaces."""
     return Case("runs/dry_run", (*TINY, *overrides.split()), **options)  # type: ignore[arg-type]
-
-
-PIPELINE = "parallel.pp=2 model.num_layers=4 train.global_batch_size=4 train.precision=bf16"
-DATA = "parallel.dp=8 train.global_batch_size=8"

@@ -16,7 +16,7 @@ CASES = {
     "zero 0": tiny(f"{DATA} parallel.zero_stage=0"),
     "zero 1": tiny(f"{DATA} train.precision=bf16", rank=7),
     "zero 2": tiny(f"{DATA} parallel.zero_stage=2 parallel.overlap_comm=true"),
-    "zero 3": tiny(f"{DATA} parallel.zero_stage=3", checkpoint=True),
+    "zero 3": tiny(f"{DATA} parallel.zero_stage=3", rank=5, checkpoint=True),
     "offload": tiny("parallel.offload_optimizer=true train.precision=bf16"),
     "1f1b": tiny(f"{PIPELINE} model.tie_embeddings=true model.position=learned", checkpoint=True),
     "interleaved": tiny(f"{PIPELINE} parallel.vpp=2 parallel.schedule=interleaved_1f1b", rank=1),

@@ -2,14 +2,16 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from foretrain.configs.load import load
+from foretrain.configs.load import ConfigError, load
+from foretrain.configs.schema import Config
 from foretrain.configs.sources import PRESETS
-from foretrain.parallel.layout import Layout, check
+from foretrain.parallel.layout import Layout, LayoutError, check
 from foretrain.scaling.layouts import all_layouts
 from tests.scaling.fake_cuda.cases import tiny
 from tests.scaling.fake_cuda.conftest import RecordOf, run_cases
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.long
 
 GIB = 2**30
 NAMES = sorted(f"runs/{path.stem}" for path in (PRESETS / "runs").glob("*_a100.yaml"))
-NUM_SAMPLED, MAX_PROCESSES, SEED = 40, 16, 20
+NUM_SAMPLED, MAX_PROCESSES, SEED = 24, 16, 20
 MODEL = "model.num_layers=8 model.num_heads=8 model.num_kv_heads=4 model.seq_len=32"
 OPTIONS = [
     "train.recompute=full",
@@ -56,23 +58,37 @@ def test_the_ranks_of_a_preset_run_and_fit_its_gpus(name: str, place: float, rec
 def random_cases(seed: int) -> Iterator[Case]:
     """Random ranks of random legal layouts, with a few options each."""
     chosen = random.Random(seed)
-    layouts = list(all_layouts(MAX_PROCESSES))
+    model = tiny(MODEL)
+    config = load(model.preset, model.overrides)
+    layouts = [layout for layout in all_layouts(MAX_PROCESSES) if is_legal(layout, config)]
     while True:
         layout = chosen.choice(layouts)
         words = [f"parallel.{name}={getattr(layout, name)}" for name in ("dp", "tp", "pp", "cp", "vpp", "zero_stage")]
-        words += [f"parallel.sp={layout.sp}", f"parallel.schedule={layout.schedule}"]
+        words += [
+            f"parallel.sp={layout.sp}",
+            f"parallel.schedule={layout.schedule}",
+            f"train.global_batch_size={batch_size(layout)}",
+        ]
         words += [f"train.precision={chosen.choice(['fp32', 'bf16'])}", *chosen.sample(OPTIONS, 3)]
-        batch = f"train.global_batch_size={layout.dp * 4 * layout.pp}"
-        case = tiny(" ".join([MODEL, batch, *words]), rank=chosen.randrange(layout.world_size), checkpoint=True)
-        if is_legal(case):
+        case = tiny(" ".join([MODEL, *words]), rank=chosen.randrange(layout.world_size), checkpoint=True)
+        try:
+            options = load(case.preset, case.overrides)
+        except ConfigError:
+            continue
+        if is_legal(layout, options):
             yield case
 
 
-def is_legal(case: Case) -> bool:
+def batch_size(layout: Layout) -> int:
+    """Samples of a step, enough for every schedule with micro-batches of one or two samples."""
+    return 4 * layout.dp * layout.pp
+
+
+def is_legal(layout: Layout, config: Config) -> bool:
+    train = replace(config.train, global_batch_size=batch_size(layout))
     try:
-        config = load(case.preset, case.overrides)
-        check(Layout.from_config(config.parallel), config.model, config.train)
-    except ValueError:
+        check(layout, config.model, train)
+    except LayoutError:
         return False
     return True
 

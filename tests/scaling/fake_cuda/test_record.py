@@ -3,10 +3,12 @@
 import gc
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from foretrain.scaling.fake_cuda.__main__ import main
 from foretrain.scaling.fake_cuda.device import KNOWN_TORCH, UnsupportedTorchError, check_torch
 from foretrain.scaling.fake_cuda.memory import LiveStorages
 from foretrain.scaling.fake_cuda.record import (
@@ -20,6 +22,7 @@ from foretrain.scaling.fake_cuda.record import (
     Sync,
 )
 from foretrain.scaling.fake_cuda.report import report
+from tests.scaling.fake_cuda.cases import tiny
 from tests.scaling.fake_cuda.conftest import ROOT
 
 SITE = Site("foretrain.parallel.engine:1 step", "torch.cuda:2 wait")
@@ -58,6 +61,35 @@ def test_the_program_refuses_an_unknown_torch_before_it_changes_anything() -> No
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "2 False\n"
     assert "fake GPUs were tried with torch 2.13 only, and this is torch 2.99.0" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["model.vocab_size=61", "--rank", "8"],
+            "there is no rank 8: the layout dp=2 tp=2 pp=2 1f1b zero=1 has 8 ranks",
+        ),
+        ([], "set model.vocab_size"),
+        (["model.vocab_size=61", "parallel.tp=3"], "parallel.tp = 3 does not divide model.num_heads"),
+        (["model.vocab_size=61", "parallel.tpp=3"], "did you mean parallel.tp?"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_what_to_change(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runs/dry_run", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_program_writes_a_record(tmp_path: Path) -> None:
+    case, file = tiny(), tmp_path / "rank.json"
+    command = [sys.executable, "-m", "foretrain.scaling.fake_cuda", case.preset, *case.overrides]
+    command += ["--steps", "1", "--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    record = RankRecord.from_json(file.read_bytes())
+    assert (record.rank, len(record.steps)) == (0, 1)
+    assert report(record) in done.stdout
 
 
 def test_a_record_is_the_same_after_json() -> None:
