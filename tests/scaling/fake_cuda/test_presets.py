@@ -48,7 +48,7 @@ OPTIONS = [
 def test_the_ranks_of_a_preset_run_and_fit_its_gpus(name: str, place: float, record_of: RecordOf) -> None:
     config = load(name)
     layout = Layout.from_config(config.parallel)
-    # With 2 * pp micro-batches, as many activations are kept as with any larger number.
+    # With 2 * pp micro-batches, as many activations are kept as with more; only buffers for messages still grow.
     batch = f"train.global_batch_size={2 * layout.pp * layout.dp * config.train.micro_batch_size}"
     record = record_of(Case(name, (batch,), round(place * (layout.world_size - 1)), checkpoint=True))
     assert 0 < record.peak_device_bytes < config.cluster.gpu_memory_gib * GIB
