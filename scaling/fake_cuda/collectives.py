@@ -38,7 +38,7 @@ class GroupNames:
     """The names of process groups by what they are for.
 
     Libraries make groups of their own. They have the name of the first group with the same ranks, in the order tp, cp,
-    replicas, pp, embedding, world, model; the last are the ranks of tp x pp, which DeepSpeed takes as one group.
+    replicas, pp, embedding, world, cpu, model; the last are the ranks of tp x pp, which DeepSpeed takes as one group.
     """
 
     def __init__(self, groups: Groups) -> None:
@@ -50,6 +50,7 @@ class GroupNames:
             "pp": groups.pp,
             "embedding": groups.embedding,
             "world": dist.group.WORLD,
+            "cpu": groups.cpu,
         }
         self._by_group: dict[str, str] = {}
         self._by_ranks: dict[tuple[int, ...], str] = {}

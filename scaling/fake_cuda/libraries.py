@@ -21,6 +21,7 @@ from foretrain.scaling.fake_cuda.watch import watch
 
 def install() -> None:
     """Replace what does not depend on the config. Call it once, after the device is installed."""
+    _connect_groups()
     _exchange_objects()
     _let_modules_move()
     _pin_memory()
@@ -56,6 +57,16 @@ def expect_shapes(config: Config, layout: Layout) -> None:
     stages.stage.PipelineStage._recv_meta = receive
     stages.stage.PipelineStage._send_meta = lambda self, meta, target: None
     stages.schedules._PipelineSchedule._warmup_p2p = agree
+
+
+def _connect_groups() -> None:
+    """Groups of any backend connect to no other rank."""
+    new_group = dist.new_group
+
+    def fake_group(*args: Any, backend: str | None = None, **kwargs: Any) -> dist.ProcessGroup:
+        return new_group(*args, **kwargs)  # of the backend of the world, which is torch's fake one
+
+    dist.new_group = fake_group
 
 
 def _exchange_objects() -> None:
@@ -143,10 +154,10 @@ def _save_nothing() -> None:
 
         return call
 
-    def save(tensors: Any, checkpoint_id: Path) -> None:
+    def save(tensors: Any, checkpoint_id: Path, process_group: dist.ProcessGroup | None) -> None:
         checkpoint_id.mkdir(parents=True, exist_ok=True)
 
-    def load(tensors: Any, checkpoint_id: Path) -> None:
+    def load(tensors: Any, checkpoint_id: Path, process_group: dist.ProcessGroup | None) -> None:
         pass
 
     files.dcp = SimpleNamespace(save=save, load=load)  # type: ignore[assignment]
