@@ -25,6 +25,7 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["verify", *arguments])
 
 
+@pytest.mark.long
 def test_layouts_with_one_curve_exit_with_0_and_leave_a_record(tmp_path: Path) -> None:
     out = tmp_path / "results" / "verify.jsonl"
     named = "dp=2 zero=2,tp=2 cp=2"

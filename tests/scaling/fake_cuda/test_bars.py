@@ -1,0 +1,57 @@
+"""What runs on GPUs must hold: no wait of the host in a micro-batch, fp32 sums of gradients, and bounds of memory."""
+
+import pytest
+
+from foretrain.scaling.fake_cuda.record import RankRecord
+from tests.scaling.fake_cuda.cases import tiny
+from tests.scaling.fake_cuda.conftest import RecordOf
+from tests.scaling.fake_cuda.worker import Case
+
+GIB = 2**30
+LAYOUTS = {
+    "dp": "parallel.dp=8 train.precision=bf16",
+    "tp": "parallel.tp=2 parallel.sp=true train.precision=bf16",
+    "zero 3": "parallel.dp=8 parallel.zero_stage=3 train.precision=bf16",
+    "pp": "parallel.pp=2 model.num_layers=4 train.precision=bf16",
+}
+
+
+def with_microbatches(layout: str, count: int) -> Case:
+    num_replicas = 8 if "dp=8" in layout else 1
+    return tiny(f"{layout} train.global_batch_size={count * num_replicas}", num_steps=2)
+
+
+SHARED = [with_microbatches(layout, count) for layout in LAYOUTS.values() for count in (4, 8)]
+
+
+def num_waits(record: RankRecord) -> int:
+    """How often the host waits for the device in the last step."""
+    return sum(sync.count for phase in record.steps[-1] for sync in phase.syncs)
+
+
+@pytest.mark.parametrize("name", ["dp", "tp", "pp"])  # DeepSpeed's ZeRO-3 waits once in each
+def test_the_host_does_not_wait_for_the_device_in_a_micro_batch(name: str, record_of: RecordOf) -> None:
+    few, many = (num_waits(record_of(with_microbatches(LAYOUTS[name], count))) for count in (4, 8))
+    assert few == many
+
+
+@pytest.mark.parametrize("name", ["dp", "zero 3"])
+def test_gradients_of_bf16_runs_are_summed_in_fp32(name: str, record_of: RecordOf) -> None:
+    record = record_of(with_microbatches(LAYOUTS[name], 4))
+    sums = [
+        each
+        for phase in record.steps[-1]
+        for each in phase.collectives
+        if each.operation in ("all_reduce", "reduce_scatter") and each.group == "replicas" and each.num_elements > 1
+    ]
+    assert sums and {each.dtype for each in sums} == {"float32"}
+
+
+@pytest.mark.long
+def test_a_7b_model_on_8_gpus_with_zero_1_and_full_recomputation_fits_in_50_gib(record_of: RecordOf) -> None:
+    overrides = (
+        *("parallel.dp=8", "parallel.tp=1", "parallel.sp=false", "parallel.zero_stage=1", "model.vocab_size=32000"),
+        *("train.global_batch_size=16", "train.recompute=full"),
+    )
+    record = record_of(Case("runs/llama_7b_a100", overrides))
+    assert record.peak_device_bytes <= 50.5 * GIB
