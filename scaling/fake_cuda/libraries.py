@@ -60,11 +60,11 @@ def expect_shapes(config: Config, layout: Layout) -> None:
 
 
 def _connect_groups() -> None:
-    """Groups of any backend connect to no other rank."""
+    """Give every group the backend of the world, which connects to no other rank."""
     new_group = dist.new_group
 
     def fake_group(*args: Any, backend: str | None = None, **kwargs: Any) -> dist.ProcessGroup:
-        return new_group(*args, **kwargs)  # of the backend of the world, which is torch's fake one
+        return new_group(*args, **kwargs)
 
     dist.new_group = fake_group
 
