@@ -20,6 +20,9 @@ def device_of(choice: str, local_rank: int) -> torch.device:
     if choice == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     num_devices = torch.cuda.device_count()
+    if num_devices == 1:
+        # A launcher may let each rank see its own GPU alone. If ranks share one instead, NCCL refuses it.
+        return torch.device("cuda", 0)
     if local_rank >= num_devices:
         raise ValueError(
             f"LOCAL_RANK is {local_rank}, but torch sees only {num_devices} CUDA devices on this machine: start one "

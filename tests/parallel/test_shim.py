@@ -31,6 +31,11 @@ def test_more_ranks_than_gpus_are_refused(four_gpus: None) -> None:
     assert shim.device_of("cpu", 4) == torch.device("cpu")
 
 
+def test_a_rank_that_sees_its_own_gpu_alone_uses_it(four_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert shim.device_of("auto", 3) == torch.device("cuda", 0)
+
+
 def test_a_gpu_that_is_asked_for_and_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="torch sees no CUDA device here"):
         shim.device_of("cuda", 0)
