@@ -118,6 +118,8 @@ def init_groups(layout: Layout, device_choice: str, timeout_s: float) -> Groups:
         timeout=timeout,
         device_id=device if device.type == "cuda" else None,
     )
+    # Groups made from now on connect when they are used: megatron-core makes thousands of them in large worlds.
+    dist.group.WORLD.bound_device_id = None  # type: ignore[union-attr]
     return Groups(layout, device, timeout)
 
 

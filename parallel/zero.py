@@ -153,14 +153,16 @@ class Zero:
     def destroy(self) -> None:
         """Give the memory of parameters and optimizer back. The engine cannot be used any more."""
         parameters = list(self.engine.module.parameters())
-        flat = [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
+        flat = self._flat_params()
         states = [value for state in self.optimizer.state.values() for value in state.values()]
         with redirect_stdout(StringIO()):  # it prints what it removes
             self.engine.destroy()
         # Hooks of ZeRO-3 keep their tensors alive, in cycles that Python's garbage collector does not see.
         parts = [parameter.ds_tensor for parameter in parameters if hasattr(parameter, "ds_tensor")]
         for tensor in (*parameters, *parts, *flat, *filter(torch.is_tensor, states)):
-            tensor.untyped_storage().resize_(0)
+            storage = tensor.untyped_storage()
+            if storage.resizable():  # a plugin's tensor may be memory of something else
+                storage.resize_(0)
 
     # ---- full state, for checkpoints; all ranks of the dp group must call these together ----
 
