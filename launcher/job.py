@@ -11,6 +11,7 @@ from pathlib import Path
 
 from foretrain.configs.launching import SECRET, LaunchConfig
 from foretrain.configs.schema import Config
+from foretrain.parallel.cuda_environment import cuda_variables
 from foretrain.parallel.layout import Layout, LayoutError
 from foretrain.trainer.run.folder import CODE, CONFIG_FILE, LOGS
 
@@ -99,7 +100,7 @@ def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train
     num_gpus = 0 if config.train.device == "cpu" else cluster.gpus_per_node
     env = rank_environment(run_dir / CODE, launch, environ, plugin_path(config, workdir, environ))
     if num_gpus:
-        env = tuple(sorted((*env, *device_variables(layout, dict(env)).items())))
+        env = tuple(sorted((*env, *cuda_variables(layout, dict(env)).items())))
     return Job(
         name=re.sub(r"[^\w.-]+", "-", run_dir.name) or "foretrain",
         run_dir=str(run_dir),
@@ -113,14 +114,6 @@ def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train
         max_starts=launch.max_starts,
         train_options=tuple(train_options),
     )
-
-
-def device_variables(layout: Layout, environ: Mapping[str, str]) -> dict[str, str]:
-    """What a rank on a GPU needs in its environment before CUDA starts, unless `environ` has it."""
-    # megatron-core overlaps tensor-parallel communication with matrix products by the order of kernel launches, which
-    # one hardware queue keeps. Without tensor parallelism, one queue would only delay the communication of ZeRO.
-    wanted = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"} if layout.tp > 1 else {}
-    return {name: value for name, value in wanted.items() if name not in environ}
 
 
 def code_variables(code: Path, python_path: Sequence[str] = ()) -> dict[str, str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
-from foretrain.launcher.job import device_variables
 from foretrain.launcher.local.forkserver import PRELOAD
 from foretrain.launcher.local.imports import import_all
 from foretrain.launcher.local.run import check_fits, run_local
@@ -87,7 +86,6 @@ def announce(run: Run) -> None:
 
 def train(run: Run, place: Place) -> int:
     """Train as this rank, or start all ranks and wait for them. Returns the exit status."""
-    os.environ.update(device_variables(run.layout, os.environ))
     if place.is_launcher:
         return run_local(
             "foretrain.trainer.run.rank:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / LOGS

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from foretrain.parallel import shim
 from foretrain.parallel.batch_share import BatchShare
+from foretrain.parallel.cuda_environment import cuda_variables
 from foretrain.parallel.layout import Layout
 
 
@@ -98,6 +99,8 @@ def init_groups(layout: Layout, device_choice: str, timeout_s: float) -> Groups:
     Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; a single process needs none of them. May be called
     again, by all ranks, with another layout of as many ranks; the groups of the layout before are then destroyed.
     """
+    if device_choice != "cpu":
+        os.environ.update(cuda_variables(layout, os.environ))
     device = shim.device_of(device_choice, int(os.environ.get("LOCAL_RANK", "0")))
     timeout = timedelta(seconds=timeout_s)
     if dist.is_initialized():
@@ -107,12 +110,14 @@ def init_groups(layout: Layout, device_choice: str, timeout_s: float) -> Groups:
     store: dist.Store
     if "RANK" in os.environ:
         store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-        check_same_device(store, rank, device)
+        # torchrun starts ranks again on the store of the attempt before.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        check_same_device(dist.PrefixStore(f"foretrain/{attempt}", store), rank, device)
     else:
         store, rank, world_size = dist.HashStore(), 0, 1
     dist.init_process_group(
         shim.backend_of(device),
-        store=store,
+        store=dist.PrefixStore("default_pg", store),
         rank=rank,
         world_size=world_size,
         timeout=timeout,
@@ -126,9 +131,9 @@ def init_groups(layout: Layout, device_choice: str, timeout_s: float) -> Groups:
 def check_same_device(store: dist.Store, rank: int, device: torch.device) -> None:
     """Raise ValueError unless rank 0 uses the same kind of device: ranks of two kinds would wait for each other."""
     if rank == 0:
-        store.set("foretrain/device", device.type)
+        store.set("device", device.type)
         return
-    of_rank_0 = store.get("foretrain/device").decode()
+    of_rank_0 = store.get("device").decode()
     if of_rank_0 != device.type:
         raise ValueError(
             f"rank {rank} on {socket.gethostname()} would use {device.type}, but rank 0 uses {of_rank_0}: check the "

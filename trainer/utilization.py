@@ -12,7 +12,7 @@ F counts all of attention's matrix of scores, as is usual, although causal kerne
 from dataclasses import dataclass
 
 from foretrain.configs.schema import Config
-from foretrain.trainer.model.table import block_flops, flops_per_token
+from foretrain.trainer.model.table import block_flops, flops_per_token, recomputed_flops
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,8 @@ def utilization(config: Config, num_accelerators: int, step_s: float) -> Utiliza
     tokens_per_s = config.train.global_batch_size * config.model.seq_len / step_s
     peak_flops = num_accelerators * config.cluster.gpu_peak_tflops * 1e12
     model_flops = flops_per_token(config.model)
+    again = recomputed_flops(block_flops(config.model), config.train, config.model.num_layers)
     return Utilization(
         mfu=model_flops * tokens_per_s / peak_flops,
-        hfu=(model_flops + recomputed_flops(config)) * tokens_per_s / peak_flops,
+        hfu=(model_flops + again) * tokens_per_s / peak_flops,
     )
-
-
-def recomputed_flops(config: Config) -> float:
-    """FLOPs that recomputation adds for a token: the forward pass, a third of all, of what is computed again."""
-    train, model = config.train, config.model
-    block = block_flops(model)
-    again = {"none": 0.0, "selective": block.selective / 3, "full": block.total / 3}[train.recompute]
-    return again * min(train.recompute_layers or model.num_layers, model.num_layers)

@@ -18,6 +18,11 @@ def local_slots(ranks: int, *, on_gpus: bool, jobs: int | None = None) -> list[M
     if jobs is not None and jobs < 1:
         raise ValueError(f"--jobs {jobs}: use 1 or more")
     gpus = visible_gpus() if on_gpus else []
+    if 0 < len(gpus) < ranks:
+        raise ValueError(
+            f"{ranks} ranks need a GPU each, and this machine has {len(gpus)}: choose a smaller layout, or set "
+            "train.device=cpu"
+        )
     cores = len(os.sched_getaffinity(0))
     jobs = jobs or max(1, (len(gpus) or cores) // ranks)
     check_fits(jobs * ranks)

@@ -5,6 +5,7 @@ checkpoint holds. The attention and the feed-forward layer that the config names
 """
 
 from foretrain.configs.model import ModelConfig, Shape
+from foretrain.configs.schema import TrainConfig
 from foretrain.parallel.layout import Layout, LayoutError
 from foretrain.trainer.model.attention import ATTENTION
 from foretrain.trainer.model.feed_forward import FEED_FORWARD
@@ -80,6 +81,12 @@ def block_flops(model: ModelConfig, causal: bool = False) -> Flops:
     """FLOPs of one block on one token; the norms and the additions are not counted."""
     flops = [layer.flops_per_token(model, causal) for layer in layers_of(model).values()]
     return Flops(sum(each.total for each in flops), sum(each.selective for each in flops))
+
+
+def recomputed_flops(block: Flops, train: TrainConfig, num_layers: int) -> float:
+    """FLOPs on a token that recomputation adds to `num_layers` blocks: a third of those of what it computes again."""
+    again = {"none": 0.0, "selective": block.selective / 3, "full": block.total / 3}[train.recompute]
+    return again * min(train.recompute_layers or num_layers, num_layers)
 
 
 def head_flops(model: ModelConfig) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from foretrain.configs.schema import ModelConfig, TrainConfig
 from foretrain.parallel.balance import split
 from foretrain.parallel.layout import Layout
-from foretrain.trainer.model.table import block_flops, head_flops
+from foretrain.trainer.model.table import block_flops, head_flops, recomputed_flops
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,8 @@ def flop_costs(model: ModelConfig, train: TrainConfig) -> Costs:
     the cost, twice. If only some blocks recompute, `block` is the mean.
     """
     block = block_flops(model, causal=True)
-    again = {"none": 0.0, "selective": block.selective / 3, "full": block.total / 3}[train.recompute]
-    share = min(train.recompute_layers or model.num_layers, model.num_layers) / model.num_layers
-    return Costs(first=0.0, block=block.total + share * again, last=head_flops(model))
+    again = recomputed_flops(block, train, model.num_layers) / model.num_layers
+    return Costs(first=0.0, block=block.total + again, last=head_flops(model))
 
 
 def balance_stages(layout: Layout, num_layers: int, costs: Costs) -> Layout:

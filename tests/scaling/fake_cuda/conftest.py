@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from foretrain.scaling.fake_cuda.device import UnsupportedTorchError, check_torch
 from foretrain.scaling.fake_cuda.record import RankRecord
+from tests.required import not_here
 from tests.scaling.fake_cuda.worker import Case
 
 ROOT = Path(__file__).parents[3]
@@ -23,8 +25,17 @@ class RankError(AssertionError):
     """A rank has failed; the message is its traceback."""
 
 
+def require_known_torch() -> None:
+    """Skip the test, or let it fail where nothing may be skipped, if fake GPUs were not tried with this torch."""
+    try:
+        check_torch()
+    except UnsupportedTorchError as error:
+        not_here(str(error))
+
+
 def run_cases(cases: Sequence[Case], folder: Path) -> list[RankRecord | str]:
     """The record of each case, or the traceback of its error, from one fresh process."""
+    require_known_torch()
     results = folder / "results.jsonl"
     command = [sys.executable, "-W", "ignore", "-m", "tests.scaling.fake_cuda.worker", str(results)]
     done = subprocess.run(

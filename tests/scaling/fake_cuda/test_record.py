@@ -23,7 +23,7 @@ from foretrain.scaling.fake_cuda.record import (
 )
 from foretrain.scaling.fake_cuda.report import report
 from tests.scaling.fake_cuda.cases import tiny
-from tests.scaling.fake_cuda.conftest import ROOT
+from tests.scaling.fake_cuda.conftest import ROOT, require_known_torch
 
 SITE = Site("foretrain.parallel.engine:1 step", "torch.cuda:2 wait")
 PHASE = Phase(
@@ -83,6 +83,7 @@ def test_what_cannot_run_is_refused_with_what_to_change(
 
 
 def test_the_program_writes_a_record(tmp_path: Path) -> None:
+    require_known_torch()
     case, file = tiny(), tmp_path / "rank.json"
     command = [sys.executable, "-m", "foretrain.scaling.fake_cuda", case.preset, *case.overrides]
     command += ["--steps", "1", "--json", str(file)]
