@@ -4,6 +4,7 @@ import time
 
 from foretrain.launcher.local.forkserver import PRELOAD
 from foretrain.launcher.local.run import RankError, call_local
+from foretrain.launcher.local.slots import visible_gpus
 from foretrain.parallel.layout import Layout
 from foretrain.scaling.console import StudyProgress
 from foretrain.scaling.verify.plan import LayoutTrial, Precision, VerifyPlan
@@ -36,9 +37,12 @@ def check_device(plan: VerifyPlan) -> None:
     """Raise ValueError unless this machine has a GPU for each process of every trial on GPUs."""
     if plan.config.train.device == "cpu":
         return
-    from foretrain.parallel.shim import device_of  # not at the top: torch takes seconds to import
-
-    device_of(plan.config.train.device, max(trial.layout.world_size for trial in plan.trials) - 1)
+    num_gpus, most = len(visible_gpus()), max(trial.layout.world_size for trial in plan.trials)
+    if num_gpus < most:
+        raise ValueError(
+            f"--device cuda: {most} processes need a GPU each, and torch can use {num_gpus} here: choose smaller "
+            "layouts (--layouts, --max-processes), or leave --device out"
+        )
 
 
 def references_of(plan: VerifyPlan) -> dict[Precision, Expected]:

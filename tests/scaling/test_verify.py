@@ -64,7 +64,7 @@ def test_a_layout_with_another_curve_exits_with_1(monkeypatch: pytest.MonkeyPatc
         (["runs/dry_run", "model.vocab=3"], "there is no key model.vocab"),
         (["runs/dry_run", "--layouts", "dp=4096"], "4096 ranks are too many"),
         (["runs/dry_run", "--layouts", "dp=2", "--out", "pyproject.toml/x"], "pyproject.toml"),
-        (["runs/dry_run", "--device", "cuda"], "torch sees no CUDA device here"),
+        (["runs/dry_run", "--device", "cuda"], "--device cuda: 4 processes need a GPU each, and torch can use 0 here"),
         (["runs/dry_run", "--precision", "fp16"], "--precision fp16: use one of fp32, bf16, both"),
     ],
 )
