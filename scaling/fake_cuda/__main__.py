@@ -4,6 +4,7 @@ A program of its own, since torch works on fake GPUs for the rest of the process
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,4 +38,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(status)  # libraries that believe in a GPU end last, and one of them crashed there once

@@ -7,6 +7,7 @@ accepted. What libraries ask of `torch.cuda` is answered as to a process that se
 rest of the process, and nothing is computed.
 """
 
+import atexit
 import ctypes
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -80,15 +81,18 @@ def _install_hooks() -> None:
     get_hooks = ctypes.CDLL(str(_library("libtorch_cpu.so")))._ZN2at6detail12getCUDAHooksEv
     get_hooks.restype = ctypes.c_void_p
     pointer = ctypes.c_void_p.from_address(get_hooks())
-    assert pointer.value is not None
+    own_table = pointer.value
+    assert own_table is not None
     before = 2  # entries in front of the first method: offset to the top, and type information
     table = (ctypes.c_void_p * 96)()
-    ctypes.memmove(table, pointer.value - before * ctypes.sizeof(ctypes.c_void_p), ctypes.sizeof(table))
+    ctypes.memmove(table, own_table - before * ctypes.sizeof(ctypes.c_void_p), ctypes.sizeof(table))
     yes = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)(lambda this: True)
     for method in (_IS_BUILT, _HAS_PRIMARY_CONTEXT):
         table[before + method] = ctypes.cast(yes, ctypes.c_void_p).value
     _kept.extend([yes, table])
     pointer.value = ctypes.addressof(table) + before * ctypes.sizeof(ctypes.c_void_p)
+    # torch asks its hooks until the very end, when Python has already freed what replaces them.
+    atexit.register(setattr, pointer, "value", own_table)
 
 
 def _library(name: str) -> Path:

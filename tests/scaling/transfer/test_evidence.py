@@ -19,7 +19,8 @@ from tests.scaling.transfer.defects import COMPLETEP, DEEP, DEFECTS, GOOD, other
 
 
 @pytest.mark.parametrize("name", DEFECTS)
-def test_a_defect_is_named_alone_with_what_to_do(name: str, tmp_path: Path) -> None:
+def test_a_defect_is_named_alone_with_what_to_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the corpus of the target must not be there, which `make train` writes
     defect = DEFECTS[name]
     made = transferred(tmp_path, defect.folder, width=defect.width, depth=defect.depth, settings=defect.settings)
     assert made.objections, "nothing is objected"
