@@ -1,8 +1,9 @@
-"""The engine: one training step on every rank, joining megatron-core's layers, torch's pipelines and DeepSpeed's ZeRO.
+"""The engine: one training step on every rank, joining megatron-core's layers, torch's pipelines and ZeRO.
 
 The loss of a step is the mean over the valid tokens of the global batch: each rank sums the losses of its tokens and
-divides by the global number of tokens, for any number of ranks and micro-batches. DeepSpeed averages gradients over
-dp x cp, so each rank differentiates dp x cp times its loss.
+divides by the global number of tokens, for any number of ranks and micro-batches.
+
+On a GPU, the host waits for it once in a step, at the end, for the numbers that it reports.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from foretrain.configs.schema import Config
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.loss import IGNORE
 from foretrain.parallel.pipeline import Pipeline
-from foretrain.parallel.zero import Zero
+from foretrain.parallel.zero.build import build_zero
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,10 @@ class Engine:
         self.groups, self.stages = groups, stages
         self._token_losses = token_losses
         self._micro_batch_size = config.train.micro_batch_size
-        self._tied = tied if groups.embedding is not None else ()
-        for parameter in self._tied:  # DeepSpeed's mark for what its gradient norm counts on another pipeline rank
+        tied = tied if groups.embedding is not None else ()
+        for parameter in tied:  # DeepSpeed's mark for what its gradient norm counts on another pipeline rank
             parameter.ds_pipe_replicated = 0 not in groups.layout.stages_of(groups.at.pp)  # type: ignore[attr-defined]
-        self.zero = Zero(
-            groups,
-            nn.ModuleList(stages) if groups.layout.pp > 1 else stages[0],
-            optimizer,
-            moments,
-            config,
-        )
+        self.zero = build_zero(groups, stages, optimizer, moments, config, tied)
         for group in self.zero.optimizer.param_groups:
             if "peak_lr" not in group:
                 raise ValueError(
@@ -87,17 +82,18 @@ class Engine:
         """
         tokens_BL, targets_BL = self._local(tokens_BL), self._local(targets_BL)
         num_tokens = self._count_tokens(targets_BL)
-        if num_tokens == 0:
-            raise ValueError("no token of this global batch carries a loss: all targets of the objective are IGNORE")
-        scale = self.groups.replicas.size() / num_tokens
+        scale = (self.zero.divisor / num_tokens.clamp(min=1)).float()
+        self.zero.start_step()
         if self._pipeline is None:
-            losses, grad_norm = self._accumulate(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
+            losses = self._accumulate(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
         else:
-            self.zero.accumulate_only()
             losses = self._pipeline.step(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
-            grad_norm = self.zero.reduce_and_update(self._tied)
-        loss = self._sum_losses(losses) / self.groups.replicas.size()
-        return StepResult(loss, grad_norm, num_tokens)
+        grad_norm = self.zero.finish_step()
+        loss = self._sum_losses(losses) / self.zero.divisor
+        found = torch.stack([loss, grad_norm, num_tokens]).cpu().tolist()
+        if found[2] == 0:
+            raise ValueError("no token of this global batch carries a loss: all targets of the objective are IGNORE")
+        return StepResult(found[0], found[1], int(found[2]))
 
     def eval_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> tuple[float, int]:
         """(sum of losses in nats, count) over the valid tokens of one global batch, the same on every rank."""
@@ -106,11 +102,15 @@ class Engine:
             losses = self._forward(tokens_BL, targets_BL, self._for_stages(positions_BL))
         else:
             losses = self._pipeline.evaluate(tokens_BL, targets_BL, self._for_stages(positions_BL), scale=1.0)
-        return self._sum_losses(losses), self._count_tokens(targets_BL)
+        total, count = torch.stack([self._sum_losses(losses), self._count_tokens(targets_BL)]).cpu().tolist()
+        return total, int(count)
 
     def _local(self, batch_BL: Tensor) -> Tensor:
         """This rank's positions of its samples, on its device."""
-        return batch_BL[:, self.groups.share.positions(batch_BL.shape[1])].contiguous().to(self.groups.device)
+        own_BL = batch_BL[:, self.groups.share.positions(batch_BL.shape[1])].contiguous()
+        if self.groups.device.type == "cuda":
+            own_BL = own_BL.pin_memory()  # from pageable memory, the host would wait for the copy
+        return own_BL.to(self.groups.device, non_blocking=True)
 
     def set_lr(self, factor: float) -> None:
         """Multiply every group's own peak rate (`peak_lr`) by `factor`."""
@@ -118,29 +118,26 @@ class Engine:
             group["lr"] = group["peak_lr"] * factor
 
     def _accumulate(
-        self, tokens_BL: Tensor, targets_BL: Tensor, for_stages: dict[str, Any], scale: float
-    ) -> tuple[list[Tensor], float]:
-        """Losses of the micro-batches and the gradient norm, without a pipeline: one backward pass for each."""
-        losses: list[Tensor] = []
-        grad_norm = None
+        self, tokens_BL: Tensor, targets_BL: Tensor, for_stages: dict[str, Any], scale: Tensor
+    ) -> list[Tensor]:
+        """Losses of the micro-batches, without a pipeline: a forward and a backward pass of each."""
+        losses = []
         for tokens, targets, keywords in self._microbatches(tokens_BL, targets_BL, for_stages):
-            loss = self._loss(self.zero.engine(tokens, **keywords), targets, scale)
+            loss = self._loss(self.zero.module(tokens, **keywords), targets, scale)
             self.zero.backward(loss)
-            grad_norm = self.zero.after_microbatch()
             losses.append(loss.detach())
-        assert grad_norm is not None, "DeepSpeed expects another number of micro-batches than the layout"
-        return losses, grad_norm
+        return losses
 
     @torch.no_grad()
     def _forward(self, tokens_BL: Tensor, targets_BL: Tensor, for_stages: dict[str, Any]) -> list[Tensor]:
-        module = self.zero.engine
+        module = self.zero.module
         module.eval()
         microbatches = self._microbatches(tokens_BL, targets_BL, for_stages)
         losses = [self._loss(module(tokens, **kwargs), targets, scale=1.0) for tokens, targets, kwargs in microbatches]
         module.train()
         return losses
 
-    def _for_stages(self, positions_BL: Tensor | None, loss_scale: float | None = None) -> dict[str, Any]:
+    def _for_stages(self, positions_BL: Tensor | None, loss_scale: Tensor | None = None) -> dict[str, Any]:
         """What every stage is called with, beside its input."""
         keywords: dict[str, Any] = {} if positions_BL is None else {"positions": positions_BL}
         if loss_scale is not None and self._takes_loss_scale:
@@ -150,25 +147,26 @@ class Engine:
     def _microbatches(
         self, tokens_BL: Tensor, targets_BL: Tensor, for_stages: dict[str, Any]
     ) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
-        """Tokens, targets, and what the stages are called with; tensors are split along the samples."""
+        """Tokens, targets, and what the stages are called with; tensors are split along the samples, if not scalars."""
         for first in range(0, len(tokens_BL), self._micro_batch_size):
             rows = slice(first, first + self._micro_batch_size)
-            keywords = {name: x[rows] if isinstance(x, Tensor) else x for name, x in for_stages.items()}
+            keywords = {name: x[rows] if isinstance(x, Tensor) and x.dim() else x for name, x in for_stages.items()}
             yield tokens_BL[rows], targets_BL[rows], keywords
 
-    def _loss(self, logits: Tensor, targets_BL: Tensor, scale: float) -> Tensor:
+    def _loss(self, logits: Tensor, targets_BL: Tensor, scale: Tensor | float) -> Tensor:
         return self._token_losses(logits, targets_BL).sum() * scale
 
-    def _count_tokens(self, targets_BL: Tensor) -> int:
-        count = (targets_BL != IGNORE).sum()
+    def _count_tokens(self, targets_BL: Tensor) -> Tensor:
+        """Valid tokens of the global batch, as a float64 scalar on the device."""
+        count = (targets_BL != IGNORE).sum(dtype=torch.float64)
         dist.all_reduce(count, group=self.groups.replicas)
-        return int(count.item())
+        return count
 
-    def _sum_losses(self, losses: list[Tensor]) -> float:
-        """Sum over all micro-batches and ranks, the same on every rank."""
+    def _sum_losses(self, losses: list[Tensor]) -> Tensor:
+        """Sum over all micro-batches and ranks, the same on every rank: a float64 scalar on the device."""
         counts = self._holds_loss and self.groups.at.tp == 0  # tensor-parallel ranks have the same losses
         total = torch.zeros((), dtype=torch.float64, device=self.groups.device)
         if counts:
             total += torch.stack([loss.detach().double() for loss in losses]).sum()
         dist.all_reduce(total)
-        return total.item()
+        return total

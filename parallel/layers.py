@@ -11,6 +11,7 @@ Nothing here fills the weights: `trainer/model/init.py` does, from global indice
 from collections.abc import Callable
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -107,23 +108,38 @@ class Embedding(nn.Module):
         return x if self._scatters else x.transpose(0, 1).contiguous()
 
 
-def vocab_logits(tp: TensorParallel, x_LBD: Tensor, weight_VD: Tensor) -> Tensor:
-    """Logits (L, B, V / tp) of the full sequence from this rank's rows of the head's matrix."""
-    if tp.size == 1:
-        return F.linear(x_LBD, weight_VD)
-    if tp.splits_backward:
-        return _split_column(tp, x_LBD, weight_VD, None)
-    from megatron.core.tensor_parallel.layers import linear_with_grad_accumulation_and_async_allreduce
+class Head(nn.Module):
+    """The matrix of logits, whose rows are sharded as an embedding's are; `weight` may be a tied embedding's."""
 
-    return linear_with_grad_accumulation_and_async_allreduce(
-        x_LBD,
-        weight_VD,
-        None,
-        gradient_accumulation_fusion=False,
-        allreduce_dgrad=not tp.sp,
-        sequence_parallel=tp.sp,
-        tp_group=tp.group,
-    )
+    def __init__(self, tp: TensorParallel, weight: nn.Parameter, num_valid_rows: int) -> None:
+        """`num_valid_rows`: rows of this rank, from the first, that are not padding."""
+        super().__init__()
+        self.weight = weight
+        self._tp, self._num_valid_rows = tp, num_valid_rows
+
+    def forward(self, x_LBD: Tensor) -> Tensor:
+        """Logits (L, B, V / tp) of the full sequence; those of padding are -inf."""
+        padding = len(self.weight) - self._num_valid_rows
+        logits_LBV = self._logits(x_LBD, self.weight[: self._num_valid_rows] if padding else self.weight)
+        return F.pad(logits_LBV, (0, padding), value=-torch.inf) if padding else logits_LBV
+
+    def _logits(self, x_LBD: Tensor, weight_VD: Tensor) -> Tensor:
+        tp = self._tp
+        if tp.size == 1:
+            return F.linear(x_LBD, weight_VD)
+        if tp.splits_backward:
+            return _split_column(tp, x_LBD, weight_VD, None)
+        from megatron.core.tensor_parallel.layers import linear_with_grad_accumulation_and_async_allreduce
+
+        return linear_with_grad_accumulation_and_async_allreduce(
+            x_LBD,
+            weight_VD,
+            None,
+            gradient_accumulation_fusion=False,
+            allreduce_dgrad=not tp.sp,
+            sequence_parallel=tp.sp,
+            tp_group=tp.group,
+        )
 
 
 # megatron-core's layers have one backward function for both gradients: a zero-bubble schedule, which asks for that of

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from foretrain.parallel.groups import Groups
-from foretrain.parallel.zero import Zero
+from foretrain.parallel.zero.base import Zero
 from foretrain.trainer.model.shard import ParamShard
 
 

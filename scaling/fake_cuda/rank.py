@@ -24,7 +24,7 @@ from foretrain.scaling.fake_cuda.record import Phase, RankRecord
 
 if TYPE_CHECKING:
     from foretrain.parallel.groups import Groups
-    from foretrain.parallel.zero import Zero
+    from foretrain.parallel.zero.base import Zero
     from foretrain.scaling.fake_cuda.ledger import Ledger
     from foretrain.trainer.state import ModelState
 
@@ -162,11 +162,12 @@ def _batches(config: Config, groups: "Groups", num_steps: int) -> list[tuple[Ten
 def _mark_phases(zero: "Zero", ledger: "Ledger") -> None:
     """Let the methods that reduce gradients and update parameters be phases."""
     for owner, name, phase in (
-        (zero, "reduce_and_update", "reduce"),
-        (zero.engine, "allreduce_gradients", "reduce"),
-        (zero, "_update", "update"),
+        (zero, "reduce_gradients", "reduce"),
+        (zero.module, "allreduce_gradients", "reduce"),  # DeepSpeed's, which it calls in a backward pass
+        (zero, "update", "update"),
     ):
-        setattr(owner, name, ledger.during(phase, getattr(owner, name)))
+        if hasattr(owner, name):
+            setattr(owner, name, ledger.during(phase, getattr(owner, name)))
 
 
 def _checkpoint(config: Config, state: "ModelState", ledger: "Ledger") -> tuple[Phase, Phase]:

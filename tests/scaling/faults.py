@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from foretrain.configs.schema import Config
-from foretrain.parallel import context, engine, grad_norm, pipeline, zero
-from foretrain.parallel.groups import Groups
+from foretrain.parallel import context, engine, pipeline
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.loss import IGNORE
 from foretrain.parallel.tensor import TensorParallel
+from foretrain.parallel.zero import bucketed, grad_norm
 from foretrain.trainer.model import gpt, init
 from foretrain.trainer.model.spec import Param
 from foretrain.trainer.verification.curve import Curve
@@ -34,8 +34,8 @@ def loss_over_the_tokens_of_a_microbatch(config: Config, layout: Layout, num_ste
 def loss_over_the_tokens_of_a_rank(config: Config, layout: Layout, num_steps: int) -> Curve:
     """A mean over data-parallel ranks of the mean over each one's tokens."""
 
-    def count(self: engine.Engine, targets: torch.Tensor) -> int:
-        return int((targets != IGNORE).sum()) * self.groups.layout.dp
+    def count(self: engine.Engine, targets: torch.Tensor) -> torch.Tensor:
+        return (targets != IGNORE).sum(dtype=torch.float64) * self.groups.layout.dp
 
     engine.Engine._count_tokens = count  # type: ignore[method-assign,assignment]
     return probe(config, layout, num_steps)
@@ -49,16 +49,20 @@ def replicated_gradients_not_summed(config: Config, layout: Layout, num_steps: i
 
 def gradients_divided_by_microbatches(config: Config, layout: Layout, num_steps: int) -> Curve:
     """The number of microbatches is divided by once too often."""
-    backward = zero.Zero.backward
+    backward = bucketed.BucketedZero.backward
     count = layout.num_microbatches(config.train)
-    zero.Zero.backward = lambda self, loss: backward(self, loss / count)  # type: ignore[method-assign]
+    bucketed.BucketedZero.backward = lambda self, loss: backward(self, loss / count)  # type: ignore[method-assign]
     return probe(config, layout, num_steps)
 
 
 def tied_gradients_not_summed(config: Config, layout: Layout, num_steps: int) -> Curve:
     """The embedding and the tied head, on two stages, each keep their own gradient."""
-    update = zero.Zero.reduce_and_update
-    zero.Zero.reduce_and_update = lambda self, tied: update(self, ())  # type: ignore[method-assign]
+    build = bucketed.BucketedZero.__init__
+
+    def forget_tied(self: bucketed.BucketedZero, *args: Any) -> None:
+        build(self, *args[:-1])
+
+    bucketed.BucketedZero.__init__ = forget_tied  # type: ignore[method-assign,assignment]
     return probe(config, layout, num_steps)
 
 
@@ -68,7 +72,7 @@ def tied_norm_counted_twice(config: Config, layout: Layout, num_steps: int) -> C
 
     def forget_mark(self: engine.Engine, *args: object, **kwargs: object) -> None:
         build(self, *args, **kwargs)  # type: ignore[arg-type]
-        for parameter in self._tied:
+        for parameter in self.zero.tied:
             parameter.ds_pipe_replicated = False  # type: ignore[attr-defined]
 
     engine.Engine.__init__ = forget_mark  # type: ignore[method-assign]
@@ -109,13 +113,11 @@ def shards_start_alike(config: Config, layout: Layout, num_steps: int) -> Curve:
 def clipped_by_a_local_norm(config: Config, layout: Layout, num_steps: int) -> Curve:
     """The norm that is reported is right, and each rank scales by the norm of what it holds itself."""
 
-    def clip(parameters: object, max_norm: float, groups: Groups) -> float:
-        owned = [p for p in parameters if p.grad is not None]  # type: ignore[attr-defined]
-        total = real(owned, 0.0, groups)
-        torch.nn.utils.clip_grad_norm_(owned, max_norm)
-        return total
+    def clip(gradients: Any, norm: torch.Tensor, max_norm: float) -> None:
+        owned = list(gradients)
+        real(owned, torch.stack([gradient.norm() for gradient in owned]).norm(), max_norm)
 
-    real, grad_norm.clip_grad_norm = grad_norm.clip_grad_norm, clip  # type: ignore[assignment]
+    real, grad_norm.clip = grad_norm.clip, clip
     return probe(config, layout, num_steps)
 
 

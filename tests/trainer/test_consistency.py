@@ -263,7 +263,9 @@ def flip_a_bit() -> None:
     def train_and_flip(self: Engine, *batch: torch.Tensor) -> Any:
         result = train_step(self, *batch)
         if next(done) == 2:
-            bits = self.zero.engine.module.blocks["1"].mlp_norm.weight.data.view(torch.int32)  # type: ignore[union-attr]
+            self.zero.await_weights()
+            weight = self.stages[0].get_parameter("blocks.1.mlp_norm.weight")
+            bits = weight.data.view(torch.int32)
             bits[0] ^= 1
         return result
 

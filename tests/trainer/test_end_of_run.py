@@ -25,7 +25,7 @@ def bytes_left_at_the_end(run: Run) -> dict[str, int]:
     def init(self: Trainer, *args: object, **keywords: object) -> None:
         build(self, *args, **keywords)  # type: ignore[arg-type]
         zero = self.engine.zero
-        kept["parameters"] = [weakref.ref(p) for p in zero.engine.module.parameters()]
+        kept["parameters"] = [weakref.ref(p) for p in zero.module.parameters()]
         states = list(zero.optimizer.state.values())
         kept["moments"] = [weakref.ref(x) for state in states for x in state.values()]
 

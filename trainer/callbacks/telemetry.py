@@ -107,8 +107,8 @@ class Telemetry(Callback):
             )
 
     def _reduce(self, values: Sequence[float], op: dist.ReduceOp.RedOpType) -> list[float]:
-        tensor = torch.tensor(values, dtype=torch.float64, device=self._groups.device)
-        dist.all_reduce(tensor, op=op)
+        tensor = torch.tensor(values, dtype=torch.float64)  # in host memory, so that no rank waits for its device
+        dist.all_reduce(tensor, op=op, group=self._groups.cpu)
         return tensor.tolist()
 
     def _gather(self, replaced: list[Replacement]) -> list[Replacement]:

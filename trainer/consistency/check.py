@@ -44,7 +44,7 @@ class Consistency:
     def __init__(self, state: ModelState, config: Config, data_fingerprint: str) -> None:
         """Every rank must make one."""
         groups = self._groups = state.groups
-        self._optimizer = state.zero.optimizer
+        self._zero = state.zero
         self._run_dir = config.run_dir
         self._sound_step: int | None = None
         self.settings = {"config hash": config_hash(shared_settings(config)), "data fingerprint": data_fingerprint}
@@ -64,6 +64,7 @@ class Consistency:
 
     def check(self, step: int, samples_consumed: int) -> None:
         """Raise InconsistentRanksError, on every rank, if any ranks differ after `step` steps. Every rank calls it."""
+        self._zero.await_weights()
         values = self._values(step, samples_consumed)
         rank = self._groups.replicas.rank()
         checksums = {
@@ -84,7 +85,7 @@ class Consistency:
 
     def _values(self, step: int, samples_consumed: int) -> dict[str, str]:
         """Claims on which all ranks must agree."""
-        rates = {f"learning rate of {group['name']}": repr(group["lr"]) for group in self._optimizer.param_groups}
+        rates = {f"learning rate of {group['name']}": repr(group["lr"]) for group in self._zero.optimizer.param_groups}
         return {"step": str(step), "samples consumed": str(samples_consumed), **rates, **self.settings}
 
     def _key(self, shard: ParamShard) -> str:

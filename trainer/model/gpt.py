@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foretrain.configs.model import Shape
-from foretrain.parallel.layers import Embedding, vocab_logits
+from foretrain.parallel.layers import Embedding, Head
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model import init
@@ -70,13 +70,15 @@ class Stage(nn.Module):
         self._recomputed = {str(number) for number in layers if recompute.of(number) == "full"}
         self.takes_loss_scale = any(kind.has_loss for kind in layers_of(model).values())
         self.final_norm = Norm(model, shape.d_model, tp) if is_last else None
-        # An embedding module, since its rows are sharded just as the head's are.
-        self.head = (
-            Embedding(tp, self._num_padded_rows, shape.d_model) if is_last and not model.tie_embeddings else None
-        )
-        # Rows of this rank's shard of the vocabulary that are not padding.
         rows = self._num_padded_rows // tp.size
         self.num_valid_rows = max(0, min(rows, shape.vocab_size - tp.rank * rows))
+        """Rows of this rank's shard of the vocabulary that are not padding."""
+        self.head: Head | None = None
+        if is_last:
+            # An embedding's matrix in any case, since its rows are sharded just as the head's are.
+            matrix = self.embed if model.tie_embeddings else Embedding(tp, self._num_padded_rows, shape.d_model)
+            assert matrix is not None
+            self.head = Head(tp, matrix.weight, self.num_valid_rows)
 
     def forward(self, x: Tensor, positions: Tensor | None = None, loss_scale: float | None = None) -> Tensor:
         """First stage: tokens (B, L) in; last stage: this rank's logits (L, B, V / tp) out; else (L, B, D).
@@ -109,13 +111,13 @@ class Stage(nn.Module):
         return x_LBD
 
     def _logits(self, x_LBD: Tensor) -> Tensor:
-        embedding = self.head or self.embed
-        assert embedding is not None and self.final_norm is not None
-        weight_VD = embedding.weight
-        padding = len(weight_VD) - self.num_valid_rows
-        x_LBD = scaled(self.final_norm(x_LBD), self._blueprint.multipliers.head)
-        logits_LBV = vocab_logits(self._tp, x_LBD, weight_VD[: self.num_valid_rows] if padding else weight_VD)
-        return F.pad(logits_LBV, (0, padding), value=-torch.inf) if padding else logits_LBV
+        assert self.head is not None and self.final_norm is not None
+        return self.head(scaled(self.final_norm(x_LBD), self._blueprint.multipliers.head))  # type: ignore[no-any-return]
+
+    def units(self) -> Iterator[nn.Module]:
+        """Modules that alone read their parameters, and only when they are called, in the order of their calls."""
+        yield from self.blocks.values()
+        yield from (module for module in (self.final_norm, self.head) if module is not None)
 
     def shards(self) -> list[ParamShard]:
         """This rank's shards of the parameters that the stage holds."""
@@ -133,7 +135,7 @@ class Stage(nn.Module):
             yield from held_by(block, f"blocks.{layer}")
         if self.final_norm is not None:
             yield from held_by(self.final_norm, "final_norm")
-        if self.head is not None:
+        if self.head is not None and not self._blueprint.model.tie_embeddings:
             yield "head.weight", self.head.weight, slice(0, self.num_valid_rows)
 
     @torch.no_grad()

@@ -35,6 +35,11 @@ def test_the_host_does_not_wait_for_the_device_in_a_micro_batch(name: str, recor
     assert few == many
 
 
+@pytest.mark.parametrize("name", ["dp", "tp", "pp"])  # ZeRO 2 and 3 are DeepSpeed's, which waits more often
+def test_the_host_waits_for_the_device_once_in_a_step(name: str, record_of: RecordOf) -> None:
+    assert num_waits(record_of(with_microbatches(LAYOUTS[name], 4))) == 1
+
+
 @pytest.mark.parametrize("name", ["dp", "zero 3"])
 def test_gradients_of_bf16_runs_are_summed_in_fp32(name: str, record_of: RecordOf) -> None:
     record = record_of(with_microbatches(LAYOUTS[name], 4))

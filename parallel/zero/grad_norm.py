@@ -1,39 +1,46 @@
-"""The global gradient norm, and clipping by it, where DeepSpeed's own is wrong."""
+"""The global gradient norm over all ranks."""
 
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from foretrain.parallel.groups import Groups
 
 
-@torch.no_grad()
-def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float, groups: Groups) -> float:
-    """Scale gradients in place so that their global L2 norm is at most `max_norm` (0: leave them); returns the norm.
+def is_counted(parameter: nn.Parameter, groups: Groups) -> bool:
+    """Whether this tensor- and pipeline-parallel rank counts the gradient of `parameter` in the global norm.
 
-    Sharded parameters count on every tensor-parallel rank, replicated ones on the first, and the second copy of a tied
-    embedding (`ds_pipe_replicated`) nowhere. Every rank of a tp x pp group must call it.
+    Every rank counts its part of a sharded parameter, the first rank alone a replicated one, and no rank the second
+    copy of a tied embedding (`ds_pipe_replicated`, a mark of DeepSpeed's).
     """
-    owned = [p for p in parameters if p.grad is not None]
-    counted = [
-        p.grad
-        for p in owned
-        if (getattr(p, "tensor_model_parallel", False) or groups.at.tp == 0)
-        and not getattr(p, "ds_pipe_replicated", False)
-    ]
+    is_first_copy = getattr(parameter, "tensor_model_parallel", False) or groups.at.tp == 0
+    return bool(is_first_copy) and not getattr(parameter, "ds_pipe_replicated", False)
+
+
+@torch.no_grad()
+def global_norm(counted: Iterable[Tensor], groups: Groups) -> Tensor:
+    """The L2 norm of all ranks' tensors together, a float64 scalar on the device. Every rank must call it."""
     squares = torch.zeros((), dtype=torch.float64, device=groups.device)
-    for gradient in counted:
-        squares += gradient.pow(2).sum(dtype=torch.float64)  # type: ignore[union-attr]
-    for group in (groups.tp, groups.pp):
-        dist.all_reduce(squares, group=group)
-    total = squares.sqrt().item()
-    if max_norm > 0 and total > max_norm:
-        for parameter in owned:
-            parameter.grad.mul_(max_norm / (total + 1e-6))  # type: ignore[union-attr]
-    return total
+    for tensor in counted:
+        squares += torch.linalg.vector_norm(tensor, dtype=torch.float64).square()
+    dist.all_reduce(squares)
+    return squares.sqrt()
+
+
+@torch.no_grad()
+def clip(gradients: Iterable[Tensor], norm: Tensor, max_norm: float) -> None:
+    """Scale gradients in place so that a global norm of `norm` becomes at most `max_norm` (0: leave them).
+
+    The factor stays on the device, so that the host does not wait for it.
+    """
+    if max_norm == 0:
+        return
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0).float()
+    for gradient in gradients:
+        gradient.mul_(factor)
 
 
 def patch_grad_norm(optimizer: Any) -> None:

@@ -1,0 +1,1 @@
+"""Data parallelism and the optimizer step: gradients reduced over the replicas, and states sharded over them."""

@@ -1,0 +1,96 @@
+"""What an engine of data parallelism does for a training step, whichever engine it is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from foretrain.parallel.groups import Groups
+
+
+class Zero(ABC):
+    """A module and its optimizer under data parallelism, and access to the fp32 state of each parameter.
+
+    Attributes: `module` is called for the forward pass, and `optimizer` has the parameter groups whose learning rates
+    the schedule sets. `moments` are the names of the fp32 tensors that the optimizer keeps for each parameter.
+    `divisor` is what the engine divides gradients by when it sums them over the replicas: a loss must be multiplied by
+    it before its backward pass.
+
+    A step is `start_step`, the backward passes of all micro-batches, and `finish_step`.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    moments: Sequence[str]
+    divisor: float
+
+    def __init__(self, groups: Groups, moments: Sequence[str], tied: Sequence[nn.Parameter]) -> None:
+        self.groups, self.moments = groups, tuple(moments)
+        self.tied = tuple(tied)
+        """Parameters that another pipeline rank holds too; their gradients are summed over `groups.embedding`."""
+
+    @abstractmethod
+    def start_step(self) -> None:
+        """Begin a step, before its first backward pass."""
+
+    @abstractmethod
+    def backward(self, loss: Tensor) -> None:
+        """Backward pass of one micro-batch; without a pipeline only, which does its own."""
+
+    @abstractmethod
+    def accumulate_assigned(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Accumulate gradients that were assigned to `grad`, as zero-bubble schedules do, and not by autograd."""
+
+    def finish_step(self) -> Tensor:
+        """Reduce gradients, clip and update. Returns the global L2 norm before clipping, a scalar on the device."""
+        self.reduce_gradients()
+        return self.update()
+
+    @abstractmethod
+    def reduce_gradients(self) -> None:
+        """Reduce what the backward passes have not reduced yet."""
+
+    @abstractmethod
+    def update(self) -> Tensor:
+        """Clip the reduced gradients and update the parameters; returns the norm as `finish_step` does."""
+
+    @abstractmethod
+    def await_weights(self) -> None:
+        """Wait until the module's parameters are those of the last update; its forward pass does so by itself."""
+
+    @abstractmethod
+    def destroy(self) -> None:
+        """Give the memory of parameters and optimizer back. The engine cannot be used any more."""
+
+    # ---- full state, for checkpoints; all ranks of the dp group must call these together ----
+
+    @abstractmethod
+    def get(self, parameter: nn.Parameter, key: str) -> Tensor:
+        """The fp32 "weight", or one of `moments`, of a module's parameter: all of this tp rank's shard."""
+
+    @abstractmethod
+    def set(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+        """Overwrite what `get` returns."""
+
+    def set_step(self, step: int) -> None:
+        """Set the number of steps that the optimizer has done, for its bias correction."""
+        for tensor in self.updated_tensors():
+            self.optimizer.state[tensor]["step"].fill_(step)
+
+    def init_moments(self) -> None:
+        """Make the state that the optimizer would make at its first step, so that a checkpoint can fill it before."""
+        for tensor in self.updated_tensors():
+            moments = {key: torch.zeros_like(tensor, memory_format=torch.preserve_format) for key in self.moments}
+            self.optimizer.state[tensor] = {"step": torch.tensor(0.0), **moments}
+
+    def updated_tensors(self) -> list[Tensor]:
+        """The tensors that the optimizer updates: parameters, or the parts of them that this rank owns."""
+        return [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
+
+
+def free(tensors: Iterable[object]) -> None:
+    """Give the memory of those that are tensors back, whoever still refers to them."""
+    for tensor in tensors:
+        if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()).resizable():
+            storage.resize_(0)  # a plugin's tensor may be memory of something else, which cannot be resized

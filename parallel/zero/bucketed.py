@@ -1,0 +1,160 @@
+"""ZeRO 0 and 1: gradients reduced in buckets during the backward pass, weights gathered during the next forward pass.
+
+Gradients of all micro-batches are summed in fp32, and reduced in fp32. Under ZeRO 1 each replica owns a contiguous part
+of every bucket (arXiv 1910.02054): it receives that part of the gradients, updates it, and sends it to the others.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from foretrain.configs.schema import Config
+from foretrain.parallel.groups import Groups
+from foretrain.parallel.zero import grad_norm
+from foretrain.parallel.zero.base import Zero, free
+from foretrain.parallel.zero.buckets import plan_buckets
+from foretrain.parallel.zero.gradients import Gradients
+from foretrain.parallel.zero.weights import Weights, moved
+
+BUCKET_ELEMENTS = 40_000_000
+"""A bucket is full with this many elements: enough for NCCL to reach its bandwidth, few enough to overlap."""
+BUCKET_ELEMENTS_PER_REPLICA = 1_000_000
+"""More replicas need larger buckets, since each sends and receives a share of one."""
+
+
+class BucketedZero(Zero):
+    """The project's own engine of ZeRO 0 and 1, with and without tensor and pipeline parallelism."""
+
+    def __init__(
+        self,
+        groups: Groups,
+        stages: Sequence[nn.Module],
+        optimizer: torch.optim.Optimizer,
+        moments: Sequence[str],
+        config: Config,
+        tied: Sequence[nn.Parameter] = (),
+    ) -> None:
+        super().__init__(groups, moments, tied)
+        self.optimizer, self.divisor = optimizer, 1.0
+        self.module = nn.ModuleList(stages) if groups.layout.pp > 1 else stages[0]
+        self._clip_norm = config.optimizer.clip_norm
+        uses = Counter(each for stage in stages for each in stage.parameters() if each.requires_grad)
+        # The backward pass meets parameters roughly in the reverse of their order.
+        parameters = list(reversed(uses))
+        replicas = groups.replicas
+        self._buckets = plan_buckets(
+            [parameter.numel() for parameter in parameters],
+            [index for index, parameter in enumerate(parameters) if parameter in set(self.tied)],
+            replicas.size(),
+            max(BUCKET_ELEMENTS, BUCKET_ELEMENTS_PER_REPLICA * replicas.size()),
+        )
+        self._weights: Weights | None = None
+        if groups.layout.zero_stage == 1:
+            dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+            self._weights = Weights(groups, stages, parameters, self._buckets, dtype)
+        else:
+            like = torch.empty(0, device=groups.device)
+            self.module._apply(lambda tensor: moved(tensor, like))
+        num_microbatches = groups.layout.num_microbatches(config.train)
+        self._gradients = Gradients(
+            groups,
+            parameters,
+            self._buckets,
+            [uses[parameter] * num_microbatches for parameter in parameters],
+            shards=self._weights is not None,
+            num_held_back=len(self.tied),
+        )
+        self._hand_out(parameters)
+        self.init_moments()
+
+    def _hand_out(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Give the optimizer what this rank owns of each parameter, and find the gradient of each."""
+        sums = self._gradients.sums
+        if self._weights is None:
+            self._owned: dict[nn.Parameter, tuple[Tensor, Tensor]] = {each: (each, sums[each]) for each in parameters}
+        else:
+            self._owned = {
+                parameter: (master, sums[parameter].flatten()[part])
+                for parameter, (master, part) in self._weights.pieces.items()
+            }
+        for group in self.optimizer.param_groups:
+            group["params"] = [self._owned[each][0] for each in group["params"] if each in self._owned]
+
+    # ---- one step ----
+
+    def start_step(self) -> None:
+        self._gradients.start()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def accumulate_assigned(self, parameters: Iterable[nn.Parameter]) -> None:
+        for parameter in parameters:
+            if parameter.requires_grad:
+                self._gradients.take(parameter)
+
+    def reduce_gradients(self) -> None:
+        self._gradients.finish()
+        for reduced in self._gradients.reduced[len(self._buckets) - len(self.tied) :]:
+            # After the sum over replicas: both ends add the same two numbers then, and stay equal to the last bit.
+            dist.all_reduce(reduced, group=self.groups.embedding)
+
+    @torch.no_grad()
+    def update(self) -> Tensor:
+        norm = grad_norm.global_norm(self._counted(), self.groups)
+        grad_norm.clip(self._gradients.reduced, norm, self._clip_norm)
+        for tensor, gradient in self._owned.values():
+            tensor.grad = gradient
+        self.optimizer.step()
+        for tensor, _ in self._owned.values():
+            tensor.grad = None
+        if self._weights is not None:
+            self._weights.gather()
+        return norm
+
+    def _counted(self) -> list[Tensor]:
+        """The gradients that this rank counts in the global norm."""
+        if self._weights is None and self.groups.replicas.rank() > 0:
+            return []  # every replica has all gradients
+        return [gradient for each, (_, gradient) in self._owned.items() if grad_norm.is_counted(each, self.groups)]
+
+    def await_weights(self) -> None:
+        if self._weights is not None:
+            self._weights.await_buckets()
+
+    def destroy(self) -> None:
+        self.await_weights()
+        self._gradients.destroy()
+        free(value for state in self.optimizer.state.values() for value in state.values())
+        free(self.updated_tensors())
+        free(self.module.parameters())
+
+    # ---- full state ----
+
+    def get(self, parameter: nn.Parameter, key: str) -> Tensor:
+        self.await_weights()
+        if self._weights is None or (key == "weight" and parameter.dtype == torch.float32):
+            return parameter.data if key == "weight" else self.optimizer.state[parameter][key]
+        full = torch.zeros(parameter.numel(), dtype=torch.float32, device=parameter.device)
+        if parameter in self._weights.pieces:
+            master, part = self._weights.pieces[parameter]
+            full[part] = master if key == "weight" else self.optimizer.state[master][key]
+        if self.groups.replicas.size() > 1:
+            # As integers, of which all but one are 0, so that the sum has the owner's bits.
+            dist.all_reduce(full.view(torch.int32), group=self.groups.replicas)
+        return full.view(parameter.shape)
+
+    @torch.no_grad()
+    def set(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+        self.await_weights()
+        if self._weights is None:
+            (parameter if key == "weight" else self.optimizer.state[parameter][key]).copy_(value)
+            return
+        if key == "weight":
+            parameter.copy_(value)
+        if parameter in self._weights.pieces:
+            master, part = self._weights.pieces[parameter]
+            (master if key == "weight" else self.optimizer.state[master][key]).copy_(value.flatten()[part])

@@ -1,0 +1,115 @@
+"""Weights in buckets: each replica updates its own shard, and they are gathered while the next forward pass begins."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from foretrain.parallel.groups import Groups
+from foretrain.parallel.zero.buckets import Bucket
+
+
+class Weights:
+    """The weights of modules as views of one flat tensor for each bucket, and the fp32 masters of this rank's shards.
+
+    `parameters` are in the order of the buckets' numbers, and are moved to the device and to `dtype`.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        modules: Sequence[nn.Module],
+        parameters: Sequence[nn.Parameter],
+        buckets: Sequence[Bucket],
+        dtype: torch.dtype,
+    ) -> None:
+        self._group, self._buckets = groups.replicas, buckets
+        replica = self._group.rank()
+        self._flat = [torch.zeros(bucket.size, dtype=dtype, device=groups.device) for bucket in buckets]
+        self._own = [flat[bucket.shard(replica)] for flat, bucket in zip(self._flat, buckets, strict=True)]
+        self._masters = [
+            own if dtype == torch.float32 else torch.zeros_like(own, dtype=torch.float32) for own in self._own
+        ]
+        self.pieces: dict[nn.Parameter, tuple[Tensor, slice]] = {}
+        """The master of what this rank owns of a parameter, one-dimensional, and which of its elements they are."""
+        views: dict[Tensor, Tensor] = {}
+        self._bucket_of: dict[nn.Parameter, int] = {}
+        for number, bucket in enumerate(buckets):
+            for slot in bucket.slots:
+                parameter = parameters[slot.index]
+                views[parameter] = self._flat[number][slot.place].view(parameter.shape)
+                self._bucket_of[parameter] = number
+            for piece in bucket.pieces(replica):
+                self.pieces[parameters[piece.index]] = self._masters[number][piece.in_shard], piece.in_parameter
+        self._place(modules, views)
+        self._works: dict[int, dist.Work] = {}
+        for module in modules:
+            self._await_in_forward(module)
+
+    @torch.no_grad()
+    def _place(self, modules: Sequence[nn.Module], views: Mapping[Tensor, Tensor]) -> None:
+        """Copy parameters into the flat tensors and the masters, and let the modules use the views."""
+        placed: set[Tensor] = set()  # modules may share a parameter
+
+        def place(tensor: Tensor) -> Tensor:
+            view = views.get(tensor)
+            if view is None:
+                return moved(tensor, self._flat[0])
+            if tensor not in placed:
+                placed.add(tensor)
+                master, part = self.pieces.get(tensor, (None, slice(0)))  # type: ignore[call-overload]
+                view.copy_(tensor)
+                if master is not None:
+                    master.copy_(tensor.flatten()[part])
+            return view
+
+        for module in modules:
+            module._apply(place)
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """After the masters have changed: start to send every replica's shard to the others.
+
+        The buckets come in the reverse of their order, in which the forward pass needs them.
+        """
+        for number in reversed(range(len(self._buckets))):
+            own = self._own[number]
+            if own is not self._masters[number]:
+                own.copy_(self._masters[number])
+            if self._group.size() > 1:
+                work = dist.all_gather_into_tensor(self._flat[number], own, group=self._group, async_op=True)
+                assert work is not None
+                self._works[number] = work
+
+    def await_buckets(self, numbers: Iterable[int] | None = None) -> None:
+        """Wait for these buckets; None: for all."""
+        if not self._works:
+            return
+        for number in list(self._works) if numbers is None else numbers:
+            work = self._works.pop(number, None)
+            if work is not None:
+                work.wait()
+
+    def _await_in_forward(self, module: nn.Module) -> None:
+        """Let forward passes wait for weights: those of a unit when it is called, and the others with the module."""
+        units: list[nn.Module] = list(module.units()) if hasattr(module, "units") else []  # type: ignore[operator]
+        in_units = {each for unit in units for each in unit.modules()}
+        for unit in units:
+            self._await_before(unit, unit.parameters())
+        # A unit may share a parameter with another module, as a tied head does.
+        others = [each for each in module.modules() if each not in in_units]
+        self._await_before(module, (parameter for each in others for parameter in each.parameters(recurse=False)))
+
+    def _await_before(self, module: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+        numbers = sorted({self._bucket_of[each] for each in parameters if each in self._bucket_of}, reverse=True)
+
+        def wait(*_: object) -> None:
+            self.await_buckets(numbers)
+
+        module.register_forward_pre_hook(wait)
+
+
+def moved(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor on the device of `like`, and if it holds floating-point numbers in its type."""
+    return tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
