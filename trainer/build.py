@@ -14,8 +14,11 @@ from foretrain.trainer.optimizers.param_groups import build_optimizer
 from foretrain.trainer.state import ModelState
 
 
-def build_engine(config: Config, groups: Groups) -> tuple[Engine, ModelState]:
+def build_engine(config: Config, groups: Groups, *, is_loaded: bool = False) -> tuple[Engine, ModelState]:
     """The engine of this rank of `groups`, and this rank's part of the state that the engine trains.
+
+    If `is_loaded`, a checkpoint is going to overwrite all weights: they are 0 then, since to draw initial weights takes
+    minutes for a large model.
 
     It reads as a recipe: each step uses what the steps before it have made.
     """
@@ -26,7 +29,8 @@ def build_engine(config: Config, groups: Groups) -> tuple[Engine, ModelState]:
     # Recomputation: what blocks do not keep for the backward pass.
     recompute = Recompute(config.train.recompute, config.train.recompute_layers)
     # Stages: this rank's blocks, made of sharded layers, with initial weights that no layout changes.
-    stages = build_stages(plan, groups.layout, groups.at.pp, tp, config.train.seed, recompute)
+    seed = None if is_loaded else config.train.seed
+    stages = build_stages(plan, groups.layout, groups.at.pp, tp, seed, recompute)
     # Optimizer: a group for each set of factors.
     shards = [shard for stage in stages for shard in stage.shards()]
     optimizer = build_optimizer(shards, config.optimizer)

@@ -50,7 +50,7 @@ class Trainer:
     ) -> None:
         config = run.config
         self.run, self.groups = run, groups
-        self.engine, self.state = build_engine(config, groups)
+        self.engine, self.state = build_engine(config, groups, is_loaded=run.resume is not None)
         self.checkpoints = Checkpoints(run.run_dir / CHECKPOINTS, config.train.keep_checkpoints)
         if run.resume is not None:
             self.checkpoints.load(run.resume.checkpoint, self.state, run.start_step)

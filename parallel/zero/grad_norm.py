@@ -23,9 +23,8 @@ def is_counted(parameter: nn.Parameter, groups: Groups) -> bool:
 @torch.no_grad()
 def global_norm(counted: Iterable[Tensor], groups: Groups) -> Tensor:
     """The L2 norm of all ranks' tensors together, a float64 scalar on the device. Every rank must call it."""
-    squares = torch.zeros((), dtype=torch.float64, device=groups.device)
-    for tensor in counted:
-        squares += torch.linalg.vector_norm(tensor, dtype=torch.float64).square()
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in counted]
+    squares = torch.stack(norms or [torch.zeros((), dtype=torch.float64, device=groups.device)]).square().sum()
     dist.all_reduce(squares)
     return squares.sqrt()
 

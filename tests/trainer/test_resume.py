@@ -17,6 +17,8 @@ from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainC
 from foretrain.launcher.local.run import RankError
 from foretrain.parallel.engine import Engine
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.model import init
+from foretrain.trainer.model.spec import Param
 from foretrain.trainer.run.exit_status import EXIT_RESUME
 from foretrain.trainer.run.folder import CHECKPOINTS
 from foretrain.trainer.run.rank import train_rank
@@ -28,6 +30,8 @@ NUM_STEPS = 7
 LAYOUTS = {
     "one process": ParallelConfig(),
     "zero 0": ParallelConfig(zero_stage=0),
+    "dp=2 zero 0": ParallelConfig(dp=2, zero_stage=0),
+    "dp=2 zero 1": ParallelConfig(dp=2),
     "dp=2 zero 2": ParallelConfig(dp=2, zero_stage=2),
     "dp=2 zero 3": ParallelConfig(dp=2, zero_stage=3),
     "dp=2 zero 2 offload": ParallelConfig(dp=2, zero_stage=2, offload_optimizer=True),
@@ -232,6 +236,26 @@ def test_a_checkpoint_resumes_in_another_layout(
     for record, expected in zip(records, uninterrupted("one process"), strict=True):
         assert record.pop("kind") == expected["kind"]
         assert record == pytest.approx({name: expected[name] for name in record}, rel=1e-5)
+
+
+def draw_nothing(run: Any) -> None:
+    """Train, but to draw an initial value is an error."""
+
+    def fill(out: object, param: Param, *law: object) -> None:
+        raise AssertionError(f"{param.name} is drawn")
+
+    init.fill = fill
+    train_rank(run)
+
+
+def test_a_run_that_resumes_draws_no_initial_weights(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks, uninterrupted: Curves
+) -> None:
+    train(ranks, config(tmp_path, corpus, LAYOUTS["one process"], stop_after=6))
+    ranks(1, draw_nothing, prepare_run(config(tmp_path, corpus, LAYOUTS["one process"])))
+    assert curve(tmp_path) == uninterrupted("one process")
+    with pytest.raises(RankError, match="is drawn"):
+        ranks(1, draw_nothing, prepare_run(config(tmp_path / "new", corpus, LAYOUTS["one process"])))
 
 
 def test_a_partial_checkpoint_is_not_seen(tmp_path: Path, corpus: Path) -> None:

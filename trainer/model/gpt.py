@@ -139,10 +139,15 @@ class Stage(nn.Module):
             yield "head.weight", self.head.weight, slice(0, self.num_valid_rows)
 
     @torch.no_grad()
-    def initialize(self, seed: int) -> None:
-        """Fill every parameter with values that depend on (seed, name, global index); padding rows are zero."""
+    def initialize(self, seed: int | None) -> None:
+        """Fill every parameter with values that depend on (seed, name, global index), or with 0 if `seed` is None.
+
+        Padding rows are zero.
+        """
         for parameter in self.parameters():
             parameter.zero_()
+        if seed is None:
+            return
         for shard in self.shards():
             every_row = slice(0, shard.param.shape[0])
             rows, columns = (every_row, shard.span) if shard.tp_dim == 1 else (shard.span, None)
@@ -154,10 +159,10 @@ def build_stages(
     layout: Layout,
     pp_rank: int,
     tp: TensorParallel,
-    seed: int,
+    seed: int | None,
     recompute: Recompute = KEEP_ALL,
 ) -> list[Stage]:
-    """This rank's stages with their initial weights, on the CPU in fp32."""
+    """This rank's stages with their initial weights, on the CPU in fp32; all weights are 0 if `seed` is None."""
     model = blueprint.model
     stages: list[Stage] = []
     for index in layout.stages_of(pp_rank):
