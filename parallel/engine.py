@@ -6,8 +6,8 @@ divides by the global number of tokens, for any number of ranks and micro-batche
 On a GPU, the host waits for it once in a step, at the end, for the numbers that it reports.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from foretrain.configs.schema import Config
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.loss import IGNORE
+from foretrain.parallel.phases import PhaseClock
 from foretrain.parallel.pipeline import Pipeline
+from foretrain.parallel.transfer import to_device
 from foretrain.parallel.zero.build import build_zero
 
 
@@ -31,6 +33,8 @@ class StepResult:
     """Global L2 norm before clipping."""
     num_tokens: int
     """Valid tokens of the global batch."""
+    phase_s: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """Seconds of this rank's device in "forward_backward", "reduce" (what is reduced after it) and "update"."""
 
 
 class Engine:
@@ -55,7 +59,7 @@ class Engine:
         config: Config,
         tied: Sequence[nn.Parameter] = (),
     ) -> None:
-        self.groups, self.stages = groups, stages
+        self.groups, self._stages = groups, stages
         self._token_losses = token_losses
         self._micro_batch_size = config.train.micro_batch_size
         tied = tied if groups.embedding is not None else ()
@@ -74,43 +78,56 @@ class Engine:
         self._takes_loss_scale = any(getattr(stage, "takes_loss_scale", False) for stage in stages)
         self._holds_loss = self._pipeline is None or self._pipeline.holds_last
 
+    @property
+    def stages(self) -> Sequence[nn.Module]:
+        """This rank's stages, with the weights of the last update.
+
+        Take them here again after each step: their forward passes wait for weights that are still on their way from
+        other replicas, and nothing else does.
+        """
+        self.zero.await_weights()
+        return self._stages
+
     def train_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> StepResult:
         """One optimizer step on the samples of this dp rank; all ranks of its tp x cp x pp pass the same.
 
         `positions_BL`, on the CPU, are the tokens' positions in their documents: a 0 starts a document, and attention
         stays inside documents. None: a sample is one document. Raises ValueError if no target carries a loss.
         """
-        tokens_BL, targets_BL = self._local(tokens_BL), self._local(targets_BL)
+        clock = PhaseClock(self.groups.device)
+        tokens_BL, targets_BL = self._own(tokens_BL), self._own(targets_BL)
         num_tokens = self._count_tokens(targets_BL)
-        scale = (self.zero.divisor / num_tokens.clamp(min=1)).float()
+        if num_tokens == 0:
+            raise ValueError("no token of this global batch carries a loss: all targets of the objective are IGNORE")
+        scale = self.zero.divisor / num_tokens
+        tokens_BL, targets_BL = (to_device(each, self.groups.device) for each in (tokens_BL, targets_BL))
         self.zero.start_step()
         if self._pipeline is None:
             losses = self._accumulate(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
         else:
             losses = self._pipeline.step(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
-        grad_norm = self.zero.finish_step()
-        loss = self._sum_losses(losses) / self.zero.divisor
-        found = torch.stack([loss, grad_norm, num_tokens]).cpu().tolist()
-        if found[2] == 0:
-            raise ValueError("no token of this global batch carries a loss: all targets of the objective are IGNORE")
-        return StepResult(found[0], found[1], int(found[2]))
+        clock.end("forward_backward")
+        self.zero.reduce_gradients()
+        clock.end("reduce")
+        norm = self.zero.update()
+        clock.end("update")
+        loss, grad_norm = torch.stack([self._sum_losses(losses) / self.zero.divisor, norm]).cpu().tolist()
+        return StepResult(loss, grad_norm, num_tokens, clock.seconds())
 
     def eval_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> tuple[float, int]:
         """(sum of losses in nats, count) over the valid tokens of one global batch, the same on every rank."""
-        tokens_BL, targets_BL = self._local(tokens_BL), self._local(targets_BL)
+        tokens_BL, targets_BL = self._own(tokens_BL), self._own(targets_BL)
+        num_tokens = self._count_tokens(targets_BL)
+        tokens_BL, targets_BL = (to_device(each, self.groups.device) for each in (tokens_BL, targets_BL))
         if self._pipeline is None:
             losses = self._forward(tokens_BL, targets_BL, self._for_stages(positions_BL))
         else:
             losses = self._pipeline.evaluate(tokens_BL, targets_BL, self._for_stages(positions_BL), scale=1.0)
-        total, count = torch.stack([self._sum_losses(losses), self._count_tokens(targets_BL)]).cpu().tolist()
-        return total, int(count)
+        return self._sum_losses(losses).item(), num_tokens
 
-    def _local(self, batch_BL: Tensor) -> Tensor:
-        """This rank's positions of its samples, on its device."""
-        own_BL = batch_BL[:, self.groups.share.positions(batch_BL.shape[1])].contiguous()
-        if self.groups.device.type == "cuda":
-            own_BL = own_BL.pin_memory()  # from pageable memory, the host would wait for the copy
-        return own_BL.to(self.groups.device, non_blocking=True)
+    def _own(self, batch_BL: Tensor) -> Tensor:
+        """This rank's positions of its samples."""
+        return batch_BL[:, self.groups.share.positions(batch_BL.shape[1])].contiguous()
 
     def set_lr(self, factor: float) -> None:
         """Multiply every group's own peak rate (`peak_lr`) by `factor`."""
@@ -118,7 +135,7 @@ class Engine:
             group["lr"] = group["peak_lr"] * factor
 
     def _accumulate(
-        self, tokens_BL: Tensor, targets_BL: Tensor, for_stages: dict[str, Any], scale: Tensor
+        self, tokens_BL: Tensor, targets_BL: Tensor, for_stages: dict[str, Any], scale: float
     ) -> list[Tensor]:
         """Losses of the micro-batches, without a pipeline: a forward and a backward pass of each."""
         losses = []
@@ -137,7 +154,7 @@ class Engine:
         module.train()
         return losses
 
-    def _for_stages(self, positions_BL: Tensor | None, loss_scale: Tensor | None = None) -> dict[str, Any]:
+    def _for_stages(self, positions_BL: Tensor | None, loss_scale: float | None = None) -> dict[str, Any]:
         """What every stage is called with, beside its input."""
         keywords: dict[str, Any] = {} if positions_BL is None else {"positions": positions_BL}
         if loss_scale is not None and self._takes_loss_scale:
@@ -147,20 +164,21 @@ class Engine:
     def _microbatches(
         self, tokens_BL: Tensor, targets_BL: Tensor, for_stages: dict[str, Any]
     ) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
-        """Tokens, targets, and what the stages are called with; tensors are split along the samples, if not scalars."""
+        """Tokens, targets, and what the stages are called with; tensors are split along the samples."""
         for first in range(0, len(tokens_BL), self._micro_batch_size):
             rows = slice(first, first + self._micro_batch_size)
-            keywords = {name: x[rows] if isinstance(x, Tensor) and x.dim() else x for name, x in for_stages.items()}
+            keywords = {name: x[rows] if isinstance(x, Tensor) else x for name, x in for_stages.items()}
             yield tokens_BL[rows], targets_BL[rows], keywords
 
-    def _loss(self, logits: Tensor, targets_BL: Tensor, scale: Tensor | float) -> Tensor:
+    def _loss(self, logits: Tensor, targets_BL: Tensor, scale: float) -> Tensor:
         return self._token_losses(logits, targets_BL).sum() * scale
 
-    def _count_tokens(self, targets_BL: Tensor) -> Tensor:
-        """Valid tokens of the global batch, as a float64 scalar on the device."""
-        count = (targets_BL != IGNORE).sum(dtype=torch.float64)
-        dist.all_reduce(count, group=self.groups.replicas)
-        return count
+    def _count_tokens(self, targets_BL: Tensor) -> int:
+        """Valid tokens of the global batch, counted in host memory before the batch is on the device."""
+        count = (targets_BL != IGNORE).sum().cpu()
+        # Not over the replicas' group: the weights that it still gathers would come first, before the forward pass.
+        dist.all_reduce(count, group=self.groups.cpu)
+        return int(count.item()) // (self.groups.layout.tp * self.groups.layout.pp)
 
     def _sum_losses(self, losses: list[Tensor]) -> Tensor:
         """Sum over all micro-batches and ranks, the same on every rank: a float64 scalar on the device."""

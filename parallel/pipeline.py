@@ -30,11 +30,10 @@ class Pipeline:
         groups: Groups,
         stages: Sequence[nn.Module],
         num_microbatches: int,
-        loss_fn: Callable[[Tensor, Tensor, Any], Tensor],
+        loss_fn: Callable[[Tensor, Tensor, float], Tensor],
         on_weight_gradients: Callable[[Iterable[nn.Parameter]], None],
     ) -> None:
         layout = groups.layout
-        self._num_microbatches = num_microbatches
         indices = layout.stages_of(groups.at.pp)
         self.holds_first = 0 in indices
         self.holds_last = layout.num_stages - 1 in indices
@@ -51,19 +50,13 @@ class Pipeline:
             scale_grads=False,
         )
 
-    def step(self, inputs: Tensor, targets: Tensor, for_stages: dict[str, Any], scale: Tensor) -> list[Tensor]:
+    def step(self, inputs: Tensor, targets: Tensor, for_stages: dict[str, Any], scale: float) -> list[Tensor]:
         """Forward and backward of a rank's batch; returns the loss of each microbatch if this rank has the last stage.
 
-        Every stage is called with `for_stages` too. Tensors are split into microbatches along dimension 0; scalars
-        become tensors of one element.
+        Every stage is called with `for_stages` too. Tensors are split into microbatches along dimension 0.
         """
         losses: list[Tensor] = []
-        # torch splits every tensor among its keywords.
-        split = {
-            name: x.expand(self._num_microbatches) if isinstance(x, Tensor) and x.dim() == 0 else x
-            for name, x in for_stages.items()
-        }
-        self._schedule.step(*self._arguments(inputs), **self._keywords(targets, scale, losses), **split)
+        self._schedule.step(*self._arguments(inputs), **self._keywords(targets, scale, losses), **for_stages)
         return losses
 
     @torch.no_grad()
@@ -76,7 +69,7 @@ class Pipeline:
     def _arguments(self, inputs: Tensor) -> tuple[Tensor, ...]:
         return (inputs,) if self.holds_first else ()
 
-    def _keywords(self, targets: Tensor, scale: Tensor | float, losses: list[Tensor]) -> dict[str, Any]:
+    def _keywords(self, targets: Tensor, scale: float, losses: list[Tensor]) -> dict[str, Any]:
         for_loss = {"target": targets, "losses": losses} if self.holds_last else {}
         return {**for_loss, "loss_kwargs": {"scale": scale}, "return_outputs": False}
 

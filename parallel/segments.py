@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from foretrain.parallel.sdpa import sdpa
+from foretrain.parallel.transfer import to_device
 
 MAX_STACKED = 2**15
 """Largest number of segments in one batch of SDPA: CUDA's kernels take fewer than 2^16."""
@@ -62,7 +63,7 @@ class Segments:
         stacks: list[tuple[int, int]] = []
         for length, count in zip(*(x.tolist() for x in filled.unique_consecutive(return_counts=True)), strict=True):
             stacks += [(min(MAX_STACKED, count - first), length) for first in range(0, count, MAX_STACKED)]
-        return cls(tuple(stacks), *(x.to(device, non_blocking=True) for x in (rows_R, places_T)))
+        return cls(tuple(stacks), *(to_device(x, device) for x in (rows_R, places_T)))
 
     def attend(self, q_LBNH: Tensor, k_LBKH: Tensor, v_LBKH: Tensor) -> Tensor:
         """Causal attention of each token to its own segment, (L, B, N, H)."""

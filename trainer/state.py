@@ -19,9 +19,19 @@ class ModelState:
     """
 
     def __init__(self, groups: Groups, zero: Zero, shards: Sequence[ParamShard]) -> None:
-        self.groups, self.zero, self.shards = groups, zero, shards
-        self.owned = [shard for shard in shards if not shard.is_copy]
+        self.groups, self.zero, self._shards = groups, zero, shards
         self.keys = ("weight", *zero.moments)
+
+    @property
+    def shards(self) -> Sequence[ParamShard]:
+        """All shards, with the weights of the last update. Take them here again after each step."""
+        self.zero.await_weights()
+        return self._shards
+
+    @property
+    def owned(self) -> list[ParamShard]:
+        """`shards` without the second copy of a tied embedding."""
+        return [shard for shard in self.shards if not shard.is_copy]
 
     def items(
         self, key: str = "weight", shards: Sequence[ParamShard] | None = None

@@ -145,7 +145,8 @@ class Trainer:
             "tokens_per_s": run.tokens_per_step / step_s,
             "step_s": step_s,
         }
-        return Step(number, batch, self._batches.wait_s, metrics, is_last=number == run.total_steps)
+        is_last = number == run.total_steps
+        return Step(number, batch, self._batches.wait_s, metrics, is_last, phase_s=result.phase_s)
 
     def _decide_end(self, step: Step) -> None:
         every = self.run.config.train.checkpoint_every

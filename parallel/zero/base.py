@@ -17,7 +17,7 @@ class Zero(ABC):
     `divisor` is what the engine divides gradients by when it sums them over the replicas: a loss must be multiplied by
     it before its backward pass.
 
-    A step is `start_step`, the backward passes of all micro-batches, and `finish_step`.
+    A step is `start_step`, the backward passes of all micro-batches, `reduce_gradients` and `update`.
     """
 
     module: nn.Module
@@ -42,18 +42,16 @@ class Zero(ABC):
     def accumulate_assigned(self, parameters: Iterable[nn.Parameter]) -> None:
         """Accumulate gradients that were assigned to `grad`, as zero-bubble schedules do, and not by autograd."""
 
-    def finish_step(self) -> Tensor:
-        """Reduce gradients, clip and update. Returns the global L2 norm before clipping, a scalar on the device."""
-        self.reduce_gradients()
-        return self.update()
-
     @abstractmethod
     def reduce_gradients(self) -> None:
         """Reduce what the backward passes have not reduced yet."""
 
     @abstractmethod
     def update(self) -> Tensor:
-        """Clip the reduced gradients and update the parameters; returns the norm as `finish_step` does."""
+        """Clip the reduced gradients and update the parameters.
+
+        Returns the global L2 norm before clipping, a float64 scalar on the device.
+        """
 
     @abstractmethod
     def await_weights(self) -> None:

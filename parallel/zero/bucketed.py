@@ -37,7 +37,7 @@ class BucketedZero(Zero):
         config: Config,
         tied: Sequence[nn.Parameter] = (),
     ) -> None:
-        super().__init__(groups, moments, tied)
+        super().__init__(groups, moments, [parameter for parameter in tied if parameter.requires_grad])
         self.optimizer, self.divisor = optimizer, 1.0
         self.module = nn.ModuleList(stages) if groups.layout.pp > 1 else stages[0]
         self._clip_norm = config.optimizer.clip_norm
@@ -108,9 +108,11 @@ class BucketedZero(Zero):
         grad_norm.clip(self._gradients.reduced, norm, self._clip_norm)
         for tensor, gradient in self._owned.values():
             tensor.grad = gradient
-        self.optimizer.step()
-        for tensor, _ in self._owned.values():
-            tensor.grad = None
+        try:
+            self.optimizer.step()
+        finally:  # otherwise the next backward pass would add to the sums
+            for tensor, _ in self._owned.values():
+                tensor.grad = None
         if self._weights is not None:
             self._weights.gather()
         return norm
@@ -136,6 +138,8 @@ class BucketedZero(Zero):
 
     def get(self, parameter: nn.Parameter, key: str) -> Tensor:
         self.await_weights()
+        if parameter not in self._gradients.sums:  # it is not trained
+            return parameter.data.float() if key == "weight" else torch.zeros_like(parameter, dtype=torch.float32)
         if self._weights is None or (key == "weight" and parameter.dtype == torch.float32):
             return parameter.data if key == "weight" else self.optimizer.state[parameter][key]
         full = torch.zeros(parameter.numel(), dtype=torch.float32, device=parameter.device)
@@ -150,11 +154,13 @@ class BucketedZero(Zero):
     @torch.no_grad()
     def set(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
         self.await_weights()
-        if self._weights is None:
-            (parameter if key == "weight" else self.optimizer.state[parameter][key]).copy_(value)
-            return
         if key == "weight":
             parameter.copy_(value)
-        if parameter in self._weights.pieces:
+        if parameter not in self._gradients.sums:
+            return
+        if self._weights is None:
+            if key != "weight":
+                self.optimizer.state[parameter][key].copy_(value)
+        elif parameter in self._weights.pieces:
             master, part = self._weights.pieces[parameter]
             (master if key == "weight" else self.optimizer.state[master][key]).copy_(value.flatten()[part])

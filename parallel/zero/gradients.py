@@ -47,15 +47,19 @@ class Gradients:
                 parameter = parameters[slot.index]
                 self.sums[parameter] = flat[slot.place].view(parameter.shape)
                 self._bucket_of[parameter] = number
+        self._works: list[dist.Work] = []
+        self._is_open = False
         self._hooks = [parameter.register_post_accumulate_grad_hook(self.take) for parameter in parameters]
-        self.start()
 
     def start(self) -> None:
-        """Begin a step: nothing is summed."""
+        """Begin a step: nothing is summed, whatever a step before it has left that failed."""
+        self._await_works()
+        for parameter in self._parameters:
+            parameter.grad = None
+        self._is_open = True
         self._summed: set[nn.Parameter] = set()
         self._num_missing = [sum(self._num_passes[slot.index] for slot in bucket.slots) for bucket in self._buckets]
         self._num_launched = 0
-        self._works: list[dist.Work] = []
 
     @torch.no_grad()
     def take(self, parameter: nn.Parameter) -> None:
@@ -63,6 +67,11 @@ class Gradients:
         gradient, parameter.grad = parameter.grad, None
         if gradient is None:
             return
+        if not self._is_open:
+            raise RuntimeError(
+                "a backward pass outside of a training step reached the parameters of the engine: use "
+                "torch.autograd.grad, which leaves their gradients alone"
+            )
         number = self._bucket_of[parameter]
         if number < self._num_launched:
             raise RuntimeError(
@@ -81,16 +90,21 @@ class Gradients:
     @torch.no_grad()
     def finish(self) -> None:
         """Reduce the buckets that are left, of which some parameters may have had no gradient, and wait for all."""
+        self._is_open = False
         while self._num_launched < len(self._buckets):
             self._launch()
-        for work in self._works:
-            work.wait()
+        self._await_works()
 
     def destroy(self) -> None:
         """Stop taking gradients, and give the memory back."""
         for hook in self._hooks:
             hook.remove()
         free(self._flat)
+
+    def _await_works(self) -> None:
+        for work in self._works:
+            work.wait()
+        self._works = []
 
     def _launch(self) -> None:
         number = self._num_launched

@@ -120,6 +120,7 @@ def _pin_memory() -> None:
 def _find_segments() -> None:
     """Find the segments of packed samples from the values of their positions; only then copy them to the device."""
     from foretrain.parallel.segments import Segments
+    from foretrain.parallel.transfer import to_device
 
     original = Segments.of.__func__  # type: ignore[attr-defined]
 
@@ -127,7 +128,7 @@ def _find_segments() -> None:
         assert not isinstance(positions_BL, FakeTensor), "the positions of a batch have lost their values"
         with watch().paused(), unset_fake_temporarily():
             found = original(cls, positions_BL, torch.device("cpu"))
-        rows_R, places_T = (x.to(device, non_blocking=True) for x in (found.rows_R, found.places_T))
+        rows_R, places_T = (to_device(x, device) for x in (found.rows_R, found.places_T))
         return cls(found.stacks, rows_R, places_T)
 
     Segments.of = classmethod(of)  # type: ignore[method-assign,assignment]

@@ -150,13 +150,19 @@ def _connect(layout: Layout, rank: int) -> None:
 
 
 def _batches(config: Config, groups: "Groups", num_steps: int) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-    """The rank's share of each batch, with its values, in pageable host memory."""
+    """The rank's share of each batch, with its values, in pageable host memory.
+
+    At least one target carries a loss, since no other rank adds its own to their number.
+    """
     from foretrain.trainer.objectives.base import objective_of
     from foretrain.trainer.verification.probe import make_samples
 
     objective = objective_of(config)(config)
     share = groups.share.samples(config.train.global_batch_size)
-    return [objective.tensors(make_samples(config, step, share)) for step in range(num_steps)]
+    batches = [objective.tensors(make_samples(config, step, share)) for step in range(num_steps)]
+    for _, targets_BL, _ in batches:
+        targets_BL[0, groups.share.positions(targets_BL.shape[1])] = 0
+    return batches
 
 
 def _mark_phases(zero: "Zero", ledger: "Ledger") -> None:

@@ -82,14 +82,14 @@ def waits(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> It
 def copy_waits(source: Tensor, target: Tensor, non_blocking: bool, is_pinned: bool) -> tuple[str, int] | None:
     """The reason why a copy makes the host wait, and its bytes; None if it does not.
 
-    A copy to pageable memory waits even if it should not block. One from pageable memory does not: its data are in a
-    buffer of the driver when it returns.
+    Only between the device and pinned memory can a copy not block. CUDA may wait for the stream before it copies to or
+    from pageable memory. `is_pinned`: whether the tensor in host memory is pinned.
     """
     if place_of(source) == place_of(target):
         return None
-    if place_of(target) == "cuda":
-        return None if non_blocking else ("copy to device", _num_bytes(target))
-    return None if non_blocking and is_pinned else ("copy to host", _num_bytes(target))
+    if non_blocking and is_pinned:
+        return None
+    return "copy to device" if place_of(target) == "cuda" else "copy to host", _num_bytes(target)
 
 
 def _is_masked_fill(func: OpOverload, args: tuple[Any, ...]) -> bool:

@@ -51,6 +51,8 @@ class Watch(TorchDispatchMode):
             return func(*args, **kwargs)
         inputs = list(tensors_in((args, kwargs)))
         if _is_real(inputs) and "cuda" not in str(kwargs.get("device")):
+            if func._schema.name.startswith("c10d::"):
+                self._count_collective(func._schema.name.removeprefix("c10d::"), args)
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
         for operation, num_bytes in waits(func, args, kwargs):
@@ -107,7 +109,9 @@ class Watch(TorchDispatchMode):
         if func in COPIES:
             source, target = args[COPIES[func]], args[0] if func is aten.copy_.default else out
             non_blocking = bool(kwargs.get("non_blocking") or (func is aten.copy_.default and args[2:] == (True,)))
-            wait = copy_waits(source, target, non_blocking, pins or self.storages.is_pinned(target))
+            on_host = source if place_of(target) == "cuda" else target
+            is_pinned = self.storages.is_pinned(on_host) or (pins and on_host is target)
+            wait = copy_waits(source, target, non_blocking, is_pinned)
             if wait is not None:
                 self.ledger.sync(*wait)
         kernel = kernel_name(func, args, kwargs, out)

@@ -4,14 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 from torch import nn
 
 from foretrain.configs.optimization import OptimizerConfig
-from foretrain.configs.schema import ModelConfig, TrainConfig
+from foretrain.configs.schema import Config, ModelConfig, TrainConfig
+from foretrain.parallel import engine as engine_module
+from foretrain.parallel.groups import init_groups
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.zero import bucketed
 from foretrain.parallel.zero.gradients import Gradients
+from foretrain.trainer.build import build_engine
 from foretrain.trainer.model.gpt import Stage
 from tests.conftest import RunOnRanks
 from tests.parallel import workers
@@ -68,13 +72,8 @@ def test_all_buckets_are_reduced_before_the_last_backward_pass_ends(layout: Layo
         assert found[-1] == "finish"
 
 
-def losses_with_late_gathers(layout: Layout, model: ModelConfig, precision: str, lie: bool) -> tuple[list[float], ...]:
-    """Losses of three steps, and the same if a bucket of weights arrives only when it is waited for.
-
-    With `lie`, stages say that a module alone reads the weights of their blocks which is never called.
-    """
-    small_buckets()
-    usual = losses(layout, model, precision, 3)
+def arrive_late() -> None:
+    """From now on, weights of other replicas arrive only when they are waited for."""
     gather = dist.all_gather_into_tensor
 
     class Late:
@@ -85,6 +84,16 @@ def losses_with_late_gathers(layout: Layout, model: ModelConfig, precision: str,
         return Late(*args, **keywords) if async_op else gather(*args, **keywords)
 
     dist.all_gather_into_tensor = late
+
+
+def losses_with_late_gathers(layout: Layout, model: ModelConfig, precision: str, lie: bool) -> tuple[list[float], ...]:
+    """Losses of three steps, and the same if a bucket of weights arrives only when it is waited for.
+
+    With `lie`, stages say that a module alone reads the weights of their blocks which is never called.
+    """
+    small_buckets()
+    usual = losses(layout, model, precision, 3)
+    arrive_late()
     if lie:
         units = Stage.units
         Stage.units = lambda self: iter([nn.ModuleList(units(self))])  # type: ignore[method-assign]
@@ -126,8 +135,8 @@ def waits_of_blocks() -> list[tuple[int, int]]:
     engine = workers.make_engine(Layout(dp=2), model, train, OptimizerConfig(lr=1e-2))
     engine.set_lr(1.0)
     tokens, targets = (part[:1] for part in workers.batch(0, model, train))
-    engine.train_step(tokens, targets)
     (stage,) = engine.stages
+    engine.train_step(tokens, targets)
     for number, block in enumerate(stage.get_submodule("blocks").children()):
         block.register_forward_pre_hook(lambda *_, number=number: found.append((number, arrived[0])))  # type: ignore[misc]
     arrived[0] = 0
@@ -142,22 +151,115 @@ def test_a_block_begins_before_the_weights_of_the_next_have_arrived(ranks: RunOn
         assert counts == sorted(set(counts))
 
 
-def late_gradient() -> str:
-    """What an engine says of a module that is called twice in a micro-batch."""
+def error_of(break_rules: Callable[[Any, torch.Tensor], object]) -> str:
+    """What the engine says of backward passes that it does not expect."""
     small_buckets()
-    engine = workers.make_engine(
-        Layout(), workers.small_model(), TrainConfig(global_batch_size=2, micro_batch_size=1), OptimizerConfig()
-    )
-    tokens, _ = workers.batch(0, workers.small_model(), TrainConfig(global_batch_size=2, micro_batch_size=1))
-    engine.zero.start_step()
+    train = TrainConfig(global_batch_size=2, micro_batch_size=1)
+    engine = workers.make_engine(Layout(), workers.small_model(), train, OptimizerConfig())
+    tokens, _ = workers.batch(0, workers.small_model(), train)
     try:
-        for _ in range(3):
-            engine.zero.backward(engine.zero.module(tokens).square().mean())
+        break_rules(engine.zero, tokens)
     except RuntimeError as error:
         return str(error)
     return ""
 
 
-def test_a_gradient_after_its_sum_was_reduced_is_an_error(ranks: RunOnRanks) -> None:
-    (message,) = ranks(1, late_gradient)
-    assert "came after its sum was reduced" in message
+def three_passes(zero: Any, tokens: torch.Tensor) -> None:
+    """One more than there are micro-batches."""
+    zero.start_step()
+    for _ in range(3):
+        zero.backward(zero.module(tokens).square().mean())
+
+
+def pass_between_steps(zero: Any, tokens: torch.Tensor) -> None:
+    zero.module(tokens).square().mean().backward()
+
+
+@pytest.mark.parametrize(
+    ("break_rules", "message"),
+    [(three_passes, "came after its sum was reduced"), (pass_between_steps, "outside of a training step")],
+)
+def test_a_gradient_that_is_not_expected_is_an_error(
+    break_rules: Callable[[Any, torch.Tensor], object], message: str, ranks: RunOnRanks
+) -> None:
+    (found,) = ranks(1, error_of, break_rules)
+    assert message in found
+
+
+def norms_after_a_failure(zero_stage: int) -> list[float]:
+    """Gradient norms of a step, without and with a step before it whose update failed."""
+    found = []
+    for fails in (False, True):
+        train = TrainConfig(global_batch_size=4, micro_batch_size=1)
+        layout = Layout(dp=2, zero_stage=zero_stage)
+        engine = workers.make_engine(layout, workers.small_model(), train, OptimizerConfig(lr=1e-2))
+        engine.set_lr(1.0)
+        tokens, targets = (
+            part[engine.groups.share.samples(4)] for part in workers.batch(0, workers.small_model(), train)
+        )
+        if fails:
+            optimizer: Any = engine.zero.optimizer
+            step, optimizer.step = optimizer.step, None
+            with pytest.raises(TypeError):
+                engine.train_step(tokens, targets)
+            optimizer.step = step
+        found.append(engine.train_step(tokens, targets).grad_norm)
+    return found
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_a_step_after_one_that_failed_starts_from_nothing(zero_stage: int, ranks: RunOnRanks) -> None:
+    for sound, after_failure in ranks(2, norms_after_a_failure, zero_stage):
+        assert after_failure == sound
+
+
+def weights_outside_of_a_forward_pass() -> tuple[list[float], list[float], list[float]]:
+    """Sums of all weights after a step: of the modules, of the shards, and of the fp32 state, if gathers are late."""
+    small_buckets()
+    train = TrainConfig(global_batch_size=2, micro_batch_size=1, precision="bf16")
+    config = Config(model=workers.small_model(), train=train, optimizer=OptimizerConfig(lr=1e-1))
+    arrive_late()
+    engine, state = build_engine(config, init_groups(Layout(dp=2), "cpu", timeout_s=60.0))
+    engine.set_lr(1.0)
+    batch = [part[engine.groups.share.samples(2)] for part in workers.batch(0, workers.small_model(), train)]
+    engine.train_step(*batch)
+    modules = [float(parameter.float().sum()) for stage in engine.stages for parameter in stage.parameters()]
+    engine.train_step(*batch)
+    shards = [float(shard.values.float().sum()) for shard in state.shards]
+    masters = [float(values.bfloat16().float().sum()) for _, values in state.items()]
+    return modules, shards, masters
+
+
+def test_weights_that_are_read_outside_of_a_forward_pass_have_arrived(ranks: RunOnRanks) -> None:
+    first, second = ranks(2, weights_outside_of_a_forward_pass)
+    assert first == second
+    assert first[1] == pytest.approx(first[2], rel=1e-6)
+
+
+def states_with_a_frozen_parameter(zero_stage: int, precision: Any) -> list[bool]:
+    """Whether the state of a parameter that is not trained is its weight, before and after `set`."""
+    train = TrainConfig(global_batch_size=2, micro_batch_size=1, precision=precision)
+    build, stage_of = engine_module.build_zero, []
+
+    def freeze(groups: Any, stages: Any, *rest: Any) -> Any:
+        stages[0].final_norm.weight.requires_grad_(False)
+        stage_of.append(stages[0])
+        return build(groups, stages, *rest)
+
+    engine_module.build_zero = freeze  # type: ignore[assignment]
+    engine = workers.make_engine(Layout(dp=2, zero_stage=zero_stage), workers.small_model(), train, OptimizerConfig())
+    engine.set_lr(1.0)
+    engine.train_step(
+        *(part[engine.groups.share.samples(2)] for part in workers.batch(0, workers.small_model(), train))
+    )
+    gain = engine.stages[0].get_parameter("final_norm.weight")
+    kept = [bool((engine.zero.get(gain, "weight") == 1).all()), not engine.zero.get(gain, "exp_avg").any()]
+    engine.zero.set(gain, "weight", torch.full_like(gain, 2.0, dtype=torch.float32))
+    engine.zero.set(gain, "exp_avg", torch.full_like(gain, 2.0, dtype=torch.float32))
+    return [*kept, bool((gain == 2).all()), not engine.zero.get(gain, "exp_avg").any()]
+
+
+@pytest.mark.parametrize(("zero_stage", "precision"), [(0, "fp32"), (1, "bf16")])
+def test_a_parameter_that_is_not_trained_keeps_its_weight(zero_stage: int, precision: str, ranks: RunOnRanks) -> None:
+    for found in ranks(2, states_with_a_frozen_parameter, zero_stage, precision):
+        assert all(found)

@@ -34,8 +34,8 @@ def loss_over_the_tokens_of_a_microbatch(config: Config, layout: Layout, num_ste
 def loss_over_the_tokens_of_a_rank(config: Config, layout: Layout, num_steps: int) -> Curve:
     """A mean over data-parallel ranks of the mean over each one's tokens."""
 
-    def count(self: engine.Engine, targets: torch.Tensor) -> torch.Tensor:
-        return (targets != IGNORE).sum(dtype=torch.float64) * self.groups.layout.dp
+    def count(self: engine.Engine, targets: torch.Tensor) -> int:
+        return int((targets != IGNORE).sum()) * self.groups.layout.dp
 
     engine.Engine._count_tokens = count  # type: ignore[method-assign,assignment]
     return probe(config, layout, num_steps)
@@ -83,7 +83,7 @@ def virtual_stages_start_alike(config: Config, layout: Layout, num_steps: int) -
     """Each stage draws its blocks as if they were the first."""
     build = gpt.Stage.initialize
 
-    def initialize(self: gpt.Stage, seed: int) -> None:
+    def initialize(self: gpt.Stage, seed: int | None) -> None:
         first = int(next(iter(self.blocks)))
 
         def fill(out: torch.Tensor, param: Param, *args: object) -> None:

@@ -48,28 +48,31 @@ def metrics_of_a_step(config: Config) -> dict[str, float]:
     )
     cuda.reset_peak_memory_stats = lambda: None
     groups = init_groups(Layout(), "cpu", timeout_s=60.0)
-    step = Step(1, None, 0.0, {"step_s": 2.0}, is_last=False)  # type: ignore[arg-type]
+    phase_s = {"forward_backward": 1.5, "reduce": 0.2, "update": 0.1}
+    step = Step(1, None, 0.0, {"step_s": 2.0}, is_last=False, phase_s=phase_s)  # type: ignore[arg-type]
     DeviceMetrics(config, groups).on_step(None, step)  # type: ignore[arg-type]
     return step.metrics
 
 
-def test_a_step_on_gpus_has_its_utilization_and_memory(ranks: RunOnRanks) -> None:
+def test_a_step_on_gpus_has_its_utilization_time_and_memory(ranks: RunOnRanks) -> None:
     config = Config(model=ModelConfig(vocab_size=100), train=TrainConfig())
     (metrics,) = ranks(1, metrics_of_a_step, config)
     used = utilization(config, 1, 2.0)
     assert (metrics["mfu"], metrics["hfu"]) == (used.mfu, used.hfu)
+    assert (metrics["forward_backward_s"], metrics["reduce_s"], metrics["update_s"]) == (1.5, 0.2, 0.1)
     memory = {name: value for name, value in metrics.items() if name.startswith("device_")}
     assert memory == {"device_peak_gib": 3.0, "device_allocated_gib": 1.0, "device_reserved_gib": 4.0}
 
 
 def test_the_terminal_shows_utilization_where_there_is_one(tmp_path: Any) -> None:
     out = io.StringIO()
-    sink = TerminalSink(Console(file=out, width=120))
+    sink = TerminalSink(Console(file=out, width=160))
     sink.open(Session(Config(), tmp_path, 0, 2, 100))
     values = {"loss": 1.0, "grad_norm": 1.0, "lr": 1e-3, "step_s": 1.0}
     sink.step({"step": 1, **values})
-    sink.step({"step": 2, **values, "mfu": 0.412, "device_peak_gib": 50.13})
+    phases = {"forward_backward_s": 0.8, "reduce_s": 0.05, "update_s": 0.1}
+    sink.step({"step": 2, **values, "mfu": 0.412, "device_peak_gib": 50.13, **phases})
     sink.close()
     lines = out.getvalue().splitlines()
-    assert "MFU 41.2%  50.1 GiB" in lines[-1]
+    assert "MFU 41.2%  50.1 GiB  forward and backward 0.80 s  reduce 0.05 s  update 0.10 s" in lines[-1]
     assert all("MFU" not in line for line in lines[:-1])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +31,8 @@ class Step:
     """The metrics of the step by name, the same on every rank; `on_step` may add to them."""
     is_last: bool
     """Whether the budget of the run ends with this step."""
+    phase_s: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that this rank's device spent in each phase of the step, as in `StepResult`."""
     stop: StopReason | None = None
     """If set, the run writes a checkpoint and stops after this step. `on_step` may set it, alike on every rank."""
     save: bool = False

@@ -1,4 +1,4 @@
-"""The callback that measures how well the accelerators are used: MFU, HFU and their memory."""
+"""The callback that measures how well the accelerators are used: MFU, HFU, their time and their memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 class DeviceMetrics(Callback):
-    """Adds to each step of a run on GPUs its utilization, and the memory in GiB of the rank that has most in use.
+    """Adds to each step of a run on GPUs its utilization, and the time and memory of the rank that needs most of each.
 
-    `device_peak_gib` is the most that tensors took at a time during the step, `device_allocated_gib` what they take
-    after it, and `device_reserved_gib` what torch keeps of the device.
+    `forward_backward_s`, `reduce_s` and `update_s` are seconds of the device. In GiB, `device_peak_gib` is the most
+    that tensors took at a time during the step, `device_allocated_gib` what they take after it, and
+    `device_reserved_gib` what torch keeps of the device.
     """
 
     def __init__(self, config: Config, groups: Groups) -> None:
@@ -34,7 +35,9 @@ class DeviceMetrics(Callback):
             torch.cuda.memory_reserved(),
         ]
         torch.cuda.reset_peak_memory_stats()
-        gib = torch.tensor(num_bytes, dtype=torch.float64) / 2**30
-        dist.all_reduce(gib, dist.ReduceOp.MAX, group=self._groups.cpu)
-        names = ("device_peak_gib", "device_allocated_gib", "device_reserved_gib")
-        step.metrics |= {"mfu": used.mfu, "hfu": used.hfu, **dict(zip(names, gib.tolist(), strict=True))}
+        gib = [count / 2**30 for count in num_bytes]
+        values = torch.tensor([*step.phase_s.values(), *gib], dtype=torch.float64)
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=self._groups.cpu)
+        memory = ("device_peak_gib", "device_allocated_gib", "device_reserved_gib")
+        names = (*(f"{phase}_s" for phase in step.phase_s), *memory)
+        step.metrics |= {"mfu": used.mfu, "hfu": used.hfu, **dict(zip(names, values.tolist(), strict=True))}

@@ -15,6 +15,7 @@ from foretrain.configs.model import Shape
 from foretrain.parallel.layers import Embedding, Head
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.tensor import TensorParallel
+from foretrain.parallel.transfer import to_device
 from foretrain.trainer.model import init
 from foretrain.trainer.model.block import Block
 from foretrain.trainer.model.blueprint import Blueprint
@@ -106,7 +107,7 @@ class Stage(nn.Module):
             weight = scaled(self._tp.allreduce_grad_if_sp(self.position), table["position.weight"].multiplier)
             if positions_BL is None:
                 return x_LBD + weight[own, None]
-            own_LB = positions_BL[:, own].T.to(tokens_BL.device, non_blocking=True)
+            own_LB = to_device(positions_BL[:, own].T, tokens_BL.device)
             x_LBD = x_LBD + F.embedding(own_LB, weight)
         return x_LBD
 

@@ -19,6 +19,7 @@ from foretrain.parallel.context import ContextParallel
 from foretrain.parallel.layers import column_linear, row_linear
 from foretrain.parallel.segments import Segments
 from foretrain.parallel.tensor import TensorParallel
+from foretrain.parallel.transfer import to_device
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.rope import rope_tables
 from foretrain.trainer.model.shard import Held, beside
@@ -50,7 +51,7 @@ class Documents:
         cos_LH, sin_LH = rope_tables(seq_len, model.block_shape.head_dim, model.rope_theta, device)
         if positions_BL is None:
             return cls(None, (cos_LH[own, None, None], sin_LH[own, None, None]))
-        own_LB = positions_BL[:, own].T.to(device, non_blocking=True)
+        own_LB = to_device(positions_BL[:, own].T, device)
         return cls(segments, (cos_LH[own_LB][:, :, None], sin_LH[own_LB][:, :, None]))
 
 

@@ -82,6 +82,8 @@ class TerminalSink(Sink):
         ]
         if "mfu" in self._latest:  # on GPUs
             values += [f"MFU {self._latest['mfu']:.1%}", f"{self._latest['device_peak_gib']:.1f} GiB"]
+            phases = {"forward_backward_s": "forward and backward", "reduce_s": "reduce", "update_s": "update"}
+            values += [f"{phases[key]} {self._latest[key]:.2f} s" for key in phases if key in self._latest]
         return values
 
     def _time_left(self) -> str:

@@ -54,9 +54,8 @@ def formula(config: Config, rank: int) -> Counter[Message]:
     activations = train.micro_batch_size * model.seq_len * model.d_model
 
     found: Counter[Message] = Counter()
-    # Valid tokens; losses; squares of the norm.
-    found["all_reduce", "replicas", "float64", 1] += 1
-    found["all_reduce", "world", "float64", 1] += 2
+    found["all_reduce", "cpu", "int64", 1] += 1  # valid tokens, in host memory
+    found["all_reduce", "world", "float64", 1] += 2  # losses, and squares of the norm
 
     columns = 2 * blocks + is_last  # products that need the full sequence: into attention, into the MLP, and the head
     rows = 2 * blocks + is_first  # sums over tensor-parallel ranks: out of attention, out of the MLP, and the embedding
