@@ -73,7 +73,7 @@ class Weights:
 
         The buckets come in the reverse of their order, in which the forward pass needs them.
         """
-        self.await_buckets()  # of a module that was not called since the last update
+        self.await_buckets()  # a module may not have been called since the last update
         for number in reversed(range(len(self._buckets))):
             own = self._own[number]
             if own is not self._masters[number]:

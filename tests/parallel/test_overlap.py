@@ -1,4 +1,4 @@
-"""Gradients are reduced while the backward pass goes on, and weights are gathered while the forward pass goes on."""
+"""Gradients are reduced during the backward pass, and weights are gathered during the forward pass."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Gradients are summed over the replicas in fp32, in buckets, and while the backward pass goes on."""
+"""Gradients are summed over the replicas in fp32, in buckets."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -77,7 +77,7 @@ def test_replicas_reduce_every_gradient_once(name: str, record_of: RecordOf) -> 
         for each in collectives(record, operation, "replicas")
         if each.num_elements > 1
     ]
-    padding = 8 * 64 + record.num_parameters // 32 * 64  # of each parameter and of the whole, at most
+    padding = 8 * 64 + record.num_parameters // 32 * 64  # the most that parameters and buckets can have
     assert record.num_parameters <= sum(reduced) <= record.num_parameters + padding
 
 
