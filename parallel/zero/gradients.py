@@ -1,4 +1,4 @@
-"""Gradients of a step, summed in fp32 in buckets, each of which is reduced over the replicas during the backward pass."""
+"""Gradients of a step, summed in fp32 in buckets, each of which is reduced during the backward pass."""
 
 from collections.abc import Sequence
 
