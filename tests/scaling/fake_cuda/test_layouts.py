@@ -15,13 +15,15 @@ CASES = {
     "tp": tiny("parallel.tp=2 parallel.sp=true train.precision=bf16", rank=1, checkpoint=True),
     "zero 0": tiny(f"{DATA} parallel.zero_stage=0"),
     "zero 1": tiny(f"{DATA} train.precision=bf16", rank=7),
-    "zero 2": tiny(f"{DATA} parallel.zero_stage=2 parallel.overlap_comm=true"),
     "zero 3": tiny(f"{DATA} parallel.zero_stage=3", rank=5, checkpoint=True),
-    "offload": tiny("parallel.offload_optimizer=true train.precision=bf16"),
     "1f1b": tiny(f"{PIPELINE} model.tie_embeddings=true model.position=learned", checkpoint=True),
-    "interleaved": tiny(f"{PIPELINE} parallel.vpp=2 parallel.schedule=interleaved_1f1b", rank=1),
     "zbv": tiny(f"{PIPELINE} parallel.vpp=2 parallel.schedule=zbv"),
     "cp": tiny("parallel.cp=2", rank=1),
+}
+LONG_CASES = {
+    "zero 2": tiny(f"{DATA} parallel.zero_stage=2 parallel.overlap_comm=true"),
+    "offload": tiny("parallel.offload_optimizer=true train.precision=bf16"),
+    "interleaved": tiny(f"{PIPELINE} parallel.vpp=2 parallel.schedule=interleaved_1f1b", rank=1),
     "documents": tiny("data.packing=documents parallel.cp=2 parallel.tp=2"),
 }
 AGAIN = tiny("model.name=again", num_steps=2, checkpoint=True)
@@ -29,7 +31,11 @@ AGAIN = tiny("model.name=again", num_steps=2, checkpoint=True)
 SHARED = [*CASES.values(), AGAIN]
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "case",
+    [*CASES.values(), *(pytest.param(case, marks=pytest.mark.long) for case in LONG_CASES.values())],
+    ids=[*CASES, *LONG_CASES],
+)
 def test_a_rank_runs_and_is_recorded(case: Case, record_of: RecordOf) -> None:
     record = record_of(case)
     assert [len(step) for step in record.steps] == [3] * case.num_steps
@@ -68,9 +74,9 @@ def test_tensor_parallel_ranks_exchange_parts_of_the_sequence(record_of: RecordO
         assert {each.group_size for each in found} == {2}
 
 
-@pytest.mark.parametrize("name", ["zero 0", "zero 1", "zero 2", "zero 3"])
+@pytest.mark.parametrize("name", ["zero 0", "zero 1", pytest.param("zero 2", marks=pytest.mark.long), "zero 3"])
 def test_replicas_reduce_every_gradient_once(name: str, record_of: RecordOf) -> None:
-    record = record_of(CASES[name])
+    record = record_of((CASES | LONG_CASES)[name])
     reduced = [
         each.num_elements * each.count
         for operation in ("all_reduce", "reduce_scatter", "reduce")
@@ -111,7 +117,8 @@ def test_a_checkpoint_holds_three_states_of_each_parameter_in_host_memory(record
         assert held == pytest.approx(3 * 4 * record.num_parameters, rel=0.1), name
 
 
+@pytest.mark.long
 def test_offloaded_states_are_on_the_host(record_of: RecordOf) -> None:
-    offloaded = record_of(CASES["offload"])
+    offloaded = record_of(LONG_CASES["offload"])
     assert offloaded.build.host.live_bytes >= 3 * 4 * offloaded.num_parameters
     assert offloaded.build.device.live_bytes < 3 * 4 * offloaded.num_parameters
