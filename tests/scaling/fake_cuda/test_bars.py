@@ -11,6 +11,7 @@ GIB = 2**30
 LAYOUTS = {
     "dp": "parallel.dp=8 train.precision=bf16",
     "tp": "parallel.tp=2 parallel.sp=true train.precision=bf16",
+    "zero 2": "parallel.dp=8 parallel.zero_stage=2 train.precision=bf16",
     "zero 3": "parallel.dp=8 parallel.zero_stage=3 train.precision=bf16",
     "pp": "parallel.pp=2 model.num_layers=4 train.precision=bf16",
 }
@@ -22,7 +23,7 @@ def with_microbatches(layout: str, count: int) -> Case:
 
 
 SHARED = [with_microbatches(LAYOUTS[name], count) for name in ("dp", "tp", "pp") for count in (2, 4)]
-ZERO_3 = pytest.param("zero 3", marks=pytest.mark.long)
+ZERO_2, ZERO_3 = (pytest.param(f"zero {stage}", marks=pytest.mark.long) for stage in (2, 3))
 
 
 def num_waits(record: RankRecord) -> int:
@@ -30,7 +31,7 @@ def num_waits(record: RankRecord) -> int:
     return sum(sync.count for phase in record.steps[-1] for sync in phase.syncs)
 
 
-@pytest.mark.parametrize("name", ["dp", "tp", "pp"])  # DeepSpeed's ZeRO-3 waits once in each
+@pytest.mark.parametrize("name", ["dp", "tp", "pp", ZERO_2])  # DeepSpeed's ZeRO-3 waits once in each
 def test_the_host_does_not_wait_for_the_device_in_a_micro_batch(name: str, record_of: RecordOf) -> None:
     few, many = (num_waits(record_of(with_microbatches(LAYOUTS[name], count))) for count in (2, 4))
     assert few == many
@@ -41,7 +42,7 @@ def test_the_host_waits_for_the_device_once_in_a_step(name: str, record_of: Reco
     assert num_waits(record_of(with_microbatches(LAYOUTS[name], 4))) == 1
 
 
-@pytest.mark.parametrize("name", ["dp", ZERO_3])
+@pytest.mark.parametrize("name", ["dp", ZERO_2, ZERO_3])
 def test_gradients_of_bf16_runs_are_summed_in_fp32(name: str, record_of: RecordOf) -> None:
     record = record_of(with_microbatches(LAYOUTS[name], 4))
     sums = [
