@@ -1,0 +1,1 @@
+"""An acceptance program for a machine with GPUs: `python -m benchmarks.gpu`."""

@@ -1,0 +1,63 @@
+"""The measurement of speed: tokens per second, MFU and HFU of GPT-2 124M in bf16."""
+
+from statistics import median
+from typing import Any
+
+from benchmarks.gpu.context import CheckFailedError, Context
+from benchmarks.gpu.training import CPU_SEQ_LEN, large, train
+
+NUM_STEPS, NUM_WARMUP = 30, 8
+"""Kernels are chosen, memory is taken and groups connect in the first steps, which do not count."""
+SAMPLES_PER_RANK, MICRO_BATCH_SIZE, SEQ_LEN = 64, 16, 1024
+CPU_SAMPLES_PER_RANK = 4
+MEASURED = ("step_s", "tokens_per_s", "mfu", "hfu", "device_peak_gib")
+
+PEAK_TFLOPS = {
+    "H200": 989.0,
+    "GH200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "B200": 2250.0,
+    "L40S": 362.0,
+    "A10G": 70.0,
+    "A10": 125.0,
+}
+"""Dense bf16 peaks of NVIDIA's datasheets, TFLOP/s; the first name that is a part of the GPU's name counts."""
+
+
+def throughput(context: Context) -> dict[str, Any]:
+    """Train some steps, and return the medians of those after the warm-up, and the greatest peak of memory."""
+    per_rank, seq_len = (SAMPLES_PER_RANK, SEQ_LEN) if context.on_gpus else (CPU_SAMPLES_PER_RANK, CPU_SEQ_LEN)
+    batch_size, peak = per_rank * context.num_ranks, peak_tflops(context.gpu)
+    settings = [
+        f"parallel.dp={context.num_ranks}",
+        "train.precision=bf16",
+        f"train.global_batch_size={batch_size}",
+        f"train.micro_batch_size={MICRO_BATCH_SIZE if context.on_gpus else 2}",
+        f"train.num_tokens={NUM_STEPS * batch_size * seq_len}",
+        "schedule.warmup_tokens=0",
+        *([f"cluster.gpu_peak_tflops={peak}"] if peak else []),
+    ]
+    steps = train(context, context.folder / "run", large(context, settings))
+    measured = {"num_ranks": context.num_ranks, "tokens_per_step": batch_size * seq_len, "peak_tflops": peak}
+    measured |= summary(steps)
+    if len(steps) != NUM_STEPS:
+        raise CheckFailedError(f"the run has {len(steps)} steps and not {NUM_STEPS}", measured)
+    if context.on_gpus and peak is None:
+        for name in ("mfu", "hfu"):  # they would be shares of another GPU's peak
+            measured[name] = None
+    return measured
+
+
+def summary(steps: list[dict[str, Any]]) -> dict[str, float | None]:
+    """The median of each metric after the warm-up, but the maximum of a peak; None for what was not measured."""
+    counted = steps[NUM_WARMUP:]
+    found = {name: [step[name] for step in counted if name in step] for name in MEASURED}
+    return {name: (max if "peak" in name else median)(values) if values else None for name, values in found.items()}
+
+
+def peak_tflops(gpu: str) -> float | None:
+    """The dense bf16 peak of a GPU by its name, TFLOP/s; None if it is not known."""
+    return next((peak for name, peak in PEAK_TFLOPS.items() if name in gpu), None)
