@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 unexport LOCAL_SIZE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-long verify lint format clean
+.PHONY: help setup train test test-long verify gpu lint format clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-long: .venv/installed-dev ## Run the long tests: lifetimes of clusters, all
 verify: .venv/installed ## Check that all layouts up to 4 processes have one curve, and record it (tens of minutes)
 	@$(BIN)/foretrain verify runs/dry_run --precision both --out benchmarks/results/verify_dry_run.jsonl
 	@$(BIN)/foretrain verify runs/gpt2_124m_a100 --precision both --out benchmarks/results/verify_gpt2.jsonl
+
+gpu: .venv/installed ## Check and measure foretrain on the GPUs of this machine, 1 to 8 of them (ten minutes)
+	@$(BIN)/python -m benchmarks.gpu
 
 lint: .venv/installed-dev ## Check style, words, imports between rooms, and types
 	@$(BIN)/ruff check .

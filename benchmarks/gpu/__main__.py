@@ -6,7 +6,7 @@ status is 0 if all checks passed, 1 if one failed, and else 3 if the time did no
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from benchmarks.gpu import machine
-from benchmarks.gpu.budget import Budget, OutOfTimeError, TooSlowError
+from benchmarks.gpu.budget import Budget, OutOfTimeError
 from benchmarks.gpu.context import FORETRAIN, ROOT, CheckFailedError, Context
 from benchmarks.gpu.outcome import EXIT_REFUSED, Outcome, exit_status, last_lines, write_results
 from benchmarks.gpu.registry import CHECKS, Check, not_run, run_check
@@ -67,6 +67,10 @@ def main(
     gpu = described["gpus"][0]["name"] if device == "cuda" else ""
     context = Context(device, num_ranks, gpu, folder, folder / f"data_{device}", budget)
     _say(f"{num_ranks} ranks on {gpu or 'CPUs'}, at most {minutes:g} minutes, results in {path.name}")
+    try:
+        write_results(path, header, [])  # a path that cannot be written is an error now, and not at the end
+    except OSError as error:
+        _refuse(f"the results cannot be written to {path} ({error.strerror}): choose another file with --out")
     outcomes = run_all(checks, context, path, header)
     raise typer.Exit(exit_status(outcomes))
 
@@ -75,7 +79,6 @@ def run_all(checks: Sequence[Check], context: Context, path: Path, header: dict[
     """Prepare the data, run the checks, and return the outcomes. After each check, the results file has all so far."""
     outcomes: list[Outcome] = []
     try:
-        write_results(path, header, outcomes)  # a path that cannot be written is an error now, and not at the end
         if any(check.needs_data and not check.obstacle(context) for check in checks):
             header["prepare_s"] = round(_prepare(context), 1)
         for check in checks:
@@ -88,11 +91,9 @@ def run_all(checks: Sequence[Check], context: Context, path: Path, header: dict[
     except KeyboardInterrupt:
         _say("interrupted: what was found so far is written")
         outcomes += [not_run(check, "the program was interrupted") for check in checks[len(outcomes) :]]
-    except (CheckFailedError, OutOfTimeError, TooSlowError) as error:
-        reason = f"the corpus could not be prepared: {error}"
-        _say(reason)
-        log = context.log.read_text(encoding="utf-8", errors="replace")
-        outcomes = [Outcome(check.name, "failed", reason=reason, output=last_lines(log)) for check in checks]
+    except (CheckFailedError, OutOfTimeError) as error:
+        outcomes = [_without_data(check, context, error) for check in checks]
+        _say(outcomes[0].reason)
     write_results(path, header, outcomes)
     return outcomes
 
@@ -107,6 +108,14 @@ def _prepare(context: Context) -> float:
     return time.monotonic() - started_s
 
 
+def _without_data(check: Check, context: Context, error: CheckFailedError | OutOfTimeError) -> Outcome:
+    reason = f"the corpus could not be prepared: {error}"
+    if isinstance(error, OutOfTimeError):
+        return not_run(check, reason)
+    log = context.log.read_text(encoding="utf-8", errors="replace")
+    return Outcome(check.name, "failed", reason=reason, output=last_lines(log))
+
+
 def _chosen(only: str) -> list[Check]:
     names = [name.strip() for name in only.split(",") if name.strip()]
     known = [check.name for check in CHECKS]
@@ -116,10 +125,16 @@ def _chosen(only: str) -> list[Check]:
 
 
 def _line(outcome: Outcome) -> str:
-    numbers = ", ".join(
-        f"{name} {value:.4g}" for name, value in outcome.measured.items() if isinstance(value, int | float)
-    )
-    return f"{outcome.name}: {outcome.status}, {outcome.seconds:.0f} s. {outcome.reason or numbers}"
+    found = outcome.reason or ", ".join(_numbers(outcome.measured))
+    return f"{outcome.name}: {outcome.status}, {outcome.seconds:.0f} s. {found}"
+
+
+def _numbers(measured: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in measured.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name} ")
+        elif isinstance(value, int | float):
+            yield f"{prefix}{name} {value:.4g}"
 
 
 def _say(text: str) -> None:

@@ -11,14 +11,16 @@ from foretrain.trainer.run.folder import CHECKPOINTS
 
 NUM_STEPS, CHANGE_AT = 30, 15
 
-LOSS_TOLERANCES = {"fp32": 1e-4, "bf16": 1e-3}
-"""The greatest relative difference of a loss. Another layout adds the same numbers in another order, so the curves
-agree to rounding only, and Adam lets that grow from step to step.
+LOSS_TOLERANCES = {"fp32": 1e-5, "bf16": 1e-3}
+"""The greatest relative difference of a loss that is allowed. They are those of `foretrain verify`.
 
-fp32 is the sharp test: a sum differs by some 1e-7, and a state that is lost or in the wrong place changes the losses by
-more than 1e-3. In bf16 each activation is rounded to 8 bits, and 1e-3, which `foretrain verify` allows too, is a few
-times the effect on a mean over a batch. It shows gross faults of what bf16 alone has, such as masters in fp32.
+Another layout adds the same numbers in another order, so the curves agree to rounding only. fp32 is the sharp test: a
+correct change of the layout differs by 3e-8, and weights that were rounded to bf16 on the way by 3e-5. In bf16 a correct
+change differs by 3e-5, rounded weights by 1e-3 and a lost moment by 3e-2. Smaller faults of bf16 are seen by `resume`,
+which compares bits. benchmarks/results/README.md has the measured differences of faults that were planted.
 """
+CPU_PRECISIONS = ("fp32",)
+"""Without a GPU the program itself is tried, and a second precision would show nothing more."""
 
 
 def elastic(context: Context) -> dict[str, Any]:
@@ -27,7 +29,8 @@ def elastic(context: Context) -> dict[str, Any]:
     before, after = f"dp={num_ranks} tp=1", f"dp={num_ranks // 2} tp=2"
     measured: dict[str, Any] = {"from_layout": before, "to_layout": after}
     problems = []
-    for precision, tolerance in LOSS_TOLERANCES.items():
+    for precision in LOSS_TOLERANCES if context.on_gpus else CPU_PRECISIONS:
+        tolerance = LOSS_TOLERANCES[precision]
         more = f"train.checkpoint_every={CHANGE_AT}", "train.keep_checkpoints=0"
         complete, changed = (context.folder / f"{precision}_{name}" for name in ("complete", "changed"))
         expected = train(context, complete, small(context, NUM_STEPS, before, precision, *more))

@@ -1,27 +1,34 @@
 """The measurement of the links between GPUs: how fast all ranks reduce and gather 256 MiB.
 
-`python -m benchmarks.gpu.checks.nccl DEVICE RANKS BYTES` prints it as JSON.
+`python -m benchmarks.gpu.checks.nccl DEVICE RANKS BYTES FILE` writes it as JSON.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu.context import CheckFailedError, Context
+
+if TYPE_CHECKING:
+    import torch
 
 NUM_BYTES = 256 * 2**20
 NUM_TIMES, NUM_WARMUP = 20, 5
 OPERATIONS = ("all_reduce", "reduce_scatter", "all_gather")
 
 
-def nccl(context: Context) -> dict[str, Any]:
+def nccl(context: Context, num_bytes: int = NUM_BYTES) -> dict[str, Any]:
     """Measure in ranks of their own."""
-    context.run("-m", "benchmarks.gpu.checks.nccl", context.device, str(context.num_ranks), str(NUM_BYTES))
-    found: dict[str, Any] = json.loads(context.log.read_text(encoding="utf-8").splitlines()[-1])
+    out = context.folder / "rates.json"
+    arguments = [context.device, str(context.num_ranks), str(num_bytes), str(out)]
+    context.run("-m", "benchmarks.gpu.checks.nccl", *arguments)
+    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     wrong = [name for name in OPERATIONS if not found[name]["is_right"]]
     if wrong:
         raise CheckFailedError(f"{', '.join(wrong)}: the result is wrong", found)
@@ -49,12 +56,34 @@ def summary(seconds: dict[str, list[float]], num_bytes: int, num_ranks: int) -> 
 
 def measure(device: str, num_bytes: int) -> tuple[dict[str, list[float]], dict[str, bool]]:
     """On each rank: the seconds of each operation, and whether its result is right."""
-    import os
-
     import torch
     import torch.distributed as dist
 
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, size, place = _connect(device)
+    num = num_bytes // 4 // size * size
+    large, part = torch.empty(num, device=place), torch.empty(num // size, device=place)
+    ranks = torch.arange(1, size + 1, dtype=torch.float32, device=place)
+    # Each result is that of the first call: a repeated all-reduce sums its own result.
+    large.fill_(rank + 1)
+    dist.all_reduce(large)
+    right = {"all_reduce": bool((large == ranks.sum()).all())}
+    large.zero_()
+    seconds = {"all_reduce": _repeated(lambda: dist.all_reduce(large), device)}
+    large.fill_(rank + 1)
+    seconds["reduce_scatter"] = _repeated(lambda: dist.reduce_scatter_tensor(part, large), device)
+    right["reduce_scatter"] = bool((part == ranks.sum()).all())
+    part.fill_(rank + 1)
+    seconds["all_gather"] = _repeated(lambda: dist.all_gather_into_tensor(large, part), device)
+    right["all_gather"] = bool((large.view(size, -1) == ranks[:, None]).all())
+    dist.destroy_process_group()
+    return seconds, right
+
+
+def _connect(device: str) -> "tuple[int, int, torch.device]":
+    """Connect all ranks. Returns the number of this rank, the number of ranks, and this rank's device."""
+    import torch
+    import torch.distributed as dist
+
     place = torch.device(device, int(os.environ["LOCAL_RANK"])) if device == "cuda" else torch.device("cpu")
     if device == "cuda":
         torch.cuda.set_device(place)
@@ -63,33 +92,12 @@ def measure(device: str, num_bytes: int) -> tuple[dict[str, list[float]], dict[s
         timeout=timedelta(minutes=2),
         device_id=place if device == "cuda" else None,
     )
-    num = num_bytes // 4 // size * size
-    large = torch.full((num,), float(rank + 1), device=place)
-    part = torch.full((num // size,), float(rank + 1), device=place)
-    out = torch.empty(num // size, device=place)
-    sum_of_ranks = size * (size + 1) / 2
+    return dist.get_rank(), dist.get_world_size(), place
 
-    def gathered() -> bool:
-        expected = torch.arange(1, size + 1, device=place, dtype=torch.float32)
-        return bool((large.view(size, -1) == expected[:, None]).all())
 
-    # Each result is checked after its first call, before others change what it is made of.
-    operations: dict[str, tuple[Callable[[], object], Callable[[], bool]]] = {
-        "all_reduce": (lambda: dist.all_reduce(large), lambda: bool((large == sum_of_ranks).all())),
-        "reduce_scatter": (
-            lambda: dist.reduce_scatter_tensor(out, large.fill_(rank + 1)),
-            lambda: bool((out == sum_of_ranks).all()),
-        ),
-        "all_gather": (lambda: dist.all_gather_into_tensor(large, part), gathered),
-    }
-    seconds, right = {}, {}
-    for name, (operation, is_right) in operations.items():
-        operation()
-        right[name] = is_right()
-        large.zero_()  # repeated sums would overflow
-        seconds[name] = [_timed(operation, device) for _ in range(NUM_WARMUP + NUM_TIMES)][NUM_WARMUP:]
-    dist.destroy_process_group()
-    return seconds, right
+def _repeated(operation: Callable[[], object], device: str) -> list[float]:
+    """Seconds of each call, without those of the warm-up."""
+    return [_timed(operation, device) for _ in range(NUM_WARMUP + NUM_TIMES)][NUM_WARMUP:]
 
 
 def _timed(operation: Callable[[], object], device: str) -> float:
@@ -108,8 +116,8 @@ def _timed(operation: Callable[[], object], device: str) -> float:
     return time.perf_counter() - started_s
 
 
-def main(device: str, num_ranks: int, num_bytes: int) -> None:
-    """Measure on that many ranks of this machine, and print the summary: of each call, the slowest rank counts."""
+def main(device: str, num_ranks: int, num_bytes: int, out: Path) -> None:
+    """Measure on that many ranks of this machine, and write the summary: of each call, the slowest rank counts."""
     from foretrain.launcher.local.run import call_local
 
     found = call_local("benchmarks.gpu.checks.nccl:measure", (device, num_bytes), num_ranks, timeout_s=300.0)
@@ -119,8 +127,8 @@ def main(device: str, num_ranks: int, num_bytes: int) -> None:
     measured = summary(slowest, num_bytes, num_ranks)
     for name in OPERATIONS:
         measured[name]["is_right"] = all(right[name] for _, right in found)
-    print(json.dumps(measured))
+    out.write_text(json.dumps(measured), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
