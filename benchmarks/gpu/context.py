@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +47,8 @@ class Context:
     """The corpus."""
     budget: Budget
     """The check's time."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What commands get in addition to this program's environment."""
 
     @property
     def log(self) -> Path:
@@ -73,7 +75,7 @@ class Context:
             process = subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=ROOT,
-                env=_environment(),
+                env={**_environment(), **self.variables},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -105,15 +107,15 @@ def kill_group(process: "subprocess.Popen[bytes]") -> None:
     # Ranks that are in another group end when their launcher has ended. Until then they hold their memory on the GPU.
     _, left = psutil.wait_procs(family, timeout=10)
     for each in left:
-        each.kill()
+        with suppress(psutil.NoSuchProcess):  # it has ended just now
+            each.kill()
     psutil.wait_procs(left, timeout=10)
 
 
 def _environment() -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if name not in _FOREIGN_VARIABLES}
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # cuBLAS adds in one order only if it has a workspace of a fixed size for each stream.
-    return {**ours, "PYTHONPATH": os.pathsep.join(paths), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    return {**ours, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _shown(arguments: Sequence[str]) -> str:

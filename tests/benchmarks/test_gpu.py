@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from benchmarks.gpu import machine
+from benchmarks.gpu import machine, training
 from benchmarks.gpu.__main__ import app
 from benchmarks.gpu.budget import Budget, OutOfTimeError, TooSlowError
 from benchmarks.gpu.checks import checkpoint, memory, throughput
+from benchmarks.gpu.checks.elastic import elastic
 from benchmarks.gpu.checks.nccl import bus_bandwidth
 from benchmarks.gpu.checks.nccl import nccl as measure_links
 from benchmarks.gpu.checks.nccl import summary as rates
-from benchmarks.gpu.checks.resume import check_resumed, not_deterministic
+from benchmarks.gpu.checks.resume import check_resumed, not_deterministic, resume
 from benchmarks.gpu.context import CheckFailedError, Context, kill_group
 from benchmarks.gpu.curves import compare
 from benchmarks.gpu.outcome import Outcome, anonymous, exit_status, last_lines
@@ -338,3 +340,23 @@ def test_the_rates_of_links_are_measured_and_their_results_are_right(tmp_path: P
     found = measure_links(context_in(tmp_path, minutes=10), 2**20)
     assert found["num_ranks"] == 2
     assert all(found[name]["is_right"] and found[name]["gb_s"] > 0 for name in ("all_reduce", "all_gather"))
+
+
+@pytest.mark.long
+def test_weights_that_a_resume_rounds_to_bf16_are_found_by_both_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Path
+) -> None:
+    with_fault = tmp_path / "with_fault.yaml"
+    fault = "plugins: [tests.benchmarks.faults]\ntrain: {callbacks: [rounded_weights]}\n"
+    with_fault.write_text(f"extends: {training.SMALL_MODEL}\n{fault}")
+    monkeypatch.setattr(training, "SMALL_MODEL", str(with_fault))
+    plugins = "plugins=[benchmarks.gpu.plugin,tests.benchmarks.faults]"
+    monkeypatch.setattr(
+        "benchmarks.gpu.checks.resume.named",
+        lambda *names: [plugins, f"train.callbacks=[{','.join((*names, 'rounded_weights'))}]"],
+    )
+    # The run resumes after step 10, and step 11 computes with rounded weights in any case.
+    for check, problem in ((elastic, "fp32: a loss differs"), (resume, "bf16: 29 of 40 steps differ")):
+        context = replace(context_in(tmp_path / check.__name__, minutes=30), data=corpus)
+        with pytest.raises(CheckFailedError, match=problem):
+            check(context)

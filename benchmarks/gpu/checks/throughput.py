@@ -48,6 +48,8 @@ def throughput(context: Context) -> dict[str, Any]:
     if context.on_gpus and peak is None:
         for name in ("mfu", "hfu"):  # they would be shares of another GPU's peak
             measured[name] = None
+    if (measured["mfu"] or 0.0) > 1.0:
+        raise CheckFailedError("mfu is more than 1: the clock, the FLOPs or the peak of the GPU is wrong", measured)
     return measured
 
 
