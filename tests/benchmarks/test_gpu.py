@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
@@ -22,6 +22,7 @@ from benchmarks.gpu.__main__ import app
 from benchmarks.gpu.budget import Budget, OutOfTimeError, TooSlowError
 from benchmarks.gpu.checks import checkpoint, memory, throughput
 from benchmarks.gpu.checks.elastic import elastic
+from benchmarks.gpu.checks.elastic import layouts as elastic_layouts
 from benchmarks.gpu.checks.nccl import bus_bandwidth
 from benchmarks.gpu.checks.nccl import nccl as measure_links
 from benchmarks.gpu.checks.nccl import summary as rates
@@ -30,6 +31,9 @@ from benchmarks.gpu.context import CheckFailedError, Context, kill_group
 from benchmarks.gpu.curves import compare
 from benchmarks.gpu.outcome import Outcome, anonymous, exit_status, last_lines
 from benchmarks.gpu.registry import CHECKS, Check
+from foretrain.configs import load as configs
+from foretrain.parallel.layout import Layout
+from foretrain.parallel.layout import check as check_layout
 from tests.processes import assert_gone, wait_until
 
 CURVE = [{"step": step, "loss": 5.0 / step, "grad_norm": 1.0 + step, "step_s": 0.1} for step in range(1, 41)]
@@ -167,6 +171,20 @@ def test_foreseen_peaks_of_other_settings_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("measured", "passes"), [(4.59, True), (3.41, True), (4.61, False), (3.39, False)])
 def test_memory_may_differ_by_15_percent(measured: float, passes: bool) -> None:
     assert (abs(memory.compared(4.0, measured)["difference"]) <= memory.TOLERANCE) is passes
+
+
+@pytest.mark.parametrize(("device", "num_ranks"), [("cuda", 1), ("cuda", 2), ("cuda", 4), ("cuda", 8), ("cpu", 2)])
+def test_every_run_of_the_program_has_a_legal_layout(device: Literal["cuda", "cpu"], num_ranks: int) -> None:
+    context = replace(context_in(Path("work")), device=device, num_ranks=num_ranks, gpu="NVIDIA H100")
+    layouts = {training.mixed_layout(num_ranks), *(elastic_layouts(num_ranks) if num_ranks > 1 else ())}
+    runs = [training.small(context, 40, layout, precision) for layout in layouts for precision in ("bf16", "fp32")]
+    runs += [throughput.settings(context), checkpoint.settings(context)]
+    for name, *overrides in runs:
+        config = configs.load(name, overrides)
+        layout = Layout.from_config(config.parallel)
+        assert layout.world_size == num_ranks
+        assert config.train.device == device
+        check_layout(layout, config.model, config.train)
 
 
 @pytest.mark.parametrize(("num_gpus", "num_ranks"), [(0, 0), (1, 1), (2, 2), (3, 2), (7, 4), (8, 8), (16, 8)])

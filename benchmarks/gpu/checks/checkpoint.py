@@ -11,10 +11,10 @@ NUM_STEPS = 3
 """A checkpoint is saved and measured after each but the last, and loaded and measured after the last."""
 
 
-def checkpoint(context: Context) -> dict[str, Any]:
-    """Train some steps with a callback that measures. Files that were just written are read from the page cache."""
+def settings(context: Context) -> list[str]:
+    """Config and overrides of the run."""
     batch_size, seq_len = (8 * context.num_ranks, 1024) if context.on_gpus else (4 * context.num_ranks, CPU_SEQ_LEN)
-    settings = [
+    overrides = [
         f"parallel.dp={context.num_ranks}",
         "train.precision=bf16",
         f"train.global_batch_size={batch_size}",
@@ -23,8 +23,13 @@ def checkpoint(context: Context) -> dict[str, Any]:
         "schedule.warmup_tokens=0",
         *named("gpu_checkpoint_times"),
     ]
+    return large(context, overrides)
+
+
+def checkpoint(context: Context) -> dict[str, Any]:
+    """Train some steps with a callback that measures. Files that were just written are read from the page cache."""
     run_dir = context.folder / "run"
-    train(context, run_dir, large(context, settings))
+    train(context, run_dir, settings(context))
     return summary(json.loads((run_dir / TIMES_FILE).read_text(encoding="utf-8")))
 
 

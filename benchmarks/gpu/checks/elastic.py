@@ -23,10 +23,14 @@ CPU_PRECISIONS = ("fp32",)
 """Without a GPU the program itself is tried, and a second precision would show nothing more."""
 
 
+def layouts(num_ranks: int) -> tuple[str, str]:
+    """The layouts before and after the change."""
+    return f"dp={num_ranks} tp=1", f"dp={num_ranks // 2} tp=2"
+
+
 def elastic(context: Context) -> dict[str, Any]:
     """Train data-parallel, continue a copy from the middle with tensor parallelism, and compare the losses."""
-    num_ranks = context.num_ranks
-    before, after = f"dp={num_ranks} tp=1", f"dp={num_ranks // 2} tp=2"
+    before, after = layouts(context.num_ranks)
     measured: dict[str, Any] = {"from_layout": before, "to_layout": after}
     problems = []
     for precision in LOSS_TOLERANCES if context.on_gpus else CPU_PRECISIONS:

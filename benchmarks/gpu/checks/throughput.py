@@ -27,21 +27,31 @@ PEAK_TFLOPS = {
 """Dense bf16 peaks of NVIDIA's datasheets, TFLOP/s; the first name that is a part of the GPU's name counts."""
 
 
-def throughput(context: Context) -> dict[str, Any]:
-    """Train some steps, and return the medians of those after the warm-up, and the greatest peak of memory."""
-    per_rank, seq_len = (SAMPLES_PER_RANK, SEQ_LEN) if context.on_gpus else (CPU_SAMPLES_PER_RANK, CPU_SEQ_LEN)
-    batch_size, peak = per_rank * context.num_ranks, peak_tflops(context.gpu)
-    settings = [
+def tokens_per_step(context: Context) -> int:
+    """Tokens of a step, which grow with the number of ranks."""
+    return context.num_ranks * (SAMPLES_PER_RANK * SEQ_LEN if context.on_gpus else CPU_SAMPLES_PER_RANK * CPU_SEQ_LEN)
+
+
+def settings(context: Context) -> list[str]:
+    """Config and overrides of the run."""
+    batch_size = context.num_ranks * (SAMPLES_PER_RANK if context.on_gpus else CPU_SAMPLES_PER_RANK)
+    peak = peak_tflops(context.gpu)
+    overrides = [
         f"parallel.dp={context.num_ranks}",
         "train.precision=bf16",
         f"train.global_batch_size={batch_size}",
         f"train.micro_batch_size={MICRO_BATCH_SIZE if context.on_gpus else 2}",
-        f"train.num_tokens={NUM_STEPS * batch_size * seq_len}",
+        f"train.num_tokens={NUM_STEPS * tokens_per_step(context)}",
         "schedule.warmup_tokens=0",
         *([f"cluster.gpu_peak_tflops={peak}"] if peak else []),
     ]
-    steps = train(context, context.folder / "run", large(context, settings))
-    measured = {"num_ranks": context.num_ranks, "tokens_per_step": batch_size * seq_len, "peak_tflops": peak}
+    return large(context, overrides)
+
+
+def throughput(context: Context) -> dict[str, Any]:
+    """Train some steps, and return the medians of those after the warm-up, and the greatest peak of memory."""
+    steps, peak = train(context, context.folder / "run", settings(context)), peak_tflops(context.gpu)
+    measured = {"num_ranks": context.num_ranks, "tokens_per_step": tokens_per_step(context), "peak_tflops": peak}
     measured |= summary(steps)
     if len(steps) != NUM_STEPS:
         raise CheckFailedError(f"the run has {len(steps)} steps and not {NUM_STEPS}", measured)
