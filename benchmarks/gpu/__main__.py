@@ -83,7 +83,7 @@ def run_all(checks: Sequence[Check], context: Context, path: Path, header: dict[
             header["prepare_s"] = round(_prepare(context), 1)
         for check in checks:
             _say(f"{check.name}: starts, {context.budget.left_s(time.monotonic()):.0f} s are left")
-            part = context.budget.part(check.share, time.monotonic())
+            part = context.budget.part(check.share, time.monotonic(), at_least_s=2 * check.needs_s)
             own = replace(context, folder=context.folder / "checks" / check.name, budget=part)
             outcomes.append(run_check(check, own))
             _say(_line(outcomes[-1]))

@@ -34,10 +34,12 @@ class Budget:
         """Whether a check that needs that many seconds can start."""
         return needs_s <= self.left_s(now_s)
 
-    def part(self, share: float, now_s: float) -> "Budget":
-        """What a check may use that starts now: at most that share of all seconds. What hangs must end before the
-        others have no time left."""
-        return Budget(self.start_s, self.total_s, now_s + share * self.total_s)
+    def part(self, share: float, now_s: float, at_least_s: float = 0.0) -> "Budget":
+        """What a check may use that starts now: at most that share of all seconds, or `at_least_s` if that is more.
+
+        What hangs must end before the others have no time left.
+        """
+        return Budget(self.start_s, self.total_s, now_s + max(share * self.total_s, at_least_s))
 
     def error(self, now_s: float) -> OutOfTimeError | TooSlowError:
         """What to raise when nothing is left: a check that was cut short by the program's end shows nothing."""

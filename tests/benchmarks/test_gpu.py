@@ -109,6 +109,12 @@ def test_a_check_that_hangs_has_failed_and_one_that_the_end_cuts_short_has_not()
     assert isinstance(late.error(600), OutOfTimeError)
 
 
+def test_a_check_that_fits_into_what_is_left_fits_into_its_part() -> None:
+    budget = Budget(0, 60)
+    assert budget.part(0.25, 10, at_least_s=60).fits(30, 10)
+    assert not budget.part(0.25, 40, at_least_s=60).fits(30, 40)
+
+
 @pytest.mark.parametrize(
     ("operation", "num_ranks", "bus"),
     [("all_reduce", 2, 100.0), ("all_reduce", 8, 175.0), ("reduce_scatter", 2, 50.0), ("all_gather", 8, 87.5)],
