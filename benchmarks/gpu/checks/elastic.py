@@ -14,10 +14,9 @@ NUM_STEPS, CHANGE_AT = 30, 15
 LOSS_TOLERANCES = {"fp32": 1e-5, "bf16": 1e-3}
 """The greatest relative difference of a loss that is allowed. They are those of `foretrain verify`.
 
-Another layout adds the same numbers in another order, so the curves agree to rounding only. fp32 is the sharp test: a
-correct change of the layout differs by 3e-8, and weights that were rounded to bf16 on the way by 3e-5. In bf16 a
-correct change differs by 3e-5, rounded weights by 1e-3, and a lost moment by more than 1e-2. Smaller faults of bf16 are
-seen by `resume`, which compares bits. benchmarks/results/README.md has the differences of faults that were planted.
+Another layout adds the same numbers in another order, so the curves agree to rounding only. fp32 is the sharp test: it
+sees weights that were rounded to bf16 on the way. bf16 sees a lost moment or a lost number of steps; `resume`, which
+compares bits, sees smaller faults.
 """
 CPU_PRECISIONS = ("fp32",)
 """Without a GPU the program itself is tried, and a second precision would show nothing more."""
