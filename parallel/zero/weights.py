@@ -60,8 +60,8 @@ class Weights:
                 placed.add(tensor)
                 master, part = self.pieces.get(tensor, (None, slice(0)))  # type: ignore[call-overload]
                 view.copy_(tensor)
-                if master is not None:
-                    master.copy_(tensor.flatten()[part])
+                if master is not None:  # rounded as the weights are, since DeepSpeed's masters are
+                    master.copy_(view.flatten()[part])
             return view
 
         for module in modules:
