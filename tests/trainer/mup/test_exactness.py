@@ -73,7 +73,7 @@ def cases() -> Iterator[Any]:
             yield pytest.param(model, optimizer, id=f"{name}, {optimizer}", marks=marks)
 
 
-@pytest.mark.parametrize(("model", "optimizer"), cases())
+@pytest.mark.parametrize(("model", "optimizer"), list(cases()))
 def test_equivalent_forms_give_the_same_losses_over_20_steps_in_float64(model: ModelConfig, optimizer: str) -> None:
     asked = config(model, optimizer)
     ours = reference(asked, "float64", NUM_STEPS, COMPLETEP)
