@@ -20,7 +20,7 @@ from foretrain.parallel.loss import IGNORE
 from foretrain.parallel.phases import PhaseClock
 from foretrain.parallel.pipeline import Pipeline
 from foretrain.parallel.transfer import to_device
-from foretrain.parallel.zero.build import build_zero
+from foretrain.parallel.zero.build import zero_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Engine:
         tied = tied if groups.embedding is not None else ()
         for parameter in tied:  # DeepSpeed's mark for what its gradient norm counts on another pipeline rank
             parameter.ds_pipe_replicated = 0 not in groups.layout.stages_of(groups.at.pp)  # type: ignore[attr-defined]
-        self.zero = build_zero(groups, stages, optimizer, moments, config, tied)
+        self.zero = zero_of(groups.layout, config)(groups, stages, optimizer, moments, config, tied)
         for group in self.zero.optimizer.param_groups:
             if "peak_lr" not in group:
                 raise ValueError(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from foretrain.configs.schema import Config
 from foretrain.parallel.groups import Groups
 
 
@@ -20,15 +21,31 @@ class Zero(ABC):
     A step is `start_step`, the backward passes of all micro-batches, `reduce_gradients` and `update`.
     """
 
-    module: nn.Module
-    optimizer: torch.optim.Optimizer
-    moments: Sequence[str]
     divisor: float
 
-    def __init__(self, groups: Groups, moments: Sequence[str], tied: Sequence[nn.Parameter]) -> None:
-        self.groups, self.moments = groups, tuple(moments)
-        self.tied = tuple(tied)
-        """Parameters that another pipeline rank holds too; their gradients are summed over `groups.embedding`."""
+    def __init__(
+        self,
+        groups: Groups,
+        stages: Sequence[nn.Module],
+        optimizer: torch.optim.Optimizer,
+        moments: Sequence[str],
+        config: Config,
+        tied: Sequence[nn.Parameter] = (),
+    ) -> None:
+        """`tied` are the parameters that another pipeline rank holds too."""
+        self.groups, self.optimizer, self.moments = groups, optimizer, tuple(moments)
+        self.module: nn.Module = nn.ModuleList(stages) if groups.layout.pp > 1 else stages[0]
+        self.tied = tuple(parameter for parameter in tied if parameter.requires_grad)
+        """Their gradients are summed over `groups.embedding`."""
+        self.build(stages, config)
+        self.init_moments()
+
+    @abstractmethod
+    def build(self, stages: Sequence[nn.Module], config: Config) -> None:
+        """Move the stages to the device, and set `divisor` and what else the engine has; called once, when it is made.
+
+        Afterwards the optimizer has the tensors that it updates.
+        """
 
     @abstractmethod
     def start_step(self) -> None:

@@ -12,7 +12,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from foretrain.configs.schema import Config
-from foretrain.parallel.groups import Groups
 from foretrain.parallel.zero import grad_norm
 from foretrain.parallel.zero.base import Zero, free
 from foretrain.parallel.zero.buckets import plan_buckets
@@ -28,18 +27,8 @@ BUCKET_ELEMENTS_PER_REPLICA = 1_000_000
 class BucketedZero(Zero):
     """The project's own engine of ZeRO 0 and 1, with and without tensor and pipeline parallelism."""
 
-    def __init__(
-        self,
-        groups: Groups,
-        stages: Sequence[nn.Module],
-        optimizer: torch.optim.Optimizer,
-        moments: Sequence[str],
-        config: Config,
-        tied: Sequence[nn.Parameter] = (),
-    ) -> None:
-        super().__init__(groups, moments, [parameter for parameter in tied if parameter.requires_grad])
-        self.optimizer, self.divisor = optimizer, 1.0
-        self.module = nn.ModuleList(stages) if groups.layout.pp > 1 else stages[0]
+    def build(self, stages: Sequence[nn.Module], config: Config) -> None:
+        groups, self.divisor = self.groups, 1.0
         self._clip_norm = config.optimizer.clip_norm
         uses = Counter(each for stage in stages for each in stage.parameters() if each.requires_grad)
         # The backward pass meets parameters roughly in the reverse of their order.
@@ -68,7 +57,6 @@ class BucketedZero(Zero):
             num_held_back=len(self.tied),
         )
         self._hand_out(parameters)
-        self.init_moments()
 
     def _hand_out(self, parameters: Sequence[nn.Parameter]) -> None:
         """Give the optimizer what this rank owns of each parameter, and find the gradient of each."""

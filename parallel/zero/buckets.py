@@ -28,7 +28,6 @@ class Piece:
 
     index: int
     """The parameter's number in the list from which the buckets are planned."""
-    in_bucket: slice
     in_shard: slice
     in_parameter: slice
 
@@ -57,7 +56,6 @@ class Bucket:
             if start < stop:
                 yield Piece(
                     slot.index,
-                    slice(start, stop),
                     slice(start - shard.start, stop - shard.start),
                     slice(start - slot.start, stop - slot.start),
                 )

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from foretrain.configs.schema import Config
-from foretrain.parallel.groups import Groups, ModelParallelUnit
+from foretrain.parallel.groups import ModelParallelUnit
 from foretrain.parallel.zero import grad_norm
 from foretrain.parallel.zero.base import Zero, free
 
@@ -23,30 +23,21 @@ from foretrain.parallel.zero.base import Zero, free
 class DeepSpeedZero(Zero):
     """A DeepSpeed engine around the stages of this rank and torch's optimizer."""
 
-    def __init__(
-        self,
-        groups: Groups,
-        stages: Sequence[nn.Module],
-        optimizer: torch.optim.Optimizer,
-        moments: Sequence[str],
-        config: Config,
-        tied: Sequence[nn.Parameter] = (),
-    ) -> None:
+    def build(self, stages: Sequence[nn.Module], config: Config) -> None:
         import deepspeed
         from deepspeed.utils import logger
 
-        super().__init__(groups, moments, tied)
         logger.setLevel(logging.ERROR)
-        self.optimizer, self.divisor = optimizer, float(groups.replicas.size())
-        self._stage = groups.layout.zero_stage
-        self._in_pipeline = groups.layout.pp > 1
+        self.divisor = float(self.groups.replicas.size())
+        self._stage = self.groups.layout.zero_stage
+        self._in_pipeline = self.groups.layout.pp > 1
         self._clip_norm = config.optimizer.clip_norm
         self._bf16 = config.train.precision == "bf16"
         with redirect_stdout(StringIO()):  # its bf16 optimizer prints how much memory is used
             engine, _, _, _ = deepspeed.initialize(
-                model=nn.ModuleList(stages) if self._in_pipeline else stages[0],
-                optimizer=optimizer,
-                mpu=ModelParallelUnit(groups),
+                model=self.module,
+                optimizer=self.optimizer,
+                mpu=ModelParallelUnit(self.groups),
                 dist_init_required=False,
                 config=self._settings(config),
             )
@@ -54,7 +45,6 @@ class DeepSpeedZero(Zero):
         self.module = engine
         if self._in_pipeline:
             grad_norm.patch_grad_norm(engine.optimizer)
-        self.init_moments()
 
     def _settings(self, config: Config) -> dict[str, Any]:
         """DeepSpeed's own config."""

@@ -10,7 +10,6 @@ from torch import nn
 
 from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import Config, ModelConfig, TrainConfig
-from foretrain.parallel import engine as engine_module
 from foretrain.parallel.groups import init_groups
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.zero import bucketed
@@ -239,14 +238,13 @@ def test_weights_that_are_read_outside_of_a_forward_pass_have_arrived(ranks: Run
 def states_with_a_frozen_parameter(zero_stage: int, precision: Any) -> list[bool]:
     """Whether the state of a parameter that is not trained is its weight, before and after `set`."""
     train = TrainConfig(global_batch_size=2, micro_batch_size=1, precision=precision)
-    build, stage_of = engine_module.build_zero, []
+    build = bucketed.BucketedZero.build
 
-    def freeze(groups: Any, stages: Any, *rest: Any) -> Any:
+    def freeze(self: bucketed.BucketedZero, stages: Any, config: Config) -> None:
         stages[0].final_norm.weight.requires_grad_(False)
-        stage_of.append(stages[0])
-        return build(groups, stages, *rest)
+        build(self, stages, config)
 
-    engine_module.build_zero = freeze  # type: ignore[assignment]
+    bucketed.BucketedZero.build = freeze  # type: ignore[method-assign]
     engine = workers.make_engine(Layout(dp=2, zero_stage=zero_stage), workers.small_model(), train, OptimizerConfig())
     engine.set_lr(1.0)
     engine.train_step(

@@ -3,6 +3,7 @@
 Each is a probe that ranks run by its name, as `probe` of trainer/verification/probe.py, after it has broken something.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -57,12 +58,13 @@ def gradients_divided_by_microbatches(config: Config, layout: Layout, num_steps:
 
 def tied_gradients_not_summed(config: Config, layout: Layout, num_steps: int) -> Curve:
     """The embedding and the tied head, on two stages, each keep their own gradient."""
-    build = bucketed.BucketedZero.__init__
+    build = bucketed.BucketedZero.build
 
-    def forget_tied(self: bucketed.BucketedZero, *args: Any) -> None:
-        build(self, *args[:-1])
+    def forget_tied(self: bucketed.BucketedZero, stages: Sequence[torch.nn.Module], config: Config) -> None:
+        self.tied = ()
+        build(self, stages, config)
 
-    bucketed.BucketedZero.__init__ = forget_tied  # type: ignore[method-assign,assignment]
+    bucketed.BucketedZero.build = forget_tied  # type: ignore[method-assign]
     return probe(config, layout, num_steps)
 
 
