@@ -54,12 +54,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
                 raise _StoppedError
             yield text
 
-    training = start(lambda: tokenizer.train_from_iterator(until_stopped(), trainer))
-    try:
+    training = None
+    try:  # from before its start, since Ctrl-C may come while the thread starts
+        training = start(lambda: tokenizer.train_from_iterator(until_stopped(), trainer))
         training.result()
     except BaseException:
         stopped = True
-        abandon(training)
+        if training is not None:
+            abandon(training)
         raise
     return tokenizer
 

@@ -5,12 +5,13 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
-from foretrain.data_pipeline.prepare import background
+from foretrain.data_pipeline.prepare import background, tokenizer
 from foretrain.data_pipeline.prepare.tokenizer import save_tokenizer, train_tokenizer
 from tests.data_pipeline.corpus.served import wait_for
 
@@ -35,14 +36,41 @@ def ctrl_c() -> Iterator[None]:
 def test_ctrl_c_ends_the_training_of_a_tokenizer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "MAX_WAIT_S", 0.0)
     before = set(threading.enumerate())
+    is_over = threading.Event()
 
     def endless_texts() -> Iterator[str]:
         yield "the first text"
         os.kill(os.getpid(), signal.SIGINT)
-        while True:  # so that the training can only end by the interruption
+        while not is_over.is_set():  # during the test, the training can only end by the interruption
             time.sleep(0.001)
             yield "one more text"
 
-    with pytest.raises(KeyboardInterrupt):
-        train_tokenizer(endless_texts(), 300)
-    wait_for(lambda: set(threading.enumerate()) == before)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_tokenizer(endless_texts(), 300)
+        wait_for(lambda: set(threading.enumerate()) == before)
+    finally:
+        is_over.set()
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_while_the_training_starts_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(threading.enumerate())
+    is_over = threading.Event()
+
+    def endless_texts() -> Iterator[str]:
+        while not is_over.is_set():
+            time.sleep(0.001)
+            yield "one more text"
+
+    def start_and_interrupt(function: Callable[[], None]) -> Future[None]:
+        background.start(function)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokenizer, "start", start_and_interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_tokenizer(endless_texts(), 300)
+        wait_for(lambda: set(threading.enumerate()) == before)
+    finally:
+        is_over.set()
