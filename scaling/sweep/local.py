@@ -22,7 +22,7 @@ from foretrain.trainer.run.folder import LOGS
 RANK = "foretrain.scaling.sweep.trial:rank"
 PRELOAD = (
     *forkserver.PRELOAD,
-    *("torch.distributed.checkpoint", "torch.distributed.pipelining", "torch.utils.tensorboard", "matplotlib.figure"),
+    *("torch.utils.tensorboard", "matplotlib.figure"),
 )
 """Further modules that take a rank long to import, and that do not touch a GPU."""
 
