@@ -28,6 +28,8 @@ class Place:
     rank: int = 0
     world_size: int | None = None
     """None: this process starts all ranks."""
+    local_rank: int = 0
+    """Its number among the ranks on this machine."""
 
     @property
     def is_launcher(self) -> bool:
@@ -49,7 +51,7 @@ def place_from_environment() -> Place:
             f"RANK is set in the environment, but not {', '.join(missing)}: set them as torchrun does to be one rank, "
             "or unset RANK to start all ranks here"
         )
-    return Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    return Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
 
 
 @contextmanager
@@ -57,7 +59,14 @@ def prepared_run(config: Config, place: Place, *, allow_data_change: bool) -> It
     """Yield the run after all checks, and hold the lock of its folder. Raises ValueError with what to change."""
     if not place.is_launcher:
         catch_signals()  # now, since importing torch takes seconds
-    run = prepare_run(config, place.world_size, allow_data_change=allow_data_change, progress=place.rank == 0)
+    run = prepare_run(
+        config,
+        place.world_size,
+        allow_data_change=allow_data_change,
+        progress=place.rank == 0,
+        # Every file, on every rank, would be millions of requests to the file system at each start of a large run.
+        check_corpus=place.local_rank == 0,
+    )
     if place.is_launcher:
         check_fits(run.layout.world_size)
     if place.rank > 0:

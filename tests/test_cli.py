@@ -15,6 +15,7 @@ import pytest
 from typer.main import get_command
 
 from foretrain.configs import load as configs
+from foretrain.data_pipeline.errors import CorpusError
 from foretrain.launcher import train
 from foretrain.trainer.run import stopping
 from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED, EXIT_RESUME
@@ -110,6 +111,25 @@ def test_the_exit_status_of_a_bad_config_stops_a_launcher_from_restarting_it(
 ) -> None:
     ended = called("train", "tiny.yaml", "model.num_heads=3", cwd=folder, **as_a_rank)
     assert_refused(ended, "num_heads", status=EXIT_CONFIG)
+
+
+@pytest.mark.usefixtures("as_a_rank")
+def test_only_the_first_rank_of_a_machine_looks_at_every_file_of_the_corpus(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    shutil.copytree(corpus, tmp_path / "corpus")
+    for shard in (tmp_path / "corpus").glob("train-*.tar"):
+        shard.unlink()
+    monkeypatch.chdir(tmp_path)
+    settings = configs.load("tiny.yaml", ["parallel.dp=2"])
+    with train.prepared_run(settings, train.Place(1, 2, local_rank=1), allow_data_change=False) as run:
+        assert run.data.any_stream.num_tokens
+    with (
+        pytest.raises(CorpusError, match=r"train-.*tar is missing"),
+        train.prepared_run(settings, train.Place(1, 2, local_rank=0), allow_data_change=False),
+    ):
+        pytest.fail("nothing was missing")
 
 
 @pytest.mark.parametrize("place", [train.Place(), train.Place(rank=0, world_size=2)])

@@ -231,12 +231,13 @@ class TokenStream:
 
 
 def open_corpus(
-    path: str | Path, split: str, cache: CacheConfig | None = None, *, progress: bool = False
+    path: str | Path, split: str, cache: CacheConfig | None = None, *, progress: bool = False, check: bool = True
 ) -> TokenStream:
     """Return the stream of a split ("train" or "val") of a corpus; `path` is its folder or URL.
 
-    In a folder, the size and structure of every shard are checked, but not its tokens (see `verify`). Of a remote
-    corpus, only the manifest and the index are fetched. Raises CorpusError with the file, and the byte if there is one.
+    In a folder, the size and structure of every shard are checked if `check`, but not its tokens (see `verify`). Of a
+    remote corpus, only the manifest and the index are fetched. Raises CorpusError with the file, and the byte if there
+    is one.
     """
     store = open_store(path, cache)
     manifest = read_manifest(store)
@@ -245,7 +246,7 @@ def open_corpus(
     info = manifest.splits[split]
     if not info.shards:
         raise CorpusError(f"the {split} split of {store.url} is empty: prepare a corpus of at least two documents")
-    if store.is_local:
+    if store.is_local and check:
         index = open_checked(Path(store.url), split, info, manifest.dtype, progress=progress)
     else:
         index = Index.open(store.path(index_name(split)), info)

@@ -9,14 +9,16 @@ Shape letters: B samples of one rank's batch, L positions of a sample.
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from foretrain.configs.data import CacheConfig, DataConfig, SourceConfig
+from foretrain.configs.data import DataConfig, SourceConfig
 from foretrain.configs.schema import Config
 from foretrain.data_pipeline.corpus.shards import TokenStream, open_corpus
 from foretrain.data_pipeline.errors import CorpusError
@@ -25,6 +27,9 @@ from foretrain.data_pipeline.stream.mixture import Mixture, SourceShare, Stage
 from foretrain.data_pipeline.stream.order import Order
 from foretrain.data_pipeline.stream.packing import open_samples
 from foretrain.data_pipeline.stream.samples import SampleStream, Source
+
+OpenSplit = Callable[[str, str], TokenStream]
+"""Opens a split of the corpus at a path or URL."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +126,20 @@ class Data:
 
 
 def open_data(
-    source: Config | DataConfig | str | Path, seq_len: int | None = None, *, progress: bool = False, **settings: Any
+    source: Config | DataConfig | str | Path,
+    seq_len: int | None = None,
+    *,
+    progress: bool = False,
+    check: bool = True,
+    **settings: Any,
 ) -> Data:
     """Open the training samples and the held-out samples of a run.
 
     `source` is a `Config`, its `data` section, or the path of a corpus: a folder that `foretrain prepare` wrote, or its
     URL. `seq_len` is the number of tokens of a sample; it may be left out if `source` is a `Config`. `settings` are
     fields of the `data` section that win over `source`: `open_data("data/mine", 1024, packing="best_fit", seed=1)`.
-    `progress` shows on stderr how far long work is.
+    `progress` shows on stderr how far long work is. Without `check`, the files of a corpus in a folder are not checked
+    before they are read: of many processes on a machine, one needs to.
 
     Raises ValueError if a setting is wrong, and its subclass CorpusError if a source cannot be opened or mixed with the
     others, or holds no sample.
@@ -141,10 +152,10 @@ def open_data(
         raise ValueError("open_data needs seq_len, the number of tokens of a sample: pass it, or pass a Config")
     config = _with_settings(config, settings)
     named = named_sources(config)
-    streams = {name: _open(name, source.path, "train", config.cache, progress) for name, source in named.items()}
+    open_split = partial(open_corpus, cache=config.cache, progress=progress, check=check)
+    streams = {name: _open(name, source.path, "train", open_split) for name, source in named.items()}
     held_out = [
-        HeldOut(name, _open_held_out(name, source.path, config.cache, progress), source.weight)
-        for name, source in named.items()
+        HeldOut(name, _open_held_out(name, source.path, open_split), source.weight) for name, source in named.items()
     ]
     _check_one_tokenizer(streams)
     sources = [_source(name, stream, config, seq_len, progress) for name, stream in streams.items()]
@@ -186,15 +197,15 @@ def _with_settings(config: DataConfig, settings: dict[str, Any]) -> DataConfig:
     return changed
 
 
-def _open(name: str, path: str, split: str, cache: CacheConfig, progress: bool) -> TokenStream:
+def _open(name: str, path: str, split: str, open_split: OpenSplit) -> TokenStream:
     try:
-        return open_corpus(path, split, cache, progress=progress)
+        return open_split(path, split)
     except CorpusError as error:
         raise CorpusError(f"data.sources.{name}: {error}" if name else str(error)) from error
 
 
-def _open_held_out(name: str, path: str, cache: CacheConfig, progress: bool) -> TokenStream:
-    stream = _open(name, path, "val", cache, progress)
+def _open_held_out(name: str, path: str, open_split: OpenSplit) -> TokenStream:
+    stream = _open(name, path, "val", open_split)
     if stream.num_tokens < 2:
         raise CorpusError(
             f"the val split of {path} has {stream.num_tokens} token, and the first is never predicted: prepare it with "

@@ -89,20 +89,26 @@ class Resume:
 
 
 def prepare_run(
-    config: Config, world_size: int | None = None, *, allow_data_change: bool = False, progress: bool = False
+    config: Config,
+    world_size: int | None = None,
+    *,
+    allow_data_change: bool = False,
+    progress: bool = False,
+    check_corpus: bool = True,
 ) -> Run:
     """Resolve what the data and the number of ranks decide, and check everything.
 
     `world_size`: number of ranks; None: as many as the layout names. `allow_data_change`: resume although the data or
-    their mixture have changed. `progress`: show the progress of long checks. Raises ValueError, which says what to
-    change, if the run cannot work.
+    their mixture have changed. `progress`: show the progress of long checks. `check_corpus`: look at every file of the
+    corpus; of many ranks on a machine, one needs to. Raises ValueError, which says what to change, if the run cannot
+    work.
     """
     import_plugins(config.plugins)
     for name in config.train.callbacks:
         CALLBACKS.get(name)
     for name in config.train.sinks:
         SINKS.get(name)
-    data = open_data(config.data, config.model.seq_len, progress=progress)
+    data = open_data(config.data, config.model.seq_len, progress=progress, check=check_corpus)
     config = _with_vocabulary(config, data.any_stream)
     layout = Layout.from_config(config.parallel, world_size)
     layouts.check(layout, config.model, config.train)
