@@ -75,6 +75,7 @@ def test_a_complete_run_says_so_and_shows_its_end_again_in_whatever_encoding(com
     assert curve(folder / "runs/complete") == before
 
 
+@pytest.mark.long
 def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes_the_same_curve(
     complete_run: Ended, folder: Path
 ) -> None:

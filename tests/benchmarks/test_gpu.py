@@ -224,6 +224,7 @@ def test_the_exit_status_is_1_if_a_check_failed_and_3_if_one_was_not_run(statuse
     assert exit_status([Outcome("a check", each) for each in statuses]) == status
 
 
+@pytest.mark.long
 def test_a_killed_command_leaves_no_process(tmp_path: Path) -> None:
     script = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(999)'],"
     script += " start_new_session=True); time.sleep(999)"

@@ -209,6 +209,7 @@ def test_a_run_of_this_machine_is_found_and_stopped_by_its_folder(folder: Path) 
     assert [path.name for path in local.logs(run_dir)] == ["rank-001.log"]
 
 
+@pytest.mark.long
 def test_a_launch_here_trains_and_its_script_resumes(folder: Path) -> None:
     ten_steps = f"train.num_tokens={10 * 8 * 32}"
     first = foretrain("launch", "tiny.yaml", "run_dir=runs/here", ten_steps, "train.stop_after=3", cwd=folder)

@@ -25,7 +25,7 @@ def with_plugin(plain: Config) -> Config:
     return replace(plain, plugins=["tests.plugins.callbacks"], train=train)
 
 
-@pytest.mark.parametrize("layout", ["tp=2 pp=2", pytest.param("one process", marks=pytest.mark.long)])
+@pytest.mark.parametrize("layout", ["one process", pytest.param("tp=2 pp=2", marks=pytest.mark.long)])
 def test_a_callback_and_a_sink_from_outside_act_at_every_hook_on_every_rank_and_resume(
     layout: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:

@@ -41,15 +41,17 @@ def test_curl_as_a_command_reads_a_server(server: FaultyServer, folder: Path, tm
 @pytest.mark.parametrize(
     ("fails", "what"),
     [
-        ("exit 3", "ended with status 3"),
+        pytest.param("exit 3", "ended with status 3", marks=pytest.mark.long),
         pytest.param("head -c 1000 {}; exit 4", "ended with status 4", marks=pytest.mark.long),
         pytest.param("head -c 1000 {}", "ended after 1000 of 100000 bytes", marks=pytest.mark.long),
         ("tail -c +2 {}", "ended after 99999 of 100000 bytes"),
         pytest.param("cat {} {}", r"ended after \d+ of 100000 bytes", marks=pytest.mark.long),
-        ("tr a b < {}", r"has other bytes than were written \(SHA-256\)"),
+        pytest.param("tr a b < {}", r"has other bytes than were written \(SHA-256\)", marks=pytest.mark.long),
         pytest.param("sleep 60", r"sent nothing for 1 s", marks=pytest.mark.long),
         ("head -c 1000 {}; sleep 60", r"sent nothing for 1 s"),
-        ("head -c 1000 {}; exec >&-; sleep 60", r"did not end within 1 s of its output"),
+        pytest.param(
+            "head -c 1000 {}; exec >&-; sleep 60", r"did not end within 1 s of its output", marks=pytest.mark.long
+        ),
     ],
 )
 def test_a_command_that_fails_or_hangs_is_retried_and_then_reported(

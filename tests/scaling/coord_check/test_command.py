@@ -38,6 +38,7 @@ def test_a_sound_config_exits_with_0_and_leaves_a_record_and_a_picture(tmp_path:
     assert sorted(path.name for path in out.iterdir()) == ["coord_check.json", "coord_check.png"]
 
 
+@pytest.mark.long
 def test_the_standard_parametrization_exits_with_1_and_says_what_is_wrong(tmp_path: Path) -> None:
     result = invoke("runs/dry_run", *SMALL, "--seeds", "1", "--steps", "1", "--out", str(tmp_path))
     assert result.exit_code == 1, result.output

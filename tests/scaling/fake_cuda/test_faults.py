@@ -7,6 +7,8 @@ from tests.scaling.fake_cuda.cases import tiny
 from tests.scaling.fake_cuda.conftest import RankError, RecordOf
 from tests.scaling.fake_cuda.faults import FAULTS, NUM_KEPT, NUM_REDUCED
 
+pytestmark = pytest.mark.long
+
 NUM_MICROBATCHES = 3
 BATCH = f"train.global_batch_size={NUM_MICROBATCHES}"
 SOUND = tiny(BATCH)

@@ -82,6 +82,7 @@ def test_what_cannot_run_is_refused_with_what_to_change(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_the_program_writes_a_record(tmp_path: Path) -> None:
     require_known_torch()
     case, file = tiny(), tmp_path / "rank.json"
