@@ -19,6 +19,7 @@ from foretrain.parallel.groups import Groups
 from foretrain.parallel.loss import IGNORE
 from foretrain.parallel.phases import PhaseClock
 from foretrain.parallel.pipeline import Pipeline
+from foretrain.parallel.placement import Fill
 from foretrain.parallel.transfer import to_device
 from foretrain.parallel.zero.build import zero_of
 
@@ -45,7 +46,8 @@ class Engine:
     losses of their own, sums over the rank's tokens, times that scale. `token_losses(logits, targets)` gives the loss
     of each position (0 where the target is IGNORE).
 
-    `optimizer` holds the stages' parameters, and keeps the fp32 tensors named `moments` for each of them. `tied` are
+    The stages' parameters need no memory: the engine places what this rank keeps of them, and `fill` gives the initial
+    values. `optimizer` holds the parameters, and keeps the fp32 tensors named `moments` for each of them. `tied` are
     the parameters that another stage holds too, and whose gradients are summed.
     """
 
@@ -57,6 +59,7 @@ class Engine:
         optimizer: torch.optim.Optimizer,
         moments: Sequence[str],
         config: Config,
+        fill: Fill,
         tied: Sequence[nn.Parameter] = (),
     ) -> None:
         self.groups, self._stages = groups, stages
@@ -65,7 +68,7 @@ class Engine:
         tied = tied if groups.embedding is not None else ()
         for parameter in tied:  # DeepSpeed's mark for what its gradient norm counts on another pipeline rank
             parameter.ds_pipe_replicated = 0 not in groups.layout.stages_of(groups.at.pp)  # type: ignore[attr-defined]
-        self.zero = zero_of(groups.layout, config)(groups, stages, optimizer, moments, config, tied)
+        self.zero = zero_of(groups.layout, config)(groups, stages, optimizer, moments, config, fill, tied)
         for group in self.zero.optimizer.param_groups:
             if "peak_lr" not in group:
                 raise ValueError(

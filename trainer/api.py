@@ -5,9 +5,8 @@ from contextlib import contextmanager
 
 from foretrain.configs.schema import Config
 from foretrain.parallel.groups import Groups, destroy_groups, init_groups
-from foretrain.parallel.layout import Layout
-from foretrain.parallel.tensor import TensorParallel
-from foretrain.trainer.model.gpt import Stage, build_stages
+from foretrain.trainer.model import gpt
+from foretrain.trainer.model.gpt import Stage
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.run.setup import Run
 
@@ -18,8 +17,7 @@ def build_model(config: Config) -> Stage:
     It maps tokens (B, L) to logits (L, B, V). Raises ValueError if `model.vocab_size` is not set, or if the
     parametrization does not fit the model.
     """
-    (stage,) = build_stages(blueprint(config), Layout(), pp_rank=0, tp=TensorParallel(), seed=config.train.seed)
-    return stage
+    return gpt.build_model(blueprint(config), config.train.seed)
 
 
 @contextmanager

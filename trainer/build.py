@@ -7,6 +7,7 @@ from foretrain.parallel.engine import Engine
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.gpt import Recompute, build_stages
+from foretrain.trainer.model.init import InitialWeights
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.optimizers.entry import entry_of
@@ -17,8 +18,7 @@ from foretrain.trainer.state import ModelState
 def build_engine(config: Config, groups: Groups, *, is_loaded: bool = False) -> tuple[Engine, ModelState]:
     """The engine of this rank of `groups`, and this rank's part of the state that the engine trains.
 
-    If `is_loaded`, a checkpoint is going to overwrite all weights: they are 0 then, since to draw initial weights takes
-    minutes for a large model.
+    If `is_loaded`, a checkpoint is going to overwrite all weights: they are 0 then, and none is drawn.
 
     It reads as a recipe: each step uses what the steps before it have made.
     """
@@ -28,15 +28,18 @@ def build_engine(config: Config, groups: Groups, *, is_loaded: bool = False) -> 
     tp = TensorParallel.of(groups)
     # Recomputation: what blocks do not keep for the backward pass.
     recompute = Recompute(config.train.recompute, config.train.recompute_layers)
-    # Stages: this rank's blocks, made of sharded layers, with initial weights that no layout changes.
-    seed = None if is_loaded else config.train.seed
-    stages = build_stages(plan, groups.layout, groups.at.pp, tp, seed, recompute)
-    # Optimizer: a group for each set of factors.
+    # Stages: this rank's blocks, made of sharded layers. Their parameters have no memory yet.
+    stages = build_stages(plan, groups.layout, groups.at.pp, tp, recompute)
     shards = [shard for stage in stages for shard in stage.shards()]
+    # Initial weights: a function of the index in the complete parameter, so that no layout changes them.
+    initial = InitialWeights(shards, None if is_loaded else config.train.seed)
+    # Optimizer: a group for each set of factors.
     optimizer = build_optimizer(shards, config.optimizer)
     # Objective: the loss of each position, over a vocabulary that is sharded.
     token_losses = partial(objective_of(config)(config).token_losses, tp=tp)
-    # Pipeline schedule and ZeRO: the engine joins them. It sums the gradients of tied embeddings at a pipeline's ends.
+    # Pipeline schedule and ZeRO: the engine joins them, and ZeRO decides what of each weight is placed and filled here.
+    # The gradients of tied embeddings at a pipeline's ends are summed.
     tied = [shard.tensor for shard in shards if config.model.tie_embeddings and shard.param.is_token_embedding]
-    engine = Engine(groups, stages, token_losses, optimizer, entry_of(config.optimizer).states, config, tied)
+    moments = entry_of(config.optimizer).states
+    engine = Engine(groups, stages, token_losses, optimizer, moments, config, initial.fill, tied)
     return engine, ModelState(groups, engine.zero, shards)

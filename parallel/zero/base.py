@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from foretrain.configs.schema import Config
 from foretrain.parallel.groups import Groups
+from foretrain.parallel.placement import Fill
 
 
 class Zero(ABC):
@@ -30,21 +31,22 @@ class Zero(ABC):
         optimizer: torch.optim.Optimizer,
         moments: Sequence[str],
         config: Config,
+        fill: Fill,
         tied: Sequence[nn.Parameter] = (),
     ) -> None:
-        """`tied` are the parameters that another pipeline rank holds too."""
+        """`fill` gives initial values. `tied` are the parameters that another pipeline rank holds too."""
         self.groups, self.optimizer, self.moments = groups, optimizer, tuple(moments)
         self.module: nn.Module = nn.ModuleList(stages) if groups.layout.pp > 1 else stages[0]
         self.tied = tuple(parameter for parameter in tied if parameter.requires_grad)
         """Their gradients are summed over `groups.embedding`."""
-        self.build(stages, config)
+        self.build(stages, config, fill)
         self.init_moments()
 
     @abstractmethod
-    def build(self, stages: Sequence[nn.Module], config: Config) -> None:
-        """Move the stages to the device, and set `divisor` and what else the engine has; called once, when it is made.
+    def build(self, stages: Sequence[nn.Module], config: Config, fill: Fill) -> None:
+        """Place the stages' parameters on the device and fill them, and set `divisor` and what else the engine has.
 
-        Afterwards the optimizer has the tensors that it updates.
+        Called once, when the engine is made. Afterwards the optimizer has the tensors that it updates.
         """
 
     @abstractmethod

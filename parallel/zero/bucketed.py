@@ -12,11 +12,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from foretrain.configs.schema import Config
+from foretrain.parallel.placement import Fill, allocate
 from foretrain.parallel.zero import grad_norm
 from foretrain.parallel.zero.base import Zero, free
 from foretrain.parallel.zero.buckets import plan_buckets
 from foretrain.parallel.zero.gradients import Gradients
-from foretrain.parallel.zero.weights import Weights, moved
+from foretrain.parallel.zero.weights import Weights
 
 BUCKET_ELEMENTS = 40_000_000
 """A bucket is full with this many elements: enough for NCCL to reach its bandwidth, few enough to overlap."""
@@ -27,7 +28,7 @@ BUCKET_ELEMENTS_PER_REPLICA = 1_000_000
 class BucketedZero(Zero):
     """The project's own engine of ZeRO 0 and 1, with and without tensor and pipeline parallelism."""
 
-    def build(self, stages: Sequence[nn.Module], config: Config) -> None:
+    def build(self, stages: Sequence[nn.Module], config: Config, fill: Fill) -> None:
         groups, self.divisor = self.groups, 1.0
         self._clip_norm = config.optimizer.clip_norm
         uses = Counter(each for stage in stages for each in stage.parameters() if each.requires_grad)
@@ -43,10 +44,10 @@ class BucketedZero(Zero):
         self._weights: Weights | None = None
         if groups.layout.zero_stage == 1:
             dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-            self._weights = Weights(groups, stages, parameters, self._buckets, dtype)
+            self._weights = Weights(groups, stages, parameters, self._buckets, dtype, fill)
         else:
-            like = torch.empty(0, device=groups.device)
-            self.module._apply(lambda tensor: moved(tensor, like))
+            allocate(self.module.parameters(), fill, groups.device, torch.float32)
+            self.module.to(groups.device)  # its buffers
         num_microbatches = groups.layout.num_microbatches(config.train)
         self._gradients = Gradients(
             groups,

@@ -1,19 +1,21 @@
 """Weights in buckets: each replica updates its own shard, and they are gathered while the next forward pass begins."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from foretrain.parallel.groups import Groups
+from foretrain.parallel.placement import Fill, allocate
 from foretrain.parallel.zero.buckets import Bucket
 
 
 class Weights:
     """The weights of modules as views of one flat tensor for each bucket, and the fp32 masters of this rank's shards.
 
-    `parameters` are in the order of the buckets' numbers, and are moved to the device and to `dtype`.
+    `parameters` are in the order of the buckets' numbers, and are placed on the device in `dtype`. Each replica fills
+    what it owns of them, and receives the rest.
     """
 
     def __init__(
@@ -23,6 +25,7 @@ class Weights:
         parameters: Sequence[nn.Parameter],
         buckets: Sequence[Bucket],
         dtype: torch.dtype,
+        fill: Fill,
     ) -> None:
         self._group, self._buckets = groups.replicas, buckets
         replica = self._group.rank()
@@ -33,39 +36,31 @@ class Weights:
         ]
         self.pieces: dict[nn.Parameter, tuple[Tensor, slice]] = {}
         """The master of what this rank owns of a parameter, one-dimensional, and which of its elements they are."""
-        views: dict[Tensor, Tensor] = {}
         self._bucket_of: dict[nn.Parameter, int] = {}
         for number, bucket in enumerate(buckets):
             for slot in bucket.slots:
                 parameter = parameters[slot.index]
-                views[parameter] = self._flat[number][slot.place].view(parameter.shape)
+                parameter.data = self._flat[number][slot.place].view(parameter.shape)
                 self._bucket_of[parameter] = number
             for piece in bucket.pieces(replica):
                 self.pieces[parameters[piece.index]] = self._masters[number][piece.in_shard], piece.in_parameter
-        self._place(modules, views)
         self._works: dict[int, dist.Work] = {}
+        self._fill(fill)
         for module in modules:
+            allocate([each for each in module.parameters() if each not in self._bucket_of], fill, groups.device, dtype)
+            module.to(groups.device, dtype)  # its buffers
             self._await_in_forward(module)
 
     @torch.no_grad()
-    def _place(self, modules: Sequence[nn.Module], views: Mapping[Tensor, Tensor]) -> None:
-        """Copy parameters into the flat tensors and the masters, and let the modules use the views."""
-        placed: set[Tensor] = set()  # modules may share a parameter
-
-        def place(tensor: Tensor) -> Tensor:
-            view = views.get(tensor)
-            if view is None:
-                return moved(tensor, self._flat[0])
-            if tensor not in placed:
-                placed.add(tensor)
-                master, part = self.pieces.get(tensor, (None, slice(0)))  # type: ignore[call-overload]
-                view.copy_(tensor)
-                if master is not None:  # rounded as the weights are, since DeepSpeed's masters are
-                    master.copy_(view.flatten()[part])
-            return view
-
-        for module in modules:
-            module._apply(place)
+    def _fill(self, fill: Fill) -> None:
+        """Fill what this replica owns, and receive the rest."""
+        for parameter, (master, part) in self.pieces.items():
+            fill(parameter, master, part.start)
+        for own, master in zip(self._own, self._masters, strict=True):
+            if own is not master:  # rounded as the weights are, since DeepSpeed's masters are
+                master.copy_(own.copy_(master))
+        self.gather()
+        self.await_buckets()
 
     @torch.no_grad()
     def gather(self) -> None:
@@ -109,8 +104,3 @@ class Weights:
             self.await_buckets(numbers)
 
         module.register_forward_pre_hook(wait)
-
-
-def moved(tensor: Tensor, like: Tensor) -> Tensor:
-    """A tensor on the device of `like`, and if it holds floating-point numbers in its type."""
-    return tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from foretrain.configs.schema import Config
 from foretrain.parallel.groups import ModelParallelUnit
+from foretrain.parallel.placement import Fill, allocate
 from foretrain.parallel.zero import grad_norm
 from foretrain.parallel.zero.base import Zero, free
 
@@ -23,7 +24,7 @@ from foretrain.parallel.zero.base import Zero, free
 class DeepSpeedZero(Zero):
     """A DeepSpeed engine around the stages of this rank and torch's optimizer."""
 
-    def build(self, stages: Sequence[nn.Module], config: Config) -> None:
+    def build(self, stages: Sequence[nn.Module], config: Config, fill: Fill) -> None:
         import deepspeed
         from deepspeed.utils import logger
 
@@ -33,18 +34,47 @@ class DeepSpeedZero(Zero):
         self._in_pipeline = self.groups.layout.pp > 1
         self._clip_norm = config.optimizer.clip_norm
         self._bf16 = config.train.precision == "bf16"
+        settings, unit = self._settings(config), ModelParallelUnit(self.groups)
         with redirect_stdout(StringIO()):  # its bf16 optimizer prints how much memory is used
+            if self._stage == 3:
+                self._partition(fill, settings, unit)
+            else:
+                allocate(self.module.parameters(), fill, self.groups.device, self._dtype)
             engine, _, _, _ = deepspeed.initialize(
-                model=self.module,
-                optimizer=self.optimizer,
-                mpu=ModelParallelUnit(self.groups),
-                dist_init_required=False,
-                config=self._settings(config),
+                model=self.module, optimizer=self.optimizer, mpu=unit, dist_init_required=False, config=settings
             )
         self._engine: Any = engine
         self.module = engine
         if self._in_pipeline:
             grad_norm.patch_grad_norm(engine.optimizer)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self._bf16 else torch.float32
+
+    def _partition(self, fill: Fill, settings: dict[str, Any], unit: ModelParallelUnit) -> None:
+        """Partition the parameters over the replicas, one at a time; each replica fills its own partition."""
+        from deepspeed.runtime.zero.partition_parameters import Init
+
+        class Partition(Init):  # type: ignore[misc]
+            def _convert_to_zero_parameters(self, parameters: Iterable[Any]) -> None:
+                """DeepSpeed's own broadcasts all values of the first replica, and keeps a part of them."""
+                for parameter in parameters:
+                    num_elements = parameter.numel()
+                    parameter.data = torch.empty(parameter.shape, dtype=self.dtype, device=self.local_device)
+                    self._convert_to_deepspeed_param(parameter)
+                    parameter.partition()
+                    own = parameter.ds_tensor.zero_()
+                    start = len(own) * parameter.ds_zero_partition_rank
+                    fill(parameter, own[: max(0, num_elements - start)], start)
+
+        Partition(
+            module=self.module,
+            data_parallel_group=self.groups.replicas,
+            config_dict_or_path=settings,
+            dtype=self._dtype,
+            mpu=unit,
+        )
 
     def _settings(self, config: Config) -> dict[str, Any]:
         """DeepSpeed's own config."""

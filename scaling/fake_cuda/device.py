@@ -165,6 +165,15 @@ def _ask_to_wait(operation: str) -> None:
         on_sync(operation)
 
 
+_DATA: Any = torch.Tensor.data
+
+
+def _set_data(fake: Any, value: Any) -> None:
+    """Give a fake tensor other data; torch would leave it on the device of its first data."""
+    _DATA.__set__(fake, value)
+    fake.fake_device = value.device
+
+
 def _pretend() -> None:
     """Answer what libraries ask of torch.cuda. There is one device: for torch's guard, number 0 is always in use."""
     from torch._subclasses import fake_tensor
@@ -172,6 +181,7 @@ def _pretend() -> None:
     fakes: Any = fake_tensor
     fakes.FakeTensorMode.avoid_device_init = property(lambda self: True)
     fakes.init_gpu_context = lambda device: None
+    fakes.FakeTensor.data = property(lambda fake: _DATA.__get__(fake), _set_data)
     properties = _Properties()
     answers: dict[str, Any] = {
         "is_available": True,

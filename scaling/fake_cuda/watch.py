@@ -63,6 +63,8 @@ class Watch(TorchDispatchMode):
         out = func(*_as_if_true(func, args), **kwargs)
         self._count(func, args, kwargs, out, pins)
         for tensor in tensors_in(out):
+            if not isinstance(tensor, FakeTensor) or tensor.device.type == "meta":
+                continue  # it wraps other tensors, or has shapes only, and so has no memory itself
             if pins:
                 self.storages.pin(tensor)
             else:

@@ -240,11 +240,11 @@ def states_with_a_frozen_parameter(zero_stage: int, precision: Any) -> list[bool
     train = TrainConfig(global_batch_size=2, micro_batch_size=1, precision=precision)
     build = bucketed.BucketedZero.build
 
-    def freeze(self: bucketed.BucketedZero, stages: Any, config: Config) -> None:
+    def freeze(self: bucketed.BucketedZero, stages: Any, *args: Any) -> None:
         stages[0].final_norm.weight.requires_grad_(False)
-        build(self, stages, config)
+        build(self, stages, *args)
 
-    bucketed.BucketedZero.build = freeze  # type: ignore[method-assign]
+    bucketed.BucketedZero.build = freeze  # type: ignore[assignment,method-assign]
     engine = workers.make_engine(Layout(dp=2, zero_stage=zero_stage), workers.small_model(), train, OptimizerConfig())
     engine.set_lr(1.0)
     engine.train_step(

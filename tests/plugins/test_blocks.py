@@ -14,12 +14,11 @@ from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.parametrization import BaseConfig, MupConfig
 from foretrain.configs.schema import Config, TrainConfig
 from foretrain.parallel.layout import Layout, LayoutError
-from foretrain.parallel.tensor import TensorParallel
 from foretrain.registry import import_plugins
 from foretrain.trainer.model import block
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.feed_forward import FEED_FORWARD
-from foretrain.trainer.model.gpt import build_stages
+from foretrain.trainer.model.gpt import build_model
 from foretrain.trainer.model.spec import Param, linear
 from foretrain.trainer.model.table import check_sharding, param_table
 from foretrain.trainer.mup.coordinates import measure
@@ -98,7 +97,7 @@ def test_the_gradient_of_a_layers_loss_is_added_to_that_of_what_follows() -> Non
 
 
 def test_a_model_whose_layer_has_a_loss_is_not_trained_without_a_scale_for_it() -> None:
-    (stage,) = build_stages(Blueprint.of(MODEL), Layout(), 0, TensorParallel(), seed=0)
+    stage = build_model(Blueprint.of(MODEL), seed=0)
     tokens = torch.zeros(1, MODEL.seq_len, dtype=torch.long)
     with pytest.raises(ValueError, match="call the model with loss_scale"):
         stage(tokens)

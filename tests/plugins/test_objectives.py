@@ -14,10 +14,9 @@ from foretrain.configs.optimization import ObjectiveConfig, OptimizerConfig
 from foretrain.configs.schema import Config, ParallelConfig, SampleConfig, TrainConfig
 from foretrain.data_pipeline.stream.batch import IGNORE
 from foretrain.parallel.layout import Layout
-from foretrain.parallel.tensor import TensorParallel
 from foretrain.registry import import_plugins
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
-from foretrain.trainer.model.gpt import build_stages
+from foretrain.trainer.model.gpt import build_model
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.objectives.base import Objective, objective_of
 from foretrain.trainer.run.rank import train_rank
@@ -74,7 +73,7 @@ def test_what_it_makes_of_a_sample_does_not_depend_on_the_rank() -> None:
 def test_its_attention_sees_later_positions() -> None:
     for kind, sees in (("masked", True), ("next_token", False)):
         plan = blueprint(config(objective=ObjectiveConfig(kind)))
-        (model,) = build_stages(plan, Layout(), 0, TensorParallel(), seed=0)
+        model = build_model(plan, seed=0)
         tokens_BL = torch.arange(16)[None]
         other_BL = tokens_BL.clone()
         other_BL[0, -1] = 0

@@ -3,7 +3,6 @@
 Each is a probe that ranks run by its name, as `probe` of trainer/verification/probe.py, after it has broken something.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from foretrain.parallel.layout import Layout
 from foretrain.parallel.loss import IGNORE
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.parallel.zero import bucketed, grad_norm
-from foretrain.trainer.model import gpt, init
+from foretrain.trainer.model import init
 from foretrain.trainer.model.spec import Param
 from foretrain.trainer.verification.curve import Curve
 from foretrain.trainer.verification.probe import probe
@@ -60,11 +59,11 @@ def tied_gradients_not_summed(config: Config, layout: Layout, num_steps: int) ->
     """The embedding and the tied head, on two stages, each keep their own gradient."""
     build = bucketed.BucketedZero.build
 
-    def forget_tied(self: bucketed.BucketedZero, stages: Sequence[torch.nn.Module], config: Config) -> None:
+    def forget_tied(self: bucketed.BucketedZero, *args: Any) -> None:
         self.tied = ()
-        build(self, stages, config)
+        build(self, *args)
 
-    bucketed.BucketedZero.build = forget_tied  # type: ignore[method-assign]
+    bucketed.BucketedZero.build = forget_tied  # type: ignore[assignment,method-assign]
     return probe(config, layout, num_steps)
 
 
@@ -83,22 +82,16 @@ def tied_norm_counted_twice(config: Config, layout: Layout, num_steps: int) -> C
 
 def virtual_stages_start_alike(config: Config, layout: Layout, num_steps: int) -> Curve:
     """Each stage draws its blocks as if they were the first."""
-    build = gpt.Stage.initialize
+    stages = [layout.layers_of(stage, config.model.num_layers) for stage in range(layout.num_stages)]
+    first_of = {number: layers[0] for layers in stages for number in layers}
 
-    def initialize(self: gpt.Stage, seed: int | None) -> None:
-        first = int(next(iter(self.blocks)))
+    def fill(out: torch.Tensor, param: Param, *args: object) -> None:
+        _, _, rest = param.name.partition(".")
+        number, _, name = rest.partition(".")
+        alike = f"blocks.{int(number) - first_of[int(number)]}.{name}" if name else param.name
+        real(out, replace(param, name=alike), *args)  # type: ignore[arg-type]
 
-        def fill(out: torch.Tensor, param: Param, *args: object) -> None:
-            _, _, rest = param.name.partition(".")
-            number, _, name = rest.partition(".")
-            alike = f"blocks.{int(number) - first}.{name}" if param.name.startswith("blocks.") else param.name
-            real(out, replace(param, name=alike), *args)  # type: ignore[arg-type]
-
-        real, init.fill = init.fill, fill  # type: ignore[assignment]
-        build(self, seed)
-        init.fill = real
-
-    gpt.Stage.initialize = initialize  # type: ignore[method-assign]
+    real, init.fill = init.fill, fill  # type: ignore[assignment]
     return probe(config, layout, num_steps)
 
 

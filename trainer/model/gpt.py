@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from foretrain.configs.model import Shape
 from foretrain.parallel.layers import Embedding, Head
 from foretrain.parallel.layout import Layout
+from foretrain.parallel.placement import allocate, without_memory
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.parallel.transfer import to_device
-from foretrain.trainer.model import init
 from foretrain.trainer.model.block import Block
 from foretrain.trainer.model.blueprint import Blueprint
+from foretrain.trainer.model.init import InitialWeights
 from foretrain.trainer.model.parts import Documents, Norm, checkpointed, scaled
 from foretrain.trainer.model.shard import Held, ParamShard, held_by
 from foretrain.trainer.model.table import layers_of
@@ -40,7 +41,10 @@ KEEP_ALL = Recompute()
 
 
 class Stage(nn.Module):
-    """Consecutive blocks, with the embedding on the first stage and the final norm and head on the last."""
+    """Consecutive blocks, with the embedding on the first stage and the final norm and head on the last.
+
+    Its parameters have no memory when it is made (`parallel/placement.py`).
+    """
 
     def __init__(
         self,
@@ -61,12 +65,15 @@ class Stage(nn.Module):
         self._num_padded_rows = -(-shape.vocab_size // tp.size) * tp.size
         self.embed: Embedding | None = None
         if is_first or (is_last and model.tie_embeddings):
-            self.embed = tied_to.embed if tied_to else Embedding(tp, self._num_padded_rows, shape.d_model)
+            self.embed = tied_to.embed if tied_to else self._vocabulary_matrix()
         self.position: nn.Parameter | None = None
         if is_first and model.position == "learned":
             self.position = nn.Parameter(torch.empty(shape.seq_len, shape.d_model))
         self.blocks = nn.ModuleDict(
-            {str(number): Block(blueprint, number, tp, recompute.of(number) == "selective") for number in layers}
+            {
+                str(number): without_memory(Block(blueprint, number, tp, recompute.of(number) == "selective"))
+                for number in layers
+            }
         )
         self._recomputed = {str(number) for number in layers if recompute.of(number) == "full"}
         self.takes_loss_scale = any(kind.has_loss for kind in layers_of(model).values())
@@ -77,9 +84,13 @@ class Stage(nn.Module):
         self.head: Head | None = None
         if is_last:
             # An embedding's matrix in any case, since its rows are sharded just as the head's are.
-            matrix = self.embed if model.tie_embeddings else Embedding(tp, self._num_padded_rows, shape.d_model)
+            matrix = self.embed if model.tie_embeddings else self._vocabulary_matrix()
             assert matrix is not None
             self.head = Head(tp, matrix.weight, self.num_valid_rows)
+        without_memory(self)
+
+    def _vocabulary_matrix(self) -> Embedding:
+        return without_memory(Embedding(self._tp, self._num_padded_rows, self._blueprint.model.d_model))
 
     def forward(self, x: Tensor, positions: Tensor | None = None, loss_scale: float | None = None) -> Tensor:
         """First stage: tokens (B, L) in; last stage: this rank's logits (L, B, V / tp) out; else (L, B, D).
@@ -139,31 +150,15 @@ class Stage(nn.Module):
         if self.head is not None and not self._blueprint.model.tie_embeddings:
             yield "head.weight", self.head.weight, slice(0, self.num_valid_rows)
 
-    @torch.no_grad()
-    def initialize(self, seed: int | None) -> None:
-        """Fill every parameter with values that depend on (seed, name, global index), or with 0 if `seed` is None.
-
-        Padding rows are zero.
-        """
-        for parameter in self.parameters():
-            parameter.zero_()
-        if seed is None:
-            return
-        for shard in self.shards():
-            every_row = slice(0, shard.param.shape[0])
-            rows, columns = (every_row, shard.span) if shard.tp_dim == 1 else (shard.span, None)
-            init.fill(shard.values.data, shard.param, seed, rows, columns)
-
 
 def build_stages(
     blueprint: Blueprint,
     layout: Layout,
     pp_rank: int,
     tp: TensorParallel,
-    seed: int | None,
     recompute: Recompute = KEEP_ALL,
 ) -> list[Stage]:
-    """This rank's stages with their initial weights, on the CPU in fp32; all weights are 0 if `seed` is None."""
+    """This rank's stages. Their parameters have no memory yet: an engine places and fills them."""
     model = blueprint.model
     stages: list[Stage] = []
     for index in layout.stages_of(pp_rank):
@@ -173,5 +168,12 @@ def build_stages(
         stages.append(
             Stage(blueprint, layers, tp, is_first=index == 0, is_last=is_last, tied_to=tied_to, recompute=recompute)
         )
-        stages[-1].initialize(seed)
     return stages
+
+
+def build_model(blueprint: Blueprint, seed: int, recompute: Recompute = KEEP_ALL) -> Stage:
+    """The complete model in one process, on the CPU in fp32, with its initial weights."""
+    (stage,) = build_stages(blueprint, Layout(), 0, TensorParallel(), recompute)
+    initial = InitialWeights(stage.shards(), seed)
+    allocate(stage.parameters(), initial.fill, torch.device("cpu"), torch.float32)
+    return stage

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from foretrain.configs.model import ModelConfig
 from foretrain.parallel.context import ContextParallel
 from foretrain.parallel.layers import column_linear, row_linear
+from foretrain.parallel.placement import without_memory
 from foretrain.parallel.segments import Segments
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.parallel.transfer import to_device
@@ -72,12 +73,13 @@ class Parts:
         """The column-parallel matrices of these names, as one layer that returns the output of each."""
         rows = [self._rows[f"{name}.weight"] for name in names]
         sizes, width = [row.shape[0] for row in rows], rows[0].shape[1]
-        return FusedColumn(self.tp, width, names, sizes, f"{names[0]}.bias" in self._rows, rows[0].multiplier)
+        has_bias, multiplier = f"{names[0]}.bias" in self._rows, rows[0].multiplier
+        return without_memory(FusedColumn(self.tp, width, names, sizes, has_bias, multiplier))
 
     def row(self, name: str) -> "Row":
         """The row-parallel matrix of this name, with its bias if it has one."""
         row = self._rows[f"{name}.weight"]
-        return Row(self.tp, row.shape[1], row.shape[0], f"{name}.bias" in self._rows, row.multiplier)
+        return without_memory(Row(self.tp, row.shape[1], row.shape[0], f"{name}.bias" in self._rows, row.multiplier))
 
     def head_norm(self, name: str) -> "Norm | None":
         """The RMSNorm over the width of a head, if the table has a gain for it."""

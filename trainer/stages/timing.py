@@ -15,6 +15,7 @@ from foretrain.configs.schema import TrainConfig
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.loss import cross_entropy
+from foretrain.parallel.placement import allocate
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Recompute, Stage
@@ -48,10 +49,8 @@ def measure_costs(model: ModelConfig, layout: Layout, train: TrainConfig, device
 
     def part(layers: range, is_first: bool = False, is_last: bool = False) -> Stage:
         stage = Stage(Blueprint.of(local), layers, tp, is_first=is_first, is_last=is_last, recompute=recompute)
-        stage.to(device, dtype)
-        for parameter in stage.parameters():
-            torch.nn.init.normal_(parameter, std=0.02, generator=generator)
-        return stage
+        allocate(stage.parameters(), lambda _, out, __: out.normal_(std=0.02, generator=generator), device, dtype)
+        return stage.to(device, dtype)
 
     first, block, last = part(range(0), is_first=True), part(range(1)), part(range(0), is_last=True)
     passes: list[Callable[[], None]] = [

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import Config
-from foretrain.parallel.layout import Layout
 from foretrain.parallel.loss import IGNORE
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.registry import import_plugins
-from foretrain.trainer.model.gpt import Stage, build_stages
+from foretrain.trainer.model.gpt import Stage, build_model
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.mup.table import Parametrization
 from foretrain.trainer.objectives.base import objective_of
@@ -36,7 +35,7 @@ def reference(config: Config, dtype_name: str, num_steps: int, table: Parametriz
     torch.set_num_threads(1)
     import_plugins(config.plugins)
     objective = objective_of(config)(config)
-    (model,) = build_stages(blueprint(config, table), Layout(), 0, TensorParallel(), config.train.seed)
+    model = build_model(blueprint(config, table), config.train.seed)
     weights = {shard.param.name: hash_tensor(shard.values) for shard in model.shards()}
     model.to(getattr(torch, dtype_name))
     optimizer = _optimizer(model, config.optimizer)

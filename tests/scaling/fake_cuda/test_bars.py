@@ -2,7 +2,9 @@
 
 import pytest
 
+from foretrain.configs.load import load
 from foretrain.scaling.fake_cuda.record import RankRecord
+from foretrain.trainer.model.table import param_table
 from tests.scaling.fake_cuda.cases import tiny
 from tests.scaling.fake_cuda.conftest import RecordOf
 from tests.scaling.fake_cuda.worker import Case
@@ -62,3 +64,20 @@ def test_a_7b_model_on_8_gpus_with_zero_1_and_full_recomputation_fits_in_50_gib(
     )
     record = record_of(Case("runs/llama_7b_a100", overrides))
     assert record.peak_device_bytes <= 50.5 * GIB
+
+
+@pytest.mark.long
+def test_a_70b_model_on_512_gpus_with_zero_3_is_built_a_parameter_at_a_time(record_of: RecordOf) -> None:
+    overrides = (
+        *("parallel.dp=512", "parallel.tp=1", "parallel.pp=1", "parallel.vpp=1", "parallel.sp=false"),
+        *("parallel.schedule=1f1b", "parallel.zero_stage=3", "model.vocab_size=32000", "train.global_batch_size=512"),
+    )
+    case = Case("runs/llama_70b_a100", overrides, num_steps=0)
+    record = record_of(case)
+    table = param_table(load(case.preset, case.overrides).model)
+    # Weights and their master copies, two moments, and sums of gradients: 2 + 4 + 8 + 4 bytes.
+    share_bytes = 18 * record.num_parameters / 512
+    block_bytes = 2 * sum(param.num_elements for param in table if param.block == 0)
+    assert record.num_parameters > 65e9
+    assert record.build.host.peak_bytes <= 2 * GIB
+    assert record.build.device.peak_bytes <= 1.2 * share_bytes + block_bytes

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foretrain.configs.schema import ModelConfig
-from foretrain.parallel.layout import Layout
 from foretrain.parallel.loss import IGNORE, cross_entropy
 from foretrain.parallel.segments import Segments
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.blueprint import Blueprint
-from foretrain.trainer.model.gpt import Recompute, Stage, build_stages
+from foretrain.trainer.model.gpt import Recompute, Stage, build_model
 from foretrain.trainer.model.parts import Documents
 from foretrain.trainer.model.rope import rope_tables
 from tests.trainer.model.huggingface import Family
@@ -164,7 +163,7 @@ def test_recomputed_gradients_are_bitwise_those_of_kept_activations(kind: str, n
     model = MODELS[name][1]
 
     def gradients(recompute: Recompute) -> list[Tensor | None]:
-        (stage,) = build_stages(Blueprint.of(model), Layout(), 0, TensorParallel(), 0, recompute)
+        stage = build_model(Blueprint.of(model), 0, recompute)
         stage(tokens_of(model), positions=POSITIONS).logsumexp(-1).sum().backward()
         return [parameter.grad for parameter in stage.parameters()]
 

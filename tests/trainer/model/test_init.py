@@ -7,9 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from foretrain.trainer.model import init
+from foretrain.trainer.model.init import InitialWeights
+from foretrain.trainer.model.shard import ParamShard
 from foretrain.trainer.model.spec import Param
 
 DRAWN_BYTES = 64 << 20
@@ -31,10 +33,12 @@ def matrix(num_rows: int, width: int, name: str = "w", std: float = 0.5) -> Para
 
 
 @contextmanager
-def blocks_of(num_bytes: int) -> Iterator[None]:
-    """Small blocks, so that small matrices cross them. (Hypothesis takes no fixture that lasts one example.)"""
+def blocks_of(num_bytes: int, num_columns: int = 7, num_rows: int = 5) -> Iterator[None]:
+    """Small tiles, so that small matrices cross them. (Hypothesis takes no fixture that lasts one example.)"""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(init, "BLOCK_BYTES", num_bytes)
+        patch.setattr(init, "TILE_COLUMNS", num_columns)
+        patch.setattr(init, "TILE_ROWS", num_rows)
         yield
 
 
@@ -68,11 +72,56 @@ def test_the_shards_of_all_tensor_parallel_ranks_are_the_full_parameter_bitwise(
 
 
 def test_the_comparison_sees_a_slice_that_is_one_row_off_and_a_draw_made_for_the_slice_alone() -> None:
-    with blocks_of(2 * 4 * 8):  # two rows
+    with blocks_of(2 * 4 * 8, num_rows=2):
         full = drawn(matrix(12, 8))
         assert not torch.equal(drawn(matrix(12, 8), rows=slice(3, 7)), full[4:8])
         assert not torch.equal(drawn(matrix(4, 8)), full[4:8])
-    assert len(torch.unique(full)) == full.numel(), "blocks repeat each other"
+    assert len(torch.unique(full)) == full.numel(), "tiles repeat each other"
+
+
+@st.composite
+def sharded_tensors(draw: st.DrawFn) -> tuple[list[ParamShard], nn.Parameter]:
+    """Parameters that share a tensor, sharded over tensor-parallel ranks, below each other; then rows of padding."""
+    tp_dim, num_ranks = draw(st.sampled_from([None, 0, 1])), draw(st.integers(1, 3))
+    sizes = [draw(st.integers(1, 5)) for _ in range(draw(st.integers(1, 3)))]
+    width, rank = draw(st.integers(1, 20)), draw(st.integers(0, num_ranks - 1))
+    rows, columns = (num_ranks if tp_dim == dim else 1 for dim in (0, 1))
+    tensor = nn.Parameter(torch.empty(sum(sizes) + draw(st.integers(0, 2)), width))
+    tensor.tensor_model_parallel = tp_dim is not None  # type: ignore[attr-defined]
+    shards, start = [], 0
+    for size in sizes:
+        axes = tuple("heads" if tp_dim == dim else "embed" for dim in (0, 1))
+        param = Param(f"{start}", axes, (size * rows, width * columns), "hidden", 0.5)
+        shards.append(ParamShard.of(param, tensor, slice(start, start + size), (rank, num_ranks)))
+        start += size
+    return shards, tensor
+
+
+@given(st.data(), sharded_tensors(), st.integers(4, 500))
+def test_a_flat_part_of_a_rank_s_tensor_has_the_values_of_the_parameters_that_share_it(
+    data: st.DataObject, sharded: tuple[list[ParamShard], nn.Parameter], block_bytes: int
+) -> None:
+    shards, tensor = sharded
+    flat = data.draw(slices(tensor.numel()))
+    with blocks_of(block_bytes):
+        expected = torch.zeros(tensor.shape)
+        for shard in shards:
+            columns = shard.span if shard.tp_dim == 1 else None
+            expected[shard.rows] = drawn(shard.param, rows=slice(0, shard.param.shape[0]), columns=columns)[
+                slice(None) if shard.tp_dim == 1 else shard.span
+            ]
+        found = torch.full((flat.stop - flat.start,), torch.nan)
+        InitialWeights(shards, 0).fill(tensor, found, flat.start)
+    assert torch.equal(found, expected.flatten()[flat])
+
+
+def test_without_a_seed_all_values_are_0_and_none_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "randn", recorder := Recorder())
+    tensor = nn.Parameter(torch.empty(4, 3))
+    out = torch.full((12,), torch.nan)
+    InitialWeights([ParamShard.of(matrix(4, 3), tensor, slice(0, 4))], None).fill(tensor, out)
+    assert torch.equal(out, torch.zeros(12))
+    assert not recorder.shapes
 
 
 def test_constants_are_exact() -> None:
@@ -93,7 +142,7 @@ def test_draws_are_normal_with_the_std_of_the_table() -> None:
 
 
 def test_blocks_names_and_seeds_are_independent() -> None:
-    with blocks_of(4 * 100 * 100):  # 100 rows
+    with blocks_of(4 * 100 * 100, num_columns=100):  # 100 rows
         draws = [drawn(matrix(100, 100, name), seed) for name in ("a", "b", "0a") for seed in (0, 1, 10)]
         draws += drawn(matrix(300, 100, "c")).split(100)
     correlation = torch.corrcoef(torch.stack([x.flatten() for x in draws]).double())
@@ -124,12 +173,11 @@ class Recorder:
         return torch.zeros(1).expand(num_rows, width)
 
     @property
-    def num_rows(self) -> int:
-        return sum(num_rows for num_rows, _ in self.shapes)
+    def num_elements(self) -> int:
+        return sum(num_rows * width for num_rows, width in self.shapes)
 
-    def check_each_draw(self, width: int) -> None:
-        for num_rows, drawn_width in self.shapes:
-            assert drawn_width == width, "a block consists of complete rows"
+    def check_each_draw(self) -> None:
+        for num_rows, width in self.shapes:
             assert 2 * 4 * num_rows * width <= DRAWN_BYTES, "a draw, and the draw times std"
 
 
@@ -137,14 +185,13 @@ def test_a_rank_of_a_large_model_draws_only_the_blocks_of_its_rows(monkeypatch: 
     """GPT-3's embedding, 2.5 GB in all, at tp = 64."""
     monkeypatch.setattr(torch, "randn", recorder := Recorder())
     init.fill(torch.empty(786, 12288), matrix(50257, 12288), 0, slice(17 * 786, 18 * 786))
-    recorder.check_each_draw(width=12288)
-    rows_per_block = init.BLOCK_BYTES // (4 * 12288)
-    assert recorder.num_rows <= 786 + 2 * rows_per_block
+    recorder.check_each_draw()
+    assert recorder.num_elements <= 12288 * (786 + 2 * init.TILE_ROWS)
 
 
-def test_a_rank_of_a_large_model_draws_little_at_a_time_for_its_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_of_a_large_model_draws_only_the_tiles_of_its_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """GPT-3's attention output, 0.6 GB in all, at tp = 64."""
     monkeypatch.setattr(torch, "randn", recorder := Recorder())
     init.fill(torch.empty(12288, 192), matrix(12288, 12288), 0, slice(0, 12288), slice(192, 384))
-    recorder.check_each_draw(width=12288)
-    assert recorder.num_rows == 12288
+    recorder.check_each_draw()
+    assert recorder.num_elements == 12288 * init.TILE_COLUMNS

@@ -15,7 +15,7 @@ from foretrain.parallel.tensor import TensorParallel
 from foretrain.registry import import_plugins
 from foretrain.trainer.model.block import Block
 from foretrain.trainer.model.blueprint import Blueprint
-from foretrain.trainer.model.gpt import Recompute, Stage, build_stages
+from foretrain.trainer.model.gpt import Recompute, Stage, build_model
 from foretrain.trainer.model.layer import Recomputed
 from foretrain.trainer.model.parts import Documents
 from foretrain.trainer.model.rope import rope_tables
@@ -27,8 +27,7 @@ TOKENS = torch.randint(61, (4, MODEL.seq_len), generator=torch.Generator().manua
 
 
 def build(recompute: Recompute) -> Stage:
-    (stage,) = build_stages(Blueprint.of(MODEL), Layout(), 0, TensorParallel(), 0, recompute)
-    return stage
+    return build_model(Blueprint.of(MODEL), 0, recompute)
 
 
 def kept_bytes(module: nn.Module, *inputs: Any) -> int:

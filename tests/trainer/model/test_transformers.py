@@ -12,12 +12,11 @@ from torch import Tensor
 from foretrain.configs import load as configs
 from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
-from foretrain.parallel.layout import Layout
 from foretrain.parallel.loss import IGNORE, cross_entropy
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.checkpoint.files import load_weights
 from foretrain.trainer.model.blueprint import Blueprint
-from foretrain.trainer.model.gpt import Stage, build_stages
+from foretrain.trainer.model.gpt import Stage, build_model
 from foretrain.trainer.model.table import num_params
 from foretrain.trainer.run.folder import CONFIG_FILE
 from tests.conftest import RunOnRanks
@@ -44,7 +43,7 @@ every_model = pytest.mark.parametrize(("family", "model"), MODELS.values(), ids=
 
 def build(model: ModelConfig) -> Stage:
     """The full model, with gains and biases that are not 1 and 0."""
-    (stage,) = build_stages(Blueprint.of(model), Layout(), 0, TensorParallel(), seed=0)
+    stage = build_model(Blueprint.of(model), seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for shard in stage.shards():
