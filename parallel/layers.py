@@ -10,6 +10,7 @@ Nothing here fills the weights: `trainer/model/init.py` does, from global indice
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -119,9 +120,10 @@ class Head(nn.Module):
 
     def forward(self, x_LBD: Tensor) -> Tensor:
         """Logits (L, B, V / tp) of the full sequence; those of padding are -inf."""
-        padding = len(self.weight) - self._num_valid_rows
-        logits_LBV = self._logits(x_LBD, self.weight[: self._num_valid_rows] if padding else self.weight)
-        return F.pad(logits_LBV, (0, padding), value=-torch.inf) if padding else logits_LBV
+        logits_LBV = self._logits(x_LBD, self.weight)
+        if self._num_valid_rows == len(self.weight):
+            return logits_LBV
+        return _MaskPadding.apply(logits_LBV, self._num_valid_rows)  # type: ignore[no-any-return,no-untyped-call]
 
     def _logits(self, x_LBD: Tensor, weight_VD: Tensor) -> Tensor:
         tp = self._tp
@@ -140,6 +142,23 @@ class Head(nn.Module):
             sequence_parallel=tp.sp,
             tp_group=tp.group,
         )
+
+
+class _MaskPadding(torch.autograd.Function):
+    """Sets logits from a column on to -inf, in place.
+
+    Autograd's own function for it would copy their gradient. Since the softmax of -inf is 0, it is 0 there already.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_LBV: Tensor, first: int) -> Tensor:
+        logits_LBV[..., first:] = -torch.inf
+        ctx.mark_dirty(logits_LBV)
+        return logits_LBV
+
+    @staticmethod
+    def backward(ctx: Any, gradient_LBV: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient_LBV, None
 
 
 # megatron-core's layers have one backward function for both gradients: a zero-bubble schedule, which asks for that of

@@ -10,12 +10,18 @@ from torch import Tensor
 from foretrain.parallel.context import ContextParallel
 from foretrain.parallel.groups import Groups
 
+MATRIX_UNIT = 128
+"""GPUs multiply matrices fastest whose sizes are multiples of this."""
+MAX_PADDING = 0.05
+"""The most that a vocabulary grows by for that."""
+
 
 class TensorParallel:
     """Rank `rank` of `size` tensor-parallel ranks. `sp`: whether they split the sequence between parallel layers.
 
     `context` is how attention sees the full sequence. `splits_backward`: whether the gradients of inputs and of weights
-    are asked for one after the other. A single rank needs no `group`, and no megatron-core.
+    are asked for one after the other. `pads_vocabulary`: see `vocabulary_rows`. A single rank needs no `group`, and no
+    megatron-core.
     """
 
     def __init__(
@@ -26,9 +32,11 @@ class TensorParallel:
         group: dist.ProcessGroup | None = None,
         context: ContextParallel | None = None,
         splits_backward: bool = False,
+        pads_vocabulary: bool = False,
     ) -> None:
         self.size, self.rank, self.sp = size, rank, sp
         self.splits_backward = splits_backward
+        self._pads_vocabulary = pads_vocabulary
         self.context = context or ContextParallel()
         self.group = group
         if size == 1:
@@ -49,8 +57,19 @@ class TensorParallel:
     @classmethod
     def of(cls, groups: Groups) -> "TensorParallel":
         """This rank's place among `groups`."""
-        layout = groups.layout
-        return cls(layout.tp, groups.at.tp, layout.sp, groups.tp, ContextParallel(groups.cp), layout.splits_backward)
+        layout, context = groups.layout, ContextParallel(groups.cp)
+        return cls(layout.tp, groups.at.tp, layout.sp, groups.tp, context, layout.splits_backward, pads_vocabulary=True)
+
+    def vocabulary_rows(self, size: int) -> int:
+        """How many rows each rank holds for a vocabulary of this size; the last ranks hold some, or only, padding.
+
+        Every rank has as many. If this rank pads vocabularies, they are a multiple of MATRIX_UNIT, or of the largest
+        power of 2 below it that adds at most MAX_PADDING.
+        """
+        unit = MATRIX_UNIT if self._pads_vocabulary else 1
+        while unit > 1 and -(-size // (unit * self.size)) * unit * self.size > size * (1 + MAX_PADDING):
+            unit //= 2
+        return -(-size // (unit * self.size)) * unit
 
     def allreduce_grad(self, parameter: Tensor) -> Tensor:
         """A parameter that every rank holds, for use on this rank's part of anything: backward sums its gradient."""

@@ -15,6 +15,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor._shards_wrapper import LocalShardsWrapper
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
@@ -123,4 +124,7 @@ class _Distribute:
         shape = torch.Size(shard.param.shape)
         stride = torch.empty(shape, device="meta").stride()
         placements = [Shard(shard.tp_dim)]
-        return DTensor.from_local(values, self._mesh, placements, run_check=False, shape=shape, stride=stride)
+        # Where padding makes the parts of a vocabulary larger than equal parts, a DTensor alone would not know it.
+        first = tuple(shard.span.start if dim == shard.tp_dim else 0 for dim in range(len(shape)))
+        local = LocalShardsWrapper([values], [first])
+        return DTensor.from_local(local, self._mesh, placements, run_check=False, shape=shape, stride=stride)

@@ -62,7 +62,6 @@ class Stage(nn.Module):
         model, shape = blueprint.model, Shape.of(blueprint.model)
         self._blueprint, self._tp = blueprint, tp
         self.is_first, self.is_last = is_first, is_last
-        self._num_padded_rows = -(-shape.vocab_size // tp.size) * tp.size
         self.embed: Embedding | None = None
         if is_first or (is_last and model.tie_embeddings):
             self.embed = tied_to.embed if tied_to else self._vocabulary_matrix()
@@ -78,7 +77,7 @@ class Stage(nn.Module):
         self._recomputed = {str(number) for number in layers if recompute.of(number) == "full"}
         self.takes_loss_scale = any(kind.has_loss for kind in layers_of(model).values())
         self.final_norm = Norm(model, shape.d_model, tp) if is_last else None
-        rows = self._num_padded_rows // tp.size
+        rows = tp.vocabulary_rows(shape.vocab_size)
         self.num_valid_rows = max(0, min(rows, shape.vocab_size - tp.rank * rows))
         """Rows of this rank's shard of the vocabulary that are not padding."""
         self.head: Head | None = None
@@ -90,7 +89,8 @@ class Stage(nn.Module):
         without_memory(self)
 
     def _vocabulary_matrix(self) -> Embedding:
-        return without_memory(Embedding(self._tp, self._num_padded_rows, self._blueprint.model.d_model))
+        shape, tp = Shape.of(self._blueprint.model), self._tp
+        return without_memory(Embedding(tp, tp.vocabulary_rows(shape.vocab_size) * tp.size, shape.d_model))
 
     def forward(self, x: Tensor, positions: Tensor | None = None, loss_scale: float | None = None) -> Tensor:
         """First stage: tokens (B, L) in; last stage: this rank's logits (L, B, V / tp) out; else (L, B, D).

@@ -63,13 +63,13 @@ class ParamShard:
     def of(cls, param: Param, tensor: nn.Parameter, rows: slice, tp: tuple[int, int] = (0, 1)) -> "ParamShard":
         """The shard on tensor-parallel rank tp[0] of tp[1]. megatron-core's mark on a tensor says that it is sharded.
 
-        A size that tp does not divide is the vocabulary: it is padded, and the last ranks hold fewer rows.
+        Rows that pad the vocabulary are in the tensor, and not in `rows`: the last ranks may hold fewer, or none.
         """
         if param.tp_dim is None or not getattr(tensor, "tensor_model_parallel", False):
             return cls(param, tensor, rows, None, slice(0, param.shape[0]))
         rank, num_ranks = tp
         size = param.shape[param.tp_dim]
-        part = -(-size // num_ranks)
+        part = len(tensor) if param.axes[param.tp_dim] == "vocab" else size // num_ranks
         start = min(rank * part, size)
         return cls(param, tensor, rows, param.tp_dim, slice(start, min(start + part, size)))
 
