@@ -20,8 +20,9 @@ class Groups:
 
     Attributes: `rank`, `device`, `layout`, `at` (Coordinates), `share` (its part of a batch), and the groups `tp`,
     `cp`, `pp`, `replicas` (the ranks of dp x cp, which hold the same parameters and see other tokens), `embedding`
-    (the pipeline's two ends, which share tied embeddings; None on other ranks), and `cpu` (all ranks, for Python
-    objects and tensors in host memory). On GPUs, the other groups exchange device tensors only.
+    (the pipeline's two ends, which share tied embeddings; None on other ranks), `same_samples` (the ranks of tp x pp x
+    cp, which train on the same samples; None if there is one), and `cpu` (all ranks). The last two are for Python
+    objects and tensors in host memory. On GPUs, the other groups exchange device tensors only.
     """
 
     def __init__(self, layout: Layout, device: torch.device, timeout: timedelta) -> None:
@@ -50,6 +51,19 @@ class Groups:
         # NCCL cannot exchange host tensors. One group for them is enough: a gloo group costs sockets on every rank.
         is_cuda = device.type == "cuda"
         self.cpu: dist.ProcessGroup | None = dist.new_group(backend="gloo", timeout=timeout) if is_cuda else None
+        self.same_samples = self._same_samples_group(timeout)
+
+    def _same_samples_group(self, timeout: timedelta) -> dist.ProcessGroup | None:
+        layout, mine = self.layout, None
+        if layout.world_size == layout.dp:
+            return None
+        for dp in range(layout.dp):
+            places = product(range(layout.pp), range(layout.cp), range(layout.tp))
+            ranks = sorted(layout.rank(pp, dp, tp, cp) for pp, cp, tp in places)
+            group = dist.new_group(ranks, timeout, backend="gloo")  # a collective: every rank makes every group
+            if dp == self.at.dp:
+                mine = group
+        return mine
 
     def _embedding_group(self, timeout: timedelta) -> dist.ProcessGroup | None:
         """Two-rank groups of the pipeline ranks that hold the first and the last stage; None elsewhere."""

@@ -27,6 +27,7 @@ from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.run.folder import CHECKPOINTS
 from foretrain.trainer.run.setup import Run
 from foretrain.trainer.run.stopping import StopRequest, watch_signals
+from foretrain.trainer.shared_batches import SharedBatches
 from foretrain.trainer.sinks import SINKS, JsonLinesSink, Reporter, Session, Sink
 
 
@@ -83,7 +84,7 @@ class Trainer:
         with ExitStack() as stack:
             self.stop_request = stack.enter_context(watch_signals())
             self.report = stack.enter_context(Reporter(self._sinks if self.groups.rank == 0 else [], self._session()))
-            self._batches = stack.enter_context(closing(self._prefetcher()))
+            self._batches = stack.enter_context(closing(self._open_batches()))
             self.call("on_fit_start")
             for number in range(run.start_step + 1, run.total_steps + 1):
                 step = self._train_step(number)
@@ -166,12 +167,19 @@ class Trainer:
         run = self.run
         return Session(run.config, run.run_dir, run.start_step, run.total_steps, run.tokens_per_step)
 
-    def _prefetcher(self) -> Prefetcher:
-        run = self.run
+    def _open_batches(self) -> Prefetcher | SharedBatches:
+        """The batches of this rank, which one rank reads for all that train on the same samples."""
+        run, sharers = self.run, self.groups.same_samples
         size, data = run.config.train.global_batch_size, run.config.data
-        prefetch_samples = run.data.samples_in(data.cache.prefetch_gb)
-        batches = Batches(run.data.train, size, self.groups.at.dp, run.layout.dp, prefetch_samples)
-        return Prefetcher(batches, run.start_step * size, run.total_steps - run.start_step, data.prefetch_batches)
+        start, prefetcher = run.start_step * size, None
+        if sharers is None or sharers.rank() == 0:
+            prefetch_samples = run.data.samples_in(data.cache.prefetch_gb)
+            batches = Batches(run.data.train, size, self.groups.at.dp, run.layout.dp, prefetch_samples)
+            prefetcher = Prefetcher(batches, start, run.total_steps - run.start_step, data.prefetch_batches)
+        if sharers is None:
+            assert prefetcher is not None
+            return prefetcher
+        return SharedBatches(sharers, prefetcher, start, size)
 
     def _callbacks_with_state(self) -> Iterator[Callback]:
         return (callback for callback in self.callbacks if callback.name)

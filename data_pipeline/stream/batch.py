@@ -4,6 +4,7 @@ Shape letters: B samples, L positions of a sample, C = L + 1 tokens of a row.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,3 +60,14 @@ class Batch:
         rows_BC = np.empty((num_samples, seq_len + 1), dtype=np.int64)
         positions_BL = np.empty((num_samples, seq_len), dtype=np.int64) if with_positions else None
         return cls(rows_BC[:, :-1], rows_BC[:, 1:], positions_BL, rows_BC=rows_BC)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if self.rows_BC is not None:  # tokens and targets are views of it, which would be copied one by one
+            del state["tokens_BL"], state["targets_BL"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.rows_BC is not None:
+            self.tokens_BL, self.targets_BL = self.rows_BC[:, :-1], self.rows_BC[:, 1:]
