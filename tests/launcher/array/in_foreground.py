@@ -3,6 +3,7 @@
 Usage: python -m tests.launcher.array.in_foreground FOLDER
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ SLEEPS = (
 
 def main() -> None:
     """Run the tasks."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
     with running(job_array(Path(sys.argv[1]), {"a": SLEEPS, "b": SLEEPS}, at_once=2), LAUNCHERS.get("ray")) as ends:
         print(next(ends))
 
