@@ -1,6 +1,7 @@
 """The batches of ranks that train on the same samples: one of them reads, and the others receive."""
 
 import pickle
+from typing import Any
 
 import torch.distributed as dist
 
@@ -27,8 +28,9 @@ class SharedBatches:
         return self
 
     def __next__(self) -> Batch:
-        message = [self._read()]
+        message: list[Any] = [None if self._prefetcher is None else _read(self._prefetcher)]
         dist.broadcast_object_list(message, group=self._group, group_src=0)
+        batch: Batch | Exception
         batch, self.wait_s = message[0]
         if isinstance(batch, Exception):
             raise batch
@@ -40,13 +42,13 @@ class SharedBatches:
         if self._prefetcher is not None:
             self._prefetcher.close()
 
-    def _read(self) -> tuple[Batch | Exception, float]:
-        if self._prefetcher is None:
-            return Batch.of_rows(0, 0, with_positions=False), 0.0  # the first rank's takes its place
-        try:
-            return next(self._prefetcher), self._prefetcher.wait_s
-        except Exception as error:  # noqa: BLE001 (raised again on every rank)
-            return _sendable(error), 0.0
+
+def _read(prefetcher: Prefetcher) -> tuple[Batch | Exception, float]:
+    """The next batch, or the error in its place, and the seconds that it was waited for."""
+    try:
+        return next(prefetcher), prefetcher.wait_s
+    except Exception as error:  # noqa: BLE001 (raised again on every rank)
+        return _sendable(error), 0.0
 
 
 def _sendable(error: Exception) -> Exception:

@@ -56,8 +56,7 @@ class InitialWeights:
         by_columns = shard.tp_dim == 1
         offset = 0 if by_columns else shard.span.start
         rows_of_param = slice(rows.start + offset, rows.stop + offset)
-        in_shape = full.view(-1, *shard.shape[1:])
-        fill(in_shape, shard.param, seed, rows_of_param, shard.span if by_columns else None)
+        fill(full.view(-1, *shard.shape[1:]), shard.param, seed, rows_of_param, shard.span if by_columns else None)
         if full is not out:
             out.copy_(full[start - rows.start * width :][: len(out)])
 

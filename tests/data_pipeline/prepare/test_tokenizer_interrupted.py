@@ -32,15 +32,13 @@ def ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_ends_the_training_of_a_tokenizer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "MAX_WAIT_S", 0.0)
+def assert_interruption_ends(first_texts: Iterator[str]) -> None:
+    """Train on these texts and on endless others, and assert that an interruption comes and leaves no thread."""
     before = set(threading.enumerate())
     is_over = threading.Event()
 
     def endless_texts() -> Iterator[str]:
-        yield "the first text"
-        os.kill(os.getpid(), signal.SIGINT)
+        yield from first_texts
         while not is_over.is_set():  # during the test, the training can only end by the interruption
             time.sleep(0.001)
             yield "one more text"
@@ -54,23 +52,20 @@ def test_ctrl_c_ends_the_training_of_a_tokenizer_at_once(monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_ends_the_training_of_a_tokenizer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "MAX_WAIT_S", 0.0)
+
+    def texts() -> Iterator[str]:
+        yield "the first text"
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert_interruption_ends(texts())
+
+
 def test_ctrl_c_while_the_training_starts_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = set(threading.enumerate())
-    is_over = threading.Event()
-
-    def endless_texts() -> Iterator[str]:
-        while not is_over.is_set():
-            time.sleep(0.001)
-            yield "one more text"
-
     def start_and_interrupt(function: Callable[[], None]) -> Future[None]:
         background.start(function)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tokenizer, "start", start_and_interrupt)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train_tokenizer(endless_texts(), 300)
-        wait_for(lambda: set(threading.enumerate()) == before)
-    finally:
-        is_over.set()
+    assert_interruption_ends(iter(()))
