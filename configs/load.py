@@ -5,12 +5,14 @@ settings win: first the extended files in their order, then the file itself, the
 other values: `run_dir: runs/${model.name}`.
 """
 
+import copy
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -37,7 +39,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     settings = read(find(path, (Path.cwd(), PRESETS)))
     for override in overrides:
         settings += parse_override(override)
-    tree = OmegaConf.structured(Config)
+    tree = copy.deepcopy(_defaults())
     for setting in settings:
         _set(tree, setting)
     return _build(tree, {setting.key: setting.origin for setting in settings})
@@ -62,6 +64,14 @@ def diff(a: Config, b: Config) -> list[str]:
     old, new = dict(_flat(asdict(a))), dict(_flat(asdict(b)))
     changed = [key for key in old | new if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
     return [f"{key}: {old.get(key, _ABSENT)} -> {new.get(key, _ABSENT)}" for key in changed]
+
+
+@lru_cache
+def _defaults() -> DictConfig:
+    """The tree of all defaults. OmegaConf needs five times as long to make it as to copy it."""
+    tree = OmegaConf.structured(Config)
+    assert isinstance(tree, DictConfig)
+    return tree
 
 
 _ABSENT = "(not there)"
@@ -117,6 +127,8 @@ def _make_sections(tree: DictConfig, key: str) -> None:
     parts = key.split(".")
     for depth in range(1, len(parts)):
         section = ".".join(parts[:depth])
+        if section in KEYS:
+            continue  # a name that the schema chooses: the defaults have it
         found = find_key(section)
         if found and is_dataclass(found.kind) and OmegaConf.select(tree, section) is None:
             OmegaConf.update(tree, section, OmegaConf.structured(found.kind))

@@ -60,7 +60,8 @@ def read(path: Path, extended_by: tuple[Path, ...] = ()) -> list[Setting]:
         raise ConfigError(f"extends goes in a circle: {' -> '.join(_shown(file) for file in circle)}")
     settings: list[Setting] = []
     own: dict[str, Setting] = {}
-    for setting in _parse(path.read_bytes(), lambda line: f"{_shown(path)}:{line}"):
+    shown = _shown(path)
+    for setting in _parse(path.read_bytes(), lambda line: f"{shown}:{line}"):
         if setting.key in own:
             raise ConfigError(f"{setting.key} is set twice: {own[setting.key].origin} and {setting.origin}")
         own[setting.key] = setting

@@ -40,13 +40,14 @@ def install(device: torch.device) -> None:
     # gloo would connect every rank with every other one when a group is made: 511 sockets on each of 512 ranks.
     os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
     _set_accelerator(device.type)
+    from foretrain.parallel import libraries
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
         return
-    import deepspeed.ops
 
     # Otherwise DeepSpeed compiles a shared-memory extension when it starts, and the machine may have no compiler.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    libraries.deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.pop("LOCAL_SIZE", None)  # it would start the same extension
     # megatron-core allocates sequence-parallel buffers on torch.cuda.current_device().
     torch.cuda.current_device = lambda: "cpu"  # type: ignore[assignment,return-value]

@@ -1,5 +1,6 @@
 """Fixtures for the tests of all rooms."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return found[0] if found else len(WAITS_MOST)
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported out of every later garbage collection: some libraries ask for many, a second each."""
+    gc.freeze()
 
 
 class RunOnRanks(Protocol):

@@ -6,8 +6,8 @@ import os
 import warnings
 from collections.abc import Sequence
 
-_MAY_TOUCH_GPU = ("deepspeed", "megatron")
-"""Packages that may initialise CUDA when they are imported; no CUDA context survives a fork."""
+_MAY_TOUCH_GPU = ("deepspeed", "megatron", "foretrain.parallel.libraries")
+"""Modules that may initialise CUDA when they are imported; no CUDA context survives a fork."""
 
 
 def import_all(names: Sequence[str], *, will_fork: bool) -> list[str]:

@@ -1,11 +1,12 @@
-"""Records of many cases, which share one process: its imports take seconds."""
+"""Records of cases, which a process of each test worker runs: its imports take seconds."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from select import select
 
 import pytest
 
@@ -15,8 +16,8 @@ from tests.required import not_here
 from tests.scaling.fake_cuda.worker import Case
 
 ROOT = Path(__file__).parents[3]
-TIMEOUT_S = 1800.0
-"""How long a process may take for all of its cases; an idle machine takes seconds for one."""
+TIMEOUT_S = 1200.0
+"""How long a case may take; an idle machine takes seconds for most."""
 
 RecordOf = Callable[[Case], RankRecord]
 
@@ -33,42 +34,59 @@ def require_known_torch() -> None:
         not_here(str(error))
 
 
-def run_cases(cases: Sequence[Case], folder: Path) -> list[RankRecord | str]:
-    """The record of each case, or the traceback of its error, from one fresh process."""
+class Worker:
+    """A process that runs one case after the other. It is started for the first one, and again if it has died."""
+
+    def __init__(self, folder: Path) -> None:
+        self._errors = folder / "stderr"
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, case: Case) -> RankRecord | str:
+        """The record of a case, or the traceback of its error."""
+        process = self._running()
+        assert process.stdin is not None and process.stdout is not None
+        print(json.dumps(vars(case)), file=process.stdin, flush=True)
+        assert select([process.stdout], [], [], TIMEOUT_S)[0], f"no record after {TIMEOUT_S:.0f} s: {case}"
+        answer = process.stdout.readline()
+        assert answer, f"the process has died at {case}:\n{self._errors.read_text(encoding='utf-8')}"
+        result = json.loads(answer)
+        return RankRecord.from_json(result["record"]) if "record" in result else str(result["error"])
+
+    def stop(self) -> None:
+        """End the process, if it was started."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            with self._errors.open("wb") as errors:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-W", "ignore", "-m", "tests.scaling.fake_cuda.worker"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    cwd=ROOT,
+                    env={**os.environ, "PYTHONPATH": str(ROOT)},
+                )
+        return self._process
+
+
+@pytest.fixture(scope="session")
+def record_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecordOf]:
+    """record_of(case): the record of a case, which runs once. Raises RankError if the rank has failed."""
     require_known_torch()
-    results = folder / "results.jsonl"
-    command = [sys.executable, "-W", "ignore", "-m", "tests.scaling.fake_cuda.worker", str(results)]
-    done = subprocess.run(
-        command,
-        input=json.dumps([vars(case) for case in cases]),
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = map(json.loads, results.read_text(encoding="utf-8").splitlines())
-    return [RankRecord.from_json(result["record"]) if "record" in result else result["error"] for result in found]
-
-
-@pytest.fixture(scope="module")
-def record_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RecordOf:
-    """record_of(case): the record of a case. Raises RankError if the rank has failed.
-
-    All of the module's SHARED cases run in one process. A case that is not among them has a process of its own.
-    """
-    shared: Sequence[Case] = getattr(request.module, "SHARED", ())
+    worker = Worker(tmp_path_factory.mktemp("fake_cuda"))
     found: dict[Case, RankRecord | str] = {}
 
     def record_of(case: Case) -> RankRecord:
         if case not in found:
-            cases = shared if case in shared else [case]
-            found.update(zip(cases, run_cases(cases, tmp_path_factory.mktemp("ranks")), strict=True))
+            found[case] = worker.run(case)
         record = found[case]
         if isinstance(record, str):
             raise RankError(record)
         return record
 
-    return record_of
+    yield record_of
+    worker.stop()

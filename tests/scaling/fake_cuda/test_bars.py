@@ -24,7 +24,6 @@ def with_microbatches(layout: str, count: int) -> Case:
     return tiny(f"{layout} train.global_batch_size={count * num_replicas}", num_steps=2)
 
 
-SHARED = [with_microbatches(LAYOUTS[name], count) for name in ("dp", "tp", "pp") for count in (2, 4)]
 ZERO_2, ZERO_3 = (pytest.param(f"zero {stage}", marks=pytest.mark.long) for stage in (2, 3))
 
 

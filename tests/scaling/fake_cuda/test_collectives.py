@@ -30,7 +30,6 @@ CASES = {
         f"parallel.pp=2 parallel.dp=2 model.tie_embeddings=true train.global_batch_size=8 {BF16}", num_steps=2
     ),
 }
-SHARED = [*CASES.values()]
 Message = tuple[str, str, str, int]
 """Operation, group, type and elements of the larger side."""
 

@@ -13,7 +13,6 @@ NUM_MICROBATCHES = 3
 BATCH = f"train.global_batch_size={NUM_MICROBATCHES}"
 SOUND = tiny(BATCH)
 FAULTY = {fault: tiny(BATCH, fault=fault) for fault in FAULTS}
-SHARED = [SOUND, *FAULTY.values()]
 
 
 def sound_and_faulty(fault: str, record_of: RecordOf) -> tuple[Phase, Phase]:

@@ -27,8 +27,7 @@ LONG_CASES = {
     "documents": tiny("data.packing=documents parallel.cp=2 parallel.tp=2"),
 }
 AGAIN = tiny("model.name=again", num_steps=2, checkpoint=True)
-"""The same as SINGLE, after all others."""
-SHARED = [*CASES.values(), AGAIN]
+"""The same as SINGLE, later in the same process."""
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
-"""Runs ranks on fake GPUs in a process of its own: cases as JSON on standard input, their results in a file."""
+"""Runs ranks on fake GPUs in a process of its own: each line of standard input is a case as JSON, and each line of
+standard output its result.
+"""
 
+import gc
 import json
 import os
 import sys
 import traceback
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from foretrain.configs.load import load
@@ -40,15 +42,17 @@ def run(case: Case) -> dict[str, Any]:
         return {"error": traceback.format_exc()}
 
 
-def main(results: Path) -> None:
-    """Run the cases on standard input, in their order."""
-    cases = [Case(**{**case, "overrides": tuple(case["overrides"])}) for case in json.load(sys.stdin)]
-    with results.open("w", encoding="utf-8") as file:
-        for case in cases:
-            print(json.dumps({"case": asdict(case), **run(case)}), file=file, flush=True)
+def main() -> None:
+    """Run the cases on standard input until it ends."""
+    with os.fdopen(os.dup(1), "w") as results:
+        os.dup2(2, 1)  # what libraries print is no result
+        gc.freeze()  # what was imported: DeepSpeed asks for many collections, which would walk through it
+        for line in sys.stdin:
+            case = json.loads(line)
+            print(json.dumps(run(Case(**{**case, "overrides": tuple(case["overrides"])}))), file=results, flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()
     sys.stderr.flush()
     os._exit(0)  # libraries that believe in a GPU end last, and one of them crashed there once
