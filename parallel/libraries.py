@@ -27,6 +27,6 @@ def _unchanged(function: Any = None, **_: Any) -> Any:
 
 
 with _without_compiler():
-    import deepspeed  # noqa: F401
+    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  # DeepSpeed imports it for each engine
     import megatron.core.parallel_state
     import megatron.core.tensor_parallel  # noqa: F401
