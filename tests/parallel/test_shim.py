@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 
 from foretrain.parallel import shim
-from foretrain.parallel.groups import check_same_device
+from foretrain.parallel.groups import check_same_device, init_groups
+from foretrain.parallel.layout import Layout
 
 
 @pytest.fixture
@@ -47,6 +48,26 @@ def test_a_rank_with_another_kind_of_device_than_rank_0_is_refused() -> None:
     check_same_device(store, 1, torch.device("cuda", 1))
     with pytest.raises(ValueError, match=r"rank 2 on .* would use cpu, but rank 0 uses cuda: .*train.device"):
         check_same_device(store, 2, torch.device("cpu"))
+
+
+def test_the_process_group_of_all_ranks_is_bound_to_the_gpu_of_the_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL then connects at once, and to the right device, and not at the first collective."""
+    seen: dict[str, object] = {}
+
+    class EnoughError(Exception):
+        pass
+
+    def init_process_group(backend: str, **options: object) -> None:
+        seen.update(options, backend=backend)
+        raise EnoughError
+
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(shim, "device_of", lambda choice, local_rank: torch.device("cuda", 3))
+    monkeypatch.setattr(shim, "install", lambda device: None)
+    monkeypatch.setattr(dist, "init_process_group", init_process_group)
+    with pytest.raises(EnoughError):
+        init_groups(Layout(), "cuda", timeout_s=60.0)
+    assert (seen["backend"], seen["device_id"]) == ("nccl", torch.device("cuda", 3))
 
 
 ON_CPU = """

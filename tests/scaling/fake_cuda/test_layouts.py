@@ -108,6 +108,15 @@ def test_context_parallel_ranks_exchange_positions_for_heads(record_of: RecordOf
     assert sum(each.count for each in found) == 4 * 2 * 2 * 2
 
 
+@pytest.mark.parametrize("name", ["single", "zero 1", "cp"])
+def test_attention_to_grouped_queries_needs_no_matrix_of_scores_in_any_precision(
+    name: str, record_of: RecordOf
+) -> None:
+    names = {kernel.name for kernel in record_of(CASES[name]).phase("forward_backward").kernels}
+    assert "flash_attention" in names
+    assert not names & {"_softmax", "_safe_softmax", "bmm"}
+
+
 def test_a_checkpoint_holds_three_states_of_each_parameter_in_host_memory(record_of: RecordOf) -> None:
     for name in ("single", "tp", "zero 3", "1f1b"):
         record = record_of(CASES[name])

@@ -50,7 +50,8 @@ def test_the_ranks_of_a_preset_run_and_fit_its_gpus(name: str, place: float, rec
     layout = Layout.from_config(config.parallel)
     # With 2 * pp micro-batches, as many activations are kept as with more; only buffers for messages still grow.
     batch = f"train.global_batch_size={2 * layout.pp * layout.dp * config.train.micro_batch_size}"
-    record = record_of(Case(name, (batch,), round(place * (layout.world_size - 1)), checkpoint=True))
+    record = record_of(Case(name, (batch,), round(place * (layout.world_size - 1)), num_steps=2, checkpoint=True))
+    assert sum(phase.num_syncs for phase in record.steps[-1]) <= 1, "more than one wait of the host in a step"
     assert 0 < record.peak_device_bytes < config.cluster.gpu_memory_gib * GIB
     assert record.save is not None and record.save.host.peak_bytes >= 12 * record.num_parameters
 
