@@ -98,7 +98,9 @@ class TrainConfig:
     check_every: int = setting(100, changes_curve=False)
     """Steps between checks that replicated state is equal on all ranks; every checkpoint is checked too. 0: never."""
     checkpoint_every: int = setting(0, changes_curve=False)
-    """Steps between checkpoints; 0: only at the end."""
+    """Steps between checkpoints; 0: none by steps."""
+    checkpoint_minutes: float = setting(30.0, changes_curve=False, since="0.2.0")
+    """Minutes after which a checkpoint is written, counted from the one before; 0: none by time."""
     keep_checkpoints: int = setting(2, changes_curve=False)
     """Number of checkpoints that are kept, the newest; 0: all."""
     log_every: int = setting(10, changes_curve=False)
@@ -120,6 +122,7 @@ class TrainConfig:
             recompute_layers=self.recompute_layers,
         )
         require_not_negative(self, "eval_every", "eval_samples", "check_every", "checkpoint_every", "keep_checkpoints")
+        require_not_negative(self, "checkpoint_minutes")
 
 
 @dataclass

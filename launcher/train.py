@@ -10,6 +10,7 @@ from foretrain.configs.schema import Config
 from foretrain.launcher.local.forkserver import PRELOAD
 from foretrain.launcher.local.imports import import_all
 from foretrain.launcher.local.run import check_fits, run_local
+from foretrain.streams import outlive_readers
 from foretrain.trainer.run.environment import record
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
 from foretrain.trainer.run.folder import CONFIG_FILE, LOGS, newest_checkpoint
@@ -84,6 +85,8 @@ def prepared_run(config: Config, place: Place, *, allow_data_change: bool) -> It
 def announce(run: Run) -> None:
     """Print what is going to happen, and record the run in its folder. If it is complete, show its end again."""
     print(run.outlook, flush=True)
+    if run.has_stopped:
+        return
     if not run.is_complete:
         configs.save(run.config, run.run_dir / CONFIG_FILE)
         record({}, run.run_dir)
@@ -96,6 +99,7 @@ def announce(run: Run) -> None:
 def train(run: Run, place: Place) -> int:
     """Train as this rank, or start all ranks and wait for them. Returns the exit status."""
     if place.is_launcher:
+        outlive_readers(lambda reason: None)  # it waits for its ranks, whatever becomes of its terminal
         return run_local(
             "foretrain.trainer.run.rank:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / LOGS
         )

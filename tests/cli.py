@@ -4,12 +4,15 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from foretrain.trainer.metrics import read_metrics
 from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT
 from foretrain.verbs.app import app
 
@@ -70,6 +73,15 @@ def end(process: "subprocess.Popen[str]") -> Ended:
     out, err = process.communicate(timeout=DEADLINE_S)
     assert "Traceback" not in out + err, out + err
     return Ended(process.returncode, _plain(out), _plain(err))
+
+
+def wait_for_a_step(process: "subprocess.Popen[Any]", metrics: Path) -> None:
+    """Wait until the metrics of a run have its first step."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not (metrics.exists() and read_metrics(metrics)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def foretrain(*arguments: str, cwd: Path, encoding: str = "utf-8") -> Ended:

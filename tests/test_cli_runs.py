@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import psutil
@@ -15,7 +13,7 @@ from foretrain.configs import load as configs
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_RESUME
 from foretrain.trainer.run.folder import CHECKPOINTS
-from tests.cli import CONFIG, DEADLINE_S, NUM_STEPS, Ended, assert_refused, called, end, foretrain, start
+from tests.cli import CONFIG, NUM_STEPS, Ended, assert_refused, called, end, foretrain, start, wait_for_a_step
 from tests.processes import assert_gone
 
 
@@ -107,14 +105,6 @@ def test_ctrl_c_saves_a_checkpoint_and_the_same_command_resumes_the_same_curve(
     assert (rest.status, rest.err) == (0, "")
     assert rest.out.startswith(f"runs/stopped: dp=2 tp=1 pp=1 zero=1, {NUM_STEPS} steps, from step {num_done}\n")
     assert curve(run_dir) == curve(folder / "runs/complete")
-
-
-def wait_for_a_step(process: "subprocess.Popen[str]", metrics: Path) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not (metrics.exists() and read_metrics(metrics)):
-        assert process.poll() is None
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
 
 
 def test_generate_prints_the_prompt_and_its_continuation_which_a_seed_determines(

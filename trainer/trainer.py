@@ -52,6 +52,8 @@ class Trainer:
         config = run.config
         self.run, self.groups = run, groups
         self.engine, self.state = build_engine(config, groups, is_loaded=run.resume is not None)
+        # Kept from the start, since the file could be missing when a checkpoint is written. Rank 0 alone writes it.
+        self._tokenizer = run.data.any_stream.read_tokenizer() if groups.rank == 0 else b""
         self.checkpoints = Checkpoints(run.run_dir / CHECKPOINTS, config.train.keep_checkpoints)
         if run.resume is not None:
             self.checkpoints.load(run.resume.checkpoint, self.state, run.start_step)
@@ -72,6 +74,7 @@ class Trainer:
         self._load_callbacks()
         self._sinks = [JsonLinesSink(), *(SINKS.get(name)() for name in config.train.sinks), *sinks]
         self.stop_request = StopRequest()
+        self._saved_s = time.monotonic()
 
     def fit(self) -> Outcome:
         """Train from the start step to the end of the budget, or until the run is asked to stop.
@@ -85,6 +88,7 @@ class Trainer:
             self.stop_request = stack.enter_context(watch_signals())
             self.report = stack.enter_context(Reporter(self._sinks if self.groups.rank == 0 else [], self._session()))
             self._batches = stack.enter_context(closing(self._open_batches()))
+            self._saved_s = time.monotonic()
             self.call("on_fit_start")
             for number in range(run.start_step + 1, run.total_steps + 1):
                 step = self._train_step(number)
@@ -107,6 +111,12 @@ class Trainer:
         """Samples that the optimizer has consumed since the start of the run, over all ranks."""
         return self._batches.samples_consumed
 
+    @property
+    def is_checkpoint_due(self) -> bool:
+        """Whether `train.checkpoint_minutes` have passed on this rank since the last checkpoint, or since the start."""
+        minutes = self.run.config.train.checkpoint_minutes
+        return minutes > 0 and time.monotonic() - self._saved_s >= 60 * minutes
+
     def call(self, hook: str, *args: Any) -> None:
         """Call a hook of every callback, in their order."""
         for callback in self.callbacks:
@@ -124,8 +134,9 @@ class Trainer:
             callbacks={callback.name: callback.state() for callback in self._callbacks_with_state()},
         )
         # With its tokenizer beside it, a checkpoint can generate text wherever the corpus is.
-        attached = [data.any_stream.store.path(TOKENIZER)]
-        return self.checkpoints.save(step, self.state, record, config, attached)
+        path = self.checkpoints.save(step, self.state, record, config, {TOKENIZER: self._tokenizer})
+        self._saved_s = time.monotonic()
+        return path
 
     def _train_step(self, number: int) -> Step:
         run = self.run

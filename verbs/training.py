@@ -37,7 +37,7 @@ def train(
             run = until_done.enter_context(train.prepared_run(settings, place, allow_data_change=allow_data_change))
             if place.rank == 0:
                 train.announce(run)
-        raise typer.Exit(EXIT_DONE if run.is_complete else train.train(run, place))
+        raise typer.Exit(EXIT_DONE if run.is_complete or run.has_stopped else train.train(run, place))
 
 
 def launch(
@@ -81,7 +81,7 @@ def launch(
             return
         if not plan.launcher.in_foreground(plan.launch):
             typer.echo(run.outlook)
-            if run.is_complete:
+            if run.is_complete or run.has_stopped:
                 return
         launching.write(plan, run.config)
         submitted = plan.launcher.submit(plan.job, plan.script, plan.launch)

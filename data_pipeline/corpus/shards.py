@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from foretrain.configs.data import CacheConfig
-from foretrain.data_pipeline.corpus.check import open_checked
+from foretrain.data_pipeline.corpus.check import check_sha256, open_checked
 from foretrain.data_pipeline.corpus.index import Index, IntArray
-from foretrain.data_pipeline.corpus.manifest import Manifest, index_name
+from foretrain.data_pipeline.corpus.manifest import TOKENIZER, Manifest, index_name
 from foretrain.data_pipeline.corpus.open_files import MAX_OPEN, OpenFile, OpenFiles
 from foretrain.data_pipeline.corpus.opening import open_store
 from foretrain.data_pipeline.corpus.shard_writer import LENS_DTYPE, member_key
@@ -80,6 +80,12 @@ class TokenStream:
     def shard_starts(self) -> IntArray:
         """Position in the stream of each shard's first token, and the stream's end: shape (num_shards + 1,)."""
         return self._index.shard_starts
+
+    def read_tokenizer(self) -> bytes:
+        """The content of tokenizer.json. Raises CorpusError if it is missing, or is not what was written."""
+        path = self.store.path(TOKENIZER)
+        check_sha256(path, self.tokenizer_sha256)
+        return path.read_bytes()
 
     def read(self, start: int, count: int) -> npt.NDArray[Any]:
         """Return a copy of tokens [start, start + count), of shape (count,)."""

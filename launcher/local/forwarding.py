@@ -4,12 +4,19 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-# Ctrl-C also asks the ranks to save: SIGINT itself reaches all processes of the terminal, and the ranks ignore it.
-_FORWARDED = {signal.SIGINT: signal.SIGTERM, signal.SIGTERM: signal.SIGTERM, signal.SIGUSR2: signal.SIGUSR2}
+# Ctrl-C, and a terminal that is closed, also ask the ranks to save: SIGINT and SIGHUP themselves reach all processes of
+# the terminal, and the ranks ignore them.
+_FORWARDED = {
+    signal.SIGINT: signal.SIGTERM,
+    signal.SIGHUP: signal.SIGTERM,
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGUSR2: signal.SIGUSR2,
+}
 
 _ECHO_S = 0.5
 """Wrappers repeat the terminal's Ctrl-C to their child: a second one within these seconds is the same one."""
@@ -34,7 +41,7 @@ class Interrupt(BaseException):
 
 
 class Forwarding:
-    """A context that handles SIGINT, SIGTERM and SIGUSR2. It needs the main thread.
+    """A context that handles SIGINT, SIGHUP, SIGTERM and SIGUSR2. It needs the main thread.
 
     The first signal is forwarded to the ranks, which then have `grace_s` seconds to end. A second Ctrl-C, or any signal
     before there are ranks, raises Interrupt in the main thread.
@@ -49,6 +56,8 @@ class Forwarding:
 
     def __enter__(self) -> "Forwarding":
         for signum in _FORWARDED:
+            if signum == signal.SIGHUP and signal.getsignal(signum) is signal.SIG_IGN:
+                continue  # after nohup, the run continues without its terminal
             self._previous[signum] = signal.signal(signum, self._handle)
         return self
 
@@ -70,7 +79,8 @@ class Forwarding:
             hint = "; Ctrl-C again kills them" if signum == signal.SIGINT else ""
             name = signal.Signals(signum).name
             # os.write, since this may interrupt a print, and a buffered stream cannot be entered twice.
-            os.write(2, f"\n{name}: waiting up to {self._grace_s:.0f} s for the ranks to end{hint}\n".encode())
+            with suppress(OSError):  # the terminal may be gone
+                os.write(2, f"\n{name}: waiting up to {self._grace_s:.0f} s for the ranks to end{hint}\n".encode())
         elif signum == signal.SIGINT:
             if now_s - self._first_s < _ECHO_S:
                 return

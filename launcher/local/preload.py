@@ -11,7 +11,7 @@ from foretrain.launcher.local.forkserver import PRELOAD_VARIABLE
 from foretrain.launcher.local.imports import import_all
 from foretrain.launcher.parent_death import die_with_parent
 
-HELD_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
+HELD_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP})
 """Signals that each rank unblocks, so that one that is sent while the rank starts is neither lost nor deadly."""
 
 SERVER_PID = os.getpid()

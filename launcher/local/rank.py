@@ -85,8 +85,9 @@ def _become_rank(setup: Setup) -> None:
             "the fork server could not import foretrain.launcher.local.preload: is foretrain installed completely?"
         )
     die_with_parent(preload.SERVER_PID)
-    # Ctrl-C reaches all processes of the terminal; the launcher alone decides what it means.
+    # Ctrl-C, and the end of the terminal, reach all its processes; the launcher alone decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for name in preload.FAILED:
         importlib.import_module(name)
     if "torch" in sys.modules:

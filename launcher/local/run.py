@@ -43,9 +43,9 @@ def run_local(
     import once for all ranks of this process; the first call decides.
 
     The status is 0, or that of the rank that failed first: 1 for an exception, n for sys.exit(n), 128 + n for signal n.
-    That failure is printed on stderr, and the other ranks are stopped. SIGINT (as SIGTERM), SIGTERM and SIGUSR2 are
-    forwarded to the ranks, which then have `stop_grace_s` seconds to end; a second Ctrl-C kills them. If ranks do not
-    react to a signal, the status is 128 + its number. No rank outlives this call or this process.
+    That failure is printed on stderr, and the other ranks are stopped. SIGINT and SIGHUP (as SIGTERM), SIGTERM and
+    SIGUSR2 are forwarded to the ranks, which then have `stop_grace_s` seconds to end; a second Ctrl-C kills them. If
+    ranks do not react to a signal, the status is 128 + its number. No rank outlives this call or this process.
 
     Call it from the main thread. Raises ValueError if world_size < 1, or if `check_fits` refuses it.
     """

@@ -1,4 +1,4 @@
-"""The callback through which all ranks agree on a stop, and learn what the data stream did in a step.
+"""The callback through which all ranks agree on a stop or a checkpoint, and learn what the data stream did in a step.
 
 It costs one small reduction per step, and a second one if samples can be padded, replaced or fetched from a server.
 """
@@ -45,7 +45,9 @@ class Telemetry(Callback):
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
         """Raise CorpusError, on every rank, if more samples were unreadable than `data.max_bad_samples`."""
-        asked, longest_wait_s = self._reduce([float(trainer.stop_request.asked), step.data_wait_s], dist.ReduceOp.MAX)
+        mine = [float(trainer.stop_request.asked), float(trainer.is_checkpoint_due), step.data_wait_s]
+        asked, due, longest_wait_s = self._reduce(mine, dist.ReduceOp.MAX)
+        step.save |= due > 0
         if asked:
             step.stop = "signal"
         elif step.number == self._stop_after:

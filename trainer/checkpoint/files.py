@@ -6,8 +6,9 @@ beside the shards. It is written under another name and renamed when every rank 
 
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
@@ -53,9 +54,9 @@ class Checkpoints:
         state: ModelState,
         record: CheckpointRecord,
         config: Config,
-        attached: Sequence[Path] = (),
+        attached: Mapping[str, bytes] = MappingProxyType({}),
     ) -> Path:
-        """Write the state after `step` steps with `record`, `config` and copies of the files `attached`.
+        """Write the state after `step` steps with `record`, `config` and the files `attached`, by name.
 
         Returns the folder. Every rank must call it.
         """
@@ -78,8 +79,8 @@ class Checkpoints:
         if state.groups.rank == 0:
             record.write(partial)
             configs.save(config, partial / CONFIG_FILE)
-            for path in attached:
-                shutil.copy(path, partial)
+            for name, content in attached.items():
+                (partial / name).write_bytes(content)
             for path in (*filter(Path.is_file, partial.iterdir()), partial):
                 sync(path)
             partial.replace(target)

@@ -24,6 +24,7 @@ def train_rank(run: Run) -> None:
 
     Raises SystemExit(EXIT_RESUME) if a signal stopped the run, or if it must be started again.
     """
+    stopping.catch_lost_output()
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     import_plugins(run.config.plugins)
@@ -41,6 +42,7 @@ def train_rank(run: Run) -> None:
     destroy_groups()
     free_memory()  # before a model is loaded to generate text with
     if groups.rank == 0 and outcome.is_complete:
+        stopping.end_on_signals()
         finish(run)
 
 

@@ -57,10 +57,21 @@ class Run:
         return self.start_step >= self.total_steps
 
     @property
+    def has_stopped(self) -> bool:
+        """Whether `train.stop_after` asks for no step more than are done, although the budget is not used up."""
+        stop_after = self.config.train.stop_after
+        return not self.is_complete and stop_after is not None and self.start_step >= stop_after
+
+    @property
     def outlook(self) -> str:
         """One line that says what will happen."""
         if self.is_complete:
             return f"{self.run_dir} is complete: delete it, or set another run_dir, to train again"
+        if self.has_stopped:
+            return (
+                f"{self.run_dir}: {self.start_step:,} of {self.total_steps:,} steps are done, and train.stop_after = "
+                f"{self.config.train.stop_after} asks for no more: leave it out, or raise it, to continue"
+            )
         start = f"from step {self.start_step:,}" if self.start_step else "from the start"
         return f"{self.run_dir}: {self.layout}, {self.total_steps:,} steps, {start}"
 
@@ -109,6 +120,8 @@ def prepare_run(
     for name in config.train.sinks:
         SINKS.get(name)
     data = open_data(config.data, config.model.seq_len, progress=progress, check=check_corpus)
+    if check_corpus:
+        data.any_stream.read_tokenizer()  # every checkpoint holds it, and the first may be hours away
     config = _with_vocabulary(config, data.any_stream)
     layout = Layout.from_config(config.parallel, world_size)
     layouts.check(layout, config.model, config.train)

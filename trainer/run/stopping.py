@@ -1,16 +1,19 @@
-"""Signals that ask a run to stop, and the exit status that asks the launcher to start it again."""
+"""What asks a run to stop, and the exit status that asks the launcher to start it again."""
 
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from foretrain.trainer.run.exit_status import EXIT_RESUME
+from foretrain.streams import outlive_readers
+from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
-"""SIGUSR1 is not among them because NCCL uses it."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
+"""SIGHUP: the terminal was closed; where it is ignored, as after nohup, it stays so. SIGUSR1 is not among them because
+NCCL uses it."""
 
 
 class StopRequest:
@@ -35,9 +38,40 @@ def catch_signals() -> StopRequest:
     global _process_request
     if _process_request is None:
         _process_request = StopRequest()
-        for signum in SIGNALS:
-            signal.signal(signum, _process_request.note)
+        _set_handlers(_process_request.note)
     return _process_request
+
+
+def catch_lost_output() -> None:
+    """Make a closed terminal, or a pipe whose reader has ended, request a stop, as signals do; no print fails."""
+    request = catch_signals()
+
+    def on_gone(reason: str) -> None:
+        request.asked = True
+        print(f"output can no longer be written ({reason}): the run writes a checkpoint and stops", file=sys.stderr)
+
+    outlive_readers(on_gone)
+
+
+def end_on_signals() -> None:
+    """Make SIGNALS end this process with EXIT_DONE: its run is complete, and nothing is left to save."""
+
+    def end(signum: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(EXIT_DONE)
+
+    _set_handlers(end)
+    if _process_request is not None and _process_request.asked:
+        raise SystemExit(EXIT_DONE)
+
+
+def _set_handlers(handler: Callable[[int, FrameType | None], object]) -> dict[int, Any]:
+    """Handle SIGNALS, except a SIGHUP that is ignored. Returns the previous handlers."""
+    previous: dict[int, Any] = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    if previous[signal.SIGHUP] is signal.SIG_IGN:
+        del previous[signal.SIGHUP]
+    for signum in previous:
+        signal.signal(signum, handler)
+    return previous
 
 
 @contextmanager
@@ -54,7 +88,7 @@ def watch_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    previous = {signum: signal.signal(signum, request.note) for signum in SIGNALS}
+    previous = _set_handlers(request.note)
     try:
         yield request
     finally:

@@ -1,0 +1,108 @@
+"""Nothing is lost silently: when checkpoints are written, what they hold, and what is checked before the first step."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foretrain.configs.data import DataConfig
+from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
+from foretrain.data_pipeline.corpus.manifest import TOKENIZER
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.parallel.engine import Engine
+from foretrain.trainer.run.folder import CHECKPOINTS
+from foretrain.trainer.run.rank import train_rank
+from foretrain.trainer.run.setup import prepare_run
+from foretrain.trainer.trainer import Trainer
+from tests.conftest import RunOnRanks
+
+NUM_STEPS = 3
+
+
+def config(run_dir: Path, corpus: Path, dp: int = 1, **train: Any) -> Config:
+    return Config(
+        run_dir=str(run_dir),
+        model=ModelConfig(num_layers=1, d_model=32, num_heads=2, d_ff=64, seq_len=32),
+        data=DataConfig(path=str(corpus)),
+        parallel=ParallelConfig(dp=dp),
+        train=TrainConfig(
+            num_tokens=NUM_STEPS * 4 * 32, global_batch_size=4, eval_samples=0, keep_checkpoints=0, **train
+        ),
+    )
+
+
+def saved_steps(run_dir: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (run_dir / CHECKPOINTS).iterdir())
+
+
+@pytest.mark.parametrize(("minutes", "steps"), [(1e-9, [1, 2, 3]), (30.0, [3]), (0.0, [3])])
+def test_a_checkpoint_is_written_when_its_minutes_have_passed(
+    minutes: float, steps: list[int], tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    ranks(1, train_rank, prepare_run(config(tmp_path, corpus, checkpoint_minutes=minutes)))
+    assert saved_steps(tmp_path) == steps
+
+
+def with_a_fast_clock_on_rank_1(run: Any) -> None:
+    Trainer.is_checkpoint_due = property(lambda self: self.groups.rank == 1)  # type: ignore[assignment,method-assign]
+    train_rank(run)
+
+
+def test_all_ranks_write_a_checkpoint_if_the_clock_of_one_asks_for_it(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    ranks(2, with_a_fast_clock_on_rank_1, prepare_run(config(tmp_path, corpus, dp=2)))
+    assert saved_steps(tmp_path) == [1, 2, 3]
+
+
+@pytest.fixture
+def own_corpus(tmp_path: Path, corpus: Path) -> Path:
+    """A copy of the corpus, to be damaged."""
+    return Path(shutil.copytree(corpus, tmp_path / "corpus"))
+
+
+def test_a_missing_tokenizer_is_refused_before_the_first_step(tmp_path: Path, own_corpus: Path) -> None:
+    (own_corpus / TOKENIZER).unlink()
+    with pytest.raises(CorpusError, match=r"tokenizer\.json cannot be read \(No such file or directory\)"):
+        prepare_run(config(tmp_path / "run", own_corpus))
+
+
+def test_a_damaged_tokenizer_is_refused_before_the_first_step(tmp_path: Path, own_corpus: Path) -> None:
+    content = bytearray((own_corpus / TOKENIZER).read_bytes())
+    content[len(content) // 2] ^= 1
+    (own_corpus / TOKENIZER).write_bytes(content)
+    with pytest.raises(CorpusError, match=r"tokenizer\.json has other bytes than were written"):
+        prepare_run(config(tmp_path / "run", own_corpus))
+
+
+def losing_its_tokenizer(run: Any, tokenizer: Path) -> None:
+    step = Engine.train_step
+
+    def train_step(self: Engine, *batch: Any) -> Any:
+        tokenizer.unlink(missing_ok=True)
+        return step(self, *batch)
+
+    Engine.train_step = train_step  # type: ignore[method-assign,assignment]
+    train_rank(run)
+
+
+def test_a_tokenizer_that_goes_missing_during_a_run_is_in_its_checkpoints(
+    tmp_path: Path, corpus: Path, own_corpus: Path, ranks: RunOnRanks
+) -> None:
+    ranks(1, losing_its_tokenizer, prepare_run(config(tmp_path / "run", own_corpus)), own_corpus / TOKENIZER)
+    assert not (own_corpus / TOKENIZER).exists()
+    saved = tmp_path / "run" / CHECKPOINTS / f"step-{NUM_STEPS:08}" / TOKENIZER
+    assert saved.read_bytes() == (corpus / TOKENIZER).read_bytes()
+
+
+def test_stop_after_a_step_that_is_done_trains_no_more(tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:
+    stopped = config(tmp_path, corpus, stop_after=2)
+    ranks(1, train_rank, prepare_run(stopped))
+    for stop_after, has_stopped in ((1, True), (2, True), (3, False), (None, False)):
+        run = prepare_run(replace(stopped, train=replace(stopped.train, stop_after=stop_after)))
+        assert (run.start_step, run.has_stopped) == (2, has_stopped)
+    assert prepare_run(stopped).outlook.endswith(
+        "2 of 3 steps are done, and train.stop_after = 2 asks for no more: leave it out, or raise it, to continue"
+    )
