@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,7 @@ def test_ctrl_c_while_text_is_generated_ends_a_complete_run_at_once(folder: Path
     try:
         while not (run_dir / "loss.png").exists():  # drawn after training, and before text is generated
             assert process.poll() is None
+            time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)
         ended = end(process)
     finally:

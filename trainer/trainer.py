@@ -123,7 +123,10 @@ class Trainer:
             getattr(callback, hook)(self, *args)
 
     def save(self, step: int) -> Path:
-        """Write a checkpoint of the state after `step` steps, and return its folder. Every rank calls it."""
+        """Write a checkpoint of the state after `step` steps, and return its folder. Every rank calls it.
+
+        Raises SaveError, on every rank, if it cannot be written.
+        """
         data, config = self.run.data, self.run.config
         record = CheckpointRecord(
             step=step,
@@ -134,9 +137,10 @@ class Trainer:
             callbacks={callback.name: callback.state() for callback in self._callbacks_with_state()},
         )
         # With its tokenizer beside it, a checkpoint can generate text wherever the corpus is.
-        path = self.checkpoints.save(step, self.state, record, config, {TOKENIZER: self._tokenizer})
-        self._saved_s = time.monotonic()
-        return path
+        try:
+            return self.checkpoints.save(step, self.state, record, config, {TOKENIZER: self._tokenizer})
+        finally:
+            self._saved_s = time.monotonic()  # also if it failed: the next one is tried as much later
 
     def _train_step(self, number: int) -> Step:
         run = self.run

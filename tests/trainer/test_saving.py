@@ -1,8 +1,11 @@
 """Nothing is lost silently: when checkpoints are written, what they hold, and what is checked before the first step."""
 
+import re
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +14,10 @@ from foretrain.configs.data import DataConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.data_pipeline.corpus.manifest import TOKENIZER
 from foretrain.data_pipeline.errors import CorpusError
+from foretrain.launcher.local.run import RankError
 from foretrain.parallel.engine import Engine
+from foretrain.trainer.checkpoint.space import checkpoint_bytes
+from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.folder import CHECKPOINTS
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
@@ -19,6 +25,8 @@ from foretrain.trainer.trainer import Trainer
 from tests.conftest import RunOnRanks
 
 NUM_STEPS = 3
+FULL = "(File too large|as on a full disk)"
+"""What is said where a file cannot grow. torch's writer often hides what the file system said."""
 
 
 def config(run_dir: Path, corpus: Path, dp: int = 1, **train: Any) -> Config:
@@ -65,7 +73,7 @@ def own_corpus(tmp_path: Path, corpus: Path) -> Path:
 
 def test_a_missing_tokenizer_is_refused_before_the_first_step(tmp_path: Path, own_corpus: Path) -> None:
     (own_corpus / TOKENIZER).unlink()
-    with pytest.raises(CorpusError, match=r"tokenizer\.json cannot be read \(No such file or directory\)"):
+    with pytest.raises(CorpusError, match=r"tokenizer\.json is missing: bring it back"):
         prepare_run(config(tmp_path / "run", own_corpus))
 
 
@@ -106,3 +114,72 @@ def test_stop_after_a_step_that_is_done_trains_no_more(tmp_path: Path, corpus: P
     assert prepare_run(stopped).outlook.endswith(
         "2 of 3 steps are done, and train.stop_after = 2 asks for no more: leave it out, or raise it, to continue"
     )
+
+
+def with_a_full_disk(run: Any, first: int, last: int) -> None:
+    """Train, but from step `first` to step `last` no file can grow beyond 20 kB."""
+    step, number = Engine.train_step, 0
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def train_step(self: Engine, *batch: Any) -> Any:
+        nonlocal number
+        number += 1
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if first <= number <= last else hard, hard))
+        return step(self, *batch)
+
+    Engine.train_step = train_step  # type: ignore[method-assign,assignment]
+    train_rank(run)
+
+
+@pytest.mark.parametrize("dp", [1, 2])
+def test_a_run_survives_a_checkpoint_that_cannot_be_written(
+    dp: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    ranks(dp, with_a_full_disk, prepare_run(config(tmp_path, corpus, dp, checkpoint_every=1)), 1, 2)
+    assert [path.name for path in (tmp_path / CHECKPOINTS).iterdir()] == ["step-00000003"]
+    failed = [record for record in read_metrics(tmp_path / METRICS_FILE) if record["kind"] == "checkpoint_failed"]
+    assert [record["step"] for record in failed] == [1, 2]
+    for record in failed:
+        assert re.search(rf"cannot be written: .*{FULL}.*GiB were free", record["error"])
+
+
+@pytest.mark.parametrize("dp", [1, 2])
+def test_a_last_checkpoint_that_cannot_be_written_is_an_error_and_the_one_before_is_sound(
+    dp: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    run = prepare_run(config(tmp_path, corpus, dp, checkpoint_every=1))
+    with pytest.raises(RankError, match=rf"SaveError: .*step-00000003 cannot be written: .*{FULL}.*free some"):
+        ranks(dp, with_a_full_disk, run, 3, 3)
+    assert saved_steps(tmp_path) == [1, 2]
+    resumed = prepare_run(config(tmp_path, corpus, dp))
+    assert resumed.start_step == 2
+    ranks(dp, train_rank, resumed)
+    assert saved_steps(tmp_path) == [1, 2, 3]
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_refused_and_little_room_is_a_warning(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = config(tmp_path / "run", corpus)
+    wanted.train.keep_checkpoints = 2
+    size = checkpoint_bytes(prepare_run(wanted).config)
+    assert not caplog.records
+
+    def with_room_for(num_bytes: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=num_bytes))
+        prepare_run(wanted)
+
+    with pytest.raises(ValueError, match=r"a checkpoint has 0\.000 GiB, and .*/run has 0\.000 GiB free: free some"):
+        with_room_for(size - 1)
+    with_room_for(3 * size - 1)
+    assert "train.keep_checkpoints = 2 needs room for 3 checkpoints" in caplog.text
+    caplog.clear()
+    with_room_for(3 * size)
+    assert not caplog.records
+
+
+def test_the_room_that_a_checkpoint_needs_is_that_of_its_files(tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:
+    run = prepare_run(config(tmp_path, corpus))
+    ranks(1, train_rank, run)
+    files = (tmp_path / CHECKPOINTS / f"step-{NUM_STEPS:08}").glob("*.distcp")
+    assert sum(file.stat().st_size for file in files) == pytest.approx(checkpoint_bytes(run.config), rel=0.2)

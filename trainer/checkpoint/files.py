@@ -6,7 +6,8 @@ beside the shards. It is written under another name and renamed when every rank 
 
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._shards_wrapper import LocalShardsWrapper
@@ -23,11 +25,16 @@ from foretrain.configs.schema import Config
 from foretrain.files import sync
 from foretrain.parallel.groups import Groups
 from foretrain.trainer.checkpoint.record import CheckpointRecord
+from foretrain.trainer.checkpoint.space import GIB, checkpoint_bytes, free_bytes
 from foretrain.trainer.model.shard import ParamShard
 from foretrain.trainer.run.folder import CONFIG_FILE
 from foretrain.trainer.state import ModelState
 
 _PARTIAL = "partial-"
+
+
+class SaveError(ValueError):
+    """A checkpoint cannot be written; the message says why, and what to change."""
 
 
 class Checkpoints:
@@ -58,15 +65,31 @@ class Checkpoints:
     ) -> Path:
         """Write the state after `step` steps with `record`, `config` and the files `attached`, by name.
 
-        Returns the folder. Every rank must call it.
+        Returns the folder. Every rank must call it. Raises SaveError, on every rank, if any rank cannot write; the
+        checkpoints before are still there then.
         """
         target = self._path(step)
         partial = self.folder / f"{_PARTIAL}{target.name}"
+        with self._on_rank_0(target, state.groups, config):
+            if state.groups.rank == 0:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._remove_partial()
+        self._write_tensors(partial, target, state, config)
+        with self._on_rank_0(target, state.groups, config):
+            if state.groups.rank == 0:
+                record.write(partial)
+                configs.save(config, partial / CONFIG_FILE)
+                for name, content in attached.items():
+                    (partial / name).write_bytes(content)
+                for path in (*filter(Path.is_file, partial.iterdir()), partial):
+                    sync(path)
+                partial.replace(target)
+                sync(self.folder)
         if state.groups.rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for leftover in self.folder.glob(f"{_PARTIAL}*"):
-                shutil.rmtree(leftover)
-        dist.barrier()
+            self._remove_oldest()
+        return target
+
+    def _write_tensors(self, partial: Path, target: Path, state: ModelState, config: Config) -> None:
         distribute = _Distribute(state.groups)
         tensors = {
             key: {
@@ -75,21 +98,44 @@ class Checkpoints:
             }
             for key in state.keys
         }
-        dcp.save(tensors, checkpoint_id=partial, process_group=state.groups.cpu)
-        if state.groups.rank == 0:
-            record.write(partial)
-            configs.save(config, partial / CONFIG_FILE)
-            for name, content in attached.items():
-                (partial / name).write_bytes(content)
-            for path in (*filter(Path.is_file, partial.iterdir()), partial):
-                sync(path)
-            partial.replace(target)
-            sync(self.folder)
-            for old in self.complete()[: -self._keep] if self._keep else []:
-                # Under its own name, a folder that is half deleted would look like a checkpoint.
-                shutil.rmtree(old.rename(self.folder / f"{_PARTIAL}{old.name}"))
-        dist.barrier()
-        return target
+        try:
+            dcp.save(tensors, checkpoint_id=partial, process_group=state.groups.cpu)
+        except CheckpointException as error:  # on every rank, with what each of them met
+            reason = _why_not_written([failure for failure, _ in error.failures.values()])
+            if reason is None:
+                raise
+            raise self._save_error(target, state.groups, config, reason) from None
+
+    @contextmanager
+    def _on_rank_0(self, target: Path, groups: Groups, config: Config) -> Iterator[None]:
+        """A block in which rank 0 alone writes. If it cannot, all ranks raise SaveError after the block."""
+        reason = ""
+        try:
+            yield
+        except OSError as error:
+            reason = str(error)
+        has_failed = torch.tensor(float(bool(reason)))
+        dist.all_reduce(has_failed, dist.ReduceOp.MAX, group=groups.cpu)
+        if has_failed:
+            raise self._save_error(target, groups, config, reason or "rank 0 could not write")
+
+    def _save_error(self, target: Path, groups: Groups, config: Config, reason: str) -> "SaveError":
+        needed, free = checkpoint_bytes(config) / GIB, free_bytes(self.folder) / GIB
+        if groups.rank == 0:
+            self._remove_partial()  # a disk that it has filled has room again for the files of the run
+        return SaveError(
+            f"{target} cannot be written: {reason}. A checkpoint has {needed:.3f} GiB, and {free:.3f} GiB "
+            "were free when it failed: free some, or lower train.keep_checkpoints"
+        )
+
+    def _remove_partial(self) -> None:
+        for leftover in self.folder.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(leftover)
+
+    def _remove_oldest(self) -> None:
+        for old in self.complete()[: -self._keep] if self._keep else []:
+            # Under its own name, a folder that is half deleted would look like a checkpoint.
+            shutil.rmtree(old.rename(self.folder / f"{_PARTIAL}{old.name}"))
 
     def load(self, path: Path, state: ModelState, step: int) -> None:
         """Load this rank's part of a checkpoint of `step` steps, written in any layout. Every rank must call it."""
@@ -100,6 +146,20 @@ class Checkpoints:
             tensors = {shard.param.name: distribute(shard, local[shard.param.name]) for shard in state.shards}
             dcp.load({key: tensors}, checkpoint_id=path, process_group=state.groups.cpu)
             state.set(key, local)
+
+
+def _why_not_written(errors: Sequence[BaseException]) -> str | None:
+    """What the file system said to the ranks; None if an error is another one."""
+    for each in errors:
+        error: BaseException | None = each
+        while error is not None:
+            if isinstance(error, OSError):
+                return str(error)
+            error = error.__cause__ or error.__context__
+    # torch's writer of zip files hides the error of the file system, and the way between ranks loses its context.
+    if all("inline_container" in str(each) for each in errors):
+        return "a file takes no more bytes, as on a full disk"
+    return None
 
 
 def load_weights(path: Path, shards: Sequence[ParamShard]) -> None:

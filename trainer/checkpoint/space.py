@@ -1,0 +1,42 @@
+"""Room on the disk for checkpoints: what one takes, and the refusal of a run that has no room for one."""
+
+import shutil
+from pathlib import Path
+
+from foretrain.configs.schema import Config
+from foretrain.trainer.model.table import num_params
+from foretrain.trainer.optimizers.entry import entry_of
+
+GIB = 2**30
+
+
+def checkpoint_bytes(config: Config) -> int:
+    """Bytes of the tensors of a checkpoint: each parameter and its optimizer states in fp32, once for all ranks."""
+    return 4 * num_params(config.model) * (1 + len(entry_of(config.optimizer).states))
+
+
+def check_room(run_dir: Path, config: Config) -> str | None:
+    """A warning if the disk has no room for all the checkpoints of a run that are there at the same time, else None.
+
+    Raises ValueError if there is no room for one. Other programs, and quotas that the file system does not report, may
+    still fill the disk.
+    """
+    free, size = free_bytes(run_dir), checkpoint_bytes(config)
+    if free < size:
+        raise ValueError(
+            f"a checkpoint has {size / GIB:.3f} GiB, and {run_dir} has {free / GIB:.3f} GiB free: free some, or set "
+            "another run_dir"
+        )
+    most = config.train.keep_checkpoints + 1  # the oldest is deleted after the newest is complete
+    if config.train.keep_checkpoints and free < most * size:
+        return (
+            f"train.keep_checkpoints = {config.train.keep_checkpoints} needs room for {most} checkpoints of "
+            f"{size / GIB:.3f} GiB, and {run_dir} has {free / GIB:.3f} GiB free: free some, or keep fewer"
+        )
+    return None
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes of the file system on which `folder` is, or will be made."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+    return shutil.disk_usage(there).free
