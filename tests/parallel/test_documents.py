@@ -36,11 +36,11 @@ def case(positions: str, layout: Layout, **train: Any) -> Case:
 ONE_PROCESS = {positions: case(positions, Layout(zero_stage=0)) for positions in MODELS}
 CASES = [
     case("rope", Layout(), micro_batch_size=8),
-    case("rope", Layout(dp=2, zero_stage=3)),
     case("rope", Layout(cp=2)),
     case("learned", Layout(pp=2, vpp=2, schedule="zbv")),
 ]
 LONG_CASES = [
+    case("rope", Layout(dp=2, zero_stage=3)),
     case("rope", Layout(tp=2, sp=True)),
     case("rope", Layout(pp=2), recompute="selective"),
     case("rope", Layout(pp=2, vpp=2, schedule="interleaved_zb"), recompute="full"),

@@ -45,7 +45,9 @@ def saved_steps(run_dir: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in (run_dir / CHECKPOINTS).iterdir())
 
 
-@pytest.mark.parametrize(("minutes", "steps"), [(1e-9, [1, 2, 3]), (30.0, [3]), (0.0, [3])])
+@pytest.mark.parametrize(
+    ("minutes", "steps"), [(1e-9, [1, 2, 3]), (30.0, [3]), pytest.param(0.0, [3], marks=pytest.mark.long)]
+)
 def test_a_checkpoint_is_written_when_its_minutes_have_passed(
     minutes: float, steps: list[int], tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
@@ -131,7 +133,7 @@ def with_a_full_disk(run: Any, first: int, last: int) -> None:
     train_rank(run)
 
 
-@pytest.mark.parametrize("dp", [1, 2])
+@pytest.mark.parametrize("dp", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_run_survives_a_checkpoint_that_cannot_be_written(
     dp: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
@@ -143,7 +145,7 @@ def test_a_run_survives_a_checkpoint_that_cannot_be_written(
         assert re.search(rf"cannot be written: .*{FULL}.*GiB were free", record["error"])
 
 
-@pytest.mark.parametrize("dp", [1, 2])
+@pytest.mark.parametrize("dp", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_last_checkpoint_that_cannot_be_written_is_an_error_and_the_one_before_is_sound(
     dp: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
