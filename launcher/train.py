@@ -1,5 +1,6 @@
 """`foretrain train`: this process is one rank of a run, or starts all ranks on this machine."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,15 @@ from foretrain.launcher.local.forkserver import PRELOAD
 from foretrain.launcher.local.imports import import_all
 from foretrain.launcher.local.run import check_fits, run_local
 from foretrain.streams import outlive_readers
+from foretrain.trainer.checkpoint.space import check_room
 from foretrain.trainer.run.environment import record
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
 from foretrain.trainer.run.folder import CONFIG_FILE, LOGS, newest_checkpoint
 from foretrain.trainer.run.lock import locked
 from foretrain.trainer.run.setup import Run, prepare_run
 from foretrain.trainer.run.stopping import catch_signals
+
+logger = logging.getLogger(__name__)
 
 LOCK_WAIT_S = 60.0
 """Seconds that a restarted rank 0 waits for the lock of a previous rank 0 whose node died."""
@@ -73,6 +77,9 @@ def prepared_run(config: Config, place: Place, *, allow_data_change: bool) -> It
     if place.rank > 0:
         yield run
         return
+    # Here, and not where a run is planned: a job may be planned on a machine that has another disk.
+    if not run.is_complete and (warning := check_room(run.run_dir, run.config)):
+        logger.warning("%s", warning)
     with locked(run.run_dir, wait_s=0.0 if place.is_launcher else LOCK_WAIT_S):
         if newest_checkpoint(run.run_dir) != (run.resume.checkpoint if run.resume else None):
             # The previous holder of the lock has written a newer checkpoint than the one that this run resumes from.

@@ -74,7 +74,6 @@ class Trainer:
         self._load_callbacks()
         self._sinks = [JsonLinesSink(), *(SINKS.get(name)() for name in config.train.sinks), *sinks]
         self.stop_request = StopRequest()
-        self._saved_s = time.monotonic()
 
     def fit(self) -> Outcome:
         """Train from the start step to the end of the budget, or until the run is asked to stop.

@@ -15,8 +15,9 @@ from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainC
 from foretrain.data_pipeline.corpus.manifest import TOKENIZER
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.launcher.local.run import RankError
+from foretrain.launcher.train import Place, prepared_run
 from foretrain.parallel.engine import Engine
-from foretrain.trainer.checkpoint.space import checkpoint_bytes
+from foretrain.trainer.checkpoint.space import check_room, checkpoint_bytes
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.folder import CHECKPOINTS
 from foretrain.trainer.run.rank import train_rank
@@ -165,19 +166,24 @@ def test_a_disk_without_room_for_a_checkpoint_is_refused_and_little_room_is_a_wa
     wanted = config(tmp_path / "run", corpus)
     wanted.train.keep_checkpoints = 2
     size = checkpoint_bytes(prepare_run(wanted).config)
-    assert not caplog.records
 
-    def with_room_for(num_bytes: int) -> None:
+    def start_with_room_for(num_bytes: int) -> str:
+        """Prepare to train, and return what is warned of."""
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=num_bytes))
-        prepare_run(wanted)
+        caplog.clear()
+        with prepared_run(wanted, Place(), allow_data_change=False):
+            return caplog.text
 
     with pytest.raises(ValueError, match=r"a checkpoint has 0\.000 GiB, and .*/run has 0\.000 GiB free: free some"):
-        with_room_for(size - 1)
-    with_room_for(3 * size - 1)
-    assert "train.keep_checkpoints = 2 needs room for 3 checkpoints" in caplog.text
-    caplog.clear()
-    with_room_for(3 * size)
-    assert not caplog.records
+        start_with_room_for(size - 1)
+    assert "train.keep_checkpoints = 2 needs room for 3 more checkpoints" in start_with_room_for(3 * size - 1)
+    assert start_with_room_for(3 * size) == ""
+    planned = prepare_run(wanted).config  # a run can be planned on another disk
+    for step in (1, 2):
+        (tmp_path / "run" / CHECKPOINTS / f"step-{step:08}").mkdir(parents=True)
+    start_with = SimpleNamespace(free=size)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: start_with)
+    assert check_room(tmp_path / "run", planned) is None  # those that are there need no more room
 
 
 def test_the_room_that_a_checkpoint_needs_is_that_of_its_files(tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:

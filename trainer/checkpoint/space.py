@@ -6,6 +6,7 @@ from pathlib import Path
 from foretrain.configs.schema import Config
 from foretrain.trainer.model.table import num_params
 from foretrain.trainer.optimizers.entry import entry_of
+from foretrain.trainer.run.folder import CHECKPOINTS
 
 GIB = 2**30
 
@@ -27,11 +28,12 @@ def check_room(run_dir: Path, config: Config) -> str | None:
             f"a checkpoint has {size / GIB:.3f} GiB, and {run_dir} has {free / GIB:.3f} GiB free: free some, or set "
             "another run_dir"
         )
-    most = config.train.keep_checkpoints + 1  # the oldest is deleted after the newest is complete
-    if config.train.keep_checkpoints and free < most * size:
+    keep = config.train.keep_checkpoints
+    new = keep + 1 - len(list((run_dir / CHECKPOINTS).glob("step-*")))  # the oldest goes after the newest is there
+    if keep and free < new * size:
         return (
-            f"train.keep_checkpoints = {config.train.keep_checkpoints} needs room for {most} checkpoints of "
-            f"{size / GIB:.3f} GiB, and {run_dir} has {free / GIB:.3f} GiB free: free some, or keep fewer"
+            f"train.keep_checkpoints = {keep} needs room for {new} more checkpoints of {size / GIB:.3f} GiB, and "
+            f"{run_dir} has {free / GIB:.3f} GiB free: free some, or keep fewer"
         )
     return None
 

@@ -4,7 +4,6 @@ Raises ValueError, which says what to change, for a run that cannot work. Import
 in a fraction of a second.
 """
 
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,15 +18,12 @@ from foretrain.registry import import_plugins
 from foretrain.trainer import schedule
 from foretrain.trainer.callbacks.base import CALLBACKS
 from foretrain.trainer.checkpoint.record import CheckpointRecord
-from foretrain.trainer.checkpoint.space import check_room
 from foretrain.trainer.model.table import check_sharding
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
 from foretrain.trainer.run.folder import CONFIG_FILE, newest_checkpoint
 from foretrain.trainer.sinks import SINKS
 from foretrain.trainer.stages.cost import balance_stages, flop_costs
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -138,8 +134,6 @@ def prepare_run(
     checkpoint = newest_checkpoint(Path(config.run_dir))
     resume = check_resume(checkpoint, config, data, allow_data_change) if checkpoint else None
     run = Run(config, layout, data, resume)
-    if not run.is_complete and (warning := check_room(run.run_dir, config)):
-        logger.warning("%s", warning)
     data.check_budget(run.total_steps * config.train.global_batch_size)
     return run
 
