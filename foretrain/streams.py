@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -37,7 +38,8 @@ class LastingStream:
         return getattr(self._stream, name)
 
     def _drop(self, error: OSError) -> None:
-        if error.errno not in _IS_GONE:
+        is_file = stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode)  # whose disk may fail once
+        if error.errno not in _IS_GONE or is_file:
             return
         # What is buffered goes nowhere too. Otherwise each later write, and the last one when Python ends, would fail.
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,5 +1,7 @@
 """No print fails when its reader is gone, and that it is gone is noticed once."""
 
+import errno
+import io
 import os
 import pty
 from collections.abc import Callable
@@ -49,6 +51,17 @@ def test_a_full_disk_loses_text_and_is_no_reason_to_stop() -> None:
         os.dup2(nowhere, stream.fileno())  # there is room again
         os.close(nowhere)
         lasting.flush()
+    assert reasons == []
+
+
+def test_a_log_file_on_a_disk_that_fails_is_no_reason_to_stop(tmp_path: Path) -> None:
+    class FailingFile(io.TextIOWrapper):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    reasons: list[str] = []
+    with FailingFile((tmp_path / "log").open("wb")) as stream:
+        assert LastingStream(stream, reasons.append).write("text\n") == 5
     assert reasons == []
 
 

@@ -24,6 +24,7 @@ from foretrain.trainer.run.folder import CHECKPOINTS
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
 from tests.conftest import RunOnRanks
+from tests.trainer.steps import before_each_step
 
 long = pytest.mark.long
 NUM_STEPS = 7
@@ -148,16 +149,12 @@ def test_sgd_under_completep_resumes_bitwise_and_continues_in_another_layout(
 
 def die(run: Any, at_step: int, rank: int, signum: int) -> None:
     """Train, but at one step send a signal to one rank."""
-    step = Engine.train_step
 
-    def train_step(self: Engine, *batch: Any) -> Any:
-        nonlocal at_step
-        at_step -= 1
-        if at_step == 0 and self.groups.rank == rank:
+    def send(engine: Engine, number: int) -> None:
+        if number == at_step and engine.groups.rank == rank:
             os.kill(os.getpid(), signum)
-        return step(self, *batch)
 
-    Engine.train_step = train_step  # type: ignore[method-assign,assignment]
+    before_each_step(send)
     train_rank(run)
 
 

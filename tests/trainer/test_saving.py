@@ -24,6 +24,7 @@ from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
 from foretrain.trainer.trainer import Trainer
 from tests.conftest import RunOnRanks
+from tests.trainer.steps import before_each_step
 
 NUM_STEPS = 3
 FULL = "(File too large|as on a full disk)"
@@ -89,13 +90,7 @@ def test_a_damaged_tokenizer_is_refused_before_the_first_step(tmp_path: Path, ow
 
 
 def losing_its_tokenizer(run: Any, tokenizer: Path) -> None:
-    step = Engine.train_step
-
-    def train_step(self: Engine, *batch: Any) -> Any:
-        tokenizer.unlink(missing_ok=True)
-        return step(self, *batch)
-
-    Engine.train_step = train_step  # type: ignore[method-assign,assignment]
+    before_each_step(lambda engine, number: tokenizer.unlink(missing_ok=True))
     train_rank(run)
 
 
@@ -121,16 +116,12 @@ def test_stop_after_a_step_that_is_done_trains_no_more(tmp_path: Path, corpus: P
 
 def with_a_full_disk(run: Any, first: int, last: int) -> None:
     """Train, but from step `first` to step `last` no file can grow beyond 20 kB."""
-    step, number = Engine.train_step, 0
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def train_step(self: Engine, *batch: Any) -> Any:
-        nonlocal number
-        number += 1
+    def limit(engine: Engine, number: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if first <= number <= last else hard, hard))
-        return step(self, *batch)
 
-    Engine.train_step = train_step  # type: ignore[method-assign,assignment]
+    before_each_step(limit)
     train_rank(run)
 
 
