@@ -1,6 +1,7 @@
 """What a launch leaves in the run's folder, and what it refuses."""
 
 import json
+import re
 import shutil
 import stat
 import subprocess
@@ -211,14 +212,18 @@ def test_a_run_of_this_machine_is_found_and_stopped_by_its_folder(folder: Path) 
 
 @pytest.mark.long
 def test_a_launch_here_trains_and_its_script_resumes(folder: Path) -> None:
-    ten_steps = f"train.num_tokens={10 * 8 * 32}"
-    first = foretrain("launch", "tiny.yaml", "run_dir=runs/here", ten_steps, "train.stop_after=3", cwd=folder)
-    assert (first.status, first.err) == (0, "")
-    assert "runs/here: dp=2 tp=1 pp=1 zero=1, 10 steps, from the start" in first.out
-    script = folder / "runs/here/job.sh"
-    again = subprocess.run(["bash", script], cwd="/", env=environment(), capture_output=True, text=True)
+    run_dir = folder / "runs/here"
+    first = start("launch", "tiny.yaml", "run_dir=runs/here", f"train.num_tokens={300 * 8 * 32}", cwd=folder)
+    wait_until(lambda: (run_dir / "metrics.jsonl").exists(), "a step")
+    LAUNCHERS.get("local").stop(run_dir)
+    stopped = end(first)
+    assert stopped.status == EXIT_RESUME
+    assert "runs/here: dp=2 tp=1 pp=1 zero=1, 300 steps, from the start" in stopped.out
+    again = subprocess.run(["bash", run_dir / "job.sh"], cwd="/", env=environment(), capture_output=True, text=True)
     assert (again.returncode, again.stderr) == (0, "")
-    assert "10 steps, from step 3\n" in again.stdout
+    assert re.search(r"300 steps, from step [1-9]", again.stdout)
+    steps = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [each["step"] for each in steps if each["kind"] == "train"] == list(range(1, 301))
     recorded = json.loads((folder / "runs/here/environment.json").read_text())
     assert recorded["code_sha256"] == code_hash(folder / "runs/here/code/foretrain")
     assert recorded["git"] == (folder / "runs/here/code/foretrain/VERSION").read_text().strip()
