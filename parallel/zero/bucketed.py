@@ -1,7 +1,8 @@
-"""ZeRO 0 and 1: gradients reduced in buckets during the backward pass, weights gathered during the next forward pass.
+"""ZeRO 0 to 2: gradients reduced in buckets during the backward pass, weights gathered during the next forward pass.
 
 Gradients of all micro-batches are summed in fp32, and reduced in fp32. Under ZeRO 1 each replica owns a contiguous part
 of every bucket (arXiv 1910.02054): it receives that part of the gradients, updates it, and sends it to the others.
+Under ZeRO 2 it also keeps no more than that part of the gradients, which are reduced in every micro-batch.
 """
 
 from collections import Counter
@@ -17,6 +18,7 @@ from foretrain.parallel.zero import grad_norm
 from foretrain.parallel.zero.base import Zero, free
 from foretrain.parallel.zero.buckets import plan_buckets
 from foretrain.parallel.zero.gradients import Gradients
+from foretrain.parallel.zero.sharded_gradients import ShardedGradients
 from foretrain.parallel.zero.weights import Weights
 
 BUCKET_ELEMENTS = 40_000_000
@@ -26,7 +28,7 @@ BUCKET_ELEMENTS_PER_REPLICA = 1_000_000
 
 
 class BucketedZero(Zero):
-    """The project's own engine of ZeRO 0 and 1, with and without tensor and pipeline parallelism."""
+    """The project's own engine of ZeRO 0 to 2, with and without tensor and, but for ZeRO 2, pipeline parallelism."""
 
     def build(self, stages: Sequence[nn.Module], config: Config, fill: Fill) -> None:
         groups, self.divisor = self.groups, 1.0
@@ -42,33 +44,40 @@ class BucketedZero(Zero):
             max(BUCKET_ELEMENTS, BUCKET_ELEMENTS_PER_REPLICA * replicas.size()),
         )
         self._weights: Weights | None = None
-        if groups.layout.zero_stage == 1:
+        if groups.layout.zero_stage >= 1:
             dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
             self._weights = Weights(groups, stages, parameters, self._buckets, dtype, fill)
         else:
             allocate(self.module.parameters(), fill, groups.device, torch.float32)
             self.module.to(groups.device)  # its buffers
-        num_microbatches = groups.layout.num_microbatches(config.train)
-        self._gradients = Gradients(
-            groups,
-            parameters,
-            self._buckets,
-            [uses[parameter] * num_microbatches for parameter in parameters],
-            shards=self._weights is not None,
-            num_held_back=len(self.tied),
-        )
+        self._gradients: Gradients
+        if groups.layout.zero_stage == 2:
+            self._gradients = ShardedGradients(groups, parameters, self._buckets, [uses[each] for each in parameters])
+        else:
+            num_microbatches = groups.layout.num_microbatches(config.train)
+            self._gradients = Gradients(
+                groups,
+                parameters,
+                self._buckets,
+                [uses[each] * num_microbatches for each in parameters],
+                shards=self._weights is not None,
+                num_held_back=len(self.tied),
+            )
         self._hand_out(parameters)
 
     def _hand_out(self, parameters: Sequence[nn.Parameter]) -> None:
         """Give the optimizer what this rank owns of each parameter, and find the gradient of each."""
-        sums = self._gradients.sums
-        if self._weights is None:
-            self._owned: dict[nn.Parameter, tuple[Tensor, Tensor]] = {each: (each, sums[each]) for each in parameters}
-        else:
-            self._owned = {
-                parameter: (master, sums[parameter].flatten()[part])
-                for parameter, (master, part) in self._weights.pieces.items()
-            }
+        self._owned: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
+        for bucket, reduced in zip(self._buckets, self._gradients.reduced, strict=True):
+            if self._weights is None:
+                for slot in bucket.slots:
+                    parameter = parameters[slot.index]
+                    self._owned[parameter] = parameter, reduced[slot.place].view(parameter.shape)
+            else:
+                for piece in bucket.pieces(self.groups.replicas.rank()):
+                    parameter = parameters[piece.index]
+                    master, _ = self._weights.pieces[parameter]
+                    self._owned[parameter] = master, reduced[piece.in_shard]
         for group in self.optimizer.param_groups:
             group["params"] = [self._owned[each][0] for each in group["params"] if each in self._owned]
 
@@ -79,6 +88,7 @@ class BucketedZero(Zero):
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
+        self._gradients.end_micro_batch()
 
     def accumulate_assigned(self, parameters: Iterable[nn.Parameter]) -> None:
         for parameter in parameters:
@@ -127,7 +137,7 @@ class BucketedZero(Zero):
 
     def get(self, parameter: nn.Parameter, key: str) -> Tensor:
         self.await_weights()
-        if parameter not in self._gradients.sums:  # it is not trained
+        if parameter not in self._gradients:  # it is not trained
             return parameter.data.float() if key == "weight" else torch.zeros_like(parameter, dtype=torch.float32)
         if self._weights is None or (key == "weight" and parameter.dtype == torch.float32):
             return parameter.data if key == "weight" else self.optimizer.state[parameter][key]
@@ -145,7 +155,7 @@ class BucketedZero(Zero):
         self.await_weights()
         if key == "weight":
             parameter.copy_(value)
-        if parameter not in self._gradients.sums:
+        if parameter not in self._gradients:
             return
         if self._weights is None:
             if key != "weight":

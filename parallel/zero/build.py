@@ -8,6 +8,6 @@ from foretrain.parallel.zero.with_deepspeed import DeepSpeedZero
 
 
 def zero_of(layout: Layout, config: Config) -> type[Zero]:
-    """DeepSpeed's engine where gradients or weights are sharded or states offloaded, and else the project's own."""
-    uses_deepspeed = layout.zero_stage >= 2 or config.parallel.offload_optimizer
+    """DeepSpeed's engine where weights are sharded or states offloaded, and else the project's own."""
+    uses_deepspeed = layout.zero_stage == 3 or config.parallel.offload_optimizer
     return DeepSpeedZero if uses_deepspeed else BucketedZero

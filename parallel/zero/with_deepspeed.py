@@ -1,4 +1,4 @@
-"""ZeRO 2 and 3, and ZeRO 1 with its states in host memory: DeepSpeed's engine, under tensor and pipeline parallelism.
+"""ZeRO 3, and ZeRO 1 and 2 with states in host memory: DeepSpeed's engine, under tensor and pipeline parallelism.
 
 DeepSpeed averages gradients over dp. It clips by one norm over dp, tp and pp in which a replicated parameter counts
 once.

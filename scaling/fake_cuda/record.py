@@ -11,7 +11,7 @@ MATRIX_PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "flash_attention",
 """Kernels whose time is set by their arithmetic, and not by the bytes that they move."""
 
 STEP_PHASES = ("forward_backward", "reduce", "update")
-"""The phases of a step. What ZeRO 2 and 3, and overlap_comm, reduce during the backward pass is in the first."""
+"""The phases of a step. What is reduced during the backward pass is in the first."""
 
 
 @dataclass(frozen=True, order=True)

@@ -19,7 +19,7 @@ from foretrain.launcher.launches import Launch, launches, record_launch
 from foretrain.launcher.snapshot import code_hash, snapshot
 from foretrain.trainer.run.environment import record
 from foretrain.trainer.run.exit_status import EXIT_RESUME
-from tests.cli import CONFIG, ROOT, assert_refused, called, end, environment, foretrain, start
+from tests.cli import CONFIG, ROOT, assert_refused, called, end, environment, start
 from tests.processes import wait_until
 
 ON_TWO_NODES = ("cluster.num_nodes=2", "cluster.gpus_per_node=1", "launch.ray.address=http://127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""The project's engine of ZeRO 1 and DeepSpeed's of ZeRO 2 and 3 train the same model."""
+"""The project's engine of ZeRO 1 and 2 and DeepSpeed's of ZeRO 3 train the same model."""
 
 from typing import Any
 

@@ -16,7 +16,7 @@ from tests.parallel.workers import make_engine, small_model
 
 def use_of_compiler() -> tuple[bool, int]:
     """Whether an engine of DeepSpeed has imported the compiler, and how many graphs torch.compile then makes."""
-    make_engine(Layout(zero_stage=2), small_model(), TrainConfig(), OptimizerConfig())
+    make_engine(Layout(zero_stage=3), small_model(), TrainConfig(), OptimizerConfig())
     assert "megatron.core.tensor_parallel" in sys.modules and "deepspeed.runtime.engine" in sys.modules
     is_imported = "torch._inductor.lowering" in sys.modules
     graphs: list[GraphModule] = []

@@ -66,7 +66,7 @@ LONG_LLAMA_CASES = [
     offload(Layout(dp=2), "offload_optimizer"),
     offload(Layout(dp=2, pp=2), "offload_optimizer"),
     offload(replace(ZBV, dp=2), "offload_optimizer"),
-    offload(Layout(dp=2, zero_stage=2), "overlap_comm"),
+    offload(Layout(dp=2, zero_stage=2), "offload_optimizer"),
     offload(Layout(dp=2, zero_stage=3), "overlap_comm"),
     offload(Layout(dp=2, zero_stage=3), "offload_params"),
     recompute(Layout(dp=2, zero_stage=3), "full"),

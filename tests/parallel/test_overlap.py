@@ -206,7 +206,7 @@ def norms_after_a_failure(zero_stage: int) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
 def test_a_step_after_one_that_failed_starts_from_nothing(zero_stage: int, ranks: RunOnRanks) -> None:
     for sound, after_failure in ranks(2, norms_after_a_failure, zero_stage):
         assert after_failure == sound
@@ -257,7 +257,7 @@ def states_with_a_frozen_parameter(zero_stage: int, precision: Any) -> list[bool
     return [*kept, bool((gain == 2).all()), not engine.zero.get(gain, "exp_avg").any()]
 
 
-@pytest.mark.parametrize(("zero_stage", "precision"), [(0, "fp32"), (1, "bf16")])
+@pytest.mark.parametrize(("zero_stage", "precision"), [(0, "fp32"), (1, "bf16"), (2, "bf16")])
 def test_a_parameter_that_is_not_trained_keeps_its_weight(zero_stage: int, precision: str, ranks: RunOnRanks) -> None:
     for found in ranks(2, states_with_a_frozen_parameter, zero_stage, precision):
         assert all(found)

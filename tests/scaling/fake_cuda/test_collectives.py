@@ -20,6 +20,8 @@ CASES = {
     "zero 0": tiny("parallel.dp=8 parallel.zero_stage=0 train.global_batch_size=16"),
     "zero 1 fp32": tiny("parallel.dp=8 train.global_batch_size=16", rank=3),
     "zero 1 bf16": tiny(f"parallel.dp=8 train.global_batch_size=32 {BF16}", rank=7),
+    "zero 2": tiny(f"parallel.dp=8 parallel.zero_stage=2 train.global_batch_size=32 {BF16}", rank=7),
+    "zero 3": tiny(f"parallel.dp=8 parallel.zero_stage=3 train.global_batch_size=32 {BF16}", rank=7, num_steps=2),
     "tp": tiny(f"parallel.tp=2 {BF16}", rank=1),
     "sp": tiny(f"parallel.tp=2 parallel.sp=true parallel.dp=2 train.global_batch_size=4 {BF16}"),
     # In their first step, pipelines also run made-up tensors through the stages.
@@ -60,18 +62,21 @@ def messages(record: RankRecord) -> Counter[Message]:
 
 
 def formula(config: Config, rank: int) -> Counter[Message]:
-    """The messages of a step of a llama-like model with ZeRO 0 or 1, whose gradients fit into one bucket."""
+    """The messages of a step of a llama-like model whose gradients fit into one bucket.
+
+    Under ZeRO 3, its matrices are so small that DeepSpeed keeps complete copies of them during a step.
+    """
     layout, train = Layout.from_config(config.parallel), config.train
     at, count = layout.coordinates(rank), layout.num_microbatches(train)
     held = Held(config, rank)
     found: Counter[Message] = Counter()
     found["all_reduce", "cpu", "int64", 1] += 1  # valid tokens, in host memory
-    found["all_reduce", "world", "float64", 1] += 2  # losses, and squares of the norm
+    found["all_reduce", "world", "float64", 1] += 1  # losses
     for message, number in (*of_tensor_parallelism(config, held), *of_context_parallelism(config, held)):
         found[message] += count * number
     for message, number in of_pipeline(config, held, layout.stages_of(at.pp)):
         found[message] += count * number
-    for message, number in of_gradients(config, held):
+    for message, number in of_zero_3(config, held) if layout.zero_stage == 3 else of_gradients(config, held):
         found[message] += number
     return +found
 
@@ -138,6 +143,7 @@ def of_gradients(config: Config, held: Held) -> Iterator[tuple[Message, int]]:
     """Messages of a step that sum gradients, and bring back the weights that another replica has updated."""
     layout, model = Layout.from_config(config.parallel), config.model
     replicas = layout.dp * layout.cp
+    yield ("all_reduce", "world", "float64", 1), 1  # squares of the norm
     assert model.vocab_size is not None and model.num_kv_heads is not None
     matrix = -(-model.vocab_size // layout.tp) * model.d_model
     heads, kv_heads = model.num_heads // layout.tp, max(1, model.num_kv_heads // layout.tp)
@@ -154,10 +160,29 @@ def of_gradients(config: Config, held: Held) -> Iterator[tuple[Message, int]]:
         if layout.zero_stage == 0:
             yield ("all_reduce", "replicas", "float32", size), 1
         else:
-            yield ("reduce_scatter", "replicas", "float32", size), 1
+            num_sums = layout.num_microbatches(config.train) if layout.zero_stage == 2 else 1
+            yield ("reduce_scatter", "replicas", "float32", size), num_sums
             yield ("all_gather", "replicas", held.dtype, size), 1
     if tied:
         yield ("all_reduce", "embedding", "float32", padded(matrix, 64 * replicas) // replicas), 1
+
+
+def of_zero_3(config: Config, held: Held) -> Iterator[tuple[Message, int]]:
+    """Messages of a step in which DeepSpeed sums gradients, and brings back the weights, without tp, pp and cp."""
+    model = config.model
+    assert model.vocab_size is not None and model.num_kv_heads is not None
+    d_model, d_ff = model.d_model, model.block_shape.d_ff
+    heads = (model.num_heads, model.num_heads + 2 * model.num_kv_heads)  # of the output; of queries, keys and values
+    matrices = [*(each * model.block_shape.head_dim * d_model for each in heads), 2 * d_ff * d_model, d_ff * d_model]
+    ends = [padded(model.vocab_size, 64) * d_model, padded(model.vocab_size, 64) * d_model, d_model]
+    sizes = [*matrices, d_model, d_model] * held.blocks + ends
+    yield (
+        ("reduce_scatter", "replicas", "float32", sum(sizes)),
+        Layout.from_config(config.parallel).num_microbatches(config.train),
+    )
+    for size in sizes:
+        yield ("all_gather", "replicas", held.dtype, size), 1
+    yield ("all_reduce", "replicas", "float64", 1), 2  # the norm, of what decays and of what does not
 
 
 def padded(size: int, factor: int) -> int:

@@ -15,13 +15,13 @@ CASES = {
     "tp": tiny("parallel.tp=2 parallel.sp=true train.precision=bf16", rank=1, checkpoint=True),
     "zero 0": tiny(f"{DATA} parallel.zero_stage=0"),
     "zero 1": tiny(f"{DATA} train.precision=bf16", rank=7),
+    "zero 2": tiny(f"{DATA} parallel.zero_stage=2"),
     "zero 3": tiny(f"{DATA} parallel.zero_stage=3", rank=5, checkpoint=True),
     "1f1b": tiny(f"{PIPELINE} model.tie_embeddings=true model.position=learned", checkpoint=True),
     "zbv": tiny(f"{PIPELINE} parallel.vpp=2 parallel.schedule=zbv"),
     "cp": tiny("parallel.cp=2", rank=1),
 }
 LONG_CASES = {
-    "zero 2": tiny(f"{DATA} parallel.zero_stage=2 parallel.overlap_comm=true"),
     "offload": tiny("parallel.offload_optimizer=true train.precision=bf16"),
     "interleaved": tiny(f"{PIPELINE} parallel.vpp=2 parallel.schedule=interleaved_1f1b", rank=1),
     "documents": tiny("data.packing=documents parallel.cp=2 parallel.tp=2"),
@@ -73,7 +73,7 @@ def test_tensor_parallel_ranks_exchange_parts_of_the_sequence(record_of: RecordO
         assert {each.group_size for each in found} == {2}
 
 
-@pytest.mark.parametrize("name", ["zero 0", "zero 1", pytest.param("zero 2", marks=pytest.mark.long), "zero 3"])
+@pytest.mark.parametrize("name", ["zero 0", "zero 1", "zero 2", "zero 3"])
 def test_replicas_reduce_every_gradient_once(name: str, record_of: RecordOf) -> None:
     record = record_of((CASES | LONG_CASES)[name])
     reduced = [

@@ -12,6 +12,8 @@ from foretrain.configs.load import ConfigError, load
 from foretrain.configs.schema import Config
 from foretrain.configs.sources import PRESETS
 from foretrain.parallel.layout import Layout, LayoutError, check
+from foretrain.parallel.zero.build import zero_of
+from foretrain.parallel.zero.with_deepspeed import DeepSpeedZero
 from foretrain.scaling.layouts import all_layouts
 from tests.scaling.fake_cuda.cases import tiny
 from tests.scaling.fake_cuda.conftest import RecordOf
@@ -71,7 +73,8 @@ def random_cases(seed: int) -> Iterator[Case]:
             f"train.global_batch_size={batch_size(layout)}",
         ]
         words += [f"train.precision={chosen.choice(['fp32', 'bf16'])}", *chosen.sample(OPTIONS, 3)]
-        case = tiny(" ".join([MODEL, *words]), rank=chosen.randrange(layout.world_size), checkpoint=True)
+        rank = chosen.randrange(layout.world_size)
+        case = tiny(" ".join([MODEL, *words]), rank=rank, num_steps=2, checkpoint=True)
         try:
             options = load(case.preset, case.overrides)
         except ConfigError:
@@ -100,8 +103,15 @@ def sampled() -> list[Case]:
 
 
 @pytest.mark.parametrize("number", range(NUM_SAMPLED))
-def test_a_random_layout_runs(number: int, record_of: RecordOf) -> None:
-    assert record_of(sampled()[number]).num_parameters > 0
+def test_a_random_layout_runs_and_the_host_waits_for_the_device_once_in_a_step(
+    number: int, record_of: RecordOf
+) -> None:
+    case = sampled()[number]
+    record, config = record_of(case), load(case.preset, case.overrides)
+    uses_deepspeed = zero_of(Layout.from_config(config.parallel), config) is DeepSpeedZero
+    assert record.num_parameters > 0
+    if not uses_deepspeed:  # which also waits in each micro-batch, and for each group of parameters
+        assert sum(phase.num_syncs for phase in record.steps[-1]) == 1
 
 
 def test_the_random_layouts_differ() -> None:
