@@ -14,11 +14,21 @@ import psutil
 from foretrain.configs.launching import LaunchConfig
 from foretrain.launcher.job import Job, code_variables, environment
 from foretrain.launcher.launches import record_launch
+from foretrain.launcher.local.supervise import MODULE
 from foretrain.launcher.logs import log_files
 from foretrain.launcher.protocol import ActiveJob, ArrayRunner, Script
 from foretrain.trainer.run.lock import LOCK_FILE
 
 SCRIPT = "job.sh"
+
+
+def _supervisor_of(process: psutil.Process) -> psutil.Process:
+    """The process that starts `process` again when it is killed, or itself."""
+    with suppress(psutil.Error):
+        parent = process.parent()
+        if parent is not None and MODULE in parent.cmdline():
+            return parent
+    return process
 
 
 class LocalLauncher:
@@ -37,12 +47,14 @@ class LocalLauncher:
         _, settings = environment(launch.env, {})
         exports = {**settings, **{name: dict(job.env)[name] for name in code_variables(job.code)}}
         path = shlex.quote(str(job.folder / SCRIPT))
+        supervise = [job.python, "-m", MODULE, "--max-starts", str(job.max_starts), str(job.folder)]
         lines = [
             "#!/bin/bash",
             f"# A run of foretrain on one machine. To continue from its newest checkpoint: bash {path}",
             f"cd {shlex.quote(job.workdir)} || exit",
             *(f"export {name}={shlex.quote(value)}" for name, value in exports.items()),
-            f"exec {shlex.join(job.command)}",
+            f"exec {shlex.join(supervise)} \\",
+            f"  {shlex.join(job.command)}",
         ]
         return Script(SCRIPT, "\n".join([*lines, ""]))
 
@@ -50,7 +62,10 @@ class LocalLauncher:
         """Nothing is needed but this machine."""
 
     def active(self, folder: Path, launch: LaunchConfig) -> list[ActiveJob]:
-        """The process of this machine that holds the lock of the folder, unless it is a rank of a cluster's job."""
+        """The process that runs the folder's job on this machine: the one that supervises the holder of the lock.
+
+        The lock may also be held by a run without a supervisor, or by a rank of a cluster's job, which is not found.
+        """
         with suppress(OSError, ValueError, psutil.Error):
             lock = folder / LOCK_FILE
             _, pid, _, host = lock.read_text(encoding="utf-8").split()  # "process 12 on node3"
@@ -63,7 +78,7 @@ class LocalLauncher:
                 and process.status() != psutil.STATUS_ZOMBIE
                 and "RANK" not in process.environ()
             ):
-                return [ActiveJob(self.name, pid, "running")]
+                return [ActiveJob(self.name, str(_supervisor_of(process).pid), "running")]
         return []
 
     def submit(self, job: Job, script: Script, launch: LaunchConfig) -> NoReturn:
