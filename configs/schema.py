@@ -101,8 +101,16 @@ class TrainConfig:
     """Steps between checkpoints; 0: none by steps."""
     checkpoint_minutes: float = setting(30.0, changes_curve=False, since="0.2.0")
     """Minutes after which a checkpoint is written, counted from the one before; 0: none by time."""
+    checkpoint_in_background: bool = setting(True, changes_curve=False, since="0.2.0")
+    """Train on while a checkpoint is written. The copy of its state that every rank then has in host memory is made by
+    the first checkpoint, and kept."""
     keep_checkpoints: int = setting(2, changes_curve=False)
     """Number of checkpoints that are kept, the newest; 0: all."""
+    keep_every: int = setting(0, changes_curve=False, since="0.2.0")
+    """Checkpoints of multiples of this number of steps are kept too; 0: none."""
+    keep_best: int = setting(0, changes_curve=False, since="0.2.0")
+    """Number of checkpoints that are kept too, those with the least held-out loss. A checkpoint has one if its step is
+    evaluated."""
     log_every: int = setting(10, changes_curve=False)
     """Steps between lines on the terminal. The metrics file has every step."""
     callbacks: list[str] = setting(default_factory=list, changes_curve=False, since="0.2.0")
@@ -122,7 +130,7 @@ class TrainConfig:
             recompute_layers=self.recompute_layers,
         )
         require_not_negative(self, "eval_every", "eval_samples", "check_every", "checkpoint_every", "keep_checkpoints")
-        require_not_negative(self, "checkpoint_minutes")
+        require_not_negative(self, "checkpoint_minutes", "keep_every", "keep_best")
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from foretrain.trainer.callbacks.consistency import ConsistencyCheck
 from foretrain.trainer.callbacks.device import DeviceMetrics
 from foretrain.trainer.callbacks.evaluation import PeriodicEvaluation
 from foretrain.trainer.callbacks.telemetry import Telemetry
-from foretrain.trainer.checkpoint.files import Checkpoints
+from foretrain.trainer.checkpoint.files import Checkpoints, SaveError
+from foretrain.trainer.checkpoint.loading import load_newest
 from foretrain.trainer.checkpoint.record import CheckpointRecord
-from foretrain.trainer.consistency.check import Consistency
+from foretrain.trainer.checkpoint.retention import Retention
+from foretrain.trainer.consistency.check import Consistency, InconsistentRanksError
 from foretrain.trainer.evaluation import Evaluation
 from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.run.folder import CHECKPOINTS
@@ -54,9 +56,9 @@ class Trainer:
         self.engine, self.state = build_engine(config, groups, is_loaded=run.resume is not None)
         # Kept from the start, since the file could be missing when a checkpoint is written. Rank 0 alone writes it.
         self._tokenizer = run.data.any_stream.read_tokenizer() if groups.rank == 0 else b""
-        self.checkpoints = Checkpoints(run.run_dir / CHECKPOINTS, config.train.keep_checkpoints)
+        self.checkpoints = Checkpoints(run.run_dir / CHECKPOINTS, Retention.of(config.train))
         if run.resume is not None:
-            self.checkpoints.load(run.resume.checkpoint, self.state, run.start_step)
+            self.run = run = load_newest(run, self.state)
         fingerprints = f"{run.data.fingerprint} {run.data.mixture_fingerprint}"
         self.consistency = Consistency(self.state, config, fingerprints)
         self._objective = objective_of(config)(config)
@@ -89,6 +91,7 @@ class Trainer:
             self._batches = stack.enter_context(closing(self._open_batches()))
             self._saved_s = time.monotonic()
             self.call("on_fit_start")
+            stack.enter_context(self._finishing_saves())
             for number in range(run.start_step + 1, run.total_steps + 1):
                 step = self._train_step(number)
                 self.call("on_step", step)
@@ -104,6 +107,16 @@ class Trainer:
                     break
             self.call("on_fit_end", outcome)
         return outcome
+
+    @contextmanager
+    def _finishing_saves(self) -> Iterator[None]:
+        """A block after whose errors that all ranks raise together the checkpoint before is still completed."""
+        try:
+            yield
+        except (DivergedError, InconsistentRanksError):
+            with suppress(SaveError):
+                self.checkpoints.finish()
+            raise
 
     @property
     def samples_consumed(self) -> int:
@@ -121,23 +134,36 @@ class Trainer:
         for callback in self.callbacks:
             getattr(callback, hook)(self, *args)
 
-    def save(self, step: int) -> Path:
+    def save(self, step: int, val_loss: float | None = None) -> Path:
         """Write a checkpoint of the state after `step` steps, and return its folder. Every rank calls it.
 
-        Raises SaveError, on every rank, if it cannot be written.
+        `val_loss` is the held-out loss after that step, if it is known.
+
+        Raises SaveError, on every rank, if it, or one that is still being written, cannot be written.
         """
+        before = self.checkpoints.finish()
+        if before is not None:
+            self.call("on_checkpoint", before)
+        self.begin_save(step, val_loss)
+        path = self.checkpoints.finish()
+        assert path is not None
+        return path
+
+    def begin_save(self, step: int, val_loss: float | None = None) -> None:
+        """Begin to write a checkpoint, as `save` does; the one before must be complete. Every rank calls it."""
         data, config = self.run.data, self.run.config
         record = CheckpointRecord(
             step=step,
             **data.state(step * config.train.global_batch_size),
             sources=data.fingerprints,
             num_bad_samples=self._telemetry.num_bad_samples,
+            val_loss=val_loss,
             eot_id=data.any_stream.eot_id,
             callbacks={callback.name: callback.state() for callback in self._callbacks_with_state()},
         )
         # With its tokenizer beside it, a checkpoint can generate text wherever the corpus is.
         try:
-            return self.checkpoints.save(step, self.state, record, config, {TOKENIZER: self._tokenizer})
+            self.checkpoints.start(step, self.state, record, config, {TOKENIZER: self._tokenizer})
         finally:
             self._saved_s = time.monotonic()  # also if it failed: the next one is tried as much later
 

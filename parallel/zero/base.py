@@ -1,7 +1,8 @@
 """What an engine of data parallelism does for a training step, whichever engine it is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,21 @@ from torch import Tensor, nn
 from foretrain.configs.schema import Config
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.placement import Fill
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a rank keeps of the fp32 state of a module's parameter: a range of the flattened parameter."""
+
+    start: int
+    """The first element of the parameter that it holds."""
+    states: Mapping[str, Tensor]
+    """For "weight" and each of the moments, a flat tensor whose memory is the state itself; all have the same size."""
+
+    @property
+    def stop(self) -> int:
+        """The element after the last one that it holds."""
+        return self.start + len(self.states["weight"])
 
 
 class Zero(ABC):
@@ -80,7 +96,20 @@ class Zero(ABC):
     def destroy(self) -> None:
         """Give the memory of parameters and optimizer back. The engine cannot be used any more."""
 
-    # ---- full state, for checkpoints; all ranks of the dp group must call these together ----
+    # ---- a rank's own state, for checkpoints ----
+
+    @abstractmethod
+    def piece(self, parameter: nn.Parameter) -> Piece | None:
+        """What this rank keeps of the state of a module's parameter, on any device; None if it keeps none of it.
+
+        The pieces of all replicas are the complete parameter. They do not overlap, or are all complete.
+        """
+
+    @abstractmethod
+    def take_pieces(self) -> None:
+        """After the pieces were overwritten: make the weights of the modules equal to them. Every rank must call it."""
+
+    # ---- full state; all ranks of the dp group must call these together ----
 
     @abstractmethod
     def get(self, parameter: nn.Parameter, key: str) -> Tensor:

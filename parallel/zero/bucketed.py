@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from foretrain.configs.schema import Config
 from foretrain.parallel.placement import Fill, allocate
 from foretrain.parallel.zero import grad_norm
-from foretrain.parallel.zero.base import Zero, free
+from foretrain.parallel.zero.base import Piece, Zero, free
 from foretrain.parallel.zero.buckets import plan_buckets
 from foretrain.parallel.zero.gradients import Gradients
 from foretrain.parallel.zero.sharded_gradients import ShardedGradients
@@ -132,6 +132,29 @@ class BucketedZero(Zero):
         free(value for state in self.optimizer.state.values() for value in state.values())
         free(self.updated_tensors())
         free(self.module.parameters())
+
+    # ---- a rank's own state ----
+
+    def piece(self, parameter: nn.Parameter) -> Piece | None:
+        self.await_weights()
+        if parameter not in self._gradients:  # it is not trained: every replica has it
+            zeros = {key: torch.zeros(parameter.numel(), device=parameter.device) for key in self.moments}
+            return Piece(0, {"weight": parameter.data.view(-1), **zeros})
+        if self._weights is None:
+            return Piece(0, self._states(parameter))
+        if parameter not in self._weights.pieces:
+            return None
+        master, part = self._weights.pieces[parameter]
+        return Piece(part.start, self._states(master))
+
+    def _states(self, updated: Tensor) -> dict[str, Tensor]:
+        state = self.optimizer.state[updated]
+        return {"weight": updated.data.view(-1), **{key: state[key].view(-1) for key in self.moments}}
+
+    def take_pieces(self) -> None:
+        if self._weights is not None:
+            self._weights.gather()
+            self.await_weights()
 
     # ---- full state ----
 

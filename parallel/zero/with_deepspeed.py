@@ -18,7 +18,7 @@ from foretrain.configs.schema import Config
 from foretrain.parallel.groups import ModelParallelUnit
 from foretrain.parallel.placement import Fill, allocate
 from foretrain.parallel.zero import grad_norm
-from foretrain.parallel.zero.base import Zero, free
+from foretrain.parallel.zero.base import Piece, Zero, free
 
 
 class DeepSpeedZero(Zero):
@@ -154,6 +154,41 @@ class DeepSpeedZero(Zero):
         # Hooks of ZeRO-3 keep their tensors alive, in cycles that Python's garbage collector does not see.
         parts = [parameter.ds_tensor for parameter in parameters if hasattr(parameter, "ds_tensor")]
         free((*parameters, *parts, *flat, *states))
+
+    # ---- a rank's own state ----
+
+    def piece(self, parameter: nn.Parameter) -> Piece | None:
+        if self._stage == 3:
+            return self._partition_of(parameter)
+        mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+        if mapping is None:
+            return None
+        states = {key: mapping.get_hp_fragment(key) for key in self.moments}
+        return Piece(mapping.lp_fragment_address.start, {"weight": mapping.get_hp_fragment(), **states})
+
+    def _partition_of(self, parameter: Any) -> Piece | None:
+        """A replica's part of a parameter under ZeRO 3; the last ones may be padded, or nothing but padding."""
+        optimizer, size = self._engine.optimizer, len(parameter.ds_tensor)
+        start = size * parameter.ds_zero_partition_rank
+        num_elements = min(size, parameter.ds_numel - start)
+        if num_elements <= 0:
+            return None
+        group, offset, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        master = optimizer.fp32_partitioned_groups_flat[group]
+        tensors = {"weight": master.data, **{key: self.optimizer.state[master][key] for key in self.moments}}
+        return Piece(start, {key: each.narrow(0, offset, num_elements) for key, each in tensors.items()})
+
+    @torch.no_grad()
+    def take_pieces(self) -> None:
+        optimizer = self._engine.optimizer
+        if self._stage == 3:
+            for group in range(len(optimizer.fp16_groups)):
+                optimizer._reassign_or_swap_out_partitioned_parameters(group)
+            if optimizer.persistent_parameters:  # small ones, of which every rank keeps a copy
+                optimizer.persistent_parameters[0].partition(optimizer.persistent_parameters)
+                optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+            return
+        optimizer.update_lp_params()
 
     # ---- full state ----
 

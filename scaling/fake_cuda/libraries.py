@@ -4,7 +4,7 @@ Everything here replaces what needs values or other ranks. It holds for the rest
 """
 
 import types
-from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -146,24 +146,26 @@ def _trust_other_ranks() -> None:
 
 def _save_nothing() -> None:
     """Checkpoints end where torch would write or read files: fake tensors have no values to write."""
-    from foretrain.trainer.checkpoint import files
+    from foretrain.trainer.checkpoint import files, loading, plans, staging
 
-    def without_fakes(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with unset_fake_temporarily():
-                return function(*args, **kwargs)
+    def async_save(state: Any, async_stager: staging.Staging, **_: Any) -> Future[None]:
+        async_stager.stage(state)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
 
-        return call
+    def publish(self: files.Checkpoints, folder: Path, target: Path, *_: Any) -> None:
+        target.mkdir()
 
-    def save(tensors: Any, checkpoint_id: Path, process_group: dist.ProcessGroup | None) -> None:
-        checkpoint_id.mkdir(parents=True, exist_ok=True)
+    def read(path: Path, plan: plans.ReadPlan) -> None:
+        for part in plan.parts:
+            part.values.copy_(torch.empty(part.box.sizes))
 
-    def load(tensors: Any, checkpoint_id: Path, process_group: dist.ProcessGroup | None) -> None:
-        pass
-
-    files.dcp = SimpleNamespace(save=save, load=load)  # type: ignore[assignment]
-    mesh = SimpleNamespace(from_group=without_fakes(files.DeviceMesh.from_group))
-    files.DeviceMesh = mesh  # type: ignore[assignment,misc]
+    files.dcp = SimpleNamespace(async_save=async_save)  # type: ignore[assignment]
+    files.Checkpoints._publish = publish  # type: ignore[method-assign,assignment]
+    staging.alone = lambda tensor: tensor
+    staging.pin = lambda tensor: None
+    loading._read = read  # type: ignore[assignment]
 
 
 def forget_rank() -> None:

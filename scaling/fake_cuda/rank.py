@@ -179,16 +179,18 @@ def _mark_phases(zero: "Zero", ledger: "Ledger") -> None:
 def _checkpoint(config: Config, state: "ModelState", ledger: "Ledger") -> tuple[Phase, Phase]:
     """Save and load a checkpoint, up to the point where torch would write and read files."""
     from foretrain.trainer.checkpoint.files import Checkpoints
+    from foretrain.trainer.checkpoint.loading import load
     from foretrain.trainer.checkpoint.record import CheckpointRecord
+    from foretrain.trainer.checkpoint.retention import Retention
 
     record = CheckpointRecord(1, config.train.global_batch_size, config.data.seed, "", "", "")
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = Checkpoints(Path(folder), keep=1)
+        checkpoints = Checkpoints(Path(folder), Retention(newest=1))
         gc.collect()
         with ledger.phase("save"):
             path = checkpoints.save(1, state, record, config)
         gc.collect()
         with ledger.phase("load"):
-            checkpoints.load(path, state, 1)
-    save, load = ledger.take()
-    return save, load
+            load(path, state, 1)
+    saved, loaded = ledger.take()
+    return saved, loaded

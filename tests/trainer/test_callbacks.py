@@ -21,7 +21,9 @@ LAYOUTS = {"one process": ParallelConfig(), "tp=2 pp=2": ParallelConfig(tp=2, pp
 
 
 def with_plugin(plain: Config) -> Config:
-    train = replace(plain.train, callbacks=["log_hooks"], sinks=["one_file"])
+    train = replace(
+        plain.train, callbacks=["log_hooks"], sinks=["one_file"], checkpoint_in_background=False
+    )  # in the background, a checkpoint is complete some steps later
     return replace(plain, plugins=["tests.plugins.callbacks"], train=train)
 
 

@@ -129,7 +129,8 @@ def with_a_full_disk(run: Any, first: int, last: int) -> None:
 def test_a_run_survives_a_checkpoint_that_cannot_be_written(
     dp: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
-    ranks(dp, with_a_full_disk, prepare_run(config(tmp_path, corpus, dp, checkpoint_every=1)), 1, 2)
+    saves = {"checkpoint_every": 1, "checkpoint_in_background": False}
+    ranks(dp, with_a_full_disk, prepare_run(config(tmp_path, corpus, dp, **saves)), 1, 2)
     assert [path.name for path in (tmp_path / CHECKPOINTS).iterdir()] == ["step-00000003"]
     failed = [record for record in read_metrics(tmp_path / METRICS_FILE) if record["kind"] == "checkpoint_failed"]
     assert [record["step"] for record in failed] == [1, 2]
@@ -137,11 +138,21 @@ def test_a_run_survives_a_checkpoint_that_cannot_be_written(
         assert re.search(rf"cannot be written: .*{FULL}.*GiB were free", record["error"])
 
 
+def test_a_run_survives_a_checkpoint_that_cannot_be_written_while_it_trains(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    ranks(2, with_a_full_disk, prepare_run(config(tmp_path, corpus, 2, checkpoint_every=1)), 1, 2)
+    assert saved_steps(tmp_path)[-1] == 3
+    assert not list((tmp_path / CHECKPOINTS).glob("partial-*"))
+    failed = [record for record in read_metrics(tmp_path / METRICS_FILE) if record["kind"] == "checkpoint_failed"]
+    assert re.search(rf"step-00000001 cannot be written: .*{FULL}.*GiB were free", failed[0]["error"])
+
+
 @pytest.mark.parametrize("dp", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_last_checkpoint_that_cannot_be_written_is_an_error_and_the_one_before_is_sound(
     dp: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
-    run = prepare_run(config(tmp_path, corpus, dp, checkpoint_every=1))
+    run = prepare_run(config(tmp_path, corpus, dp, checkpoint_every=1, checkpoint_in_background=False))
     with pytest.raises(RankError, match=rf"SaveError: .*step-00000003 cannot be written: .*{FULL}.*free some"):
         ranks(dp, with_a_full_disk, run, 3, 3)
     assert saved_steps(tmp_path) == [1, 2]

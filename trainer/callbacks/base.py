@@ -37,6 +37,8 @@ class Step:
     """If set, the run writes a checkpoint and stops after this step. `on_step` may set it, alike on every rank."""
     save: bool = False
     """If true, a checkpoint is written after this step. `on_step` may set it, alike on every rank."""
+    is_writing: bool = False
+    """Whether any rank still writes its part of the checkpoint before; the same on every rank."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Callback:
         """Called after an evaluation at `step`."""
 
     def on_checkpoint(self, trainer: Trainer, path: Path) -> None:
-        """Called after a checkpoint is complete in the folder `path`."""
+        """Called after a checkpoint is complete in the folder `path`, which may be some steps after its own."""
 
     def on_fit_end(self, trainer: Trainer, outcome: Outcome) -> None:
         """Called after the last step of this session; not called if the session ends with an exception."""

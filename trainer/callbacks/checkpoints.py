@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foretrain.trainer.callbacks.base import Callback, Step
+from foretrain.trainer.callbacks.base import Callback, HeldOutLoss, Outcome, Step
 from foretrain.trainer.checkpoint.files import SaveError
 
 if TYPE_CHECKING:
@@ -12,18 +14,46 @@ if TYPE_CHECKING:
 
 
 class CheckpointWriter(Callback):
-    """Writes a checkpoint after each step that asks for one. A run survives one that cannot be written."""
+    """Writes a checkpoint after each step that asks for one, while training continues.
+
+    A run survives one that cannot be written. The last of a session is complete before the session ends.
+    """
+
+    def __init__(self) -> None:
+        self._val_loss: tuple[int, float] | None = None
+        """The step of the last evaluation, and its loss."""
+
+    def on_evaluation(self, trainer: Trainer, step: int, loss: HeldOutLoss) -> None:
+        self._val_loss = step, loss.total
 
     def after_step(self, trainer: Trainer, step: Step) -> None:
         """Raise SaveError, on every rank, if the last checkpoint of a session cannot be written."""
-        if not step.save:
-            return
+        ends = step.is_last or step.stop is not None
+        if trainer.checkpoints.is_saving:
+            if step.save:
+                if step.is_writing:
+                    trainer.report.message(f"step {step.number}: waiting for the checkpoint before to be written")
+                self._complete(trainer, step.number, trainer.checkpoints.finish)
+            elif not step.is_writing:
+                self._complete(trainer, step.number, trainer.checkpoints.advance)
+        if step.save:
+            in_background = trainer.run.config.train.checkpoint_in_background and not ends
+            begin = trainer.begin_save if in_background else trainer.save
+            evaluated, loss = self._val_loss or (None, None)
+            val_loss = loss if evaluated == step.number else None
+            self._complete(trainer, step.number, lambda: begin(step.number, val_loss), is_last=ends)
+
+    def on_fit_end(self, trainer: Trainer, outcome: Outcome) -> None:
+        self._complete(trainer, outcome.step, trainer.checkpoints.finish)
+
+    def _complete(self, trainer: Trainer, step: int, work: Callable[[], Path | None], *, is_last: bool = False) -> None:
         try:
-            path = trainer.save(step.number)
+            path = work()
         except SaveError as error:
-            if step.is_last or step.stop:
+            if is_last:
                 raise
-            text = f"step {step.number}: {error}. The run continues, and a later step tries again"
-            trainer.report.event("checkpoint_failed", step.number, {"error": str(error)}, text)
+            text = f"step {step}: {error}. The run continues, and a later step tries again"
+            trainer.report.event("checkpoint_failed", step, {"error": str(error)}, text)
             return
-        trainer.call("on_checkpoint", path)
+        if path is not None:
+            trainer.call("on_checkpoint", path)

@@ -45,9 +45,11 @@ class Telemetry(Callback):
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
         """Raise CorpusError, on every rank, if more samples were unreadable than `data.max_bad_samples`."""
-        mine = [float(trainer.stop_request.asked), float(trainer.is_checkpoint_due), step.data_wait_s]
-        asked, due, longest_wait_s = self._reduce(mine, dist.ReduceOp.MAX)
+        facts = (trainer.stop_request.asked, trainer.is_checkpoint_due, trainer.checkpoints.is_busy)
+        mine = [*map(float, facts), step.data_wait_s]
+        asked, due, writing, longest_wait_s = self._reduce(mine, dist.ReduceOp.MAX)
         step.save |= due > 0
+        step.is_writing = writing > 0
         if asked:
             step.stop = "signal"
         elif step.number == self._stop_after:

@@ -1,48 +1,66 @@
 """Checkpoints that any layout can load: complete parameters by name, in fp32, with the states of the optimizer.
 
 A checkpoint is a folder `step-00000100`, written by torch.distributed.checkpoint, with `run.json` and `config.yaml`
-beside the shards. It is written under another name and renamed when every rank is done, so it is complete or absent.
+beside the shards. Every rank writes its own part, from a copy in host memory, while training continues. The folder has
+another name until every rank is done, so a checkpoint is complete or absent.
 """
 
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor._shards_wrapper import LocalShardsWrapper
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.files import sync
 from foretrain.parallel.groups import Groups
+from foretrain.trainer.checkpoint.manifest import write_manifest
+from foretrain.trainer.checkpoint.parts import parts_to_write
+from foretrain.trainer.checkpoint.plans import PARTS, WritePlan
 from foretrain.trainer.checkpoint.record import CheckpointRecord
+from foretrain.trainer.checkpoint.retention import Retention
 from foretrain.trainer.checkpoint.space import GIB, checkpoint_bytes, free_bytes
-from foretrain.trainer.model.shard import ParamShard
-from foretrain.trainer.run.folder import CONFIG_FILE
+from foretrain.trainer.checkpoint.staging import Staging
+from foretrain.trainer.checkpoint.storage import RankWriter, expect_no_messages, merge_metadata
+from foretrain.trainer.run.folder import CONFIG_FILE, PARTIAL, step_of
 from foretrain.trainer.state import ModelState
-
-_PARTIAL = "partial-"
 
 
 class SaveError(ValueError):
     """A checkpoint cannot be written; the message says why, and what to change."""
 
 
-class Checkpoints:
-    """The checkpoints of one run, in `folder`; the newest `keep` are kept (0: all)."""
+@dataclass
+class _Save:
+    """A checkpoint that is being written."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    target: Path
+    groups: Groups
+    config: Config
+    work: "Future[Any]"
+    """What this rank does now: it writes its part, or, after all ranks have, rank 0 gives the folder its name."""
+    publish: Callable[[], None] | None
+    """The second; None once it has started."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `folder`, and how they are written."""
+
+    def __init__(self, folder: Path, retention: Retention) -> None:
         self.folder = folder
-        self._keep = keep
+        self._retention = retention
+        self._staging: Staging | None = None
+        self._save: _Save | None = None
+        self._publisher = ThreadPoolExecutor(1, "publish-checkpoint")
 
     def complete(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -52,8 +70,15 @@ class Checkpoints:
         """Whether there is a complete checkpoint of that step."""
         return self._path(step).is_dir()
 
+    @property
+    def staging_bytes(self) -> int:
+        """Host memory for the copy that this rank writes from; 0 before the first save."""
+        return 0 if self._staging is None else self._staging.num_bytes
+
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
+
+    # ---- save; every rank calls these together ----
 
     def save(
         self,
@@ -65,46 +90,102 @@ class Checkpoints:
     ) -> Path:
         """Write the state after `step` steps with `record`, `config` and the files `attached`, by name.
 
-        Returns the folder. Every rank must call it. Raises SaveError, on every rank, if any rank cannot write; the
-        checkpoints before are still there then.
+        Returns the folder. Raises SaveError, on every rank, if any rank cannot write; the checkpoints before are still
+        there then.
         """
-        target = self._path(step)
-        partial = self.folder / f"{_PARTIAL}{target.name}"
-        with self._on_rank_0(target, state.groups, config):
-            if state.groups.rank == 0:
+        self.start(step, state, record, config, attached)
+        path = self.finish()
+        assert path is not None
+        return path
+
+    def start(
+        self,
+        step: int,
+        state: ModelState,
+        record: CheckpointRecord,
+        config: Config,
+        attached: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> None:
+        """Copy the state, and begin to write it; see `save`. The save before must be finished."""
+        assert self._save is None, "a save is running"
+        groups, target = state.groups, self._path(step)
+        folder = self.folder / f"{PARTIAL}{target.name}"
+        with self._on_rank_0(target, groups, config):
+            if groups.rank == 0:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._remove_partial()
-        self._write_tensors(partial, target, state, config)
-        with self._on_rank_0(target, state.groups, config):
-            if state.groups.rank == 0:
-                record.write(partial)
-                configs.save(config, partial / CONFIG_FILE)
-                for name, content in attached.items():
-                    (partial / name).write_bytes(content)
-                for path in (*filter(Path.is_file, partial.iterdir()), partial):
-                    sync(path)
-                partial.replace(target)
-                sync(self.folder)
-        if state.groups.rank == 0:
-            self._remove_oldest()
-        return target
+        self._staging = self._staging or Staging(groups.device)
+        parts = parts_to_write(state)
+        expect_no_messages()
+        work: Any = dcp.async_save(
+            {PARTS: parts},
+            storage_writer=RankWriter(folder, groups.rank),
+            planner=WritePlan(parts),
+            process_group=groups.cpu,
+            async_stager=self._staging,
+            no_dist=True,
+            use_collectives=False,
+        )
+        publish = partial(self._publish, folder, target, groups.layout.world_size, record, config, attached)
+        self._save = _Save(target, groups, config, work, publish)
 
-    def _write_tensors(self, partial: Path, target: Path, state: ModelState, config: Config) -> None:
-        distribute = _Distribute(state.groups)
-        tensors = {
-            key: {
-                shard.param.name: distribute(shard, values.to("cpu", copy=True))
-                for shard, values in state.items(key, state.owned)
-            }
-            for key in state.keys
-        }
-        try:
-            dcp.save(tensors, checkpoint_id=partial, process_group=state.groups.cpu)
-        except CheckpointException as error:  # on every rank, with what each of them met
-            reason = _why_not_written([failure for failure, _ in error.failures.values()])
-            if reason is None:
-                raise
-            raise self._save_error(target, state.groups, config, reason) from None
+    @property
+    def is_busy(self) -> bool:
+        """Whether this rank has work to do before `advance` may be called."""
+        return self._save is not None and not self._save.work.done()
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether a save was started and is not complete; the same on every rank."""
+        return self._save is not None
+
+    def advance(self) -> Path | None:
+        """After no rank is busy: begin the next part of a save. Returns the folder if the save is complete.
+
+        Raises SaveError, on every rank, if any rank could not do its part.
+        """
+        save = self._save
+        if save is None:
+            return None
+        reason = self._reason(save.work.exception())
+        self._agree(save.target, save.groups, save.config, reason)
+        if save.publish is None:
+            self._save = None
+            return save.target
+        if save.groups.rank == 0:
+            save.work = self._publisher.submit(save.publish)
+        save.publish = None
+        return None
+
+    def finish(self) -> Path | None:
+        """Wait for the save that was started, and return its folder, or None. Raises as `advance` does."""
+        path = None
+        while self._save is not None:
+            self._save.work.exception()  # waits
+            path = self.advance()
+        return path
+
+    def _publish(
+        self,
+        folder: Path,
+        target: Path,
+        num_ranks: int,
+        record: CheckpointRecord,
+        config: Config,
+        attached: Mapping[str, bytes],
+    ) -> None:
+        """On rank 0: add what belongs to no rank, and give the complete checkpoint its name."""
+        merge_metadata(folder, num_ranks)
+        record.write(folder)
+        configs.save(config, folder / CONFIG_FILE)
+        for name, content in attached.items():
+            (folder / name).write_bytes(content)
+        write_manifest(folder)
+        for path in (*filter(Path.is_file, folder.iterdir()), folder):
+            sync(path)
+        folder.replace(target)
+        sync(self.folder)
+        self._remove_superseded()
 
     @contextmanager
     def _on_rank_0(self, target: Path, groups: Groups, config: Config) -> Iterator[None]:
@@ -114,38 +195,43 @@ class Checkpoints:
             yield
         except OSError as error:
             reason = str(error)
+        self._agree(target, groups, config, reason)
+
+    def _agree(self, target: Path, groups: Groups, config: Config, reason: str) -> None:
+        """Raise SaveError on every rank if any rank has a reason why it could not write."""
         has_failed = torch.tensor(float(bool(reason)))
         dist.all_reduce(has_failed, dist.ReduceOp.MAX, group=groups.cpu)
-        if has_failed:
-            raise self._save_error(target, groups, config, reason or "rank 0 could not write")
-
-    def _save_error(self, target: Path, groups: Groups, config: Config, reason: str) -> "SaveError":
+        if not has_failed:
+            return
+        reasons: list[str] = [""] * groups.layout.world_size
+        dist.all_gather_object(reasons, reason, group=groups.cpu)
+        self._save = None
         needed, free = checkpoint_bytes(config) / GIB, free_bytes(self.folder) / GIB
         if groups.rank == 0:
             self._remove_partial()  # a disk that it has filled has room again for the files of the run
-        return SaveError(
-            f"{target} cannot be written: {reason}. A checkpoint has {needed:.3f} GiB, and {free:.3f} GiB "
-            "were free when it failed: free some, or lower train.keep_checkpoints"
+        raise SaveError(
+            f"{target} cannot be written: {next(filter(None, reasons))}. A checkpoint has {needed:.3f} GiB, and "
+            f"{free:.3f} GiB were free when it failed: free some, or lower train.keep_checkpoints"
         )
 
     def _remove_partial(self) -> None:
-        for leftover in self.folder.glob(f"{_PARTIAL}*"):
+        for leftover in self.folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(leftover)
 
-    def _remove_oldest(self) -> None:
-        for old in self.complete()[: -self._keep] if self._keep else []:
+    def _remove_superseded(self) -> None:
+        complete = {step_of(path): path for path in self.complete()}
+        losses = {}
+        if self._retention.best:
+            known = {step: CheckpointRecord.read(path).val_loss for step, path in complete.items()}
+            losses = {step: loss for step, loss in known.items() if loss is not None}
+        for step in self._retention.superseded(complete.keys(), losses):
+            old = complete[step]
             # Under its own name, a folder that is half deleted would look like a checkpoint.
-            shutil.rmtree(old.rename(self.folder / f"{_PARTIAL}{old.name}"))
+            shutil.rmtree(old.rename(self.folder / f"{PARTIAL}{old.name}"))
 
-    def load(self, path: Path, state: ModelState, step: int) -> None:
-        """Load this rank's part of a checkpoint of `step` steps, written in any layout. Every rank must call it."""
-        state.set_step(step)
-        distribute = _Distribute(state.groups)
-        for key in state.keys:  # one state at a time, so that memory holds one copy of the parameters and not three
-            local = {shard.param.name: torch.empty(shard.shape) for shard in state.shards}
-            tensors = {shard.param.name: distribute(shard, local[shard.param.name]) for shard in state.shards}
-            dcp.load({key: tensors}, checkpoint_id=path, process_group=state.groups.cpu)
-            state.set(key, local)
+    @staticmethod
+    def _reason(error: BaseException | None) -> str:
+        return "" if error is None else _why_not_written([error]) or f"{type(error).__name__}: {error}"
 
 
 def _why_not_written(errors: Sequence[BaseException]) -> str | None:
@@ -160,32 +246,3 @@ def _why_not_written(errors: Sequence[BaseException]) -> str | None:
     if all("inline_container" in str(each) for each in errors):
         return "a file takes no more bytes, as on a full disk"
     return None
-
-
-def load_weights(path: Path, shards: Sequence[ParamShard]) -> None:
-    """Load only the weights of a checkpoint into complete, unsharded modules in one process."""
-    tensors = {shard.param.name: torch.empty(shard.param.shape) for shard in shards}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended here
-        dcp.load({"weight": tensors}, checkpoint_id=path, no_dist=True)
-    with torch.no_grad():
-        for shard in shards:
-            shard.values.copy_(tensors[shard.param.name])
-
-
-class _Distribute:
-    """Wraps this rank's shard of a parameter as a part of a global tensor, as torch.distributed.checkpoint expects."""
-
-    def __init__(self, groups: Groups) -> None:
-        self._mesh = DeviceMesh.from_group(groups.tp, "cpu") if groups.layout.tp > 1 else None
-
-    def __call__(self, shard: ParamShard, values: Tensor) -> Tensor:
-        if shard.tp_dim is None or self._mesh is None:
-            return values
-        shape = torch.Size(shard.param.shape)
-        stride = torch.empty(shape, device="meta").stride()
-        placements = [Shard(shard.tp_dim)]
-        # Where padding makes the parts of a vocabulary larger than equal parts, a DTensor alone would not know it.
-        first = tuple(shard.span.start if dim == shard.tp_dim else 0 for dim in range(len(shape)))
-        local = LocalShardsWrapper([values], [first])
-        return DTensor.from_local(local, self._mesh, placements, run_check=False, shape=shape, stride=stride)

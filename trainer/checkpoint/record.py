@@ -31,6 +31,8 @@ class CheckpointRecord:
     """Fingerprint of each source, by its name."""
     num_bad_samples: int = 0
     """Unreadable samples that were replaced since the start of the run."""
+    val_loss: float | None = None
+    """Held-out loss after that step, nats per token; None if the step was not evaluated."""
     eot_id: int = 0
     """Token that ends a document."""
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -4,6 +4,7 @@ Raises ValueError, which says what to change, for a run that cannot work. Import
 in a fraction of a second.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from foretrain.parallel.layout import Layout
 from foretrain.registry import import_plugins
 from foretrain.trainer import schedule
 from foretrain.trainer.callbacks.base import CALLBACKS
+from foretrain.trainer.checkpoint.checksums import DamagedError
+from foretrain.trainer.checkpoint.manifest import check_files, has_manifest, set_aside
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.model.table import check_sharding
 from foretrain.trainer.mup.parametrize import blueprint
@@ -24,6 +27,8 @@ from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
 from foretrain.trainer.run.folder import CONFIG_FILE, newest_checkpoint
 from foretrain.trainer.sinks import SINKS
 from foretrain.trainer.stages.cost import balance_stages, flop_costs
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,11 +136,27 @@ def prepare_run(
         layout = balance_stages(layout, config.model.num_layers, flop_costs(config.model, config.train))
     blueprint(config)
     schedule.check(config.schedule, config.train.num_tokens)
-    checkpoint = newest_checkpoint(Path(config.run_dir))
+    checkpoint = newest_sound(Path(config.run_dir)) if check_corpus else newest_checkpoint(Path(config.run_dir))
     resume = check_resume(checkpoint, config, data, allow_data_change) if checkpoint else None
     run = Run(config, layout, data, resume)
     data.check_budget(run.total_steps * config.train.global_batch_size)
     return run
+
+
+def newest_sound(run_dir: Path) -> Path | None:
+    """The newest checkpoint whose files are there and, as far as a quick look shows, undamaged; None if there is none.
+
+    Others are set aside.
+    """
+    while (checkpoint := newest_checkpoint(run_dir)) is not None:
+        try:
+            if has_manifest(checkpoint):
+                check_files(checkpoint)
+        except DamagedError as error:
+            logger.warning("%s", set_aside(checkpoint, error))
+        else:
+            break
+    return checkpoint
 
 
 def check_resume(checkpoint: Path, config: Config, data: Data, allow_data_change: bool = False) -> Resume:

@@ -14,7 +14,7 @@ from foretrain.data_pipeline.corpus.manifest import TOKENIZER
 from foretrain.data_pipeline.prepare.tokenizer import load_tokenizer
 from foretrain.parallel import shim
 from foretrain.trainer.api import build_model
-from foretrain.trainer.checkpoint.files import load_weights
+from foretrain.trainer.checkpoint.loading import load_weights
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.model.gpt import Stage
 from foretrain.trainer.objectives.base import objective_of

@@ -172,7 +172,10 @@ def of_zero_3(config: Config, held: Held) -> Iterator[tuple[Message, int]]:
     model = config.model
     assert model.vocab_size is not None and model.num_kv_heads is not None
     d_model, d_ff = model.d_model, model.block_shape.d_ff
-    heads = (model.num_heads, model.num_heads + 2 * model.num_kv_heads)  # of the output; of queries, keys and values
+    heads = (
+        model.num_heads,
+        model.num_heads + 2 * model.num_kv_heads,
+    )  # the output has these; queries, keys and values
     matrices = [*(each * model.block_shape.head_dim * d_model for each in heads), 2 * d_ff * d_model, d_ff * d_model]
     ends = [padded(model.vocab_size, 64) * d_model, padded(model.vocab_size, 64) * d_model, d_model]
     sizes = [*matrices, d_model, d_model] * held.blocks + ends
@@ -182,7 +185,7 @@ def of_zero_3(config: Config, held: Held) -> Iterator[tuple[Message, int]]:
     )
     for size in sizes:
         yield ("all_gather", "replicas", held.dtype, size), 1
-    yield ("all_reduce", "replicas", "float64", 1), 2  # the norm, of what decays and of what does not
+    yield ("all_reduce", "replicas", "float64", 1), 2  # the norm: what decays, and what does not
 
 
 def padded(size: int, factor: int) -> int:

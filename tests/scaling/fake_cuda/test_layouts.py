@@ -117,12 +117,15 @@ def test_attention_to_grouped_queries_needs_no_matrix_of_scores_in_any_precision
     assert not names & {"_softmax", "_safe_softmax", "bmm"}
 
 
-def test_a_checkpoint_holds_three_states_of_each_parameter_in_host_memory(record_of: RecordOf) -> None:
-    for name in ("single", "tp", "zero 3", "1f1b"):
-        record = record_of(CASES[name])
-        assert record.save is not None
-        held = record.save.host.peak_bytes - record.build.host.live_bytes
-        assert held == pytest.approx(3 * 4 * record.num_parameters, rel=0.1), name
+@pytest.mark.parametrize(("name", "num_copies"), [("single", 1), ("1f1b", 1), ("tp", 1), ("zero 3", 8)])
+def test_a_checkpoint_needs_host_memory_for_a_copy_of_what_the_rank_owns_and_5_percent(
+    name: str, num_copies: int, record_of: RecordOf
+) -> None:
+    record = record_of(CASES[name])
+    assert record.save is not None
+    share = 3 * 4 * record.num_parameters / num_copies
+    assert record.save.host.peak_bytes - record.build.host.live_bytes <= 1.05 * share
+    assert record.save.device.peak_bytes == record.save.device.live_bytes
 
 
 @pytest.mark.long

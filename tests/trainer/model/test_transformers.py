@@ -14,7 +14,7 @@ from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.parallel.loss import IGNORE, cross_entropy
 from foretrain.parallel.tensor import TensorParallel
-from foretrain.trainer.checkpoint.files import load_weights
+from foretrain.trainer.checkpoint.loading import load_weights
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Stage, build_model
 from foretrain.trainer.model.table import num_params

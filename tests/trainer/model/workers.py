@@ -8,6 +8,7 @@ from foretrain.parallel.groups import destroy_groups
 from foretrain.parallel.layout import Layout
 from foretrain.trainer.checkpoint.files import Checkpoints
 from foretrain.trainer.checkpoint.record import CheckpointRecord
+from foretrain.trainer.checkpoint.retention import Retention
 from foretrain.trainer.model.gpt import Stage
 from foretrain.trainer.state import ModelState
 from tests.parallel.workers import batch, make_engine
@@ -35,7 +36,7 @@ def train_and_save(config: Config, num_steps: int, folder: Path) -> Saved:
     stages = [stage for stage in engine.stages if isinstance(stage, Stage)]
     state = ModelState(engine.groups, engine.zero, [shard for stage in stages for shard in stage.shards()])
     record = CheckpointRecord(num_steps, 0, seed=0, data_fingerprint="", mixture_fingerprint="", stage="")
-    checkpoint = Checkpoints(folder, keep=1).save(num_steps, state, record, config)
+    checkpoint = Checkpoints(folder, Retention(newest=1)).save(num_steps, state, record, config)
     loss, num_tokens = engine.eval_step(*batches[-1])
     saved = Saved(checkpoint, loss / num_tokens, engine.train_step(*batches[-1]).loss)
     destroy_groups()

@@ -1,0 +1,170 @@
+"""Files with the checksums of their content, which are checked whenever a part of them is read.
+
+A file is followed by a trailer: the CRC-32 of each MiB, their number of bytes, and the CRC-32 of all that. Who does not
+know of it reads the file as if it were not there: torch.distributed.checkpoint reads by offsets, and pickle up to an
+end mark.
+"""
+
+import io
+import os
+import struct
+import zlib
+from array import array
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from foretrain.progress import Advance
+
+BLOCK_BYTES = 2**20
+"""Each of these has a checksum, and is read as a whole."""
+_MAGIC = b"crc32/MB"
+_FOOTER = struct.Struct("<QI8s")
+"""Bytes of the content, CRC-32 of the checksums and of that number, and the magic."""
+
+
+class DamagedError(ValueError):
+    """A file is not what was written; the message names it, and what differs."""
+
+
+class ChecksumWriter(io.RawIOBase):
+    """A new file, to be written from its beginning to its end. `close` adds the trailer, and waits for the disk."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = path.open("wb")
+        self._sums = array("I")
+        self._block_crc = self._block_bytes = self._num_bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """The place, which cannot be changed: it is the end."""
+        if (offset, whence) != (0, os.SEEK_CUR):
+            raise io.UnsupportedOperation("a file with checksums is written from its beginning to its end")
+        return self._num_bytes
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self._file.write(view)
+        for start in _cuts(len(view), BLOCK_BYTES - self._block_bytes):
+            part = view[start : start + BLOCK_BYTES - self._block_bytes]
+            self._block_crc = zlib.crc32(part, self._block_crc)
+            self._block_bytes += len(part)
+            if self._block_bytes == BLOCK_BYTES:
+                self._end_block()
+        self._num_bytes += len(view)
+        return len(view)
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        try:
+            if self._block_bytes:
+                self._end_block()
+            self._file.write(trailer(self._num_bytes, self._sums))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+            super().close()
+
+    def _end_block(self) -> None:
+        self._sums.append(self._block_crc)
+        self._block_crc = self._block_bytes = 0
+
+
+def _cuts(size: int, first: int) -> Generator[int]:
+    """Where the pieces of `size` bytes start, of which the first has `first`, and the others are blocks."""
+    if size:
+        yield 0
+        yield from range(first, size, BLOCK_BYTES)
+
+
+def trailer(num_bytes: int, sums: "array[int]") -> bytes:
+    """What follows the content of a file."""
+    table = struct.pack(f"<{len(sums)}I", *sums) + num_bytes.to_bytes(8, "little")
+    return table[:-8] + _FOOTER.pack(num_bytes, zlib.crc32(table), _MAGIC)
+
+
+def read_trailer(path: Path) -> tuple[int, list[int]] | None:
+    """Bytes of the content of a file, and the checksums of its blocks; None if it has no trailer.
+
+    Raises DamagedError if the trailer does not fit to itself or to the size of the file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size < _FOOTER.size:
+            return None
+        file.seek(size - _FOOTER.size)
+        num_bytes, crc, magic = _FOOTER.unpack(file.read())
+        if magic != _MAGIC:
+            return None
+        num_blocks = -(-num_bytes // BLOCK_BYTES)
+        if size != num_bytes + 4 * num_blocks + _FOOTER.size:
+            raise DamagedError(f"{path} has {size:,} bytes, which do not fit to its checksums")
+        file.seek(num_bytes)
+        table = file.read(4 * num_blocks)
+    if zlib.crc32(table + num_bytes.to_bytes(8, "little")) != crc:
+        raise DamagedError(f"{path}: its checksums are damaged")
+    return num_bytes, list(struct.unpack(f"<{num_blocks}I", table))
+
+
+class ChecksumReader(io.RawIOBase):
+    """The content of a file. A block that is not what was written is a DamagedError when a part of it is read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        found = read_trailer(path)
+        if found is None:
+            raise DamagedError(f"{path} has lost its end, where its checksums are")
+        self._path, (self._num_bytes, self._sums) = path, found
+        self._file = path.open("rb", buffering=0)
+        self._place, self._number, self._block = 0, -1, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._num_bytes}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        target, done = memoryview(buffer).cast("B"), 0
+        while done < len(target) and self._place < self._num_bytes:
+            number, skipped = divmod(self._place, BLOCK_BYTES)
+            if number != self._number:
+                self._block, self._number = self._read_block(number), number
+            part = self._block[skipped : skipped + len(target) - done]
+            target[done : done + len(part)] = part
+            done += len(part)
+            self._place += len(part)
+        return done
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def _read_block(self, number: int) -> memoryview:
+        self._file.seek(number * BLOCK_BYTES)
+        wanted = min(BLOCK_BYTES, self._num_bytes - number * BLOCK_BYTES)
+        block = bytearray()
+        while len(block) < wanted and (more := self._file.read(wanted - len(block))):
+            block += more
+        if len(block) != wanted or zlib.crc32(block) != self._sums[number]:
+            first = number * BLOCK_BYTES
+            raise DamagedError(f"{self._path}: bytes {first:,} to {first + wanted:,} are not those that were written")
+        return memoryview(block)
+
+
+def check_file(path: Path, advance: Advance = lambda num_bytes: None) -> None:
+    """Raise DamagedError unless all of a file is what was written."""
+    with ChecksumReader(path) as reader:
+        buffer = bytearray(BLOCK_BYTES)
+        while num_bytes := reader.readinto(buffer):
+            advance(num_bytes)

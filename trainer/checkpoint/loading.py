@@ -1,0 +1,104 @@
+"""Reading a checkpoint of any layout: each rank reads what it keeps, and no more."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+
+from foretrain.parallel.groups import Groups
+from foretrain.trainer.checkpoint.checksums import DamagedError, check_file
+from foretrain.trainer.checkpoint.manifest import METADATA, has_manifest, set_aside
+from foretrain.trainer.checkpoint.parts import parts_to_read
+from foretrain.trainer.checkpoint.plans import ReadPlan
+from foretrain.trainer.checkpoint.storage import CheckpointReader, expect_no_messages
+from foretrain.trainer.model.shard import ParamShard
+from foretrain.trainer.run.folder import CHECKPOINTS, newest_checkpoint
+from foretrain.trainer.run.setup import Run, check_resume
+from foretrain.trainer.state import ModelState
+
+logger = logging.getLogger(__name__)
+
+
+def load_newest(run: Run, state: ModelState) -> Run:
+    """Load the checkpoint that a run resumes from, or, if it is damaged, the newest that is sound.
+
+    Returns the run, which resumes from what was loaded. Damaged ones are set aside. Every rank must call it. Raises
+    DamagedError, on every rank, if none is left.
+    """
+    while True:
+        assert run.resume is not None
+        checkpoint = run.resume.checkpoint
+        try:
+            load(checkpoint, state, run.start_step)
+        except DamagedError as error:
+            if state.groups.rank == 0:
+                logger.warning("%s", set_aside(checkpoint, error))
+            dist.barrier(group=state.groups.cpu)
+            newest = newest_checkpoint(run.run_dir)
+            if newest is None:
+                raise DamagedError(
+                    f"{error}. No sound checkpoint is left in {run.run_dir / CHECKPOINTS}: repair the one that was set "
+                    "aside, or delete the folder to train from the start"
+                ) from error
+            resume = check_resume(newest, run.config, run.data, allow_data_change=bool(run.resume.data_changes))
+            run = replace(run, resume=resume)
+        else:
+            return run
+
+
+def load(path: Path, state: ModelState, step: int) -> None:
+    """Load this rank's part of a checkpoint of `step` steps, written in any layout. Every rank must call it.
+
+    Raises DamagedError, on every rank, if what any rank reads is not what was written.
+    """
+    state.set_step(step)
+    damage = ""
+    try:
+        _read(path, ReadPlan(parts_to_read(state)))
+    except DamagedError as error:
+        damage = str(error)
+    _agree(damage, state.groups)
+    state.zero.take_pieces()
+
+
+def _agree(damage: str, groups: Groups) -> None:
+    """Raise DamagedError on every rank if any rank has found damage."""
+    has_found = torch.tensor(float(bool(damage)))
+    dist.all_reduce(has_found, dist.ReduceOp.MAX, group=groups.cpu)
+    if has_found:
+        found: list[str] = [""] * groups.layout.world_size
+        dist.all_gather_object(found, damage, group=groups.cpu)
+        raise DamagedError(next(filter(None, found)))
+
+
+def _read(path: Path, plan: dcp.LoadPlanner) -> None:
+    """Read what a plan asks for. Raises DamagedError if a file is not what was written."""
+    has_checksums = has_manifest(path)
+    expect_no_messages()
+    try:
+        if has_checksums:  # torch would look for other metadata first
+            check_file(path / METADATA)
+        dcp.load({}, storage_reader=CheckpointReader(path, has_checksums), planner=plan, no_dist=True)
+    except OSError as error:
+        raise DamagedError(f"{path}: {error}") from error
+    except CheckpointException as error:
+        for failure, _ in error.failures.values():
+            if isinstance(failure, (DamagedError, OSError)):
+                raise DamagedError(str(failure)) from error
+            raise failure from error
+
+
+def load_weights(path: Path, shards: Sequence[ParamShard]) -> None:
+    """Load only the weights of a checkpoint into complete, unsharded modules in one process."""
+    tensors = {shard.param.name: torch.empty(shard.param.shape) for shard in shards}
+    reader = CheckpointReader(path, has_manifest(path))
+    expect_no_messages()
+    dcp.load({"weight": tensors}, storage_reader=reader, no_dist=True)
+    with torch.no_grad():
+        for shard in shards:
+            shard.values.copy_(tensors[shard.param.name])

@@ -1,0 +1,107 @@
+"""The list of a checkpoint's files with their checksums, written last."""
+
+import json
+import zlib
+from pathlib import Path
+
+from foretrain.files import write_atomically
+from foretrain.progress import Advance
+from foretrain.trainer.checkpoint.checksums import BLOCK_BYTES, DamagedError, check_file, read_trailer
+from foretrain.trainer.run.folder import DAMAGED
+
+MANIFEST = "checksums.json"
+METADATA = ".metadata"
+"""The file in which torch.distributed.checkpoint keeps which part of which tensor is where."""
+VERSION = 1
+
+
+def write_manifest(folder: Path) -> None:
+    """List the files of a new checkpoint."""
+    files = {path.name: _sums(path) for path in sorted(folder.iterdir())}
+    write_atomically(folder / MANIFEST, _text(files))
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether a checkpoint was written with checksums, though their list may be missing; earlier versions wrote none.
+
+    Raises DamagedError if neither its list nor the checksums of its metadata can be read.
+    """
+    metadata = folder / METADATA
+    return (folder / MANIFEST).is_file() or (metadata.is_file() and read_trailer(metadata) is not None)
+
+
+def content_bytes(folder: Path) -> int:
+    """Bytes of the files of a checkpoint, without their checksums. Raises DamagedError if the list is damaged."""
+    return sum(num_bytes for num_bytes, _ in _read(folder).values())
+
+
+def check_files(folder: Path) -> None:
+    """Raise DamagedError unless the files of a checkpoint are those that were written, as far as a quick look shows.
+
+    That is: all of the small files, and the size and the checksums of the large ones.
+    """
+    for name, written in _read(folder).items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedError(f"{path} is missing")
+        if _sums(path) != written:
+            raise DamagedError(f"{path} is not what was written")
+
+
+def check_content(folder: Path, advance: Advance = lambda num_bytes: None) -> None:
+    """Raise DamagedError unless every byte of the files of a checkpoint is what was written.
+
+    `advance` counts the bytes, which are `content_bytes` in all.
+    """
+    check_files(folder)
+    for name, (num_bytes, _) in _read(folder).items():
+        if read_trailer(folder / name) is not None:
+            check_file(folder / name, advance)
+        else:
+            advance(num_bytes)  # check_files has read all of it
+
+
+def set_aside(checkpoint: Path, error: DamagedError) -> str:
+    """Give a damaged checkpoint another name, so that no run resumes from it. Returns a message about that."""
+    kept = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}")
+    number = 1
+    while kept.exists():
+        number += 1
+        kept = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}-{number}")
+    try:
+        checkpoint.rename(kept)
+    except FileNotFoundError:  # another process has found the damage, too
+        return f"{error}: the checkpoint is damaged"
+    return f"{error}: the checkpoint is damaged, is kept as {kept.name}, and the one before it is used"
+
+
+def _read(folder: Path) -> dict[str, list[int]]:
+    path = folder / MANIFEST
+    try:
+        content = path.read_bytes()
+        files: dict[str, list[int]] = json.loads(content)["files"]
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path} is missing") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedError(f"{path} cannot be read: {error}") from error
+    if content != _text(files).encode():  # so that no byte of it can change
+        raise DamagedError(f"{path} is not what was written")
+    return files
+
+
+def _text(files: dict[str, list[int]]) -> str:
+    crc = zlib.crc32(json.dumps(files, sort_keys=True).encode())
+    return json.dumps({"version": VERSION, "files": files, "crc32": crc}, indent=1)
+
+
+def _sums(path: Path) -> list[int]:
+    """Bytes of a file, and the checksum of its content, or of its checksums if it has some."""
+    found = read_trailer(path)
+    if found is not None:
+        num_bytes, sums = found
+        return [num_bytes, zlib.crc32(json.dumps(sums).encode())]
+    crc = 0
+    with path.open("rb") as file:
+        while part := file.read(BLOCK_BYTES):
+            crc = zlib.crc32(part, crc)
+    return [path.stat().st_size, crc]

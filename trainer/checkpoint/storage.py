@@ -1,0 +1,94 @@
+"""The files of a checkpoint that torch.distributed.checkpoint writes and reads, with checksums."""
+
+import io
+import os
+import pickle
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.utils.serialization import config
+
+from foretrain.trainer.checkpoint.checksums import ChecksumReader, ChecksumWriter
+from foretrain.trainer.checkpoint.manifest import METADATA
+
+BUFFER_BYTES = 2**16
+"""Smaller pieces of a file are joined before they are written."""
+
+
+class ChecksummedFiles(FileSystem):
+    """The file system of a checkpoint, for torch.distributed.checkpoint."""
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase]:
+        """Open a new file ("wb"), or one that was written so ("rb")."""
+        if mode != "wb":
+            with ChecksumReader(Path(path)) as reader:
+                yield reader
+            return
+        # torch.save writes a tensor in dozens of small pieces, and would add checksums that torch does not read.
+        with (
+            config.patch("save.compute_crc32", False),  # type: ignore[attr-defined]
+            io.BufferedWriter(ChecksumWriter(Path(path)), BUFFER_BYTES) as writer,
+        ):
+            yield writer  # type: ignore[misc]
+
+
+class RankWriter(FileSystemWriter):
+    """Writes the files of one rank, without a message to the others: its data, and the metadata of its own parts."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        super().__init__(folder, sync_files=False)  # each stream waits for the disk when it is closed
+        self.fs = ChecksummedFiles()
+        self._rank = rank
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        super().set_up_storage_writer(is_coordinator, rank=self._rank, use_collectives=False)
+
+
+class CheckpointReader(FileSystemReader):
+    """Reads the files of a checkpoint. One without checksums, of an earlier version, is read as it is."""
+
+    def __init__(self, folder: Path, has_checksums: bool) -> None:
+        super().__init__(folder)
+        if has_checksums:
+            self.fs = ChecksummedFiles()
+
+
+def expect_no_messages() -> None:
+    """Ignore a warning of torch that ranks do not talk to each other: each writes and reads by itself.
+
+    Called before each use, since libraries reset the filters of warnings.
+    """
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
+
+def rank_metadata(folder: Path, rank: int) -> Path:
+    """The file with the metadata of the parts of one rank."""
+    return folder / f"__{rank}{METADATA}"
+
+
+def merge_metadata(folder: Path, num_ranks: int) -> None:
+    """Make one file of the metadata of all ranks, from which any reader finds every part."""
+    paths = [rank_metadata(folder, rank) for rank in range(num_ranks)]
+    merged: Metadata | None = None
+    for path in paths:
+        with ChecksumReader(path) as file:
+            metadata: Metadata = pickle.load(file)
+        if merged is None:
+            merged = metadata
+            continue
+        for name, tensor in metadata.state_dict_metadata.items():
+            known = merged.state_dict_metadata.setdefault(name, tensor)
+            if known is not tensor:
+                known.chunks.extend(tensor.chunks)  # type: ignore[union-attr]
+        merged.storage_data.update(metadata.storage_data)
+        merged.planner_data.update(metadata.planner_data)
+    with ChecksumWriter(folder / METADATA) as file:
+        pickle.dump(merged, file)
+    for path in paths:
+        path.unlink()
