@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from foretrain.files import write_atomically
 from foretrain.trainer.callbacks import CALLBACKS, Callback, Outcome, Step
+from foretrain.trainer.checkpoint.loading import load
 
 if TYPE_CHECKING:
     from foretrain.trainer.trainer import Trainer
@@ -62,7 +63,7 @@ class CheckpointTimes(Callback):
     def on_fit_end(self, trainer: Trainer, outcome: Outcome) -> None:
         newest = trainer.checkpoints.complete()[-1]
         for _ in range(2):
-            self.load_s.append(_timed(lambda: trainer.checkpoints.load(newest, trainer.state, outcome.step)))
+            self.load_s.append(_timed(lambda: load(newest, trainer.state, outcome.step)))
         if trainer.groups.rank == 0:
             times = {"save_s": self.save_s, "load_s": self.load_s, "num_bytes": _size(newest)}
             write_atomically(trainer.run.run_dir / TIMES_FILE, json.dumps(times))

@@ -1,0 +1,125 @@
+"""Measure what saves cost a run: from foretrain, and from other libraries, on the same state.
+
+    python -m benchmarks.checkpoint --megabytes 1024 --ranks 1 --out checkpoint.jsonl --check
+
+Every contestant runs in processes of its own, one after another, in several rounds. `stall_s` is how long training is
+held up by a save, `total_s` the time until it is on the disk, and `memcpy_s` that of a bare copy of as many bytes in
+the same process, which is the limit of a stall. The first save, which also makes buffers, is reported apart. Names with
+`cpu` are seconds of CPU of the thread that trains. With --check, the exit status is 1 if a bar fails.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks.checkpoint.contestants import CONTESTANTS, OURS
+from benchmarks.checkpoint.report import MIB, Record, bar_records, bar_table, bars, contest_table, slowest
+from benchmarks.data.__main__ import machine
+from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
+from foretrain.launcher.local.run import RankError, call_local
+from foretrain.trainer.checkpoint.space import checkpoint_bytes
+
+HEAD_DIM = 16
+TABLE_WIDTH = 130
+TIMEOUT_S = 900.0
+
+app = typer.Typer(add_completion=False)
+console = Console(stderr=True)
+
+
+@app.command()
+def main(
+    megabytes: Annotated[int, typer.Option(min=1, help="MiB of the state of each rank, at most.")] = 1024,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each contestant; the median counts.")] = 3,
+    ranks: Annotated[int, typer.Option(min=1, help="Data-parallel ranks.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Write every record to this .jsonl file.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Measure only these contestants.")] = None,
+    peers: Annotated[Path | None, typer.Option(help="Folder with more libraries, from `pip install --target`.")] = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Folder for the checkpoints, on the disk to measure.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if a bar fails.")] = False,
+) -> None:
+    """Measure all contestants and print tables."""
+    names = [name for name in CONTESTANTS if not only or name in only]
+    config = config_of(megabytes, ranks)
+    share = checkpoint_bytes(config) // ranks
+    asked = {"ranks": ranks, "rounds": rounds, "state_bytes_of_a_rank": share, "threads_of_a_rank": 1}
+    header = {"type": "header", **asked, **machine()}
+    console.print(f"{ranks} ranks with {share / MIB:.0f} MiB each")
+    records = []
+    _write(out, header, "w")
+    with tempfile.TemporaryDirectory(prefix="checkpoint_bench_", dir=work_dir) as folder:
+        for record in measurements(config, names, rounds, Path(folder), peers):
+            records.append(record)
+            _write(out, record)
+    measured = bars(records)
+    _write(out, {"type": "summary", "bars": bar_records(measured)})
+    Console(width=TABLE_WIDTH).print(contest_table(records, names), bar_table(measured))
+    if check and any(bar.passed is False for bar in measured):
+        raise typer.Exit(1)
+
+
+def _write(out: Path | None, record: Record, mode: str = "a") -> None:
+    """Add a line to the results, which a benchmark that is stopped leaves behind."""
+    if out is not None:
+        with out.open(mode) as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def config_of(megabytes: int, ranks: int) -> Config:
+    """The widest model of 12 layers of which each rank has at most that many MiB of state."""
+
+    def of(d_model: int) -> Config:
+        heads = d_model // HEAD_DIM
+        model = ModelConfig(num_layers=12, d_model=d_model, num_heads=heads, d_ff=4 * d_model, vocab_size=512)
+        model.seq_len = 32
+        train = TrainConfig(global_batch_size=ranks, micro_batch_size=1)
+        return Config(model=model, train=train, parallel=ParallelConfig(dp=ranks, zero_stage=1))
+
+    d_model = HEAD_DIM
+    while checkpoint_bytes(of(d_model + HEAD_DIM)) <= megabytes * MIB * ranks:
+        d_model += HEAD_DIM
+    return of(d_model)
+
+
+def measurements(
+    config: Config, names: Sequence[str], rounds: int, folder: Path, peers: Path | None
+) -> Iterator[Record]:
+    """A record of each contestant in each round, and of steps while foretrain writes if there is one rank."""
+    ranks = config.parallel.dp
+    for number in range(rounds):
+        for name in names:
+            yield _record("save", name, number, folder, config, peers)
+        if ranks == 1 and OURS in names:
+            yield _record("steps", OURS, number, folder, config)
+
+
+def _record(kind: str, name: str, number: int, folder: Path, config: Config, *more: Path | None) -> Record:
+    """What the ranks measured, or why they could not."""
+    asked = {"type": kind, "contestant": name, "round": number, "load_before": os.getloadavg()[0]}
+    target = {"save": "measure", "steps": "measure_steps"}[kind]
+    result: Record
+    with tempfile.TemporaryDirectory(dir=folder) as fresh:
+        arguments = (CONTESTANTS[name], config, Path(fresh), *more)
+        try:
+            assert config.parallel.dp is not None
+            found = call_local(
+                f"benchmarks.checkpoint.rank:{target}", arguments, config.parallel.dp, timeout_s=TIMEOUT_S
+            )
+            result = slowest(found)
+        except (RankError, TimeoutError) as error:
+            lines = str(error).strip().splitlines()
+            missing = [line for line in lines if "ModuleNotFoundError" in line]
+            result = {"missing": missing[-1]} if missing else {"failed": " | ".join(lines[-4:])}
+    shown = {key: round(value, 4) if isinstance(value, float) else value for key, value in result.items()}
+    console.print(f"round {number + 1}, {name}, {kind}: {shown}", highlight=False, soft_wrap=True)
+    return {**asked, **result}
+
+
+if __name__ == "__main__":
+    app()
