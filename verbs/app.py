@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from foretrain.verbs import data, scaling, training
+from foretrain.verbs import checkpoint, data, scaling, training
 
 app = typer.Typer(
     help="Pretrain language models with data, tensor, context and pipeline parallelism.",
@@ -17,6 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 corpus = typer.Typer(help="Check and inspect a prepared corpus.", no_args_is_help=True)
+checkpoints = typer.Typer(help="List, verify and remove the checkpoints of a run.", no_args_is_help=True)
 
 app.command(rich_help_panel="Data")(data.prepare)
 corpus.command()(data.verify)
@@ -28,6 +29,10 @@ app.command(rich_help_panel="Training")(training.train)
 app.command(rich_help_panel="Training")(training.launch)
 app.command(rich_help_panel="Training")(training.verify)
 app.command(rich_help_panel="Training")(training.generate)
+checkpoints.command()(checkpoint.ls)
+checkpoints.command()(checkpoint.verify)
+checkpoints.command()(checkpoint.prune)
+app.add_typer(checkpoints, name="checkpoint", rich_help_panel="Training")
 
 app.command("mup", rich_help_panel="Scaling")(scaling.mup_table)
 app.command("coord-check", rich_help_panel="Scaling")(scaling.coord_check)
