@@ -153,7 +153,8 @@ def newest_sound(run_dir: Path) -> Path | None:
             if has_manifest(checkpoint):
                 check_files(checkpoint)
         except DamagedError as error:
-            logger.warning("%s", set_aside(checkpoint, error))
+            if checkpoint.is_dir():  # else a run in the folder has removed it at this moment
+                logger.warning("%s", set_aside(checkpoint, error))
         else:
             break
     return checkpoint
