@@ -82,6 +82,13 @@ class TrainConfig:
     """Samples of one forward pass on one rank; must divide global_batch_size / dp."""
     seed: int = 0
     """Seed of the initial weights."""
+    init_from: str | None = setting(None, since="0.2.0")
+    """A run folder or a checkpoint with whose weights a new run starts. Its data and its schedule start anew."""
+    init_optimizer: bool = setting(False, since="0.2.0")
+    """Start from the state of the optimizer in `init_from`, too."""
+    branch_from: str | None = setting(None, since="0.2.0")
+    """A run folder or a checkpoint that a new run continues from its step, with other settings: a longer budget,
+    another learning rate, a cooldown, other data. The new run has a folder, and a curve, of its own."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: computation in bfloat16, with fp32 masters, moments and gradient accumulation."""
     device: Literal["auto", "cpu", "cuda"] = setting("auto", changes_curve=False)
@@ -131,6 +138,11 @@ class TrainConfig:
         )
         require_not_negative(self, "eval_every", "eval_samples", "check_every", "checkpoint_every", "keep_checkpoints")
         require_not_negative(self, "checkpoint_minutes", "keep_every", "keep_best")
+        require(
+            not (self.init_from and self.branch_from),
+            "init_from starts a new run, and branch_from continues one: leave one of them out",
+        )
+        require(self.init_from is not None or not self.init_optimizer, "init_optimizer needs init_from: set it")
 
 
 @dataclass

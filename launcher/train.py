@@ -81,7 +81,7 @@ def prepared_run(config: Config, place: Place, *, allow_data_change: bool) -> It
     if not run.is_complete and (warning := check_room(run.run_dir, run.config)):
         logger.warning("%s", warning)
     with locked(run.run_dir, wait_s=0.0 if place.is_launcher else LOCK_WAIT_S):
-        if newest_checkpoint(run.run_dir) != (run.resume.checkpoint if run.resume else None):
+        if newest_checkpoint(run.run_dir) != run.own_checkpoint:
             # The previous holder of the lock has written a newer checkpoint than the one that this run resumes from.
             if not place.is_launcher:
                 raise SystemExit(EXIT_RESUME)  # every rank must prepare the run again
@@ -96,7 +96,7 @@ def announce(run: Run) -> None:
         return
     if not run.is_complete:
         configs.save(run.config, run.run_dir / CONFIG_FILE)
-        record({}, run.run_dir)
+        record({"parent": run.parent} if run.parent else {}, run.run_dir)
         return
     from foretrain.trainer.run.finish import finish
 

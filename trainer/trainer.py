@@ -20,7 +20,7 @@ from foretrain.trainer.callbacks.device import DeviceMetrics
 from foretrain.trainer.callbacks.evaluation import PeriodicEvaluation
 from foretrain.trainer.callbacks.telemetry import Telemetry
 from foretrain.trainer.checkpoint.files import Checkpoints, SaveError
-from foretrain.trainer.checkpoint.loading import load_newest
+from foretrain.trainer.checkpoint.loading import load_initial, load_newest
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.retention import Retention
 from foretrain.trainer.consistency.check import Consistency, InconsistentRanksError
@@ -53,12 +53,14 @@ class Trainer:
     ) -> None:
         config = run.config
         self.run, self.groups = run, groups
-        self.engine, self.state = build_engine(config, groups, is_loaded=run.resume is not None)
+        self.engine, self.state = build_engine(config, groups, is_loaded=bool(run.resume or run.init))
         # Kept from the start, since the file could be missing when a checkpoint is written. Rank 0 alone writes it.
         self._tokenizer = run.data.any_stream.read_tokenizer() if groups.rank == 0 else b""
         self.checkpoints = Checkpoints(run.run_dir / CHECKPOINTS, Retention.of(config.train))
         if run.resume is not None:
             self.run = run = load_newest(run, self.state)
+        elif run.init is not None:
+            load_initial(run.init, self.state, with_optimizer=config.train.init_optimizer)
         fingerprints = f"{run.data.fingerprint} {run.data.mixture_fingerprint}"
         self.consistency = Consistency(self.state, config, fingerprints)
         self._objective = objective_of(config)(config)
@@ -158,6 +160,7 @@ class Trainer:
             sources=data.fingerprints,
             num_bad_samples=self._telemetry.num_bad_samples,
             val_loss=val_loss,
+            parent=self.run.parent,
             eot_id=data.any_stream.eot_id,
             callbacks={callback.name: callback.state() for callback in self._callbacks_with_state()},
         )
@@ -225,7 +228,8 @@ class Trainer:
         return (callback for callback in self.callbacks if callback.name)
 
     def _load_callbacks(self) -> None:
-        states = CheckpointRecord.read(self.run.resume.checkpoint).callbacks if self.run.resume else {}
+        own = self.run.own_checkpoint
+        states = CheckpointRecord.read(own).callbacks if own else {}
         for callback in self._callbacks_with_state():
             if callback.name in states:
                 callback.load_state(states[callback.name])

@@ -15,6 +15,7 @@ from foretrain.trainer.checkpoint.checksums import DamagedError, check_file
 from foretrain.trainer.checkpoint.manifest import METADATA, has_manifest, set_aside
 from foretrain.trainer.checkpoint.parts import parts_to_read
 from foretrain.trainer.checkpoint.plans import ReadPlan
+from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.storage import CheckpointReader, expect_no_messages
 from foretrain.trainer.model.shard import ParamShard
 from foretrain.trainer.run.folder import CHECKPOINTS, newest_checkpoint
@@ -36,6 +37,8 @@ def load_newest(run: Run, state: ModelState) -> Run:
         try:
             load(checkpoint, state, run.start_step)
         except DamagedError as error:
+            if run.resume.is_branch:
+                raise DamagedError(f"{error}. Name another checkpoint in train.branch_from") from error
             if state.groups.rank == 0:
                 logger.warning("%s", set_aside(checkpoint, error))
             dist.barrier(group=state.groups.cpu)
@@ -51,15 +54,31 @@ def load_newest(run: Run, state: ModelState) -> Run:
             return run
 
 
-def load(path: Path, state: ModelState, step: int) -> None:
+def load_initial(checkpoint: Path, state: ModelState, *, with_optimizer: bool) -> None:
+    """Load the weights that a new run starts with, and, `with_optimizer`, the states of its optimizer.
+
+    Every rank must call it. Raises DamagedError, on every rank, if what any rank reads is not what was written.
+    """
+    try:
+        if with_optimizer:
+            load(checkpoint, state, CheckpointRecord.read(checkpoint).step)
+        else:
+            load(checkpoint, state, 0, ("weight",))
+    except DamagedError as error:
+        raise DamagedError(f"{error}. Name another checkpoint in train.init_from") from error
+
+
+def load(path: Path, state: ModelState, step: int, keys: Sequence[str] = ()) -> None:
     """Load this rank's part of a checkpoint of `step` steps, written in any layout. Every rank must call it.
+
+    `keys` are the states that are read; (): all.
 
     Raises DamagedError, on every rank, if what any rank reads is not what was written.
     """
     state.set_step(step)
     damage = ""
     try:
-        _read(path, ReadPlan(parts_to_read(state)))
+        _read(path, ReadPlan([part for part in parts_to_read(state) if not keys or part.key in keys]))
     except DamagedError as error:
         damage = str(error)
     _agree(damage, state.groups)

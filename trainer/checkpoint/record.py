@@ -33,6 +33,8 @@ class CheckpointRecord:
     """Unreadable samples that were replaced since the start of the run."""
     val_loss: float | None = None
     """Held-out loss after that step, nats per token; None if the step was not evaluated."""
+    parent: str = ""
+    """The checkpoint of another run from which the run was started; "" if there is none."""
     eot_id: int = 0
     """Token that ends a document."""
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)

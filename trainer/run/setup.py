@@ -24,6 +24,7 @@ from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.model.table import check_sharding
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
+from foretrain.trainer.run import origin
 from foretrain.trainer.run.folder import CONFIG_FILE, newest_checkpoint
 from foretrain.trainer.sinks import SINKS
 from foretrain.trainer.stages.cost import balance_stages, flop_costs
@@ -40,11 +41,23 @@ class Run:
     data: Data
     resume: "Resume | None"
     """The checkpoint that it resumes from; None for a new run."""
+    init: Path | None = None
+    """The checkpoint with whose weights a new run starts; None: with random ones."""
 
     @property
     def start_step(self) -> int:
         """Steps that are done already."""
         return self.resume.step if self.resume else 0
+
+    @property
+    def own_checkpoint(self) -> Path | None:
+        """The checkpoint in the run's own folder that it resumes from; None if there is none."""
+        return self.resume.checkpoint if self.resume and not self.resume.is_branch else None
+
+    @property
+    def parent(self) -> str:
+        """The checkpoint of another run from which this one was started; "" if there is none."""
+        return self.resume.parent if self.resume else str(self.init or "")
 
     @property
     def tokens_per_step(self) -> int:
@@ -78,6 +91,10 @@ class Run:
                 f"{self.config.train.stop_after} asks for no more: leave it out, or raise it, to continue"
             )
         start = f"from step {self.start_step:,}" if self.start_step else "from the start"
+        if self.init is not None:
+            start += f", with the weights of {self.init}"
+        elif self.resume is not None and self.resume.is_branch:
+            start += f" of {self.resume.checkpoint}"
         return f"{self.run_dir}: {self.layout}, {self.total_steps:,} steps, {start}"
 
     @property
@@ -102,6 +119,10 @@ class Resume:
     """Unreadable samples that were replaced before it was written."""
     data_changes: tuple[str, ...]
     """Changes of the data since the checkpoint, which the user allowed, in words."""
+    parent: str = ""
+    """The checkpoint of another run from which the run was started once; "" if there is none."""
+    is_branch: bool = False
+    """Whether `checkpoint` is that of another run, from which this one branches now."""
 
 
 def prepare_run(
@@ -137,10 +158,34 @@ def prepare_run(
     blueprint(config)
     schedule.check(config.schedule, config.train.num_tokens)
     checkpoint = newest_sound(Path(config.run_dir)) if check_corpus else newest_checkpoint(Path(config.run_dir))
-    resume = check_resume(checkpoint, config, data, allow_data_change) if checkpoint else None
-    run = Run(config, layout, data, resume)
+    init, resume = None, None
+    if checkpoint is not None:
+        resume = check_resume(checkpoint, config, data, allow_data_change)
+    elif config.train.branch_from is not None:
+        resume = _branch(config, data)
+    elif config.train.init_from is not None:
+        init = origin.find(config.train.init_from, "train.init_from")
+        origin.check_weights(init, "train.init_from", config, data)
+        if config.train.init_optimizer:
+            origin.check_state(init, "train.init_from", config)
+    run = Run(config, layout, data, resume, init)
     data.check_budget(run.total_steps * config.train.global_batch_size)
     return run
+
+
+def _branch(config: Config, data: Data) -> "Resume":
+    """How a new run continues the one that `train.branch_from` names."""
+    setting = "train.branch_from"
+    assert config.train.branch_from is not None
+    checkpoint = origin.find(config.train.branch_from, setting)
+    origin.check_branch(checkpoint, setting, config, data)
+    record = CheckpointRecord.read(checkpoint)
+    if config.train.num_tokens <= record.step * config.train.global_batch_size * config.model.seq_len:
+        raise ValueError(
+            f"{setting}: {checkpoint} has done {record.step:,} steps, which is the complete budget of the new run: "
+            "raise train.num_tokens, which counts from the start of the first run, or name an earlier checkpoint"
+        )
+    return Resume(checkpoint, record.step, 0, (), parent=str(checkpoint), is_branch=True)
 
 
 def newest_sound(run_dir: Path) -> Path | None:
@@ -174,7 +219,7 @@ def check_resume(checkpoint: Path, config: Config, data: Data, allow_data_change
             + "\n  ".join(others + of_data)
             + f"\nset them back to resume, or start a new run with another run_dir{also}"
         )
-    return Resume(checkpoint, record.step, record.num_bad_samples, tuple(of_data))
+    return Resume(checkpoint, record.step, record.num_bad_samples, tuple(of_data), record.parent)
 
 
 def _changed_data(record: CheckpointRecord, data: Data) -> list[str]:

@@ -1,0 +1,75 @@
+"""The checkpoint of another run from which a new run starts: `train.init_from` and `train.branch_from`.
+
+Plain checks without torch. Raises ValueError, which says what to change, for a checkpoint that does not fit.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.data_pipeline.corpus.manifest import TOKENIZER
+from foretrain.data_pipeline.stream.data import Data
+from foretrain.trainer.checkpoint.checksums import DamagedError
+from foretrain.trainer.checkpoint.manifest import check_files, has_manifest
+from foretrain.trainer.optimizers.entry import entry_of
+from foretrain.trainer.run.folder import CONFIG_FILE, RECORD, newest_checkpoint
+
+_SAME_MODEL = ("model.", "mup.")
+"""Settings without which the weights would mean something else."""
+_SAME_STEPS = ("train.global_batch_size", "optimizer.kind", "optimizer.options")
+"""Settings without which the number of a step, or the optimizer's state, would mean something else."""
+_NO_MATTER = ("model.name", "mup.evidence")
+
+
+def find(place: str, setting: str) -> Path:
+    """The checkpoint that a setting names: a checkpoint, or a run, of which the newest is meant."""
+    folder = Path(place)
+    if not folder.is_dir():
+        raise ValueError(f"{setting} = {place}: there is no such folder; name a run folder or a checkpoint")
+    checkpoint = folder if (folder / RECORD).is_file() else newest_checkpoint(folder)
+    if checkpoint is None:
+        raise ValueError(f"{setting} = {place} has no checkpoint: name another run, or train that one first")
+    try:
+        if has_manifest(checkpoint):
+            check_files(checkpoint)
+    except DamagedError as error:
+        raise ValueError(f"{setting} = {place}: {error}: name another checkpoint") from error
+    return checkpoint
+
+
+def check_weights(checkpoint: Path, setting: str, config: Config, data: Data) -> None:
+    """Raise ValueError unless a run of `config` on `data` can start from the weights of a checkpoint."""
+    _check_same(checkpoint, setting, config, _SAME_MODEL)
+    written = checkpoint / TOKENIZER
+    if written.is_file() and written.read_bytes() != data.any_stream.read_tokenizer():
+        raise ValueError(
+            f"{setting}: {checkpoint} was trained with another tokenizer than that of the data, so that its weights "
+            f"stand for other tokens: prepare the data with --tokenizer {written}"
+        )
+
+
+def check_state(checkpoint: Path, setting: str, config: Config) -> None:
+    """Raise ValueError unless the optimizer of `config` can continue from the states in a checkpoint."""
+    _check_same(checkpoint, setting, config, ("optimizer.kind", "optimizer.options"))
+    states = entry_of(configs.load(checkpoint / CONFIG_FILE).optimizer).states
+    if states != entry_of(config.optimizer).states:
+        raise ValueError(f"{setting}: {checkpoint} has the states {', '.join(states)} of another optimizer")
+
+
+def check_branch(checkpoint: Path, setting: str, config: Config, data: Data) -> None:
+    """Raise ValueError unless a run of `config` can continue the run of a checkpoint from its step."""
+    check_weights(checkpoint, setting, config, data)
+    check_state(checkpoint, setting, config)
+    _check_same(checkpoint, setting, config, _SAME_STEPS)
+
+
+def _check_same(checkpoint: Path, setting: str, config: Config, keys: Sequence[str]) -> None:
+    lines = configs.diff(configs.load(checkpoint / CONFIG_FILE), config)
+    changed = [line for line in lines if line.startswith(tuple(keys)) and not line.startswith(_NO_MATTER)]
+    if changed:
+        raise ValueError(
+            f"{setting}: {checkpoint} does not fit, because these differ from its own:\n  "
+            + "\n  ".join(changed)
+            + "\nset them to its values, or start from other weights"
+        )
