@@ -26,7 +26,7 @@ NUM_COPIES = 2
 """Bare copies before each save; the fastest counts."""
 FEWEST_STEPS = 8
 """Steps that are measured while foretrain writes."""
-MOST_SAVES = 8
+MOST_SAVES = 5
 """After these, steps count too during which a write has ended."""
 
 
