@@ -23,6 +23,7 @@ from benchmarks.checkpoint.report import MIB, Record, bar_records, bar_table, ba
 from benchmarks.data.__main__ import machine
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.launcher.local.run import RankError, call_local
+from foretrain.parallel.layout import Layout
 from foretrain.trainer.checkpoint.space import checkpoint_bytes
 
 HEAD_DIM = 16
@@ -91,7 +92,7 @@ def measurements(
     config: Config, names: Sequence[str], rounds: int, folder: Path, peers: Path | None
 ) -> Iterator[Record]:
     """A record of each contestant in each round, and of steps while foretrain writes if there is one rank."""
-    ranks = config.parallel.dp
+    ranks = Layout.from_config(config.parallel).world_size
     for number in range(rounds):
         for name in names:
             yield _record("save", name, number, folder, config, peers)
@@ -107,11 +108,9 @@ def _record(kind: str, name: str, number: int, folder: Path, config: Config, *mo
     with tempfile.TemporaryDirectory(dir=folder) as fresh:
         arguments = (CONTESTANTS[name], config, Path(fresh), *more)
         try:
-            assert config.parallel.dp is not None
-            found = call_local(
-                f"benchmarks.checkpoint.rank:{target}", arguments, config.parallel.dp, timeout_s=TIMEOUT_S
-            )
-            result = slowest(found)
+            ranks = Layout.from_config(config.parallel).world_size
+            function = f"benchmarks.checkpoint.rank:{target}"
+            result = slowest(call_local(function, arguments, ranks, timeout_s=TIMEOUT_S))
         except (RankError, TimeoutError) as error:
             lines = str(error).strip().splitlines()
             missing = [line for line in lines if "ModuleNotFoundError" in line]
