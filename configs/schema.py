@@ -83,7 +83,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of the initial weights."""
     init_from: str | None = setting(None, since="0.2.0")
-    """A run folder or a checkpoint with whose weights a new run starts. Its data and its schedule start anew."""
+    """A run folder or a checkpoint with whose weights a new run starts, from the beginning of its data and schedule."""
     init_optimizer: bool = setting(False, since="0.2.0")
     """Start from the state of the optimizer in `init_from`, too."""
     branch_from: str | None = setting(None, since="0.2.0")

@@ -63,8 +63,8 @@ def test_a_branch_with_another_budget_and_rate_continues_the_weights_and_resumes
     assert found[5]["lr"] != of_parent[5]["lr"] and found[7]["loss"] != of_parent[7]["loss"]
     record = json.loads((step_folder(tmp_path, 10) / "run.json").read_text())
     assert (record["parent"], record["samples_consumed"]) == (str(step_folder(parent, 4)), 80)
-    whole = replace(branch, run_dir=str(tmp_path / "whole"))
-    assert train(ranks, whole) == records
+    complete = replace(branch, run_dir=str(tmp_path / "complete"))
+    assert train(ranks, complete) == records
 
 
 def state_at_the_start(run: Run) -> tuple[dict[str, torch.Tensor], float]:
