@@ -5,6 +5,7 @@ beside the shards. Every rank writes its own part, from a copy in host memory, w
 another name until every rank is done, so a checkpoint is complete or absent.
 """
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,8 @@ from foretrain.trainer.checkpoint.staging import Staging
 from foretrain.trainer.checkpoint.storage import RankWriter, expect_no_messages, merge_metadata
 from foretrain.trainer.run.folder import CONFIG_FILE, PARTIAL, step_of
 from foretrain.trainer.state import ModelState
+
+logger = logging.getLogger(__name__)
 
 
 class SaveError(ValueError):
@@ -185,7 +188,10 @@ class Checkpoints:
             sync(path)
         folder.replace(target)
         sync(self.folder)
-        self._remove_superseded()
+        try:
+            self._remove_superseded()
+        except OSError as error:  # the new one is complete
+            logger.warning("an old checkpoint cannot be removed: %s", error)
 
     @contextmanager
     def _on_rank_0(self, target: Path, groups: Groups, config: Config) -> Iterator[None]:

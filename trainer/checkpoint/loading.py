@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -78,7 +79,7 @@ def load(path: Path, state: ModelState, step: int, keys: Sequence[str] = ()) -> 
     state.set_step(step)
     damage = ""
     try:
-        _read(path, ReadPlan([part for part in parts_to_read(state) if not keys or part.key in keys]))
+        _read(path, {}, ReadPlan([part for part in parts_to_read(state) if not keys or part.key in keys]))
     except DamagedError as error:
         damage = str(error)
     _agree(damage, state.groups)
@@ -95,14 +96,14 @@ def _agree(damage: str, groups: Groups) -> None:
         raise DamagedError(next(filter(None, found)))
 
 
-def _read(path: Path, plan: dcp.LoadPlanner) -> None:
-    """Read what a plan asks for. Raises DamagedError if a file is not what was written."""
+def _read(path: Path, tensors: dict[str, Any], plan: dcp.LoadPlanner | None = None) -> None:
+    """Read `tensors`, or what a plan asks for. Raises DamagedError if a file is not what was written."""
     has_checksums = has_manifest(path)
     expect_no_messages()
     try:
         if has_checksums:  # torch would look for other metadata first
             check_file(path / METADATA)
-        dcp.load({}, storage_reader=CheckpointReader(path, has_checksums), planner=plan, no_dist=True)
+        dcp.load(tensors, storage_reader=CheckpointReader(path, has_checksums), planner=plan, no_dist=True)
     except OSError as error:
         raise DamagedError(f"{path}: {error}") from error
     except CheckpointException as error:
@@ -113,11 +114,12 @@ def _read(path: Path, plan: dcp.LoadPlanner) -> None:
 
 
 def load_weights(path: Path, shards: Sequence[ParamShard]) -> None:
-    """Load only the weights of a checkpoint into complete, unsharded modules in one process."""
+    """Load only the weights of a checkpoint into complete, unsharded modules in one process.
+
+    Raises DamagedError if a file is not what was written.
+    """
     tensors = {shard.param.name: torch.empty(shard.param.shape) for shard in shards}
-    reader = CheckpointReader(path, has_manifest(path))
-    expect_no_messages()
-    dcp.load({"weight": tensors}, storage_reader=reader, no_dist=True)
+    _read(path, {"weight": tensors})
     with torch.no_grad():
         for shard in shards:
             shard.values.copy_(tensors[shard.param.name])

@@ -17,6 +17,7 @@ from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.folder import CHECKPOINTS, step_of
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
+from foretrain.trainer.text.inference import load_model
 from foretrain.trainer.trainer import Trainer
 from tests.conftest import RunOnRanks
 from tests.trainer.steps import before_each_step
@@ -156,6 +157,8 @@ def test_a_run_without_a_sound_checkpoint_is_refused_and_loses_nothing(
     ranks(1, train_rank, prepare_run(stopping(settings, 2)))
     flip_a_bit(tmp_path / CHECKPOINTS / "step-00000002/__0_0.distcp", 40_000)
     before = (tmp_path / METRICS_FILE).read_bytes()
+    with pytest.raises(ValueError, match="are not those that were written"):
+        load_model(tmp_path)
     with pytest.raises(RankError, match=r"bytes 0 to .*No sound checkpoint is left in .*delete the folder"):
         ranks(1, train_rank, prepare_run(settings))
     assert names(tmp_path) == ["damaged-step-00000002"]
