@@ -67,6 +67,9 @@ def _agreeing(chosen: dict[str, Any]) -> dict[str, Any]:
             chosen[name] = chosen[name] and chosen["zero_stage"] >= least
     if "overlap_comm" in chosen:
         chosen["overlap_comm"] = chosen["overlap_comm"] and chosen["pp"] == 1
+    if "init_from" in chosen:
+        chosen["branch_from"] = None if chosen["init_from"] else chosen["branch_from"]
+        chosen["init_optimizer"] = chosen["init_optimizer"] and chosen["init_from"] is not None
     if chosen.get("tie_embeddings"):
         chosen["head_init_std"] = None
     if "parametrization" in chosen:
