@@ -20,6 +20,7 @@ def run(out: Path, *options: str) -> tuple[Result, list[dict[str, Any]]]:
     return ended, [json.loads(line) for line in out.read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_every_contestant_is_measured_or_its_library_is_missing(tmp_path: Path) -> None:
     ended, records = run(tmp_path / "out.jsonl", "--ranks", "2")
     assert ended.exit_code == 0, ended.output
@@ -35,6 +36,7 @@ def test_every_contestant_is_measured_or_its_library_is_missing(tmp_path: Path) 
     assert [bar["value"] is None for bar in summary["bars"]] == [False, True, False]
 
 
+@pytest.mark.long
 def test_a_planted_slow_copy_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONTESTANTS, OURS, "tests.benchmarks.slow_copy:SlowCopy")
     ended, records = run(tmp_path / "out.jsonl", "--ranks", "1", "--only", OURS, "--check")

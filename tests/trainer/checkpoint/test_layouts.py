@@ -22,6 +22,8 @@ from tests.conftest import RunOnRanks
 from tests.parallel.workers import gpt2_model, max_difference
 from tests.trainer.checkpoint.workers import Way, load_and_continue, load_into_the_wrong_place, save_and_continue
 
+pytestmark = pytest.mark.long
+
 LAYOUTS = {
     "one process": ParallelConfig(),
     "dp=2": ParallelConfig(dp=2),
@@ -111,25 +113,13 @@ def check(
             assert torch.equal(copied[tensor], value), f"{tensor} of {source} in {name}"
 
 
-QUICK = "tp=2 pp=2"
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name != QUICK)) for name in LAYOUTS])
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_a_checkpoint_of_any_layout_continues_in_any_other(
     name: str, saves: Saves, tmp_path: Path, ranks: RunOnRanks
 ) -> None:
-    sources = ["dp=2", name] if name == QUICK else LAYOUTS
-    check({source: saves(source) for source in sources}, name, ranks, tmp_path)
+    check({source: saves(source) for source in LAYOUTS}, name, ranks, tmp_path)
 
 
-@pytest.mark.long
-def test_a_checkpoint_of_any_layout_continues_with_tensor_and_pipeline_parallelism(
-    saves: Saves, tmp_path: Path, ranks: RunOnRanks
-) -> None:
-    check({source: saves(source) for source in LAYOUTS}, QUICK, ranks, tmp_path)
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["tp=2 pp=2", "dp=4 zero 3"])
 def test_a_checkpoint_in_bf16_continues_in_another_layout(
     name: str, saves: Saves, tmp_path: Path, ranks: RunOnRanks
@@ -137,7 +127,6 @@ def test_a_checkpoint_in_bf16_continues_in_another_layout(
     check({source: saves(source, "bf16") for source in BF16}, name, ranks, tmp_path, "bf16", tolerance=1e-2)
 
 
-@pytest.mark.long
 def test_a_part_that_is_read_into_the_wrong_place_is_found(saves: Saves, tmp_path: Path, ranks: RunOnRanks) -> None:
     with pytest.raises(AssertionError, match="dp=2 in tp=2"):
         check({"dp=2": saves("dp=2")}, "tp=2", ranks, tmp_path, load=load_into_the_wrong_place)
