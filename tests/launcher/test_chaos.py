@@ -58,7 +58,7 @@ def wait_for_a_moment(run_dir: Path, process: "subprocess.Popen[bytes]", chosen:
     if chosen.random() < 0.3:
         time.sleep(chosen.uniform(0.0, 5.0))
         return
-    size, metrics = chosen.randrange(5_000), run_dir / "metrics.jsonl"  # some 300 bytes for each step
+    size, metrics = chosen.randrange(2_500), run_dir / "metrics.jsonl"  # a step has some 300 bytes
     before = metrics.stat().st_size if metrics.exists() else 0
     deadline_s = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline_s:
@@ -84,7 +84,7 @@ def test_killed_at_50_random_moments_a_run_has_the_curve_of_one_that_was_not(fol
         except psutil.NoSuchProcess:
             continue
     assert process.wait(timeout=600) == 0, output.read_text()[-3000:]
-    assert killed >= NUM_KILLS // 2, "the run was over before it was killed often"
+    assert killed == NUM_KILLS, "the run was over before it was killed often enough"
     assert curve(run_dir) == curve(folder / "runs/calm")
     names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert names == [f"step-{NUM_STEPS - 4:08}", f"step-{NUM_STEPS:08}"]
