@@ -55,7 +55,9 @@ def test_the_ranks_of_a_preset_run_and_fit_its_gpus(name: str, place: float, rec
     record = record_of(Case(name, (batch,), round(place * (layout.world_size - 1)), num_steps=2, checkpoint=True))
     assert sum(phase.num_syncs for phase in record.steps[-1]) <= 1, "more than one wait of the host in a step"
     assert 0 < record.peak_device_bytes < config.cluster.gpu_memory_gib * GIB
-    assert record.save is not None and record.save.host.peak_bytes >= 12 * record.num_parameters
+    assert record.save is not None
+    share = 12 * record.num_parameters / (layout.dp * layout.cp)  # weights and two moments in fp32
+    assert record.save.host.peak_bytes - record.build.host.live_bytes <= 1.05 * share, "a save needs more host memory"
 
 
 def random_cases(seed: int) -> Iterator[Case]:
