@@ -159,7 +159,7 @@ def _save_nothing() -> None:
 
     def read(path: Path, tensors: Any, plan: plans.ReadPlan) -> None:
         for part in plan.parts:
-            part.values.copy_(torch.empty(part.box.sizes))
+            part.values.detach().copy_(torch.empty(part.box.sizes))
 
     files.dcp = SimpleNamespace(async_save=async_save)  # type: ignore[assignment]
     files.Checkpoints._publish = publish  # type: ignore[method-assign,assignment]
