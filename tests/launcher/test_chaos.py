@@ -65,7 +65,7 @@ def num_steps(run_dir: Path) -> int:
 def wait_for_a_moment(run_dir: Path, killed: int, chosen: random.Random) -> None:
     """Wait for a random moment of the start-up, or some steps later: between two steps, in one, or in a save.
 
-    A run that has done more than its share of the steps for so many kills is killed during its start-up.
+    A run that has done more than its share of the steps for that number of kills is killed during its start-up.
     """
     before = num_steps(run_dir)
     if chosen.random() < 0.4 or before > 0.8 * NUM_STEPS * (killed + 1) / NUM_KILLS:
