@@ -97,18 +97,22 @@ def _agree(damage: str, groups: Groups) -> None:
 
 
 def _read(path: Path, tensors: dict[str, Any], plan: dcp.LoadPlanner | None = None) -> None:
-    """Read `tensors`, or what a plan asks for. Raises DamagedError if a file is not what was written."""
+    """Read `tensors`, or what a plan asks for.
+
+    Raises DamagedError if a file is missing or not what was written, and OSError if it cannot be read now: a fault of
+    the file system or of permissions must not set a sound checkpoint aside.
+    """
     has_checksums = has_manifest(path)
     expect_no_messages()
     try:
         if has_checksums:  # torch would look for other metadata first
             check_file(path / METADATA)
         dcp.load(tensors, storage_reader=CheckpointReader(path, has_checksums), planner=plan, no_dist=True)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise DamagedError(f"{path}: {error}") from error
     except CheckpointException as error:
         for failure, _ in error.failures.values():
-            if isinstance(failure, (DamagedError, OSError)):
+            if isinstance(failure, (DamagedError, FileNotFoundError)):
                 raise DamagedError(str(failure)) from error
             raise failure from error
 
