@@ -104,6 +104,9 @@ class TrainConfig:
     """Number of blocks, from the first, that recompute; None: all."""
     check_every: int = setting(100, changes_curve=False)
     """Steps between checks that replicated state is equal on all ranks; every checkpoint is checked too. 0: never."""
+    replay_every: int = setting(0, changes_curve=False, since="0.2.0")
+    """Steps between replays, which compute the forward and backward passes of a step on several ranks, and compare
+    the gradients bit by bit. A replay takes as long as two steps, and needs ZeRO 0 to 2 without offload. 0: never."""
     checkpoint_every: int = setting(0, changes_curve=False)
     """Steps between checkpoints; 0: none by steps."""
     checkpoint_minutes: float = setting(30.0, changes_curve=False, since="0.2.0")
@@ -137,7 +140,7 @@ class TrainConfig:
             recompute_layers=self.recompute_layers,
         )
         require_not_negative(self, "eval_every", "eval_samples", "check_every", "checkpoint_every", "keep_checkpoints")
-        require_not_negative(self, "checkpoint_minutes", "keep_every", "keep_best")
+        require_not_negative(self, "checkpoint_minutes", "keep_every", "keep_best", "replay_every")
         require(
             not (self.init_from and self.branch_from),
             "init_from starts a new run, and branch_from continues one: leave one of them out",

@@ -98,17 +98,7 @@ class Engine:
         stays inside documents. None: a sample is one document. Raises ValueError if no target carries a loss.
         """
         clock = PhaseClock(self.groups.device)
-        tokens_BL, targets_BL = self._own(tokens_BL), self._own(targets_BL)
-        num_tokens = self._count_tokens(targets_BL)
-        if num_tokens == 0:
-            raise ValueError("no token of this global batch carries a loss: all targets of the objective are IGNORE")
-        scale = self.zero.divisor / num_tokens
-        tokens_BL, targets_BL = (to_device(each, self.groups.device) for each in (tokens_BL, targets_BL))
-        self.zero.start_step()
-        if self._pipeline is None:
-            losses = self._accumulate(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
-        else:
-            losses = self._pipeline.step(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
+        losses, num_tokens = self._forward_backward(self.zero.start_step, tokens_BL, targets_BL, positions_BL)
         clock.end("forward_backward")
         self.zero.reduce_gradients()
         clock.end("reduce")
@@ -116,6 +106,14 @@ class Engine:
         clock.end("update")
         loss, grad_norm = torch.stack([self._sum_losses(losses) / self.zero.divisor, norm]).cpu().tolist()
         return StepResult(loss, grad_norm, num_tokens, clock.seconds())
+
+    def try_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> None:
+        """The forward and backward passes of `train_step`, of which nothing is reduced, updated or kept.
+
+        Who observes the gradients (`zero.observe_gradients`) sees those of this rank.
+        """
+        self._forward_backward(self.zero.start_trial, tokens_BL, targets_BL, positions_BL)
+        self.zero.end_trial()
 
     def eval_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> tuple[float, int]:
         """(sum of losses in nats, count) over the valid tokens of one global batch, the same on every rank."""
@@ -127,6 +125,23 @@ class Engine:
         else:
             losses = self._pipeline.evaluate(tokens_BL, targets_BL, self._for_stages(positions_BL), scale=1.0)
         return self._sum_losses(losses).item(), num_tokens
+
+    def _forward_backward(
+        self, start: Callable[[], None], tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None
+    ) -> tuple[list[Tensor], int]:
+        """The losses of the micro-batches, scaled, and the valid tokens of the global batch."""
+        tokens_BL, targets_BL = self._own(tokens_BL), self._own(targets_BL)
+        num_tokens = self._count_tokens(targets_BL)
+        if num_tokens == 0:
+            raise ValueError("no token of this global batch carries a loss: all targets of the objective are IGNORE")
+        scale = self.zero.divisor / num_tokens
+        tokens_BL, targets_BL = (to_device(each, self.groups.device) for each in (tokens_BL, targets_BL))
+        start()
+        if self._pipeline is None:
+            losses = self._accumulate(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
+        else:
+            losses = self._pipeline.step(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
+        return losses, num_tokens
 
     def _own(self, batch_BL: Tensor) -> Tensor:
         """This rank's positions of its samples."""

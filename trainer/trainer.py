@@ -18,12 +18,14 @@ from foretrain.trainer.callbacks.checkpoints import CheckpointWriter
 from foretrain.trainer.callbacks.consistency import ConsistencyCheck
 from foretrain.trainer.callbacks.device import DeviceMetrics
 from foretrain.trainer.callbacks.evaluation import PeriodicEvaluation
+from foretrain.trainer.callbacks.replay import ReplayCheck
 from foretrain.trainer.callbacks.telemetry import Telemetry
 from foretrain.trainer.checkpoint.files import Checkpoints, SaveError
 from foretrain.trainer.checkpoint.loading import load_initial, load_newest
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.retention import Retention
 from foretrain.trainer.consistency.check import Consistency, InconsistentRanksError
+from foretrain.trainer.consistency.replay import Replay
 from foretrain.trainer.evaluation import Evaluation
 from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.run.folder import CHECKPOINTS
@@ -70,6 +72,8 @@ class Trainer:
         self.callbacks: list[Callback] = [Announcement(), self._telemetry, *on_gpus, *added]
         if config.train.check_every:
             self.callbacks.append(ConsistencyCheck(self.consistency, config.train.check_every))
+        if config.train.replay_every:
+            self.callbacks.append(ReplayCheck(Replay(self.engine, self._objective), config.train.replay_every))
         if config.train.eval_samples:
             self.callbacks.append(
                 PeriodicEvaluation(Evaluation(run, groups, self.engine, self._objective), config.train.eval_every)
@@ -174,6 +178,9 @@ class Trainer:
         run = self.run
         started_s = time.perf_counter()
         batch = next(self._batches)
+        read_s = time.perf_counter() - started_s
+        self.call("before_step", number, batch)
+        started_s = time.perf_counter() - read_s  # what callbacks do is no part of the step
         before = (number - 1) * run.tokens_per_step
         factor = schedule.factor(before, run.tokens_per_step, run.config.train.num_tokens, run.config.schedule)
         self.engine.set_lr(factor)

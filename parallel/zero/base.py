@@ -1,7 +1,7 @@
 """What an engine of data parallelism does for a training step, whichever engine it is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,6 +87,23 @@ class Zero(ABC):
 
         Returns the global L2 norm before clipping, a float64 scalar on the device.
         """
+
+    # ---- a rank's own gradients, for replays; only ZeRO 0 to 2 without offload have them ----
+
+    def start_trial(self) -> None:
+        """Begin a step whose gradients are not reduced, and change nothing: its backward passes, then `end_trial`."""
+        raise NotImplementedError(f"{type(self).__name__} does not show gradients before they are reduced")
+
+    def end_trial(self) -> None:
+        """Forget the gradients of the trial."""
+        raise NotImplementedError(f"{type(self).__name__} does not show gradients before they are reduced")
+
+    def observe_gradients(self, observer: Callable[[Tensor], None] | None) -> None:
+        """Call `observer` with each flat part of this rank's own gradients, in a fixed order, in trials and in steps.
+
+        It must not change them. None: observe no more.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not show gradients before they are reduced")
 
     @abstractmethod
     def await_weights(self) -> None:

@@ -6,7 +6,7 @@ Under ZeRO 2 it also keeps no more than that part of the gradients, which are re
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -85,6 +85,15 @@ class BucketedZero(Zero):
 
     def start_step(self) -> None:
         self._gradients.start()
+
+    def start_trial(self) -> None:
+        self._gradients.start(reduces=False)
+
+    def end_trial(self) -> None:
+        self._gradients.finish()
+
+    def observe_gradients(self, observer: Callable[[Tensor], None] | None) -> None:
+        self._gradients.observer = observer
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]

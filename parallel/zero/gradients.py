@@ -1,6 +1,6 @@
 """Gradients of a step, summed in fp32 in buckets, each of which is reduced during the backward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -39,6 +39,9 @@ class Gradients:
         }
         self._works: list[dist.Work] = []
         self._is_open = False
+        self._reduces = True
+        self.observer: Callable[[Tensor], None] | None = None
+        """Called with the flat sum of this replica's gradients of each bucket, before the sum over the replicas."""
         self._hooks = [parameter.register_post_accumulate_grad_hook(self.take) for parameter in parameters]
         self._allocate()
 
@@ -54,9 +57,13 @@ class Gradients:
         """After `finish`, the sums over the replicas of each bucket: all of it, or with `shards` this replica's shard.
         The rest of the sums is then of no use."""
 
-    def start(self) -> None:
-        """Begin a step: nothing is summed, whatever a step before it has left that failed."""
+    def start(self, *, reduces: bool = True) -> None:
+        """Begin a step: nothing is summed, whatever a step before it has left that failed.
+
+        Without `reduces`, nothing is summed over the replicas: the buckets are only shown to the observer.
+        """
         self._await_works()
+        self._reduces = reduces
         for parameter in self._parameters:
             parameter.grad = None
         self._is_open = True
@@ -127,11 +134,19 @@ class Gradients:
         for slot in self._buckets[number].slots:
             if self._parameters[slot.index] not in self._summed:
                 flat[slot.place].zero_()
-        self._reduce(number, flat)
+        if self.observer is not None:
+            self.observer(flat)
+        if self._reduces:
+            self._reduce(number, flat)
+        else:
+            self._drop(number)
 
     def _memory_of(self, number: int) -> Tensor:
         """The flat tensor in which the gradients of a bucket are summed."""
         return self._flat[number]
+
+    def _drop(self, number: int) -> None:
+        """Forget the gradients of a bucket, which are not reduced."""
 
     def _reduce(self, number: int, flat: Tensor) -> None:
         if self._group.size() == 1:

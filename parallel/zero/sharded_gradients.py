@@ -36,8 +36,8 @@ class ShardedGradients(Gradients):
         self._in_flight: list[tuple[dist.Work, int, Tensor, Tensor]] = []
         """For each running sum, oldest first: the bucket's number, this replica's shard of the sum, and its input."""
 
-    def start(self) -> None:
-        super().start()
+    def start(self, *, reduces: bool = True) -> None:
+        super().start(reduces=reduces)
         self._filling.clear()
         for shard in self.reduced:
             shard.zero_()
@@ -63,6 +63,9 @@ class ShardedGradients(Gradients):
         if number not in self._filling:
             self._filling[number] = torch.zeros(self._buckets[number].size, dtype=torch.float32, device=self._device)
         return self._filling[number]
+
+    def _drop(self, number: int) -> None:
+        del self._filling[number]
 
     def _reduce(self, number: int, flat: Tensor) -> None:
         del self._filling[number]

@@ -80,6 +80,9 @@ class Callback:
     def on_fit_start(self, trainer: Trainer) -> None:
         """Called before the first step of this session."""
 
+    def before_step(self, trainer: Trainer, number: int, batch: Batch) -> None:
+        """Called with this rank's samples of step `number`, before its forward pass."""
+
     def on_step(self, trainer: Trainer, step: Step) -> None:
         """Called after the optimizer step and before its report: may add metrics, or ask for a stop or a checkpoint."""
 

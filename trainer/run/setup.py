@@ -153,6 +153,7 @@ def prepare_run(
     layouts.check(layout, config.model, config.train)
     check_sharding(config.model, layout)
     check_optimizer(config.optimizer, layout)
+    _check_replay(config, layout)
     if config.parallel.balance == "flops" and layout.stage_layers is None:
         layout = balance_stages(layout, config.model.num_layers, flop_costs(config.model, config.train))
     blueprint(config)
@@ -171,6 +172,15 @@ def prepare_run(
     run = Run(config, layout, data, resume, init)
     data.check_budget(run.total_steps * config.train.global_batch_size)
     return run
+
+
+def _check_replay(config: Config, layout: Layout) -> None:
+    if config.train.replay_every and layouts.uses_deepspeed(layout, config.parallel):
+        raise ValueError(
+            f"train.replay_every = {config.train.replay_every} compares the gradients that each rank computes, and "
+            "DeepSpeed, which has ZeRO 3 and offload, does not show them: set train.replay_every=0, or use "
+            "parallel.zero_stage 0 to 2 with offload_optimizer=false"
+        )
 
 
 def _branch(config: Config, data: Data) -> "Resume":
