@@ -267,10 +267,31 @@ def flip_a_bit() -> None:
     Engine.train_step = train_and_flip  # type: ignore[method-assign,assignment]
 
 
+def change_a_moment() -> None:
+    train_step = Engine.train_step
+    done = count(1)
+
+    def train_and_change(self: Engine, *batch: torch.Tensor) -> Any:
+        result = train_step(self, *batch)
+        if next(done) == 2:
+            weight = self.stages[0].get_parameter("blocks.1.mlp_norm.weight")
+            bits = self.zero.get(weight, "exp_avg").view(torch.int32)
+            bits[0] ^= 1 << 29  # a lower bit may be lost when the weight is rounded
+        return result
+
+    Engine.train_step = train_and_change  # type: ignore[method-assign,assignment]
+
+
 # DeepSpeed sends the first dp rank's weights to the others when it starts, so a bad start is seen over tp.
 ASTRAY = [
     (start_otherwise, ParallelConfig(tp=2), 0, f"ranks 0, 1, with no majority: {GAIN}\nThey differ from the start"),
     (repeat_a_batch, ParallelConfig(dp=3), 2, r"rank 1 .*: samples consumed = 12 \(most have 24\)\nThey were equal"),
+    (
+        change_a_moment,
+        ParallelConfig(dp=3, zero_stage=0),
+        3,
+        "rank 1 .*: blocks.1.mlp_norm.weight\nThey were equal after step 2",
+    ),
     (flip_a_bit, ParallelConfig(dp=3), 2, "rank 1 .*: blocks.1.mlp_norm.weight\nThey were equal after step 1"),
 ]
 

@@ -71,7 +71,7 @@ class Callback:
 
     Each rank has the same callbacks and calls the same hooks at the same steps, so a hook may use collectives, and must
     then do so on every rank. At each hook the callbacks are called in a fixed order: telemetry, the callbacks given to
-    the Trainer in their order, the consistency check, evaluation, checkpoints.
+    the Trainer in their order, the checks of consistency, evaluation, checkpoints.
     """
 
     name: str = ""

@@ -73,7 +73,7 @@ class Replay:
         """A block in which gradients are observed, and computed by deterministic kernels."""
         before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*deterministic")  # of kernels that have no such form
+            warnings.filterwarnings("ignore", message=".*deterministic")  # a kernel has no such form
             torch.use_deterministic_algorithms(True, warn_only=True)
             self._engine.zero.observe_gradients(lambda gradients: self._sums.append(checksum(gradients)))
             try:
@@ -83,7 +83,7 @@ class Replay:
                 torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
     def _round(self, tensors: Tensors, shift: int) -> list[int]:
-        """The checksums of all ranks, of the gradients of the samples of the replica that is `shift` further."""
+        """Each rank's checksum of gradients, for the samples of the replica whose number is higher by `shift`."""
         self._engine.try_step(*self._exchanged(tensors, shift))
         return self._gather(self._word())
 
