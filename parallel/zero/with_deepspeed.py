@@ -19,6 +19,7 @@ from foretrain.parallel.groups import ModelParallelUnit
 from foretrain.parallel.placement import Fill, allocate
 from foretrain.parallel.zero import grad_norm
 from foretrain.parallel.zero.base import Piece, Zero, free
+from foretrain.parallel.zero.deepspeed_waits import OrderedSteps
 
 
 class DeepSpeedZero(Zero):
@@ -45,6 +46,7 @@ class DeepSpeedZero(Zero):
             )
         self._engine: Any = engine
         self.module = engine
+        self._steps = OrderedSteps(engine.optimizer, self.groups, self._clip_norm) if self._stage == 3 else None
         if self._in_pipeline:
             grad_norm.patch_grad_norm(engine.optimizer)
 
@@ -139,6 +141,8 @@ class DeepSpeedZero(Zero):
         self._engine.step()
         for parameter in self.tied:  # each end sums over dp in its own order, so the last bits of the copies may differ
             dist.broadcast(parameter.data, group=self.groups.embedding, group_src=0)
+        if self._steps is not None:
+            return self._steps.norm
         norm = self._engine.get_global_grad_norm()
         return torch.as_tensor(norm, dtype=torch.float64, device=self.groups.device)
 
@@ -180,15 +184,10 @@ class DeepSpeedZero(Zero):
 
     @torch.no_grad()
     def take_pieces(self) -> None:
-        optimizer = self._engine.optimizer
-        if self._stage == 3:
-            for group in range(len(optimizer.fp16_groups)):
-                optimizer._reassign_or_swap_out_partitioned_parameters(group)
-            if optimizer.persistent_parameters:  # small ones, of which every rank keeps a copy
-                optimizer.persistent_parameters[0].partition(optimizer.persistent_parameters)
-                optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
-            return
-        optimizer.update_lp_params()
+        if self._steps is not None:
+            self._steps.take_masters()
+        else:
+            self._engine.optimizer.update_lp_params()
 
     # ---- full state ----
 
@@ -210,6 +209,8 @@ class DeepSpeedZero(Zero):
         with GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3):
             parameter.data.copy_(value)
         safe_set_full_fp32_param(parameter, value)
+        if self._steps is not None:
+            self._steps.order_gathers()
 
     def init_moments(self) -> None:
         """Also link each parameter to its part of the states.
