@@ -7,6 +7,8 @@ memory. What is replaced here is right for the files with which it was read, and
 import hashlib
 from collections.abc import Iterable, Mapping
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.zero import grad_norm
+from foretrain.parallel.zero.host_memory import pinned_like
 
 VERSION = "0.19.8"
 """The version of DeepSpeed whose files were read."""
@@ -31,14 +34,14 @@ SOURCES = {
 
 def check_sources(sources: Mapping[str, str] = SOURCES) -> None:
     """Raise RuntimeError if a file of the installed DeepSpeed is not the one that was read; `sources` as SOURCES."""
-    import deepspeed
-
-    folder = Path(deepspeed.__file__).parent / "runtime"
+    spec = find_spec("deepspeed")
+    assert spec is not None and spec.origin is not None
+    folder = Path(spec.origin).parent / "runtime"
     other = [name for name, known in sources.items() if _sha256(folder / name) != known]
     if other:
         raise RuntimeError(
-            f"ZeRO 3 replaces parts of DeepSpeed {VERSION}, and DeepSpeed {deepspeed.__version__} is installed, whose "
-            f"{' and '.join(other)} differ: install deepspeed=={VERSION}, or use parallel.zero_stage=2"
+            f"ZeRO 3 replaces parts of DeepSpeed {VERSION}, and DeepSpeed {version('deepspeed')} is installed, with "
+            f"other contents of {', '.join(other)}: install deepspeed=={VERSION}, or use parallel.zero_stage=2"
         )
 
 
@@ -63,10 +66,10 @@ class OrderedSteps:
         self._gathering = optimizer.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
         self._masters: list[Tensor] = optimizer.fp32_partitioned_groups_flat
         self._weights: list[Tensor] = optimizer.fp16_partitioned_groups_flat
-        self._staging: list[Tensor | None] = [None] * len(self._weights)
-        if optimizer.offload_optimizer:
-            self._staging = [_staging_of(weights) for weights in self._weights]
-        else:  # DeepSpeed would copy the sums of each group in each step
+        offload = optimizer.offload_optimizer
+        self._staging = [pinned_like(each) if offload and each.is_cuda else None for each in self._weights]
+        """From here, masters in host memory are copied to weights on a GPU."""
+        if not offload:  # DeepSpeed would copy the sums of each group in each step
             sums = optimizer.grad_partitions_flat_buffer.split([len(weights) for weights in self._weights])
             for master, gradient in zip(self._masters, sums, strict=True):
                 master.grad = gradient
@@ -132,6 +135,7 @@ class OrderedSteps:
     def _share(self) -> None:
         """Write the masters into the weights, and gather those of which every replica keeps a copy."""
         for weights, master, staging in zip(self._weights, self._masters, self._staging, strict=True):
+            # The copy before has left the staging memory: since then, the host has waited for the device.
             source = master if staging is None else staging.copy_(master)
             weights.copy_(source, non_blocking=True)
         persistent = self._optimizer.persistent_parameters
@@ -153,19 +157,10 @@ class OrderedSteps:
             torch.cuda.current_stream().wait_stream(stream)
 
 
-def _staging_of(weights: Tensor) -> Tensor | None:
-    """Pinned memory of the size of weights on a GPU, from which they can be copied while the host goes on.
-
-    The host writes into it in the next update, after it has waited for gradients that these weights gave.
-    """
-    return torch.empty_like(weights, device="cpu", pin_memory=True) if weights.is_cuda else None
-
-
 def _copy_without_blocking(parameters: Iterable[Any]) -> None:
-    """Copy weights from pinned host memory to the device while the host goes on.
+    """Copy weights from pinned host memory to the device without a wait of the host.
 
-    The copy is used on the stream that makes it. The host writes into the weights in updates, after it has waited for
-    that stream.
+    A copy is used on the stream that makes it. Updates write into the weights in host memory after that stream.
     """
     for parameter in parameters:
         parameter.ds_tensor.to = partial(parameter.ds_tensor.to, non_blocking=True)

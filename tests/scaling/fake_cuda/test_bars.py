@@ -32,6 +32,9 @@ LONG_LAYOUTS = {
     "zero 3, large, one replica": f"parallel.zero_stage=3 parallel.offload_params=true {LARGE}",
 }
 OFFLOADED = {
+    "zero 1, masters on the host": f"{LAYOUTS['dp']} parallel.offload_optimizer=true",
+    "zero 2, masters on the host": f"{LAYOUTS['zero 2']} parallel.offload_optimizer=true",
+    "pp, masters on the host": f"{LAYOUTS['pp']} parallel.offload_optimizer=true",
     "zero 3, masters on the host": f"{LAYOUTS['zero 3']} parallel.offload_optimizer=true",
     "zero 3, all on the host": (
         f"{LAYOUTS['zero 3']} parallel.offload_optimizer=true parallel.offload_params=true {LARGE}"
@@ -42,12 +45,12 @@ EVERY = LAYOUTS | LONG_LAYOUTS | OFFLOADED
 
 def with_microbatches(layout: str, count: int) -> Case:
     num_replicas = 8 if "dp=8" in layout else 1
-    num_steps = 4 if "zero_stage=3" in layout else 2  # DeepSpeed's timers wait for the device from the third step on
+    num_steps = 4 if "zero_stage=3" in layout else 2  # DeepSpeed plans ahead from the third micro-batch on
     return tiny(f"{layout} train.global_batch_size={count * num_replicas}", num_steps=num_steps)
 
 
-ZERO_3 = pytest.param("zero 3", marks=pytest.mark.long)
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in LONG_LAYOUTS]
+LONG_OFFLOADED = [pytest.param(name, marks=pytest.mark.long) for name in OFFLOADED]
 
 
 def num_waits(record: RankRecord) -> int:
@@ -55,7 +58,7 @@ def num_waits(record: RankRecord) -> int:
     return sum(sync.count for phase in record.steps[-1] for sync in phase.syncs)
 
 
-@pytest.mark.parametrize("name", [*LAYOUTS, *LONG, *(pytest.param(name, marks=pytest.mark.long) for name in OFFLOADED)])
+@pytest.mark.parametrize("name", [*LAYOUTS, *LONG, *LONG_OFFLOADED])
 def test_the_host_does_not_wait_for_the_device_in_a_micro_batch(name: str, record_of: RecordOf) -> None:
     few, many = (num_waits(record_of(with_microbatches(EVERY[name], count))) for count in (2, 4))
     assert few == many
@@ -66,17 +69,16 @@ def test_the_host_waits_for_the_device_once_in_a_step(name: str, record_of: Reco
     assert num_waits(record_of(with_microbatches(EVERY[name], 4))) == 1
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", OFFLOADED)
+@pytest.mark.parametrize("name", LONG_OFFLOADED)
 def test_with_masters_in_host_memory_the_host_also_waits_once_for_their_gradients(
     name: str, record_of: RecordOf
 ) -> None:
     record = record_of(with_microbatches(EVERY[name], 4))
-    assert [sync.operation for sync in record.phase("update").syncs] == ["copy to host"]
+    assert record.phase("update").num_syncs == 1
     assert num_waits(record) == 2
 
 
-@pytest.mark.parametrize("name", ["dp", "zero 2", ZERO_3])
+@pytest.mark.parametrize("name", ["dp", "zero 2", "zero 3"])
 def test_gradients_of_bf16_runs_are_summed_in_fp32(name: str, record_of: RecordOf) -> None:
     record = record_of(with_microbatches(LAYOUTS[name], 4))
     sums = [
