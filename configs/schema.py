@@ -42,8 +42,8 @@ class ParallelConfig:
     offload_params: bool = False
     """Keep parameters in host memory between uses; needs zero_stage = 3."""
     overlap_comm: bool = False
-    """Reduce gradients during the backward pass under ZeRO 3, and with offload_optimizer; needs pp = 1. ZeRO 0 to 2
-    always do, in pipelines too."""
+    """Reduce gradients and gather weights while ZeRO 3 computes; needs pp = 1. ZeRO 0 to 2 always do, in pipelines
+    too."""
     balance: Literal["even", "flops", "measured"] = "flops"
     """How blocks are divided over pipeline stages. even: equal numbers. flops, measured: the slowest stage is as fast
     as possible, where the costs of blocks, embedding and head are FLOPs, or times measured when the run starts."""
@@ -65,8 +65,8 @@ class ParallelConfig:
             )
         require(
             not self.overlap_comm or self.pp == 1,
-            f"overlap_comm is for ZeRO 3 and offload_optimizer without a pipeline (pp = {self.pp}), and ZeRO 1 reduces "
-            "gradients during the backward pass without it: set overlap_comm=false or pp=1",
+            f"overlap_comm is for ZeRO 3, which needs pp = 1 (pp = {self.pp}), and ZeRO 1 reduces gradients during the "
+            "backward pass without it: set overlap_comm=false or pp=1",
         )
 
 
@@ -106,7 +106,7 @@ class TrainConfig:
     """Steps between checks that replicated state is equal on all ranks; every checkpoint is checked too. 0: never."""
     replay_every: int = setting(0, changes_curve=False, since="0.2.0")
     """Steps between replays, which compute the forward and backward passes of a step on several ranks, and compare
-    the gradients bit by bit. A replay takes as long as two steps, and needs ZeRO 0 to 2 without offload. 0: never."""
+    the gradients bit by bit. A replay takes as long as two steps. Not for ZeRO 3. 0: never."""
     checkpoint_every: int = setting(0, changes_curve=False)
     """Steps between checkpoints; 0: none by steps."""
     checkpoint_minutes: float = setting(30.0, changes_curve=False, since="0.2.0")

@@ -3,7 +3,8 @@
 The loss of a step is the mean over the valid tokens of the global batch: each rank sums the losses of its tokens and
 divides by the global number of tokens, for any number of ranks and micro-batches.
 
-On a GPU, the host waits for it once in a step, at the end, for the numbers that it reports.
+On a GPU, the host waits for it once in a step, at the end, for the numbers that it reports, and once more for the
+gradients if it updates masters in host memory.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,7 +69,7 @@ class Engine:
         tied = tied if groups.embedding is not None else ()
         for parameter in tied:  # DeepSpeed's mark for what its gradient norm counts on another pipeline rank
             parameter.ds_pipe_replicated = 0 not in groups.layout.stages_of(groups.at.pp)  # type: ignore[attr-defined]
-        self.zero = zero_of(groups.layout, config)(groups, stages, optimizer, moments, config, fill, tied)
+        self.zero = zero_of(groups.layout)(groups, stages, optimizer, moments, config, fill, tied)
         for group in self.zero.optimizer.param_groups:
             if "peak_lr" not in group:
                 raise ValueError(

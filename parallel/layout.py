@@ -152,11 +152,6 @@ def check(layout: Layout, model: ModelConfig, train: TrainConfig) -> None:
         raise LayoutError("\n".join(problems))
 
 
-def uses_deepspeed(layout: Layout, config: ParallelConfig) -> bool:
-    """Whether data parallelism is DeepSpeed's: weights are sharded, or states offloaded."""
-    return layout.zero_stage == 3 or config.offload_optimizer
-
-
 def divisors(number: int) -> str:
     """The divisors of a number as a phrase: "1, 2, 3 or 6"."""
     found = [str(d) for d in range(1, number + 1) if number % d == 0]

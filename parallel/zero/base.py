@@ -88,7 +88,7 @@ class Zero(ABC):
         Returns the global L2 norm before clipping, a float64 scalar on the device.
         """
 
-    # ---- a rank's own gradients, for replays; only ZeRO 0 to 2 without offload have them ----
+    # ---- a rank's own gradients, for replays; ZeRO 3 does not have them ----
 
     def start_trial(self) -> None:
         """Begin a step whose gradients are not reduced, and change nothing: its backward passes, then `end_trial`."""

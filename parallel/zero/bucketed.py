@@ -3,6 +3,8 @@
 Gradients of all micro-batches are summed in fp32, and reduced in fp32. Under ZeRO 1 each replica owns a contiguous part
 of every bucket (arXiv 1910.02054): it receives that part of the gradients, updates it, and sends it to the others.
 Under ZeRO 2 it also keeps no more than that part of the gradients, which are reduced in every micro-batch.
+
+With `parallel.offload_optimizer`, masters and moments are in host memory, and the host updates them.
 """
 
 from collections import Counter
@@ -18,6 +20,7 @@ from foretrain.parallel.zero import grad_norm
 from foretrain.parallel.zero.base import Piece, Zero, free
 from foretrain.parallel.zero.buckets import plan_buckets
 from foretrain.parallel.zero.gradients import Gradients
+from foretrain.parallel.zero.host_memory import pinned_like
 from foretrain.parallel.zero.sharded_gradients import ShardedGradients
 from foretrain.parallel.zero.weights import Weights
 
@@ -46,7 +49,8 @@ class BucketedZero(Zero):
         self._weights: Weights | None = None
         if groups.layout.zero_stage >= 1:
             dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
-            self._weights = Weights(groups, stages, parameters, self._buckets, dtype, fill)
+            offload = config.parallel.offload_optimizer
+            self._weights = Weights(groups, stages, parameters, self._buckets, dtype, fill, offload=offload)
         else:
             allocate(self.module.parameters(), fill, groups.device, torch.float32)
             self.module.to(groups.device)  # its buffers
@@ -63,21 +67,30 @@ class BucketedZero(Zero):
                 shards=self._weights is not None,
                 num_held_back=len(self.tied),
             )
+        self._on_host: list[Tensor] = []
+        """With masters in host memory, the reduced gradients of each bucket there."""
+        if config.parallel.offload_optimizer:
+            self._on_host = [pinned_like(reduced) for reduced in self._gradients.reduced]
         self._hand_out(parameters)
 
     def _hand_out(self, parameters: Sequence[nn.Parameter]) -> None:
         """Give the optimizer what this rank owns of each parameter, and find the gradient of each."""
         self._owned: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
-        for bucket, reduced in zip(self._buckets, self._gradients.reduced, strict=True):
+        self._reduced: dict[nn.Parameter, Tensor] = {}
+        """The gradient of what this rank owns of each parameter, on the device."""
+        for number, (bucket, reduced) in enumerate(zip(self._buckets, self._gradients.reduced, strict=True)):
             if self._weights is None:
                 for slot in bucket.slots:
                     parameter = parameters[slot.index]
-                    self._owned[parameter] = parameter, reduced[slot.place].view(parameter.shape)
+                    self._reduced[parameter] = reduced[slot.place].view(parameter.shape)
+                    self._owned[parameter] = parameter, self._reduced[parameter]
             else:
+                used = self._on_host[number] if self._on_host else reduced
                 for piece in bucket.pieces(self.groups.replicas.rank()):
                     parameter = parameters[piece.index]
                     master, _ = self._weights.pieces[parameter]
-                    self._owned[parameter] = master, reduced[piece.in_shard]
+                    self._reduced[parameter] = reduced[piece.in_shard]
+                    self._owned[parameter] = master, used[piece.in_shard]
         for group in self.optimizer.param_groups:
             group["params"] = [self._owned[each][0] for each in group["params"] if each in self._owned]
 
@@ -114,6 +127,7 @@ class BucketedZero(Zero):
     def update(self) -> Tensor:
         norm = grad_norm.global_norm(self._counted(), self.groups)
         grad_norm.clip(self._gradients.reduced, norm, self._clip_norm)
+        self._copy_to_host()
         for tensor, gradient in self._owned.values():
             tensor.grad = gradient
         try:
@@ -125,11 +139,24 @@ class BucketedZero(Zero):
             self._weights.gather()
         return norm
 
+    def _copy_to_host(self) -> None:
+        """Copy the reduced gradients to the masters in host memory, if these are there, and wait for them."""
+        if not self._on_host:
+            return
+        for on_host, reduced in zip(self._on_host, self._gradients.reduced, strict=True):
+            on_host.copy_(reduced, non_blocking=True)
+        self._await_device()
+
+    def _await_device(self) -> None:
+        """Let the host wait for the device, before it reads or writes memory that they exchange."""
+        if self.groups.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
+
     def _counted(self) -> list[Tensor]:
         """The gradients that this rank counts in the global norm."""
         if self._weights is None and self.groups.replicas.rank() > 0:
             return []  # every replica has all gradients
-        return [gradient for each, (_, gradient) in self._owned.items() if grad_norm.is_counted(each, self.groups)]
+        return [gradient for each, gradient in self._reduced.items() if grad_norm.is_counted(each, self.groups)]
 
     def await_weights(self) -> None:
         if self._weights is not None:
@@ -140,6 +167,7 @@ class BucketedZero(Zero):
         self._gradients.destroy()
         free(value for state in self.optimizer.state.values() for value in state.values())
         free(self.updated_tensors())
+        free(self._on_host)
         free(self.module.parameters())
 
     # ---- a rank's own state ----
@@ -162,6 +190,7 @@ class BucketedZero(Zero):
 
     def take_pieces(self) -> None:
         if self._weights is not None:
+            self._await_device()
             self._weights.gather()
             self.await_weights()
 

@@ -1,7 +1,6 @@
 """The global gradient norm over all ranks."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -40,29 +39,3 @@ def clip(gradients: Iterable[Tensor], norm: Tensor, max_norm: float) -> None:
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0).float()
     for gradient in gradients:
         gradient.mul_(factor)
-
-
-def patch_grad_norm(optimizer: Any) -> None:
-    """Patch DeepSpeed's gradient norm (ZeRO 1 and 2) for pipeline ranks with different optimizer groups.
-
-    DeepSpeed 0.19 sums the norm over tp x pp for one parameter group after the other. If a stage has a group that
-    another does not have, it sums the norms of different groups, or waits forever. The patch sums once, over all groups
-    of a rank. If all ranks have the same groups, nothing changes. Every rank must call it.
-    """
-    names = [group.get("name") for group in optimizer.param_groups]
-    everyones: list[list[str]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(everyones, names)
-    if all(names == others for others in everyones) or not hasattr(optimizer, "scaled_global_norm"):
-        return
-    norm_of_rank, sum_over_ranks = optimizer.scaled_global_norm, optimizer._model_parallel_all_reduce
-
-    def scaled_global_norm(norm_type: int = 2) -> torch.Tensor:
-        optimizer._model_parallel_all_reduce = lambda tensor, op: None
-        try:
-            square = norm_of_rank(norm_type).pow(2)
-        finally:
-            optimizer._model_parallel_all_reduce = sum_over_ranks
-        sum_over_ranks(tensor=square, op=dist.ReduceOp.SUM)
-        return square.sqrt()
-
-    optimizer.scaled_global_norm = scaled_global_norm

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.placement import Fill, allocate
 from foretrain.parallel.zero.buckets import Bucket
+from foretrain.parallel.zero.host_memory import pinned_like
 
 
 class Weights:
     """The weights of modules as views of one flat tensor for each bucket, and the fp32 masters of this rank's shards.
 
     `parameters` are in the order of the buckets' numbers, and are placed on the device in `dtype`. Each replica fills
-    what it owns of them, and receives the rest.
+    what it owns of them, and receives the rest. With `offload`, the masters are in host memory.
     """
 
     def __init__(
@@ -26,14 +27,21 @@ class Weights:
         buckets: Sequence[Bucket],
         dtype: torch.dtype,
         fill: Fill,
+        *,
+        offload: bool,
     ) -> None:
         self._group, self._buckets = groups.replicas, buckets
         replica = self._group.rank()
         self._flat = [torch.zeros(bucket.size, dtype=dtype, device=groups.device) for bucket in buckets]
         self._own = [flat[bucket.shard(replica)] for flat, bucket in zip(self._flat, buckets, strict=True)]
-        self._masters = [
-            own if dtype == torch.float32 else torch.zeros_like(own, dtype=torch.float32) for own in self._own
-        ]
+        if offload:
+            self._masters = [torch.zeros_like(own, dtype=torch.float32, device="cpu") for own in self._own]
+        elif dtype == torch.float32:
+            self._masters = self._own
+        else:
+            self._masters = [torch.zeros_like(own, dtype=torch.float32) for own in self._own]
+        self._staging = [pinned_like(own) if offload and own.is_cuda else None for own in self._own]
+        """From here, masters in host memory are copied to a GPU."""
         self.pieces: dict[nn.Parameter, tuple[Tensor, slice]] = {}
         """The master of what this rank owns of a parameter, one-dimensional, and which of its elements they are."""
         self._bucket_of: dict[nn.Parameter, int] = {}
@@ -70,8 +78,11 @@ class Weights:
         """
         self.await_buckets()  # a module may not have been called since the last update
         for number in reversed(range(len(self._buckets))):
-            own = self._own[number]
-            if own is not self._masters[number]:
+            own, staging = self._own[number], self._staging[number]
+            if staging is not None:
+                # The copy before has left it: since then, the host has waited for the device.
+                own.copy_(staging.copy_(self._masters[number]), non_blocking=True)
+            elif own is not self._masters[number]:
                 own.copy_(self._masters[number])
             if self._group.size() > 1:
                 work = dist.all_gather_into_tensor(self._flat[number], own, group=self._group, async_op=True)

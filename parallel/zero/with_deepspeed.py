@@ -1,7 +1,7 @@
-"""ZeRO 3, and ZeRO 1 and 2 with states in host memory: DeepSpeed's engine, under tensor and pipeline parallelism.
+"""ZeRO 3: DeepSpeed's engine, under tensor and context parallelism, with updates of the project.
 
-DeepSpeed averages gradients over dp. It clips by one norm over dp, tp and pp in which a replicated parameter counts
-once.
+DeepSpeed shards and gathers weights, and averages gradients over the replicas. The gradient norm and the updates are
+those of `deepspeed_waits.py`.
 """
 
 import logging
@@ -11,18 +11,17 @@ from io import StringIO
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from foretrain.configs.schema import Config
 from foretrain.parallel.groups import ModelParallelUnit
-from foretrain.parallel.placement import Fill, allocate
-from foretrain.parallel.zero import grad_norm
+from foretrain.parallel.placement import Fill
 from foretrain.parallel.zero.base import Piece, Zero, free
+from foretrain.parallel.zero.deepspeed_waits import OrderedSteps
 
 
 class DeepSpeedZero(Zero):
-    """A DeepSpeed engine around the stages of this rank and torch's optimizer."""
+    """A DeepSpeed engine around the stage of this rank and torch's optimizer. It has no pipeline."""
 
     def build(self, stages: Sequence[nn.Module], config: Config, fill: Fill) -> None:
         import deepspeed
@@ -30,23 +29,16 @@ class DeepSpeedZero(Zero):
 
         logger.setLevel(logging.ERROR)
         self.divisor = float(self.groups.replicas.size())
-        self._stage = self.groups.layout.zero_stage
-        self._in_pipeline = self.groups.layout.pp > 1
-        self._clip_norm = config.optimizer.clip_norm
         self._bf16 = config.train.precision == "bf16"
         settings, unit = self._settings(config), ModelParallelUnit(self.groups)
         with redirect_stdout(StringIO()):  # its bf16 optimizer prints how much memory is used
-            if self._stage == 3:
-                self._partition(fill, settings, unit)
-            else:
-                allocate(self.module.parameters(), fill, self.groups.device, self._dtype)
+            self._partition(fill, settings, unit)
             engine, _, _, _ = deepspeed.initialize(
                 model=self.module, optimizer=self.optimizer, mpu=unit, dist_init_required=False, config=settings
             )
         self._engine: Any = engine
         self.module = engine
-        if self._in_pipeline:
-            grad_norm.patch_grad_norm(engine.optimizer)
+        self._steps = OrderedSteps(engine.optimizer, self.groups, config.optimizer.clip_norm)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -80,10 +72,9 @@ class DeepSpeedZero(Zero):
         """DeepSpeed's own config."""
         parallel, train = config.parallel, config.train
         zero: dict[str, Any] = {
-            "stage": self._stage,
+            "stage": 3,
             "overlap_comm": parallel.overlap_comm,
-            # zero-bubble schedules finish weight gradients out of order, which contiguous_gradients does not allow
-            "contiguous_gradients": self._stage >= 2 or parallel.overlap_comm,
+            "contiguous_gradients": True,
         }
         if parallel.offload_optimizer:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": self.groups.device.type == "cuda"}
@@ -92,7 +83,6 @@ class DeepSpeedZero(Zero):
         settings: dict[str, Any] = {
             "train_micro_batch_size_per_gpu": train.micro_batch_size,
             "gradient_accumulation_steps": self.groups.layout.num_microbatches(train),
-            "gradient_clipping": self._clip_norm,
             "steps_per_print": None,
             "timers": {"throughput": {"enabled": False}},  # they wait for the device twice in each microbatch
             "zero_allow_untested_optimizer": True,
@@ -109,38 +99,23 @@ class DeepSpeedZero(Zero):
     # ---- one step ----
 
     def start_step(self) -> None:
-        if self._in_pipeline:  # backward passes accumulate, and nothing is reduced
-            self._engine.set_gradient_accumulation_boundary(False)
+        pass
 
     def backward(self, loss: Tensor) -> None:
-        """The backward pass of the last micro-batch of a step also reduces the gradients."""
+        """The backward pass of each micro-batch also reduces its gradients."""
         self._engine.backward(loss, scale_wrt_gas=False)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
 
     def accumulate_assigned(self, parameters: Iterable[nn.Parameter]) -> None:
-        if not self._bf16:
-            return
-        for parameter in parameters:
-            if parameter.grad is not None:  # DeepSpeed would do so by a hook on the accumulation
-                self._engine.optimizer._fill_param_grad_accum_attribute(parameter)
+        raise AssertionError("ZeRO 3 has no pipeline")
 
     def reduce_gradients(self) -> None:
-        if not self._in_pipeline:
-            return
-        self._engine.set_gradient_accumulation_boundary(True)
-        for parameter in self.tied:
-            gradient = getattr(parameter, "grad_accum" if self._bf16 else "grad")
-            dist.all_reduce(gradient, group=self.groups.embedding)
-        self._engine.optimizer.setup_buckets()  # DeepSpeed does so in hooks, which assigned gradients do not call
-        self._engine.allreduce_gradients()
+        pass
 
     def update(self) -> Tensor:
         self._engine.step()
-        for parameter in self.tied:  # each end sums over dp in its own order, so the last bits of the copies may differ
-            dist.broadcast(parameter.data, group=self.groups.embedding, group_src=0)
-        norm = self._engine.get_global_grad_norm()
-        return torch.as_tensor(norm, dtype=torch.float64, device=self.groups.device)
+        return self._steps.norm
 
     def await_weights(self) -> None:
         pass
@@ -157,17 +132,8 @@ class DeepSpeedZero(Zero):
 
     # ---- a rank's own state ----
 
-    def piece(self, parameter: nn.Parameter) -> Piece | None:
-        if self._stage == 3:
-            return self._partition_of(parameter)
-        mapping = parameter._hp_mapping  # type: ignore[attr-defined]
-        if mapping is None:
-            return None
-        states = {key: mapping.get_hp_fragment(key) for key in self.moments}
-        return Piece(mapping.lp_fragment_address.start, {"weight": mapping.get_hp_fragment(), **states})
-
-    def _partition_of(self, parameter: Any) -> Piece | None:
-        """A replica's part of a parameter under ZeRO 3; the last ones may be padded, or nothing but padding."""
+    def piece(self, parameter: Any) -> Piece | None:
+        """A replica's part of a parameter; the last ones may be padded, or nothing but padding."""
         optimizer, size = self._engine.optimizer, len(parameter.ds_tensor)
         start = size * parameter.ds_zero_partition_rank
         num_elements = min(size, parameter.ds_numel - start)
@@ -178,17 +144,8 @@ class DeepSpeedZero(Zero):
         tensors = {"weight": master.data, **{key: self.optimizer.state[master][key] for key in self.moments}}
         return Piece(start, {key: each.narrow(0, offset, num_elements) for key, each in tensors.items()})
 
-    @torch.no_grad()
     def take_pieces(self) -> None:
-        optimizer = self._engine.optimizer
-        if self._stage == 3:
-            for group in range(len(optimizer.fp16_groups)):
-                optimizer._reassign_or_swap_out_partitioned_parameters(group)
-            if optimizer.persistent_parameters:  # small ones, of which every rank keeps a copy
-                optimizer.persistent_parameters[0].partition(optimizer.persistent_parameters)
-                optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
-            return
-        optimizer.update_lp_params()
+        self._steps.take_masters()
 
     # ---- full state ----
 
@@ -206,23 +163,10 @@ class DeepSpeedZero(Zero):
         if key != "weight":
             safe_set_full_optimizer_state(parameter, value, key)
             return
-        # The module's own copy; the fp32 master is set below. Without ZeRO-3 there is nothing to gather.
-        with GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3):
+        with GatheredParameters([parameter], modifier_rank=0):  # the module's own copy
             parameter.data.copy_(value)
         safe_set_full_fp32_param(parameter, value)
-
-    def init_moments(self) -> None:
-        """Also link each parameter to its part of the states.
-
-        DeepSpeed 0.19 does so once, after the first step of the first group. The state of the other groups does not
-        exist then, and would never be found.
-        """
-        super().init_moments()
-        link = getattr(self._engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
-        if link is not None:  # not at stage 3
-            link()
+        self._steps.order_gathers()
 
     def updated_tensors(self) -> list[Tensor]:
-        if self._stage == 3:
-            return list(self._engine.optimizer.fp32_partitioned_groups_flat)
-        return super().updated_tensors()
+        return list(self._engine.optimizer.fp32_partitioned_groups_flat)

@@ -40,7 +40,7 @@ class LiveStorages:
         if known is not None:
             if known[2] == num_bytes:
                 return
-            self._forget(key)
+            self.live[place] -= known[2]
         reference: weakref.ref[object] = weakref.ref(storage, partial(self._forget, key))
         self._storages[key] = (reference, place, num_bytes)
         self.live[place] += num_bytes

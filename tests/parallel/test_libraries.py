@@ -1,8 +1,9 @@
-"""DeepSpeed and megatron-core are imported without torch's compiler, which still works."""
+"""DeepSpeed and megatron-core are imported without torch's compiler, which still works; DeepSpeed is the known one."""
 
 import sys
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch.fx import GraphModule
 
@@ -10,6 +11,7 @@ from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import TrainConfig
 from foretrain.parallel.groups import destroy_groups
 from foretrain.parallel.layout import Layout
+from foretrain.parallel.zero.deepspeed_waits import SOURCES, check_sources
 from tests.conftest import RunOnRanks
 from tests.parallel.workers import make_engine, small_model
 
@@ -32,3 +34,9 @@ def use_of_compiler() -> tuple[bool, int]:
 
 def test_a_rank_trains_without_importing_the_compiler_which_still_works(ranks: RunOnRanks) -> None:
     assert ranks(1, use_of_compiler) == [(False, 1)]
+
+
+def test_zero_3_refuses_a_deepspeed_of_which_a_file_has_changed() -> None:
+    check_sources()
+    with pytest.raises(RuntimeError, match=r"contents of zero/stage3\.py: install deepspeed==0\.19\.8"):
+        check_sources({**SOURCES, "zero/stage3.py": "0" * 64})

@@ -175,11 +175,10 @@ def prepare_run(
 
 
 def _check_replay(config: Config, layout: Layout) -> None:
-    if config.train.replay_every and layouts.uses_deepspeed(layout, config.parallel):
+    if config.train.replay_every and layout.zero_stage == 3:
         raise ValueError(
             f"train.replay_every = {config.train.replay_every} compares the gradients that each rank computes, and "
-            "DeepSpeed, which has ZeRO 3 and offload, does not show them: set train.replay_every=0, or use "
-            "parallel.zero_stage 0 to 2 with offload_optimizer=false"
+            "under parallel.zero_stage = 3 no rank has them: set replay_every=0, or use zero_stage 0 to 2"
         )
 
 

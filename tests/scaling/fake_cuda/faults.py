@@ -13,6 +13,8 @@ from foretrain.trainer.model import parts
 
 NUM_REDUCED = 1000
 """Elements of the tensor that is reduced."""
+NUM_COPIED = 9
+"""Elements of the tensor that is copied; pinned memory has room for 16 of them."""
 NUM_KEPT = 2**30
 """Bytes of the tensor that is kept."""
 
@@ -52,7 +54,7 @@ def wait(logits: torch.Tensor) -> None:
 def multiply(logits: torch.Tensor) -> None:
     """A kernel, and a copy for which the host does not wait."""
     logits * 2
-    torch.ones(8).pin_memory().to(logits.device, non_blocking=True)
+    torch.ones(NUM_COPIED).pin_memory().to(logits.device, non_blocking=True)
 
 
 def at_each_step(act: Callable[[Engine, list[torch.Tensor]], object]) -> Planted:

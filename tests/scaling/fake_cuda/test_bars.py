@@ -10,6 +10,8 @@ from tests.scaling.fake_cuda.conftest import RecordOf
 from tests.scaling.fake_cuda.worker import Case
 
 GIB = 2**30
+LARGE = "model.d_model=512 model.d_ff=1024"
+"""DeepSpeed gathers a matrix for each use if it has more than 100,000 elements, and keeps smaller ones."""
 LAYOUTS = {
     "dp": "parallel.dp=8 train.precision=bf16",
     "tp": "parallel.tp=2 parallel.sp=true train.precision=bf16",
@@ -17,15 +19,38 @@ LAYOUTS = {
     "zero 3": "parallel.dp=8 parallel.zero_stage=3 train.precision=bf16",
     "pp": "parallel.pp=2 model.num_layers=4 train.precision=bf16",
 }
+LONG_LAYOUTS = {
+    "zero 3, fp32": "parallel.dp=8 parallel.zero_stage=3",
+    "zero 3, tp": "parallel.dp=8 parallel.tp=2 parallel.sp=true parallel.zero_stage=3 train.precision=bf16",
+    "zero 3, recompute": f"{LAYOUTS['zero 3']} train.recompute=full",
+    "zero 3, overlap": f"{LAYOUTS['zero 3']} parallel.overlap_comm=true",
+    "zero 3, no clipping": f"{LAYOUTS['zero 3']} optimizer.clip_norm=0",
+    "zero 3, weights on the host": f"{LAYOUTS['zero 3']} parallel.offload_params=true",
+    # Matrices are so large that they are gathered in each micro-batch.
+    "zero 3, large": f"{LAYOUTS['zero 3']} parallel.overlap_comm=true {LARGE}",
+    "zero 3, large, weights on the host": f"{LAYOUTS['zero 3']} parallel.offload_params=true {LARGE}",
+    "zero 3, large, one replica": f"parallel.zero_stage=3 parallel.offload_params=true {LARGE}",
+}
+OFFLOADED = {
+    "zero 1, masters on the host": f"{LAYOUTS['dp']} parallel.offload_optimizer=true",
+    "zero 2, masters on the host": f"{LAYOUTS['zero 2']} parallel.offload_optimizer=true",
+    "pp, masters on the host": f"{LAYOUTS['pp']} parallel.offload_optimizer=true",
+    "zero 3, masters on the host": f"{LAYOUTS['zero 3']} parallel.offload_optimizer=true",
+    "zero 3, all on the host": (
+        f"{LAYOUTS['zero 3']} parallel.offload_optimizer=true parallel.offload_params=true {LARGE}"
+    ),
+}
+EVERY = LAYOUTS | LONG_LAYOUTS | OFFLOADED
 
 
 def with_microbatches(layout: str, count: int) -> Case:
     num_replicas = 8 if "dp=8" in layout else 1
-    num_steps = 4 if "zero_stage=3" in layout else 2  # DeepSpeed's timers wait for the device from the third step on
+    num_steps = 4 if "zero_stage=3" in layout else 2  # DeepSpeed plans ahead from the third micro-batch on
     return tiny(f"{layout} train.global_batch_size={count * num_replicas}", num_steps=num_steps)
 
 
-ZERO_3 = pytest.param("zero 3", marks=pytest.mark.long)
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in LONG_LAYOUTS]
+LONG_OFFLOADED = [pytest.param(name, marks=pytest.mark.long) for name in OFFLOADED]
 
 
 def num_waits(record: RankRecord) -> int:
@@ -33,18 +58,27 @@ def num_waits(record: RankRecord) -> int:
     return sum(sync.count for phase in record.steps[-1] for sync in phase.syncs)
 
 
-@pytest.mark.parametrize("name", ["dp", "tp", "pp", "zero 2"])  # DeepSpeed's ZeRO-3 waits once in each
+@pytest.mark.parametrize("name", [*LAYOUTS, *LONG, *LONG_OFFLOADED])
 def test_the_host_does_not_wait_for_the_device_in_a_micro_batch(name: str, record_of: RecordOf) -> None:
-    few, many = (num_waits(record_of(with_microbatches(LAYOUTS[name], count))) for count in (2, 4))
+    few, many = (num_waits(record_of(with_microbatches(EVERY[name], count))) for count in (2, 4))
     assert few == many
 
 
-@pytest.mark.parametrize("name", ["dp", "tp", "pp", "zero 2"])  # ZeRO 3 is DeepSpeed's, which waits more often
+@pytest.mark.parametrize("name", [*LAYOUTS, *LONG])
 def test_the_host_waits_for_the_device_once_in_a_step(name: str, record_of: RecordOf) -> None:
-    assert num_waits(record_of(with_microbatches(LAYOUTS[name], 4))) == 1
+    assert num_waits(record_of(with_microbatches(EVERY[name], 4))) == 1
 
 
-@pytest.mark.parametrize("name", ["dp", "zero 2", ZERO_3])
+@pytest.mark.parametrize("name", LONG_OFFLOADED)
+def test_with_masters_in_host_memory_the_host_also_waits_once_for_their_gradients(
+    name: str, record_of: RecordOf
+) -> None:
+    record = record_of(with_microbatches(EVERY[name], 4))
+    assert record.phase("update").num_syncs == 1
+    assert num_waits(record) == 2
+
+
+@pytest.mark.parametrize("name", ["dp", "zero 2", "zero 3"])
 def test_gradients_of_bf16_runs_are_summed_in_fp32(name: str, record_of: RecordOf) -> None:
     record = record_of(with_microbatches(LAYOUTS[name], 4))
     sums = [

@@ -183,9 +183,8 @@ def of_zero_3(config: Config, held: Held) -> Iterator[tuple[Message, int]]:
         ("reduce_scatter", "replicas", "float32", sum(sizes)),
         Layout.from_config(config.parallel).num_microbatches(config.train),
     )
-    for size in sizes:
-        yield ("all_gather", "replicas", held.dtype, size), 1
-    yield ("all_reduce", "replicas", "float64", 1), 2  # the norm: what decays, and what does not
+    yield ("all_gather", "replicas", held.dtype, sum(sizes)), 1
+    yield ("all_reduce", "world", "float64", 1), 1  # squares of the norm
 
 
 def padded(size: int, factor: int) -> int:

@@ -5,7 +5,7 @@ import pytest
 from foretrain.scaling.fake_cuda.record import Phase
 from tests.scaling.fake_cuda.cases import tiny
 from tests.scaling.fake_cuda.conftest import RankError, RecordOf
-from tests.scaling.fake_cuda.faults import FAULTS, NUM_KEPT, NUM_REDUCED
+from tests.scaling.fake_cuda.faults import FAULTS, NUM_COPIED, NUM_KEPT, NUM_REDUCED
 
 pytestmark = pytest.mark.long
 
@@ -37,7 +37,7 @@ def test_there_are_no_other_waits(record_of: RecordOf) -> None:
 
 def test_a_kernel_is_counted_with_the_bytes_that_it_reads_and_writes(record_of: RecordOf) -> None:
     sound, faulty = sound_and_faulty("multiply", record_of)
-    logits_bytes, copied_bytes = 16 * 64 * 4, 8 * 4  # 61 tokens are padded to 64
+    logits_bytes, copied_bytes = 16 * 64 * 4, NUM_COPIED * 4  # 61 tokens are padded to 64
     assert faulty.num_kernels == sound.num_kernels + 2 * NUM_MICROBATCHES
     added_bytes = faulty.bytes_outside_products - sound.bytes_outside_products
     assert added_bytes == NUM_MICROBATCHES * 2 * (logits_bytes + copied_bytes)
