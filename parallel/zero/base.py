@@ -35,7 +35,7 @@ class Zero(ABC):
     `divisor` is what the engine divides gradients by when it sums them over the replicas: a loss must be multiplied by
     it before its backward pass.
 
-    A step is `start_step`, the backward passes of all micro-batches, `reduce_gradients` and `update`.
+    A step is `start_step`, the backward passes of all micro-batches, `reduce_gradients`, `grad_norm` and `update`.
     """
 
     divisor: float
@@ -82,10 +82,14 @@ class Zero(ABC):
         """Reduce what the backward passes have not reduced yet."""
 
     @abstractmethod
-    def update(self) -> Tensor:
-        """Clip the reduced gradients and update the parameters.
+    def grad_norm(self) -> Tensor:
+        """The global L2 norm of the reduced gradients, a float64 scalar on the device; not finite if one of them is."""
 
-        Returns the global L2 norm before clipping, a float64 scalar on the device.
+    @abstractmethod
+    def update(self, *, is_applied: bool = True) -> None:
+        """Clip the reduced gradients by the norm that `grad_norm` has returned, and update the parameters.
+
+        Unless `is_applied`, drop the gradients instead: weights, moments and the optimizer's step stay as they are.
         """
 
     @abstractmethod

@@ -101,10 +101,15 @@ class BucketedZero(Zero):
             # After the sum over replicas: both ends add the same two numbers then, and stay equal to the last bit.
             dist.all_reduce(reduced, group=self.groups.embedding)
 
+    def grad_norm(self) -> Tensor:
+        self._norm = grad_norm.global_norm(self._counted(), self.groups)
+        return self._norm
+
     @torch.no_grad()
-    def update(self) -> Tensor:
-        norm = grad_norm.global_norm(self._counted(), self.groups)
-        grad_norm.clip(self._gradients.reduced, norm, self._clip_norm)
+    def update(self, *, is_applied: bool = True) -> None:
+        if not is_applied:
+            return  # the next step begins with empty sums
+        grad_norm.clip(self._gradients.reduced, self._norm, self._clip_norm)
         for tensor, gradient in self._owned.values():
             tensor.grad = gradient
         try:
@@ -114,7 +119,6 @@ class BucketedZero(Zero):
                 tensor.grad = None
         if self._weights is not None:
             self._weights.gather()
-        return norm
 
     def _counted(self) -> list[Tensor]:
         """The gradients that this rank counts in the global norm."""

@@ -19,6 +19,7 @@ from foretrain.parallel.groups import ModelParallelUnit
 from foretrain.parallel.placement import Fill, allocate
 from foretrain.parallel.zero import grad_norm
 from foretrain.parallel.zero.base import Piece, Zero, free
+from foretrain.parallel.zero.deepspeed_decision import decision_of
 
 
 class DeepSpeedZero(Zero):
@@ -47,6 +48,7 @@ class DeepSpeedZero(Zero):
         self.module = engine
         if self._in_pipeline:
             grad_norm.patch_grad_norm(engine.optimizer)
+        self._decision = decision_of(engine.optimizer)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -135,12 +137,14 @@ class DeepSpeedZero(Zero):
         self._engine.optimizer.setup_buckets()  # DeepSpeed does so in hooks, which assigned gradients do not call
         self._engine.allreduce_gradients()
 
-    def update(self) -> Tensor:
-        self._engine.step()
+    def grad_norm(self) -> Tensor:
+        return self._decision.grad_norm().to(device=self.groups.device, dtype=torch.float64)
+
+    def update(self, *, is_applied: bool = True) -> None:
+        with self._decision.made(is_applied=is_applied):
+            self._engine.step()
         for parameter in self.tied:  # each end sums over dp in its own order, so the last bits of the copies may differ
             dist.broadcast(parameter.data, group=self.groups.embedding, group_src=0)
-        norm = self._engine.get_global_grad_norm()
-        return torch.as_tensor(norm, dtype=torch.float64, device=self.groups.device)
 
     def await_weights(self) -> None:
         pass

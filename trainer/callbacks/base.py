@@ -100,7 +100,8 @@ class Callback:
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned when the checkpoint was written. Called before `on_fit_start`."""
+        """Restore what `state` returned when the checkpoint was written. Called before `on_fit_start`, and when the run
+        goes back to a checkpoint."""
 
 
 CALLBACKS: Registry[Callable[[], Callback]] = Registry("callback", "train.callbacks")
