@@ -119,8 +119,8 @@ class TrainConfig:
     """What happens at a step whose loss or gradient norm is far above those before it; `spike_threshold` says how far.
     warn: only a message; skip and rollback: no update, and then as in `on_non_finite`."""
     spike_threshold: float = setting(10.0, since="0.2.0")
-    """Robust standard deviations above the median of the last 64 steps from which a loss, or the logarithm of a
-    gradient norm, is a spike."""
+    """Robust standard deviations above the median of the last 64 steps from which a loss is a spike; for the logarithm
+    of a gradient norm, twice as many."""
     max_skips: int = setting(10, changes_curve=False, since="0.2.0")
     """Steps in a row whose update may be skipped before the run ends."""
     max_rollbacks: int = setting(3, changes_curve=False, since="0.2.0")

@@ -139,7 +139,7 @@ class Engine:
         clock.end("reduce")
         loss, grad_norm = self._read(losses, norm)
         phase_s = clock.seconds() | (self._update_clock.seconds() if self._update_clock else {})
-        is_applied = math.isfinite(loss) and math.isfinite(grad_norm) and accepts(loss, grad_norm)
+        is_applied = accepts(loss, grad_norm) and math.isfinite(loss) and math.isfinite(grad_norm)
         self._update_clock = PhaseClock(self.groups.device)
         self.zero.update(is_applied=is_applied)
         self._update_clock.end("update")

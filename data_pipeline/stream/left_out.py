@@ -33,7 +33,7 @@ class LeftOut:
         return sum(end - start for start, end in self.ranges)
 
     def numbers(self, consumed: npt.ArrayLike) -> IntArray:
-        """The global number of the sample after so many consumed ones, int64 in the shape of `consumed`."""
+        """The global number of the sample after that many consumed ones, int64 in the shape of `consumed`."""
         g: IntArray = np.array(consumed, dtype=np.int64)
         for start, end in self.ranges:
             g = np.where(g >= start, g + (end - start), g)

@@ -1,7 +1,7 @@
 """The rollbacks of a run, in `rollbacks.json` of its folder: which steps were taken back, and which samples left out.
 
-The file is written before a run goes on from the checkpoint. A run that dies before its next checkpoint has still left
-the samples out when it is started again.
+The file is written before a run continues from the checkpoint: a run that dies before its next checkpoint leaves the
+same samples out when it is started again.
 """
 
 import json
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from foretrain.data_pipeline.stream.left_out import LeftOut
 from foretrain.files import write_atomically
+from foretrain.trainer.checkpoint.record import CheckpointRecord
+from foretrain.trainer.run.folder import newest_checkpoint
 
 ROLLBACKS_FILE = "rollbacks.json"
 
@@ -32,7 +34,7 @@ class Rollback:
 
     def __str__(self) -> str:
         return (
-            f"step {self.step}: {self.reason}: back to the checkpoint of step {self.to_step}, without the samples "
+            f"step {self.step}: {self.reason}; back to the checkpoint of step {self.to_step}, without the samples "
             f"{self.first_sample} to {self.end_sample - 1}"
         )
 
@@ -52,6 +54,12 @@ def write_rollbacks(run_dir: Path, rollbacks: Sequence[Rollback]) -> None:
     """Replace the file, all or nothing."""
     text = json.dumps([asdict(each) for each in rollbacks], indent=1)
     write_atomically(run_dir / ROLLBACKS_FILE, text + "\n", durable=True)
+
+
+def left_out_of_run(run_dir: Path) -> LeftOut:
+    """The samples that a run leaves out, also those that the run from which it branched has left out."""
+    newest = newest_checkpoint(run_dir)
+    return left_out_by(read_rollbacks(run_dir), CheckpointRecord.read(newest).left_out if newest else ())
 
 
 def left_out_by(rollbacks: Iterable[Rollback], others: Iterable[Sequence[int]] = ()) -> LeftOut:

@@ -193,8 +193,8 @@ def test_a_run_ends_after_too_many_rollbacks_to_one_checkpoint(tmp_path: Path, c
 def test_a_spike_is_reported_and_trained_on_by_default(
     fault: float, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
-    records = train(ranks, planted(config(tmp_path, corpus, 46), 42, fault, num_samples=BATCH))
-    assert [event["step"] for event in of_kind(records, "spike")] == [42]
+    records = train(ranks, planted(config(tmp_path, corpus, 76), 72, fault, num_samples=BATCH))
+    assert [event["step"] for event in of_kind(records, "spike")] == [72]
     assert not [step for step in of_kind(records, "train") if "skipped" in step]
 
 
@@ -204,11 +204,11 @@ def test_a_spike_is_left_out_and_a_resumed_run_decides_the_same(
     policy: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
     def watched(name: str, **options: Any) -> Config:
-        settings = {"on_spike": policy, "checkpoint_every": 20, **options}
-        return planted(config(tmp_path / name, corpus, 48, LAYOUTS["dp=2"], **settings), 43, WRONG_TARGETS, BATCH)
+        settings = {"on_spike": policy, "checkpoint_every": 35, **options}
+        return planted(config(tmp_path / name, corpus, 76, LAYOUTS["dp=2"], **settings), 72, WRONG_TARGETS, BATCH)
 
     full = train(ranks, watched("full"))
     assert len(of_kind(full, "skipped" if policy == "skip" else "rollback")) == 1
-    for stop in (25, 41, None):
+    for stop in (50, 71, None):
         parts = train(ranks, watched("parts", stop_after=stop))
     assert parts == full

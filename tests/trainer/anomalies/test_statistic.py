@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foretrain.trainer.anomalies.statistic import MIN_VALUES, SpikeStatistic
+from foretrain.trainer.anomalies.statistic import WINDOW, SpikeStatistic
 
 K = 10.0
 
@@ -39,24 +39,24 @@ def test_a_power_law_with_noise_raises_no_alarm(seed: int, noise: float, exponen
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.floats(0.001, 0.1), st.integers(200, 400), st.booleans())
-def test_a_spike_of_30_standard_deviations_is_found(seed: int, noise: float, at: int, is_in_loss: bool) -> None:
+def test_a_spike_of_40_standard_deviations_is_found(seed: int, noise: float, at: int, is_in_loss: bool) -> None:
     losses, norms = power_law(seed, 500, noise, 0.5)
     if is_in_loss:
-        losses[at] += 30 * max(noise, 0.01 * losses[at])
+        losses[at] += 40 * max(noise, 0.01 * losses[at])
     else:
-        norms[at] *= math.exp(30 * max(3 * noise, 0.06))
+        norms[at] *= math.exp(40 * max(3 * noise, 0.06))
     assert alarms(losses, norms) == [at]
 
 
-@given(st.lists(st.floats(1e-3, 1e3), max_size=MIN_VALUES - 1), st.floats(0, 1e30), st.floats(0, 1e30))
-def test_nothing_is_judged_before_there_are_enough_steps(values: list[float], loss: float, norm: float) -> None:
+@given(st.lists(st.floats(1e-3, 1e3), max_size=WINDOW - 1), st.floats(0, 1e30), st.floats(0, 1e30))
+def test_nothing_is_judged_until_the_window_is_full(values: list[float], loss: float, norm: float) -> None:
     statistic = SpikeStatistic()
     for value in values:
         statistic.add(value, value)
     assert not statistic.spike(loss, norm, K)
 
 
-def test_steps_on_a_higher_level_are_sound_once_they_are_the_majority() -> None:
+def test_a_higher_level_is_sound_after_some_steps_on_it() -> None:
     statistic, flagged = SpikeStatistic(), []
     for step in range(200):
         loss = 3.0 if step < 100 else 6.0
@@ -91,9 +91,9 @@ def test_a_statistic_made_from_its_state_decides_the_same(
 
 def test_the_message_names_what_is_too_high_and_its_limit() -> None:
     statistic = SpikeStatistic()
-    for _ in range(40):
+    for _ in range(WINDOW):
         statistic.add(4.0, 1.0)
-    assert statistic.spike(5.0, 3.0, K) == "loss 5.0000 is above 4.2000 and gradient norm 3 is above 1.649"
+    assert statistic.spike(5.0, 3.0, K) == "loss 5.0000 is above 4.2000 and gradient norm 3 is above 2.718"
 
 
 @pytest.mark.long
