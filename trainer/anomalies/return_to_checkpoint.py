@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
 
 def prepare_rollbacks(trainer: Trainer) -> None:
-    """At the start of a run that may go back to a checkpoint, write one. Every rank must call it.
+    """At the start of a session: report what is left out, and see that there is a checkpoint to go back to.
 
-    Raises SaveError, on every rank, if it cannot be written.
+    Every rank must call it. Raises SaveError, on every rank, if it cannot be written.
     """
     if trainer.run.own_checkpoint is not None:
+        if trainer.run.start_step == 0:
+            _report(trainer, trainer.rollbacks)
         return
     if trainer.groups.rank == 0:  # what another run in this folder has left, whose checkpoints were deleted
         (trainer.run.run_dir / ROLLBACKS_FILE).unlink(missing_ok=True)
@@ -35,11 +38,8 @@ def roll_back(trainer: Trainer, step: int, reason: str) -> int:
 
     Every rank must call it. Raises DivergedError, on every rank, after `train.max_rollbacks` to the same checkpoint.
     """
-    with suppress(SaveError):  # the next one is tried later; there is one before it
-        path = trainer.checkpoints.finish()
-        if path is not None:
-            trainer.call("on_checkpoint", path)
-    checkpoint = trainer.checkpoints.rollback_target()
+    _finish_save(trainer, step)
+    checkpoint = _target(trainer)
     to_step, limit = step_of(checkpoint), trainer.run.config.train.max_rollbacks
     if sum(each.to_step == to_step for each in trainer.rollbacks) >= limit:
         raise DivergedError(
@@ -56,8 +56,30 @@ def roll_back(trainer: Trainer, step: int, reason: str) -> int:
     dist.barrier(group=trainer.groups.cpu)
     trainer.restart_from(checkpoint, [*trainer.rollbacks, rollback])
     trainer.report.rewind(to_step)
-    for each in trainer.rollbacks:
-        if each is rollback or to_step == 0:  # a record that is cut back to the start keeps no event
-            facts = asdict(each) | {"step": to_step, "from_step": each.step}
-            trainer.report.event("rollback", to_step, facts, str(each))
+    # Metrics that are cut back to the start keep nothing, not even earlier rollbacks.
+    _report(trainer, trainer.rollbacks if to_step == 0 else [rollback])
     return to_step
+
+
+def _target(trainer: Trainer) -> Path:
+    """The checkpoint to go back to, as rank 0 finds it: on another node the file system may not show the newest yet."""
+    found = [trainer.checkpoints.rollback_target() if trainer.groups.rank == 0 else Path()]
+    dist.broadcast_object_list(found, group=trainer.groups.cpu, group_src=0)
+    return found[0]
+
+
+def _report(trainer: Trainer, rollbacks: Sequence[Rollback]) -> None:
+    for each in rollbacks:
+        facts = asdict(each) | {"step": each.to_step, "from_step": each.step}
+        trainer.report.event("rollback", each.to_step, facts, str(each))
+
+
+def _finish_save(trainer: Trainer, step: int) -> None:
+    """Complete the checkpoint that is being written, so that it counts. If it fails, there is one before it."""
+    try:
+        path = trainer.checkpoints.finish()
+    except SaveError as error:
+        trainer.report.event("checkpoint_failed", step, {"error": str(error)}, f"step {step}: {error}")
+    else:
+        if path is not None:
+            trainer.call("on_checkpoint", path)

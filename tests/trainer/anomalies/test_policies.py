@@ -42,7 +42,7 @@ def config(
         model=ModelConfig(num_layers=2, d_model=32, num_heads=2, d_ff=64, seq_len=SEQ_LEN),
         data=DataConfig(path=str(corpus)),
         parallel=parallel,
-        optimizer=OptimizerConfig(lr=3e-3),
+        optimizer=OptimizerConfig(lr=1e-2),
         objective=ObjectiveConfig("planted"),
         schedule=ScheduleConfig(warmup_tokens=256),
         train=TrainConfig(
@@ -139,12 +139,14 @@ def test_a_run_goes_back_and_continues_as_one_that_never_had_the_samples(
 
     back = train(ranks, planted(returning("back"), 6, NAN))
     (rollback,) = read_rollbacks(tmp_path / "back")
-    reason = "loss nan, gradient norm nan"
-    assert rollback == Rollback(step=6, to_step=4, first_sample=16, end_sample=24, reason=reason)
+    assert rollback == Rollback(step=6, to_step=4, first_sample=16, end_sample=24, reason=rollback.reason)
+    assert rollback.reason.startswith("loss nan, gradient norm ")  # DeepSpeed's is infinite
     (event,) = of_kind(back, "rollback")
     assert (event["step"], event["from_step"], event["first_sample"], event["end_sample"]) == (4, 6, 16, 24)
     assert [step["step"] for step in of_kind(back, "train")] == list(range(1, 9))
-    assert of_kind(back, "train")[-1]["samples"] == 8 * BATCH
+    last = of_kind(back, "train")[-1]
+    num_samples = prepare_run(returning("new")).data.train.sources[0].samples.num_samples
+    assert (last["samples"], last["epochs"]) == (8 * BATCH, 8 * BATCH / num_samples)
 
     train(ranks, returning("never", stop_after=4))
     write_rollbacks(tmp_path / "never", [rollback])
@@ -186,15 +188,15 @@ def test_a_run_ends_after_too_many_rollbacks_to_one_checkpoint(tmp_path: Path, c
     limited = config(tmp_path, corpus, 6, on_non_finite="rollback", max_rollbacks=2)
     with pytest.raises(RankError, match=r"(?s)step 1: .*checkpoint of step 0 as often as train\.max_rollbacks = 2"):
         train(ranks, planted(limited, 6, NAN, num_samples=6 * BATCH))
-    assert [(each.first_sample, each.end_sample) for each in read_rollbacks(tmp_path)] == [(0, 4), (0, 8)]
+    assert [(each.first_sample, each.end_sample) for each in read_rollbacks(tmp_path)] == [(0, 4), (4, 8)]
 
 
 @pytest.mark.parametrize("fault", [WRONG_TARGETS, LARGE_GRADIENT])
 def test_a_spike_is_reported_and_trained_on_by_default(
     fault: float, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
-    records = train(ranks, planted(config(tmp_path, corpus, 76), 72, fault, num_samples=BATCH))
-    assert [event["step"] for event in of_kind(records, "spike")] == [72]
+    records = train(ranks, planted(config(tmp_path, corpus, 130), 125, fault, num_samples=BATCH))
+    assert [event["step"] for event in of_kind(records, "spike")] == [125]
     assert not [step for step in of_kind(records, "train") if "skipped" in step]
 
 
@@ -204,11 +206,11 @@ def test_a_spike_is_left_out_and_a_resumed_run_decides_the_same(
     policy: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
     def watched(name: str, **options: Any) -> Config:
-        settings = {"on_spike": policy, "checkpoint_every": 35, **options}
-        return planted(config(tmp_path / name, corpus, 76, LAYOUTS["dp=2"], **settings), 72, WRONG_TARGETS, BATCH)
+        settings = {"on_spike": policy, "checkpoint_every": 60, **options}
+        return planted(config(tmp_path / name, corpus, 130, LAYOUTS["dp=2"], **settings), 125, WRONG_TARGETS, BATCH)
 
     full = train(ranks, watched("full"))
     assert len(of_kind(full, "skipped" if policy == "skip" else "rollback")) == 1
-    for stop in (50, 71, None):
+    for stop in (70, 122, None):
         parts = train(ranks, watched("parts", stop_after=stop))
     assert parts == full
