@@ -114,6 +114,20 @@ class TrainConfig:
     checkpoint_in_background: bool = setting(True, changes_curve=False, since="0.2.0")
     """Train on while a checkpoint is written. The copy of its state that every rank then has in host memory is made by
     the first checkpoint, and kept."""
+    on_non_finite: Literal["stop", "skip", "rollback"] = setting("stop", since="0.2.0")
+    """What happens at a step whose loss or gradient norm is not finite; its update is never made. stop: the run ends;
+    skip: it continues with the next step; rollback: it continues from the newest checkpoint at a multiple of
+    `checkpoint_every`, or the newest if there is none, without the samples from there up to this step."""
+    on_spike: Literal["ignore", "warn", "skip", "rollback"] = setting("warn", since="0.2.0")
+    """What happens at a step whose loss or gradient norm is far above those before it; `spike_threshold` says how far.
+    warn: only a message; skip and rollback: no update, and then as in `on_non_finite`."""
+    spike_threshold: float = setting(10.0, since="0.2.0")
+    """Robust standard deviations above the median of the last 64 steps from which a loss is a spike; for the logarithm
+    of a gradient norm, twice as many."""
+    max_skips: int = setting(10, changes_curve=False, since="0.2.0")
+    """Steps in a row whose update may be skipped before the run ends."""
+    max_rollbacks: int = setting(3, changes_curve=False, since="0.2.0")
+    """Rollbacks to the same checkpoint before the run ends."""
     keep_checkpoints: int = setting(2, changes_curve=False)
     """Number of checkpoints that are kept, the newest; 0: all."""
     keep_every: int = setting(0, changes_curve=False, since="0.2.0")
@@ -138,14 +152,21 @@ class TrainConfig:
             log_every=self.log_every,
             stop_after=self.stop_after,
             recompute_layers=self.recompute_layers,
+            spike_threshold=self.spike_threshold,
         )
         require_not_negative(self, "eval_every", "eval_samples", "check_every", "checkpoint_every", "keep_checkpoints")
         require_not_negative(self, "checkpoint_minutes", "keep_every", "keep_best", "replay_every")
+        require_not_negative(self, "max_skips", "max_rollbacks")
         require(
             not (self.init_from and self.branch_from),
             "init_from starts a new run, and branch_from continues one: leave one of them out",
         )
         require(self.init_from is not None or not self.init_optimizer, "init_optimizer needs init_from: set it")
+
+    @property
+    def rolls_back(self) -> bool:
+        """Whether a step may make the run go back to a checkpoint."""
+        return "rollback" in (self.on_non_finite, self.on_spike)
 
 
 @dataclass

@@ -3,10 +3,11 @@
 The loss of a step is the mean over the valid tokens of the global batch: each rank sums the losses of its tokens and
 divides by the global number of tokens, for any number of ranks and micro-batches.
 
-On a GPU, the host waits for it once in a step, at the end, for the numbers that it reports, and once more for the
-gradients if it updates masters in host memory.
+On a GPU, the host waits for it once in a step, before the update, for the loss and the gradient norm that decide about
+the update. It then continues with the next step while the update runs.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,8 +36,20 @@ class StepResult:
     """Global L2 norm before clipping."""
     num_tokens: int
     """Valid tokens of the global batch."""
+    is_applied: bool = True
+    """Whether the parameters were updated. If not, the gradients were dropped."""
     phase_s: Mapping[str, float] = field(default_factory=dict, compare=False)
-    """Seconds of this rank's device in "forward_backward", "reduce" (what is reduced after it) and "update"."""
+    """Seconds of this rank's device in "forward_backward", in "reduce" (what is reduced after it, and the norm) and,
+    after the first step, in the "update" of the step before."""
+
+
+Accepts = Callable[[float, float], bool]
+"""Decides by the loss and the gradient norm of a step, which are the same on every rank, whether it updates."""
+
+
+def always(loss: float, grad_norm: float) -> bool:
+    """Accept every update."""
+    return True
 
 
 class Engine:
@@ -81,6 +94,7 @@ class Engine:
             self._pipeline = Pipeline(groups, stages, num_microbatches, self._loss, self.zero.accumulate_assigned)
         self._takes_loss_scale = any(getattr(stage, "takes_loss_scale", False) for stage in stages)
         self._holds_loss = self._pipeline is None or self._pipeline.holds_last
+        self._update_clock: PhaseClock | None = None
 
     @property
     def stages(self) -> Sequence[nn.Module]:
@@ -92,21 +106,37 @@ class Engine:
         self.zero.await_weights()
         return self._stages
 
-    def train_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> StepResult:
+    def train_step(
+        self,
+        tokens_BL: Tensor,
+        targets_BL: Tensor,
+        positions_BL: Tensor | None = None,
+        *,
+        accepts: Accepts = always,
+    ) -> StepResult:
         """One optimizer step on the samples of this dp rank; all ranks of its tp x cp x pp pass the same.
 
         `positions_BL`, on the CPU, are the tokens' positions in their documents: a 0 starts a document, and attention
-        stays inside documents. None: a sample is one document. Raises ValueError if no target carries a loss.
+        stays inside documents. None: a sample is one document. The parameters are updated if loss and gradient norm are
+        finite and every rank's `accepts` allows it: it must decide alike on all. Raises ValueError if no target carries
+        a loss.
         """
         clock = PhaseClock(self.groups.device)
         losses, num_tokens = self._forward_backward(self.zero.start_step, tokens_BL, targets_BL, positions_BL)
         clock.end("forward_backward")
         self.zero.reduce_gradients()
+        norm = self.zero.grad_norm()
         clock.end("reduce")
-        norm = self.zero.update()
-        clock.end("update")
-        loss, grad_norm = torch.stack([self._sum_losses(losses) / self.zero.divisor, norm]).cpu().tolist()
-        return StepResult(loss, grad_norm, num_tokens, clock.seconds())
+        loss, grad_norm = self._read(losses, norm)
+        phase_s = clock.seconds() | (self._update_clock.seconds() if self._update_clock else {})
+        is_applied = accepts(loss, grad_norm) and math.isfinite(loss) and math.isfinite(grad_norm)
+        self._update_clock = PhaseClock(self.groups.device)
+        if is_applied:
+            self.zero.update(grad_norm)
+        else:
+            self.zero.skip_update()
+        self._update_clock.end("update")
+        return StepResult(loss, grad_norm, num_tokens, is_applied, phase_s)
 
     def try_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> None:
         """The forward and backward passes of `train_step`, of which nothing is reduced, updated or kept.
@@ -125,7 +155,9 @@ class Engine:
             losses = self._forward(tokens_BL, targets_BL, self._for_stages(positions_BL))
         else:
             losses = self._pipeline.evaluate(tokens_BL, targets_BL, self._for_stages(positions_BL), scale=1.0)
-        return self._sum_losses(losses).item(), num_tokens
+        total = self._sum_of(losses)
+        dist.all_reduce(total)
+        return total.item(), num_tokens
 
     def _forward_backward(
         self, start: Callable[[], None], tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None
@@ -199,11 +231,15 @@ class Engine:
         dist.all_reduce(count, group=self.groups.cpu)
         return int(count.item()) // (self.groups.layout.tp * self.groups.layout.pp)
 
-    def _sum_losses(self, losses: list[Tensor]) -> Tensor:
-        """Sum over all micro-batches and ranks, the same on every rank: a float64 scalar on the device."""
-        counts = self._holds_loss and self.groups.at.tp == 0  # tensor-parallel ranks have the same losses
-        total = torch.zeros((), dtype=torch.float64, device=self.groups.device)
-        if counts:
-            total += torch.stack([loss.detach().double() for loss in losses]).sum()
-        dist.all_reduce(total)
-        return total
+    def _read(self, losses: list[Tensor], norm: Tensor) -> tuple[float, float]:
+        """Loss and gradient norm of a step, with the same bits on every rank: the norm is that of rank 0."""
+        values = torch.stack([self._sum_of(losses), norm if self.groups.rank == 0 else torch.zeros_like(norm)])
+        dist.all_reduce(values)
+        loss, grad_norm = values.cpu().tolist()
+        return loss / self.zero.divisor, grad_norm
+
+    def _sum_of(self, losses: list[Tensor]) -> Tensor:
+        """What this rank adds to the sum of losses over all micro-batches and ranks: a float64 scalar on the device."""
+        if not self._holds_loss or self.groups.at.tp > 0:  # tensor-parallel ranks have the same losses
+            return torch.zeros((), dtype=torch.float64, device=self.groups.device)
+        return torch.stack([loss.detach().double() for loss in losses]).sum()

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from foretrain.configs.load import load
 from foretrain.data_pipeline.corpus.manifest import SPLITS, checked_name
+from foretrain.trainer.anomalies.rollbacks import Rollback, write_rollbacks
 from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT
 from tests.cli import CONFIG, assert_refused, called
 
@@ -149,3 +151,18 @@ def test_peek_shows_the_requested_number_of_samples(folder: Path) -> None:
     assert "source web (corpus), epoch 0" in ended.out
     assert "-- document 1 " in ended.out
     assert "shard train-000000.tar, member train-0000000" in ended.out
+
+
+def test_peek_shows_which_samples_a_run_leaves_out_and_why(folder: Path) -> None:
+    run = folder / "runs" / "back"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(CONFIG, encoding="utf-8")
+    reason = "loss 9.1000 is above 6.2000"
+    size = load(run / "config.yaml").train.global_batch_size
+    write_rollbacks(run, [Rollback(4, 2, 2 * size, 4 * size, reason)])
+    peeked = called("data", "peek", "runs/back", str(4 * size - 1), "--count", "2", cwd=folder)
+    assert peeked.status == 0, peeked.err
+    why = f"step 4: {reason}; back to the checkpoint of step 2, without the samples {2 * size} to {4 * size - 1}"
+    assert f"-- {why} --" in peeked.out
+    assert f"global sample {4 * size - 1}: left out by a rollback" in peeked.out
+    assert f"global sample {4 * size}: row 0 of the batch of step 3" in peeked.out

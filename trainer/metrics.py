@@ -4,6 +4,7 @@
     {"kind": "eval", "step": 7, "val_loss": 6.2}
     {"kind": "replaced", "step": 8, "g": 130, "shard": "train-000003.tar", "offset_bytes": 52736, ...}
     {"kind": "data_changed", "step": 8, "change": "data.sources.web.weight: 0.7 -> 0.6"}
+    {"kind": "spike", "step": 90, "loss": 9.7, "grad_norm": 31.5, "reason": "loss 9.7 is above 6.3", ...}
 
 JSON cannot express NaN and infinity, and a run that diverges has both. They are written as the strings "nan", "inf" and
 "-inf", and read back as floats.
@@ -42,8 +43,8 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
 
 
 def final_loss(records: Sequence[Mapping[str, Any]]) -> float:
-    """The mean training loss over the last FINAL_SHARE of the recorded steps, in nats per token."""
-    losses = [record["loss"] for record in records if record["kind"] == "train"]
+    """The mean training loss over the last FINAL_SHARE of the recorded steps that updated, in nats per token."""
+    losses = [record["loss"] for record in records if record["kind"] == "train" and "skipped" not in record]
     last = losses[-max(1, round(FINAL_SHARE * len(losses))) :]
     return sum(last) / len(last)
 

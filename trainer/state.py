@@ -20,6 +20,8 @@ class ModelState:
 
     def __init__(self, groups: Groups, zero: Zero, shards: Sequence[ParamShard]) -> None:
         self.groups, self.zero, self._shards = groups, zero, shards
+        self.num_updates = 0
+        """Steps that the optimizer has done."""
         self.keys = ("weight", *zero.moments)
 
     @property
@@ -67,4 +69,5 @@ class ModelState:
 
     def set_step(self, step: int) -> None:
         """Set the number of steps that the optimizer has done, for its bias correction."""
+        self.num_updates = step
         self.zero.set_step(step)

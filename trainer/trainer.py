@@ -1,9 +1,8 @@
 """The training loop of one rank."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,9 @@ from foretrain.data_pipeline.corpus.manifest import TOKENIZER
 from foretrain.data_pipeline.stream.batches import Batches, Prefetcher
 from foretrain.parallel.groups import Groups
 from foretrain.trainer import schedule
+from foretrain.trainer.anomalies.return_to_checkpoint import prepare_rollbacks, roll_back
+from foretrain.trainer.anomalies.rollbacks import Rollback, left_out_by
+from foretrain.trainer.anomalies.watch import DivergedError, Watch
 from foretrain.trainer.build import build_engine
 from foretrain.trainer.callbacks.announcement import Announcement
 from foretrain.trainer.callbacks.base import CALLBACKS, Callback, Outcome, Step
@@ -21,7 +23,7 @@ from foretrain.trainer.callbacks.evaluation import PeriodicEvaluation
 from foretrain.trainer.callbacks.replay import ReplayCheck
 from foretrain.trainer.callbacks.telemetry import Telemetry
 from foretrain.trainer.checkpoint.files import Checkpoints, SaveError
-from foretrain.trainer.checkpoint.loading import load_initial, load_newest
+from foretrain.trainer.checkpoint.loading import load, load_initial, load_newest
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.retention import Retention
 from foretrain.trainer.consistency.check import Consistency, InconsistentRanksError
@@ -35,10 +37,6 @@ from foretrain.trainer.shared_batches import SharedBatches
 from foretrain.trainer.sinks import SINKS, JsonLinesSink, Reporter, Session, Sink
 
 
-class DivergedError(RuntimeError):
-    """The loss or the gradient norm is not a finite number."""
-
-
 class Trainer:
     """One rank of a run: its part of the model, its share of the data, and the loop over the steps.
 
@@ -47,7 +45,8 @@ class Trainer:
     from, if there is one.
 
     Attributes that callbacks may use: `run`, `groups`, `engine`, `state`, `consistency`, `checkpoints`, `report` (the
-    Reporter, which reports on rank 0 only), `stop_request`, and `samples_consumed`.
+    Reporter, which reports on rank 0 only), `stop_request`, `samples_consumed`, `rollbacks` (the run's own so far), and
+    `left_out` (the global samples that the run leaves out).
     """
 
     def __init__(
@@ -63,13 +62,15 @@ class Trainer:
             self.run = run = load_newest(run, self.state)
         elif run.init is not None:
             load_initial(run.init, self.state, with_optimizer=config.train.init_optimizer)
+        self.left_out = run.left_out
+        self.rollbacks = list(run.resume.rollbacks) if run.resume else []
         fingerprints = f"{run.data.fingerprint} {run.data.mixture_fingerprint}"
         self.consistency = Consistency(self.state, config, fingerprints)
         self._objective = objective_of(config)(config)
-        self._telemetry = Telemetry(run, groups)
+        self._telemetry, self._watch = Telemetry(run, groups), Watch(config.train)
         added = [*(CALLBACKS.get(name)() for name in config.train.callbacks), *callbacks]
         on_gpus = [DeviceMetrics(config, groups)] if groups.device.type == "cuda" else []
-        self.callbacks: list[Callback] = [Announcement(), self._telemetry, *on_gpus, *added]
+        self.callbacks: list[Callback] = [self._watch, Announcement(), self._telemetry, *on_gpus, *added]
         if config.train.check_every:
             self.callbacks.append(ConsistencyCheck(self.consistency, config.train.check_every))
         if config.train.replay_every:
@@ -79,31 +80,37 @@ class Trainer:
                 PeriodicEvaluation(Evaluation(run, groups, self.engine, self._objective), config.train.eval_every)
             )
         self.callbacks.append(CheckpointWriter())
-        self._load_callbacks()
+        if run.own_checkpoint:
+            self._load_callbacks(CheckpointRecord.read(run.own_checkpoint))
         self._sinks = [JsonLinesSink(), *(SINKS.get(name)() for name in config.train.sinks), *sinks]
         self.stop_request = StopRequest()
 
     def fit(self) -> Outcome:
         """Train from the start step to the end of the budget, or until the run is asked to stop.
 
-        Catches the signals of `stopping.SIGNALS` while it runs. Raises DivergedError if the loss or the gradient norm
-        is not finite, and what its callbacks raise.
+        Catches the signals of `stopping.SIGNALS` while it runs. Raises DivergedError if a step is not sound and the
+        config does not say how to continue, and what its callbacks raise.
         """
-        run, outcome = self.run, Outcome(self.run.start_step, None)
+        run, outcome, number = self.run, Outcome(self.run.start_step, None), self.run.start_step
         run.run_dir.mkdir(parents=True, exist_ok=True)  # on every rank, since any callback may write there
         with ExitStack() as stack:
             self.stop_request = stack.enter_context(watch_signals())
             self.report = stack.enter_context(Reporter(self._sinks if self.groups.rank == 0 else [], self._session()))
-            self._batches = stack.enter_context(closing(self._open_batches()))
+            self._batches = self._open_batches(number)
+            stack.callback(lambda: self._batches.close())  # not always this one: a rollback opens others
             self._saved_s = time.monotonic()
             self.call("on_fit_start")
+            prepare_rollbacks(self)
             stack.enter_context(self._finishing_saves())
-            for number in range(run.start_step + 1, run.total_steps + 1):
-                step = self._train_step(number)
+            while number < run.total_steps:
+                step = self._train_step(number + 1)
+                if self._watch.anomaly and self._watch.wants_rollback:
+                    number = roll_back(self, step.number, self._watch.anomaly.reason)
+                    continue
+                number = step.number
                 self.call("on_step", step)
                 self._decide_end(step)
                 self.report.step(step.metrics)
-                self._check_finite(step)
                 self.call("after_step", step)
                 outcome = Outcome(number, step.stop)
                 if step.stop:
@@ -128,6 +135,11 @@ class Trainer:
     def samples_consumed(self) -> int:
         """Samples that the optimizer has consumed since the start of the run, over all ranks."""
         return self._batches.samples_consumed
+
+    def global_samples(self, step: int) -> tuple[int, int]:
+        """The global numbers of the first and the last sample of a step."""
+        size = self.run.config.train.global_batch_size
+        return self.left_out.number((step - 1) * size), self.left_out.number(step * size - 1)
 
     @property
     def is_checkpoint_due(self) -> bool:
@@ -160,7 +172,8 @@ class Trainer:
         data, config = self.run.data, self.run.config
         record = CheckpointRecord(
             step=step,
-            **data.state(step * config.train.global_batch_size),
+            **data.state(step * config.train.global_batch_size, self.left_out),
+            optimizer_steps=self.state.num_updates,
             sources=data.fingerprints,
             num_bad_samples=self._telemetry.num_bad_samples,
             val_loss=val_loss,
@@ -174,6 +187,21 @@ class Trainer:
         finally:
             self._saved_s = time.monotonic()  # also if it failed: the next one is tried as much later
 
+    def restart_from(self, checkpoint: Path, rollbacks: Sequence[Rollback]) -> None:
+        """Go back to one of the run's own checkpoints, without the samples that `rollbacks` leave out.
+
+        Every rank calls it. Raises DamagedError, on every rank, if what any rank reads is not what was written, and
+        CorpusError if too few samples are left.
+        """
+        record, run = CheckpointRecord.read(checkpoint), self.run
+        self.rollbacks, self.left_out = list(rollbacks), left_out_by(rollbacks, self.left_out.ranges)
+        run.data.check_budget(run.total_steps * run.config.train.global_batch_size, self.left_out)
+        load(checkpoint, self.state, record.num_updates)
+        self._load_callbacks(record)
+        self._telemetry.num_bad_samples = record.num_bad_samples
+        self._batches.close()
+        self._batches = self._open_batches(record.step)
+
     def _train_step(self, number: int) -> Step:
         run = self.run
         started_s = time.perf_counter()
@@ -184,7 +212,8 @@ class Trainer:
         before = (number - 1) * run.tokens_per_step
         factor = schedule.factor(before, run.tokens_per_step, run.config.train.num_tokens, run.config.schedule)
         self.engine.set_lr(factor)
-        result = self.engine.train_step(*self._objective.tensors(batch))
+        result = self.engine.train_step(*self._objective.tensors(batch), accepts=self._watch.accepts)
+        self.state.num_updates += result.is_applied
         step_s = time.perf_counter() - started_s
         metrics = {
             "step": number,
@@ -205,27 +234,19 @@ class Trainer:
             step.stop = None
         step.save |= step.is_last or step.stop is not None or (every > 0 and step.number % every == 0)
 
-    def _check_finite(self, step: Step) -> None:
-        loss, grad_norm = step.metrics["loss"], step.metrics["grad_norm"]
-        if not math.isfinite(loss) or not math.isfinite(grad_norm):
-            raise DivergedError(
-                f"step {step.number}: loss {loss}, gradient norm {grad_norm}: training has diverged. Lower "
-                "optimizer.lr or optimizer.clip_norm, or lengthen schedule.warmup_tokens, in a new run_dir"
-            )
-
     def _session(self) -> Session:
         run = self.run
         return Session(run.config, run.run_dir, run.start_step, run.total_steps, run.tokens_per_step)
 
-    def _open_batches(self) -> Prefetcher | SharedBatches:
-        """The batches of this rank, which one rank reads for all that train on the same samples."""
+    def _open_batches(self, after_step: int) -> Prefetcher | SharedBatches:
+        """The batches of this rank after a step, which one rank reads for all that train on the same samples."""
         run, sharers = self.run, self.groups.same_samples
         size, data = run.config.train.global_batch_size, run.config.data
-        start, prefetcher = run.start_step * size, None
+        start, prefetcher = after_step * size, None
         if sharers is None or sharers.rank() == 0:
             prefetch_samples = run.data.samples_in(data.cache.prefetch_gb)
-            batches = Batches(run.data.train, size, self.groups.at.dp, run.layout.dp, prefetch_samples)
-            prefetcher = Prefetcher(batches, start, run.total_steps - run.start_step, data.prefetch_batches)
+            batches = Batches(run.data.train, size, self.groups.at.dp, run.layout.dp, prefetch_samples, self.left_out)
+            prefetcher = Prefetcher(batches, start, run.total_steps - after_step, data.prefetch_batches)
         if sharers is None:
             assert prefetcher is not None
             return prefetcher
@@ -234,9 +255,7 @@ class Trainer:
     def _callbacks_with_state(self) -> Iterator[Callback]:
         return (callback for callback in self.callbacks if callback.name)
 
-    def _load_callbacks(self) -> None:
-        own = self.run.own_checkpoint
-        states = CheckpointRecord.read(own).callbacks if own else {}
+    def _load_callbacks(self, record: CheckpointRecord) -> None:
         for callback in self._callbacks_with_state():
-            if callback.name in states:
-                callback.load_state(states[callback.name])
+            if callback.name in record.callbacks:
+                callback.load_state(record.callbacks[callback.name])

@@ -110,17 +110,33 @@ def stats(
 
 
 def peek(
-    target: TargetArgument,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="A corpus (a folder or URL), a config (a YAML file or preset), or the folder of a run.",
+        ),
+    ],
     g: Annotated[int, typer.Argument(metavar="G", help="Number of the global sample, from 0.")],
     overrides: Overrides = None,
     count: Annotated[int, typer.Option(help="Number of samples to show, from G on.")] = 1,
 ) -> None:
     """Show a sample that a run trains on: global sample G as text, document by document, with the place of each.
 
-    Example: `foretrain data peek data/mine 0 data.packing=documents --count 2`
+    With the folder of a run, it also shows which samples the run leaves out, and why.
+
+    Examples: `foretrain data peek data/mine 0 data.packing=documents --count 2`, `foretrain data peek runs/mine 4096`
     """
     from foretrain.data_pipeline.inspect.peek_view import show
     from foretrain.data_pipeline.inspect.target import config_of
+    from foretrain.data_pipeline.stream.left_out import NOTHING
+    from foretrain.trainer.anomalies.rollbacks import left_out_of_run, read_rollbacks
+    from foretrain.trainer.run.folder import CONFIG_FILE
 
     with bad_input():
-        show(config_of(target, overrides or []), g, count, Console())
+        left_out = NOTHING
+        if (Path(target) / CONFIG_FILE).is_file():
+            for rollback in read_rollbacks(Path(target)):
+                typer.echo(f"-- {rollback} --")
+            left_out, target = left_out_of_run(Path(target)), str(Path(target) / CONFIG_FILE)
+        show(config_of(target, overrides or []), g, count, Console(), left_out)

@@ -15,6 +15,7 @@ from foretrain.data_pipeline.inspect.peek import DocumentPart, SampleInfo, check
 from foretrain.data_pipeline.inspect.printable import printable
 from foretrain.data_pipeline.prepare.tokenizer import load_tokenizer
 from foretrain.data_pipeline.stream.data import named_sources, open_data
+from foretrain.data_pipeline.stream.left_out import NOTHING, LeftOut
 from foretrain.data_pipeline.stream.packing import Span
 
 RULE_STYLE, MARGIN_STYLE = "bold yellow", "dim"
@@ -22,8 +23,8 @@ TEXT_STYLES = ("", "cyan")
 """Colours of the documents, used in turn."""
 
 
-def show(config: Config, first: int, count: int, console: Console) -> None:
-    """Print `count` global samples from `first` on.
+def show(config: Config, first: int, count: int, console: Console, left_out: LeftOut = NOTHING) -> None:
+    """Print `count` global samples from `first` on, with the steps of a run that leaves `left_out` out.
 
     Raises ValueError for samples that do not exist, and CorpusError for data that cannot be opened or read.
     """
@@ -35,13 +36,14 @@ def show(config: Config, first: int, count: int, console: Console) -> None:
         if g > first:
             console.print()
         sample = inspect_sample(data, g)
-        print_sample(sample, named[sample.source.name].path, config.train.global_batch_size, tokenizer, console)
+        step = _step(left_out.consumed_before(g), config.train.global_batch_size)
+        print_sample(sample, named[sample.source.name].path, step, tokenizer, console)
 
 
-def print_sample(sample: SampleInfo, path: str, global_batch_size: int, tokenizer: Tokenizer, console: Console) -> None:
-    """Print a global sample; `path` is the path of its source."""
+def print_sample(sample: SampleInfo, path: str, step: str, tokenizer: Tokenizer, console: Console) -> None:
+    """Print a global sample; `path` is the path of its source, and `step` says which step trains on it."""
     view = _SampleView(sample, tokenizer, console)
-    for line in _header(sample, path, global_batch_size):
+    for line in _header(sample, path, step):
         view.rule(line)
     at = 0
     for number, part in enumerate(sample.parts, start=1):
@@ -76,10 +78,17 @@ class _SampleView:
             self._console.print(shown, soft_wrap=True)
 
 
-def _header(sample: SampleInfo, path: str, global_batch_size: int) -> Iterator[str]:
-    step, row = divmod(sample.g, global_batch_size)
+def _step(consumed_before: int | None, global_batch_size: int) -> str:
+    """Which step trains on the sample before which that many are consumed; None: the run leaves it out."""
+    if consumed_before is None:
+        return "left out by a rollback"
+    step, row = divmod(consumed_before, global_batch_size)
+    return f"row {row:,} of the batch of step {step + 1:,}"
+
+
+def _header(sample: SampleInfo, path: str, step: str) -> Iterator[str]:
     stage = f", stage {sample.stage}" if sample.stage else ""
-    yield f"global sample {sample.g:,}: row {row:,} of the batch of step {step + 1:,}{stage}"
+    yield f"global sample {sample.g:,}: {step}{stage}"
     yield (
         f"{_source(sample)} ({path}), epoch {sample.epoch:,} (from 0), its sample {sample.sample:,}, "
         f"tokens {_shown(sample.spans)} of its stream"

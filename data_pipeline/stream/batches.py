@@ -9,6 +9,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from foretrain.data_pipeline.stream.batch import Batch
+from foretrain.data_pipeline.stream.left_out import NOTHING, LeftOut
 from foretrain.data_pipeline.stream.samples import SampleStream
 
 
@@ -22,9 +23,18 @@ class Batches:
     """
 
     def __init__(
-        self, stream: SampleStream, global_batch_size: int, dp_rank: int, dp_size: int, prefetch_samples: int = 0
+        self,
+        stream: SampleStream,
+        global_batch_size: int,
+        dp_rank: int,
+        dp_size: int,
+        prefetch_samples: int = 0,
+        left_out: LeftOut = NOTHING,
     ) -> None:
-        """`prefetch_samples`: number of samples ahead of need for which remote shards are fetched."""
+        """`prefetch_samples`: number of samples ahead of need for which remote shards are fetched.
+
+        `left_out`: the global samples that no batch has.
+        """
         if global_batch_size < 1 or global_batch_size % dp_size:
             raise ValueError(
                 f"global_batch_size = {global_batch_size} is not a multiple of dp = {dp_size}: change one of them"
@@ -32,7 +42,7 @@ class Batches:
         if not 0 <= dp_rank < dp_size:
             raise ValueError(f"dp_rank = {dp_rank} is not among the dp_size = {dp_size} ranks, which count from 0")
         self.global_batch_size = global_batch_size
-        self._stream = stream
+        self._stream, self._left_out = stream, left_out
         self._prefetch_samples = max(prefetch_samples, global_batch_size)
         self._fetched_from: int | None = None
         self._local_size = global_batch_size // dp_size
@@ -40,15 +50,15 @@ class Batches:
 
     def batch(self, samples_consumed: int) -> Batch:
         """Return this rank's global_batch_size / dp_size samples of the global batch after `samples_consumed`."""
-        self._fetch_ahead(samples_consumed)
-        return self._stream.read(samples_consumed + self._first + np.arange(self._local_size))
+        self._fetch_ahead(self._left_out.number(samples_consumed))
+        return self._stream.read(self._left_out.numbers(samples_consumed + self._first + np.arange(self._local_size)))
 
-    def _fetch_ahead(self, samples_consumed: int) -> None:
-        """Request the shards that will be needed, each time an eighth of the last request has been used."""
+    def _fetch_ahead(self, g: int) -> None:
+        """Request the shards of the samples from g on, each time an eighth of the last request has been used."""
         start = self._fetched_from
-        if start is None or not start <= samples_consumed < start + self._prefetch_samples // 8:
-            self._fetched_from = samples_consumed
-            self._stream.prefetch(samples_consumed, self._prefetch_samples)
+        if start is None or not start <= g < start + self._prefetch_samples // 8:
+            self._fetched_from = g
+            self._stream.prefetch(g, self._prefetch_samples)
 
 
 class Prefetcher:

@@ -23,6 +23,7 @@ from foretrain.configs.schema import Config
 from foretrain.data_pipeline.corpus.shards import TokenStream, open_corpus
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.stream.batches import Batches, Prefetcher
+from foretrain.data_pipeline.stream.left_out import NOTHING, LeftOut
 from foretrain.data_pipeline.stream.mixture import Mixture, SourceShare, Stage
 from foretrain.data_pipeline.stream.order import Order
 from foretrain.data_pipeline.stream.packing import open_samples
@@ -105,20 +106,23 @@ class Data:
         """Return how many samples of stored tokens have that size."""
         return int(gigabytes * 1e9 / (self.train.seq_len * self.any_stream.dtype.itemsize))
 
-    def state(self, samples_consumed: int) -> dict[str, Any]:
+    def state(self, samples_consumed: int, left_out: LeftOut = NOTHING) -> dict[str, Any]:
         """Return all that the stream needs to resume, and what it must then find unchanged. Equal on every rank."""
         return {
             "samples_consumed": samples_consumed,
+            "left_out": left_out.ranges,
             "seed": self.train.seed,
             "data_fingerprint": self.fingerprint,
             "mixture_fingerprint": self.mixture_fingerprint,
-            "stage": self.stage_names[self.train.mixture.stage(samples_consumed)],
+            "stage": self.stage_names[self.train.mixture.stage(left_out.number(samples_consumed))],
         }
 
-    def check_budget(self, num_samples: int) -> None:
-        """Raise CorpusError if `max_epochs` of the sources leaves fewer than `num_samples` samples."""
-        available = self.train.mixture.num_samples
-        if available is not None and num_samples > available:
+    def check_budget(self, num_samples: int, left_out: LeftOut = NOTHING) -> None:
+        """Raise CorpusError if `max_epochs` of the sources leaves fewer than `num_samples` samples to train on."""
+        if self.train.mixture.num_samples is None:
+            return
+        available = self.train.mixture.num_samples - left_out.count
+        if num_samples > available:
             raise CorpusError(
                 f"the run takes {num_samples:,} samples, and the sources' max_epochs leave {available:,}: raise "
                 f"max_epochs, or lower train.num_tokens to {available * self.train.seq_len:,}"

@@ -35,7 +35,8 @@ class Zero(ABC):
     `divisor` is what the engine divides gradients by when it sums them over the replicas: a loss must be multiplied by
     it before its backward pass.
 
-    A step is `start_step`, the backward passes of all micro-batches, `reduce_gradients` and `update`.
+    A step is `start_step`, the backward passes of all micro-batches, `reduce_gradients`, `grad_norm`, and `update` or
+    `skip_update`.
     """
 
     divisor: float
@@ -82,11 +83,19 @@ class Zero(ABC):
         """Reduce what the backward passes have not reduced yet."""
 
     @abstractmethod
-    def update(self) -> Tensor:
-        """Clip the reduced gradients and update the parameters.
+    def grad_norm(self) -> Tensor:
+        """The global L2 norm of the reduced gradients, a float64 scalar on the device; not finite if one of them is.
 
-        Returns the global L2 norm before clipping, a float64 scalar on the device.
+        Before `update` or `skip_update`, the host must wait for it.
         """
+
+    @abstractmethod
+    def update(self, norm: float) -> None:
+        """Clip the reduced gradients, whose global norm is `norm`, and update the parameters."""
+
+    @abstractmethod
+    def skip_update(self) -> None:
+        """Drop the reduced gradients: weights, moments and the number of the optimizer's steps stay as they are."""
 
     # ---- a rank's own gradients, for replays; ZeRO 3 does not have them ----
 

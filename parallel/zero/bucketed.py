@@ -124,10 +124,14 @@ class BucketedZero(Zero):
             dist.all_reduce(reduced, group=self.groups.embedding)
 
     @torch.no_grad()
-    def update(self) -> Tensor:
-        norm = grad_norm.global_norm(self._counted(), self.groups)
-        grad_norm.clip(self._gradients.reduced, norm, self._clip_norm)
-        self._copy_to_host()
+    def grad_norm(self) -> Tensor:
+        for on_host, reduced in zip(self._on_host, self._gradients.reduced, strict=False):
+            on_host.copy_(reduced, non_blocking=True)  # before the host reads the norm, for which it waits anyway
+        return grad_norm.global_norm(self._counted(), self.groups)
+
+    @torch.no_grad()
+    def update(self, norm: float) -> None:
+        grad_norm.clip(self._on_host or self._gradients.reduced, norm, self._clip_norm)
         for tensor, gradient in self._owned.values():
             tensor.grad = gradient
         try:
@@ -137,15 +141,6 @@ class BucketedZero(Zero):
                 tensor.grad = None
         if self._weights is not None:
             self._weights.gather()
-        return norm
-
-    def _copy_to_host(self) -> None:
-        """Copy the reduced gradients to the masters in host memory, if these are there, and wait for them."""
-        if not self._on_host:
-            return
-        for on_host, reduced in zip(self._on_host, self._gradients.reduced, strict=True):
-            on_host.copy_(reduced, non_blocking=True)
-        self._await_device()
 
     def _await_device(self) -> None:
         """Let the host wait for the device, before it reads or writes memory that they exchange."""
@@ -157,6 +152,9 @@ class BucketedZero(Zero):
         if self._weights is None and self.groups.replicas.rank() > 0:
             return []  # every replica has all gradients
         return [gradient for each, gradient in self._reduced.items() if grad_norm.is_counted(each, self.groups)]
+
+    def skip_update(self) -> None:
+        pass  # the next step begins with empty sums
 
     def await_weights(self) -> None:
         if self._weights is not None:

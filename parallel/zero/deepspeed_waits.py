@@ -54,14 +54,13 @@ class OrderedSteps:
 
     Gradients are reduced on one stream, and weights are gathered on another. Everything else is on the current stream;
     without `overlap_comm`, the three are one. Where DeepSpeed lets the host wait, here one stream waits for another.
-    With masters in host memory, the host waits once, for their gradients.
     """
 
     def __init__(self, optimizer: Any, groups: Groups, clip_norm: float) -> None:
         check_sources()
         self._optimizer, self._groups, self._clip_norm = optimizer, groups, clip_norm
-        self.norm = torch.zeros((), dtype=torch.float64, device=groups.device)
-        """The global norm of the gradients of the last step, before clipping, on the device."""
+        self._norm: float | None = None
+        """The global norm of the gradients of the next update; None if it is skipped."""
         self._reducing = optimizer.reduce_and_partition_stream
         self._gathering = optimizer.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
         self._masters: list[Tensor] = optimizer.fp32_partitioned_groups_flat
@@ -91,24 +90,31 @@ class OrderedSteps:
             optimizer._DeepSpeedZeroOptimizer_Stage3__reduce_and_partition_ipg_grads(dtype)
         optimizer._epilogue_ran_this_backward = True  # the next forward pass starts another micro-batch
 
+    def grad_norm(self) -> Tensor:
+        """The global norm of the gradients, on the device; behind it are all copies of gradients to the host."""
+        self._optimizer._pre_step()
+        self._optimizer._partition_all_parameters()
+        self._await(self._reducing)
+        return grad_norm.global_norm(self._counted(), self._groups)
+
+    def accept(self, norm: float) -> None:
+        """Let the optimizer's next step update the parameters, by gradients whose global norm is `norm`."""
+        self._norm = norm
+
+    def reject(self) -> None:
+        """Let the optimizer's next step drop the gradients."""
+        self._norm = None
+
     @torch.no_grad()
     def _step(self) -> None:
-        """One update.
-
-        DeepSpeed reads the norm first, to skip an update with one that is not finite. Here the norm stays on the
-        device, as under ZeRO 0 to 2, and the run ends if it is not finite.
-        """
+        """One update, or none. The host has waited for the norm."""
         optimizer = self._optimizer
-        optimizer._pre_step()
-        optimizer._partition_all_parameters()
-        self._await(self._reducing)
-        self.norm = grad_norm.global_norm(self._counted(), self._groups)
         self._await(self._gathering)  # it may still read the weights
-        norm = self.norm.to(optimizer.device)  # if this is the host, it waits for everything before
-        for number, master in enumerate(self._masters):
-            assert master.grad is not None
-            grad_norm.clip([master.grad], norm, self._clip_norm)
-            optimizer._optimizer_step(number)
+        if self._norm is not None:
+            for number, master in enumerate(self._masters):
+                assert master.grad is not None
+                grad_norm.clip([master.grad], self._norm, self._clip_norm)
+                optimizer._optimizer_step(number)
         if optimizer.offload_optimizer:
             optimizer.reset_cpu_buffers()
         self._share()

@@ -29,13 +29,10 @@ def global_norm(counted: Iterable[Tensor], groups: Groups) -> Tensor:
 
 
 @torch.no_grad()
-def clip(gradients: Iterable[Tensor], norm: Tensor, max_norm: float) -> None:
-    """Scale gradients in place so that a global norm of `norm` becomes at most `max_norm` (0: leave them).
-
-    The factor stays on the device, so that the host does not wait for it.
-    """
+def clip(gradients: Iterable[Tensor], norm: float, max_norm: float) -> None:
+    """Scale gradients in place so that a global norm of `norm` becomes at most `max_norm` (0: leave them)."""
     if max_norm == 0:
         return
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0).float()
+    factor = min(max_norm / (norm + 1e-6), 1.0)
     for gradient in gradients:
         gradient.mul_(factor)

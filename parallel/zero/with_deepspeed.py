@@ -113,9 +113,16 @@ class DeepSpeedZero(Zero):
     def reduce_gradients(self) -> None:
         pass
 
-    def update(self) -> Tensor:
+    def grad_norm(self) -> Tensor:
+        return self._steps.grad_norm()
+
+    def update(self, norm: float) -> None:
+        self._steps.accept(norm)
         self._engine.step()
-        return self._steps.norm
+
+    def skip_update(self) -> None:
+        self._steps.reject()
+        self._engine.step()
 
     def await_weights(self) -> None:
         pass

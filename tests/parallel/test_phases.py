@@ -25,14 +25,16 @@ def test_the_phases_are_the_time_between_their_ends() -> None:
     assert found["first"] + found["second"] <= total
 
 
-def phases_of_a_step() -> dict[str, float]:
+def phases_of_two_steps() -> list[dict[str, float]]:
     train = TrainConfig(global_batch_size=2, micro_batch_size=1)
     engine = workers.make_engine(Layout(), workers.small_model(), train, OptimizerConfig())
     engine.set_lr(1.0)
-    return dict(engine.train_step(*workers.batch(0, workers.small_model(), train)).phase_s)
+    batch = workers.batch(0, workers.small_model(), train)
+    return [dict(engine.train_step(*batch).phase_s) for _ in range(2)]
 
 
-def test_a_step_has_the_seconds_of_its_phases(ranks: RunOnRanks) -> None:
-    (found,) = ranks(1, phases_of_a_step)
-    assert list(found) == ["forward_backward", "reduce", "update"]
-    assert all(seconds >= 0 for seconds in found.values())
+def test_a_step_has_the_seconds_of_its_phases_and_of_the_update_before(ranks: RunOnRanks) -> None:
+    ((first, second),) = ranks(1, phases_of_two_steps)
+    assert list(first) == ["forward_backward", "reduce"]
+    assert list(second) == ["forward_backward", "reduce", "update"]
+    assert all(seconds >= 0 for seconds in second.values())

@@ -108,9 +108,9 @@ def shards_start_alike(config: Config, layout: Layout, num_steps: int) -> Curve:
 def clipped_by_a_local_norm(config: Config, layout: Layout, num_steps: int) -> Curve:
     """The norm that is reported is right, and each rank scales by the norm of what it holds itself."""
 
-    def clip(gradients: Any, norm: torch.Tensor, max_norm: float) -> None:
+    def clip(gradients: Any, norm: float, max_norm: float) -> None:
         owned = list(gradients)
-        real(owned, torch.stack([gradient.norm() for gradient in owned]).norm(), max_norm)
+        real(owned, torch.stack([gradient.norm() for gradient in owned]).norm().item(), max_norm)
 
     real, grad_norm.clip = grad_norm.clip, clip
     return probe(config, layout, num_steps)

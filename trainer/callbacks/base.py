@@ -19,7 +19,7 @@ StopReason = Literal["signal", "stop_after", "callback"]
 
 @dataclass
 class Step:
-    """One optimizer step on this rank, after the update."""
+    """One optimizer step on this rank, after the update, or after it was skipped."""
 
     number: int
     """Steps done, this one included."""
@@ -70,8 +70,9 @@ class Callback:
     """Acts at fixed points of a run. Every method of this base class does nothing.
 
     Each rank has the same callbacks and calls the same hooks at the same steps, so a hook may use collectives, and must
-    then do so on every rank. At each hook the callbacks are called in a fixed order: telemetry, the callbacks given to
-    the Trainer in their order, the checks of consistency, evaluation, checkpoints.
+    then do so on every rank. At each hook the callbacks are called in a fixed order: what was decided about the update,
+    telemetry, the callbacks given to the Trainer in their order, the checks of consistency, evaluation, checkpoints. A
+    step after which the run goes back to a checkpoint calls no hook but `before_step`.
     """
 
     name: str = ""
@@ -103,7 +104,8 @@ class Callback:
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned when the checkpoint was written. Called before `on_fit_start`."""
+        """Restore what `state` returned when the checkpoint was written. Called before `on_fit_start`, and when the run
+        goes back to a checkpoint."""
 
 
 CALLBACKS: Registry[Callable[[], Callback]] = Registry("callback", "train.callbacks")

@@ -20,6 +20,7 @@ class ReplayCheck(Callback):
 
     def before_step(self, trainer: Trainer, number: int, batch: Batch) -> None:
         """Raise InconsistentRanksError, on every rank, if ranks differ."""
+        self._replay.cancel()
         if number % self._every == 0:
             self._replay.before_step(number, batch)
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.stream.batch import Replacement
+from foretrain.data_pipeline.stream.left_out import LeftOut
 from foretrain.parallel.groups import Groups
 from foretrain.trainer.callbacks.base import Callback, Step
 from foretrain.trainer.run.setup import Run
@@ -55,7 +56,7 @@ class Telemetry(Callback):
         elif step.number == self._stop_after:
             step.stop = "stop_after"
         step.metrics["data_wait_s"] = longest_wait_s
-        step.metrics |= self._mixture(step.number * self._samples_per_step)
+        step.metrics |= self._mixture(step.number * self._samples_per_step, trainer.left_out)
         if self._has_sums:
             self._add_stream_metrics(step)
 
@@ -83,9 +84,13 @@ class Telemetry(Callback):
             step.metrics["bad_samples"] = self.num_bad_samples
             self._check_bad_samples(self._replaced)
 
-    def _mixture(self, samples_consumed: int) -> dict[str, float]:
+    def _mixture(self, samples_consumed: int, left_out: LeftOut) -> dict[str, float]:
         """Epochs of each source and, if there are several sources, the share of the samples that each has given."""
-        counts = self._data.train.mixture.counts(samples_consumed)
+        mixture, end = self._data.train.mixture, left_out.number(samples_consumed)
+        counts = mixture.counts(end)
+        for first, stop in left_out.ranges:
+            if first < end:
+                counts = counts - (mixture.counts(stop) - mixture.counts(first))
         metrics = {}
         for name, count, size in zip(self._names, counts, self._samples_of_epoch, strict=True):
             metrics[f"epochs/{name}" if name else "epochs"] = int(count) / size

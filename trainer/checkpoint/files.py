@@ -224,6 +224,16 @@ class Checkpoints:
         for leftover in self.folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(leftover)
 
+    def rollback_target(self) -> Path:
+        """The checkpoint to which the run goes back; there must be one."""
+        return self._path(self._retention.rollback_target([step_of(path) for path in self.complete()]))
+
+    def remove_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps, which the run is going to take again on other samples."""
+        for path in self.complete():
+            if step_of(path) > step:
+                self._remove(path)
+
     def _remove_superseded(self) -> None:
         complete = {step_of(path): path for path in self.complete()}
         losses = {}
@@ -231,9 +241,11 @@ class Checkpoints:
             known = {step: CheckpointRecord.read(path).val_loss for step, path in complete.items()}
             losses = {step: loss for step, loss in known.items() if loss is not None}
         for step in self._retention.superseded(complete.keys(), losses):
-            old = complete[step]
-            # Under its own name, a folder that is half deleted would look like a checkpoint.
-            shutil.rmtree(old.rename(self.folder / f"{PARTIAL}{old.name}"))
+            self._remove(complete[step])
+
+    def _remove(self, path: Path) -> None:
+        # Under its own name, a folder that is half deleted would look like a checkpoint.
+        shutil.rmtree(path.rename(self.folder / f"{PARTIAL}{path.name}"))
 
     @staticmethod
     def _reason(error: BaseException | None) -> str:

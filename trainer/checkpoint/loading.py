@@ -36,7 +36,7 @@ def load_newest(run: Run, state: ModelState) -> Run:
         assert run.resume is not None
         checkpoint = run.resume.checkpoint
         try:
-            load(checkpoint, state, run.start_step)
+            load(checkpoint, state, CheckpointRecord.read(checkpoint).num_updates)
         except DamagedError as error:
             if run.resume.is_branch:
                 raise DamagedError(f"{error}. Name another checkpoint in train.branch_from") from error
@@ -62,7 +62,7 @@ def load_initial(checkpoint: Path, state: ModelState, *, with_optimizer: bool) -
     """
     try:
         if with_optimizer:
-            load(checkpoint, state, CheckpointRecord.read(checkpoint).step)
+            load(checkpoint, state, CheckpointRecord.read(checkpoint).num_updates)
         else:
             load(checkpoint, state, 0, ("weight",))
     except DamagedError as error:
@@ -70,7 +70,7 @@ def load_initial(checkpoint: Path, state: ModelState, *, with_optimizer: bool) -
 
 
 def load(path: Path, state: ModelState, step: int, keys: Sequence[str] = ()) -> None:
-    """Load this rank's part of a checkpoint of `step` steps, written in any layout. Every rank must call it.
+    """Load this rank's part of a checkpoint after `step` updates, written in any layout. Every rank must call it.
 
     `keys` are the states that are read; (): all.
 

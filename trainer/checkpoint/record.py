@@ -29,6 +29,10 @@ class CheckpointRecord:
     """Name of the mixture's stage."""
     sources: dict[str, str] = field(default_factory=dict)
     """Fingerprint of each source, by its name."""
+    optimizer_steps: int | None = None
+    """Updates that the optimizer has made; None, in records of older versions: one in each step."""
+    left_out: tuple[tuple[int, int], ...] = ()
+    """Ranges of global samples, [start, end), that the run leaves out."""
     num_bad_samples: int = 0
     """Unreadable samples that were replaced since the start of the run."""
     val_loss: float | None = None
@@ -41,6 +45,11 @@ class CheckpointRecord:
     """State of each callback that has one, by the callback's name."""
     version: int = VERSION
     """Version of this record's form."""
+
+    @property
+    def num_updates(self) -> int:
+        """Updates that the optimizer has made."""
+        return self.step if self.optimizer_steps is None else self.optimizer_steps
 
     @classmethod
     def read(cls, checkpoint: Path) -> Self:

@@ -40,6 +40,11 @@ class Replay:
         self._expected: int | None = None
         self._step = ExitStack()
 
+    def cancel(self) -> None:
+        """Forget a step that was replayed and does not count, since the run went back to a checkpoint."""
+        self._step.close()
+        self._sums, self._expected = [], None
+
     def before_step(self, number: int, batch: Batch) -> None:
         """Replay step `number`, whose samples are `batch`, and observe the step that follows.
 

@@ -13,10 +13,12 @@ from foretrain.configs.keys import changes_curve
 from foretrain.configs.schema import Config
 from foretrain.data_pipeline.corpus.shards import TokenStream
 from foretrain.data_pipeline.stream.data import Data, open_data
+from foretrain.data_pipeline.stream.left_out import NOTHING, LeftOut
 from foretrain.parallel import layout as layouts
 from foretrain.parallel.layout import Layout
 from foretrain.registry import import_plugins
 from foretrain.trainer import schedule
+from foretrain.trainer.anomalies.rollbacks import Rollback, left_out_by, read_rollbacks
 from foretrain.trainer.callbacks.base import CALLBACKS
 from foretrain.trainer.checkpoint.checksums import DamagedError
 from foretrain.trainer.checkpoint.manifest import check_files, has_manifest, set_aside
@@ -48,6 +50,11 @@ class Run:
     def start_step(self) -> int:
         """Steps that are done already."""
         return self.resume.step if self.resume else 0
+
+    @property
+    def left_out(self) -> LeftOut:
+        """Global samples that the run leaves out."""
+        return self.resume.left_out if self.resume else NOTHING
 
     @property
     def own_checkpoint(self) -> Path | None:
@@ -123,6 +130,10 @@ class Resume:
     """The checkpoint of another run from which the run was started once; "" if there is none."""
     is_branch: bool = False
     """Whether `checkpoint` is that of another run, from which this one branches now."""
+    rollbacks: tuple[Rollback, ...] = ()
+    """The rollbacks of this run so far."""
+    left_out: LeftOut = NOTHING
+    """Global samples that the run leaves out."""
 
 
 def prepare_run(
@@ -170,7 +181,7 @@ def prepare_run(
         if config.train.init_optimizer:
             origin.check_state(init, "train.init_from", config)
     run = Run(config, layout, data, resume, init)
-    data.check_budget(run.total_steps * config.train.global_batch_size)
+    data.check_budget(run.total_steps * config.train.global_batch_size, run.left_out)
     return run
 
 
@@ -194,7 +205,8 @@ def _branch(config: Config, data: Data) -> "Resume":
             f"{setting}: {checkpoint} has done {record.step:,} steps, which is the complete budget of the new run: "
             "raise train.num_tokens, which counts from the start of the first run, or name an earlier checkpoint"
         )
-    return Resume(checkpoint, record.step, 0, (), parent=str(checkpoint), is_branch=True)
+    left_out = LeftOut.of(record.left_out)
+    return Resume(checkpoint, record.step, 0, (), parent=str(checkpoint), is_branch=True, left_out=left_out)
 
 
 def newest_sound(run_dir: Path) -> Path | None:
@@ -228,7 +240,16 @@ def check_resume(checkpoint: Path, config: Config, data: Data, allow_data_change
             + "\n  ".join(others + of_data)
             + f"\nset them back to resume, or start a new run with another run_dir{also}"
         )
-    return Resume(checkpoint, record.step, record.num_bad_samples, tuple(of_data), record.parent)
+    rollbacks = read_rollbacks(Path(config.run_dir))
+    return Resume(
+        checkpoint,
+        record.step,
+        record.num_bad_samples,
+        tuple(of_data),
+        record.parent,
+        rollbacks=tuple(rollbacks),
+        left_out=left_out_by(rollbacks, record.left_out),
+    )
 
 
 def _changed_data(record: CheckpointRecord, data: Data) -> list[str]:

@@ -43,6 +43,9 @@ class Sink:
     def message(self, text: str) -> None:
         """Receive one line of text for a person who watches the run."""
 
+    def rewind(self, step: int) -> None:
+        """The run goes back to its state after `step` steps, and takes the later ones again: forget their report."""
+
     def close(self) -> None:
         """Write out what is buffered, and release files and connections."""
 
@@ -78,6 +81,11 @@ class Reporter(ExitStack):
         """Report something that happened."""
         for sink in self._sinks:
             sink.event(kind, step, fields, message)
+
+    def rewind(self, step: int) -> None:
+        """Report that the run goes back to its state after `step` steps."""
+        for sink in self._sinks:
+            sink.rewind(step)
 
     def message(self, text: str) -> None:
         """Report one line of text."""

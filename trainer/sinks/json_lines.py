@@ -16,9 +16,16 @@ class JsonLinesSink(Sink):
 
     def open(self, session: Session) -> None:
         session.run_dir.mkdir(parents=True, exist_ok=True)
-        path = session.run_dir / METRICS_FILE
-        rewind(path, session.start_step)
-        self._file: TextIO = path.open("a", encoding="ascii")
+        self._path = session.run_dir / METRICS_FILE
+        self._open_after(session.start_step)
+
+    def rewind(self, step: int) -> None:
+        self._file.close()
+        self._open_after(step)
+
+    def _open_after(self, step: int) -> None:
+        rewind(self._path, step)
+        self._file: TextIO = self._path.open("a", encoding="ascii")
 
     def step(self, metrics: Mapping[str, float]) -> None:
         self._write({"kind": "train", **metrics})

@@ -11,11 +11,18 @@ class TensorBoardSink(Sink):
     """Writes every number as a scalar into the folder `tensorboard` of the run folder."""
 
     def open(self, session: Session) -> None:
+        self._folder = str(session.run_dir / TENSORBOARD_DIR)
+        self._open_after(session.start_step)
+
+    def rewind(self, step: int) -> None:
+        self._writer.close()
+        self._open_after(step)
+
+    def _open_after(self, step: int) -> None:
         # Imported here because it can be slow (it imports TensorFlow if that is installed), and only rank 0 writes.
         from torch.utils.tensorboard import SummaryWriter
 
-        purge_step = session.start_step + 1 if session.start_step else 0
-        self._writer = SummaryWriter(str(session.run_dir / TENSORBOARD_DIR), purge_step=purge_step)
+        self._writer = SummaryWriter(self._folder, purge_step=step + 1 if step else 0)
 
     def step(self, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():

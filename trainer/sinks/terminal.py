@@ -59,6 +59,10 @@ class TerminalSink(Sink):
             each = "".join(f"  {name} {loss:.4f}" for name, loss in by_source.items())
             self.message(f"{self._count(step)}  held-out loss {val_loss:.4f}{each}")
 
+    def rewind(self, step: int) -> None:
+        self._start_step = self._printed_step = step
+        self._latest = {"step": step}
+
     def event(self, kind: str, step: int, fields: Mapping[str, Any], message: str) -> None:
         self.message(message)
 

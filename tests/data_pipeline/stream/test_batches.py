@@ -11,6 +11,7 @@ import pytest
 
 from foretrain.data_pipeline.stream.batch import Batch
 from foretrain.data_pipeline.stream.batches import Batches, Prefetcher
+from foretrain.data_pipeline.stream.left_out import LeftOut
 from foretrain.data_pipeline.stream.samples import SampleStream
 from tests.data_pipeline.stream.memory_stream import MemoryStream
 from tests.data_pipeline.stream.test_samples import make_case
@@ -26,6 +27,15 @@ def test_a_batch_is_divided_into_contiguous_shares_rank_0_first(stream: SampleSt
     shares = [Batches(stream, 8, rank, 4).batch(100).tokens_BL for rank in range(4)]
     assert all(share.shape == (2, 32) and share.dtype == np.int64 for share in shares)
     assert np.array_equal(np.concatenate(shares), stream.read(np.arange(100, 108)).tokens_BL)
+
+
+def test_batches_have_all_samples_in_their_order_but_those_that_are_left_out(stream: SampleStream) -> None:
+    left_out = LeftOut.of([(8, 16), (20, 21), (50, 90)])
+    ranks = [Batches(stream, 8, rank, 2, left_out=left_out) for rank in range(2)]
+    batches = [rank.batch(consumed) for consumed in range(0, 64, 8) for rank in ranks]
+    expected = [g for g in range(200) if not (8 <= g < 16 or g == 20 or 50 <= g < 90)][:64]
+    assert np.concatenate([batch.samples_B for batch in batches]).tolist() == expected
+    assert np.array_equal(np.concatenate([b.tokens_BL for b in batches]), stream.read(np.array(expected)).tokens_BL)
 
 
 def test_a_batch_that_the_ranks_do_not_divide_is_refused(stream: SampleStream) -> None:

@@ -43,6 +43,7 @@ def test_a_config_of_one_path_is_one_source_without_a_name(corpus: Path) -> None
     state = data.state(1000)
     assert state == {
         "samples_consumed": 1000,
+        "left_out": (),
         "seed": 0,
         "data_fingerprint": data.fingerprint,
         "mixture_fingerprint": data.mixture_fingerprint,

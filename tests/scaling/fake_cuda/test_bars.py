@@ -30,8 +30,6 @@ LONG_LAYOUTS = {
     "zero 3, large": f"{LAYOUTS['zero 3']} parallel.overlap_comm=true {LARGE}",
     "zero 3, large, weights on the host": f"{LAYOUTS['zero 3']} parallel.offload_params=true {LARGE}",
     "zero 3, large, one replica": f"parallel.zero_stage=3 parallel.offload_params=true {LARGE}",
-}
-OFFLOADED = {
     "zero 1, masters on the host": f"{LAYOUTS['dp']} parallel.offload_optimizer=true",
     "zero 2, masters on the host": f"{LAYOUTS['zero 2']} parallel.offload_optimizer=true",
     "pp, masters on the host": f"{LAYOUTS['pp']} parallel.offload_optimizer=true",
@@ -40,7 +38,7 @@ OFFLOADED = {
         f"{LAYOUTS['zero 3']} parallel.offload_optimizer=true parallel.offload_params=true {LARGE}"
     ),
 }
-EVERY = LAYOUTS | LONG_LAYOUTS | OFFLOADED
+EVERY = LAYOUTS | LONG_LAYOUTS
 
 
 def with_microbatches(layout: str, count: int) -> Case:
@@ -50,7 +48,6 @@ def with_microbatches(layout: str, count: int) -> Case:
 
 
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in LONG_LAYOUTS]
-LONG_OFFLOADED = [pytest.param(name, marks=pytest.mark.long) for name in OFFLOADED]
 
 
 def num_waits(record: RankRecord) -> int:
@@ -58,7 +55,7 @@ def num_waits(record: RankRecord) -> int:
     return sum(sync.count for phase in record.steps[-1] for sync in phase.syncs)
 
 
-@pytest.mark.parametrize("name", [*LAYOUTS, *LONG, *LONG_OFFLOADED])
+@pytest.mark.parametrize("name", [*LAYOUTS, *LONG])
 def test_the_host_does_not_wait_for_the_device_in_a_micro_batch(name: str, record_of: RecordOf) -> None:
     few, many = (num_waits(record_of(with_microbatches(EVERY[name], count))) for count in (2, 4))
     assert few == many
@@ -67,15 +64,6 @@ def test_the_host_does_not_wait_for_the_device_in_a_micro_batch(name: str, recor
 @pytest.mark.parametrize("name", [*LAYOUTS, *LONG])
 def test_the_host_waits_for_the_device_once_in_a_step(name: str, record_of: RecordOf) -> None:
     assert num_waits(record_of(with_microbatches(EVERY[name], 4))) == 1
-
-
-@pytest.mark.parametrize("name", LONG_OFFLOADED)
-def test_with_masters_in_host_memory_the_host_also_waits_once_for_their_gradients(
-    name: str, record_of: RecordOf
-) -> None:
-    record = record_of(with_microbatches(EVERY[name], 4))
-    assert record.phase("update").num_syncs == 1
-    assert num_waits(record) == 2
 
 
 @pytest.mark.parametrize("name", ["dp", "zero 2", "zero 3"])

@@ -79,3 +79,13 @@ def test_removed_are_checkpoints_that_exist_oldest_first(case: Case) -> None:
 @given(CASES)
 def test_a_second_look_removes_no_more(case: Case) -> None:
     assert Retention(case.keep, case.every, case.best).superseded(case.kept, case.losses) == []
+
+
+@given(CASES, st.integers(1, 10))
+def test_the_checkpoint_to_which_a_rollback_goes_is_kept(case: Case, every: int) -> None:
+    retention = Retention(case.keep, case.every, case.best, rollback_every=every)
+    regular = [step for step in case.steps if step % every == 0]
+    if case.steps:
+        target = retention.rollback_target(case.steps)
+        assert target == (max(regular) if regular else max(case.steps))
+        assert target not in retention.superseded(case.steps, case.losses)
