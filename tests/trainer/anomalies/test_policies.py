@@ -155,6 +155,8 @@ def test_a_run_goes_back_and_continues_as_one_that_never_had_the_samples(
     for name in ("back", "never"):
         record = CheckpointRecord.read(newest_checkpoint(tmp_path / name))  # type: ignore[arg-type]
         assert (record.samples_consumed, record.left_out) == (8 * BATCH, [[16, 24]])
+    branch = config(tmp_path / "branch", corpus, 12, LAYOUTS[layout], branch_from=str(tmp_path / "back"))
+    assert prepare_run(branch).left_out.ranges == ((16, 24),)
 
 
 @pytest.mark.parametrize(("taken", "stop_after"), [(8, None), pytest.param(5, 5, marks=long)])
@@ -175,6 +177,15 @@ def test_killed_or_stopped_around_a_rollback_the_curve_is_bitwise_the_same(
         assert prepare_run(returning("parts")).start_step == 4
     assert of_kind(train(ranks, returning("parts")), "train") == of_kind(full, "train")
     assert of_kind(curve(returning("parts")), "rollback") == of_kind(full, "rollback")
+
+
+def test_a_new_run_leaves_nothing_out_because_of_an_old_run_in_its_folder(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    write_rollbacks(tmp_path, [Rollback(step=2, to_step=0, first_sample=0, end_sample=2 * BATCH, reason="")])
+    train(ranks, config(tmp_path, corpus, 2))
+    assert read_rollbacks(tmp_path) == []
+    assert CheckpointRecord.read(newest_checkpoint(tmp_path)).left_out == []  # type: ignore[arg-type]
 
 
 def test_a_run_without_a_checkpoint_goes_back_to_its_start(tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:
