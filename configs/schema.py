@@ -111,6 +111,9 @@ class TrainConfig:
     checkpoint_in_background: bool = setting(True, changes_curve=False, since="0.2.0")
     """Train on while a checkpoint is written. The copy of its state that every rank then has in host memory is made by
     the first checkpoint, and kept."""
+    checkpoint_folder: str | None = setting(None, changes_curve=False, since="0.2.0")
+    """Folder of the checkpoints: a path, or a URL that fsspec knows, such as s3://BUCKET/NAME; None: in run_dir. It is
+    for one run."""
     keep_checkpoints: int = setting(2, changes_curve=False)
     """Number of checkpoints that are kept, the newest; 0: all."""
     keep_every: int = setting(0, changes_curve=False, since="0.2.0")

@@ -9,7 +9,11 @@ from rich.console import Console
 from foretrain.verbs.shared import EXIT_DIFFERS, bad_input
 
 TargetArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="The folder of a run, or one checkpoint (a folder such as step-00000100).")
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="The folder of a run, or one checkpoint (a folder such as step-00000100); or a URL of checkpoints.",
+    ),
 ]
 
 
@@ -25,9 +29,11 @@ def ls(
     """
     from foretrain.progress import print_line
     from foretrain.trainer.checkpoint import inspect, inspect_view
+    from foretrain.trainer.checkpoint.places import place_of
 
     with bad_input():
-        checkpoints = inspect.read_all(inspect.checkpoints_of(target))
+        place = place_of(target)
+        checkpoints = inspect.read_all(inspect.checkpoints_of(place))
     if as_json:
         for checkpoint in checkpoints:
             typer.echo(inspect_view.json_line(checkpoint))
@@ -37,7 +43,7 @@ def ls(
         inspect_view.print_checkpoints(checkpoints, console)
     else:
         print_line(f"{target} has no complete checkpoint", console=console)
-    inspect_view.print_leftovers(inspect.leftovers(target, *inspect.LEFTOVERS), console)
+    inspect_view.print_leftovers(inspect.leftovers(place, *inspect.LEFTOVERS), console)
 
 
 def verify(target: TargetArgument) -> None:
@@ -48,10 +54,11 @@ def verify(target: TargetArgument) -> None:
     Example: `foretrain checkpoint verify runs/dry_run`
     """
     from foretrain.trainer.checkpoint.inspect import Soundness, check, checkpoints_of
+    from foretrain.trainer.checkpoint.places import place_of
 
     has_damage = False
     with bad_input():
-        paths = checkpoints_of(target)
+        paths = checkpoints_of(place_of(target))
         for path in paths:
             verdict = check(path, progress=True)
             typer.echo(verdict)
