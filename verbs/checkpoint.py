@@ -1,6 +1,5 @@
 """The verbs that look at the checkpoints of a run, and that remove them."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -69,7 +68,7 @@ def verify(target: TargetArgument) -> None:
 
 
 def prune(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, which must not be running.")],
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, which must not be running.")],
     keep: Annotated[int, typer.Option(help="Number of the newest checkpoints to keep, at least 1.")],
     every: Annotated[int, typer.Option(help="Keep those at multiples of this many steps too; 0: none.")] = 0,
     best: Annotated[int, typer.Option(help="Keep this many with the least held-out loss too; 0: none.")] = 0,
@@ -85,11 +84,12 @@ def prune(
     Example: `foretrain checkpoint prune runs/dry_run --keep 2 --every 1000 --dry-run`
     """
     from foretrain.trainer.checkpoint.inspect_view import format_size
+    from foretrain.trainer.checkpoint.places import place_of
     from foretrain.trainer.checkpoint.prune import prune as remove
 
     with bad_input():
         pruned = remove(
-            run_dir, keep=keep, every=every, best=best, with_damaged=damaged, dry_run=dry_run, progress=True
+            place_of(run_dir), keep=keep, every=every, best=best, with_damaged=damaged, dry_run=dry_run, progress=True
         )
     for note in pruned.notes:
         typer.echo(note)

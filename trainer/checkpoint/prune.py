@@ -23,7 +23,7 @@ class Pruned:
 
 
 def prune(
-    run_dir: Path,
+    run_dir: Place,
     *,
     keep: int,
     every: int = 0,
@@ -45,6 +45,10 @@ def prune(
     for name, value in (("every", every), ("best", best)):
         if value < 0:
             raise ValueError(f"--{name} {value} must not be negative")
+    if not isinstance(run_dir, Path):
+        raise ValueError(
+            f"{run_dir} may be in use: give the folder of the run, the run_dir of its config, which says so"
+        )
     check_run(run_dir)
     with locked(run_dir):
         old, notes = _to_remove(run_dir, Retention(keep, every, best), progress)
