@@ -1,6 +1,8 @@
 """A proxy between a client and a web server, which lets chosen requests fail, stall or lie."""
 
 import http.client
+import os
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -8,9 +10,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-Kind = Literal["error", "reset", "stall", "truncate", "flip"]
+import psutil
+
+Kind = Literal["error", "reset", "stall", "truncate", "flip", "kill"]
 """error: status 500; reset: the connection breaks; stall: no answer comes; truncate: the connection breaks after half
-of the content; flip: one bit of the content is another one. The last two are faults of what is read."""
+of the content; flip: one bit of the content is another one; kill: the process that asks is killed."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Proxy:
         return f"http://127.0.0.1:{server.server_port}"
 
     def fail(self, kind: Kind, meets: Callable[[Request], bool] = lambda request: True, times: int = 1) -> Fault:
-        """Let the next requests of a kind fail."""
+        """Let the next requests fail that `meets` chooses."""
         fault = Fault(kind, meets, times)
         self.faults.append(fault)
         return fault
@@ -96,6 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(500, {}, b"")
         elif kind == "reset":
             self._break()
+        elif kind == "kill":
+            _kill_the_owner_of(self.client_address[1])
         elif kind == "stall":
             self.connection.settimeout(60)
             self.rfile.read(1)  # until the client gives up
@@ -150,6 +156,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing."""
+
+
+def _kill_the_owner_of(port: int) -> None:
+    """Kill the process whose connection has this port at its end."""
+    owners = (each.pid for each in psutil.net_connections("tcp") if each.laddr and each.laddr.port == port)
+    os.kill(next(pid for pid in owners if pid not in (None, os.getpid())), signal.SIGKILL)
 
 
 _OWN = ("content-length", "transfer-encoding", "connection", "expect")
