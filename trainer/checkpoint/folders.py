@@ -130,6 +130,12 @@ class LocalFolder(CheckpointFolder[Path]):
 class RemoteFolder(CheckpointFolder[RemotePath]):
     """A folder of a server. A checkpoint is complete as long as it has its list of checksums."""
 
+    def children(self) -> list[RemotePath]:
+        try:
+            return list(self.place.iterdir())  # without a request for each, whether it is a folder
+        except FileNotFoundError:
+            return []
+
     def is_complete(self, checkpoint: RemotePath) -> bool:
         return (checkpoint / MANIFEST).is_file()
 

@@ -1,5 +1,6 @@
 """An S3 server over loopback, with a proxy in front of it that can let requests fail."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -39,6 +40,7 @@ def s3() -> Iterator[Proxy]:
         not_here(f"an S3 server needs s3fs and moto[server]: {error}")
     import fsspec.config
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a failure is hidden behind a line for each request
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     proxy = Proxy(server.get_host_and_port()[1])
