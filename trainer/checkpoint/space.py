@@ -6,6 +6,7 @@ from pathlib import Path
 from foretrain.configs.schema import Config
 from foretrain.trainer.checkpoint.folders import folder_of
 from foretrain.trainer.checkpoint.places import Place
+from foretrain.trainer.checkpoint.remote.path import RemotePath
 from foretrain.trainer.model.table import num_params
 from foretrain.trainer.optimizers.entry import entry_of
 from foretrain.trainer.run.folder import checkpoints_of
@@ -21,11 +22,13 @@ def checkpoint_bytes(config: Config) -> int:
 def check_room(run_dir: Path, config: Config) -> str | None:
     """A warning if the disk has no room for all the checkpoints of a run that are there at the same time, else None.
 
-    Nothing is known of the room on a server. Raises ValueError if there is no room for one checkpoint. Other programs,
-    and quotas that the file system does not report, may still fill the disk.
+    Nothing is known of the room on a server, so a small file is written there. Raises ValueError if there is no room
+    for one checkpoint, or if that file cannot be written. Other programs, and quotas that the file system does not
+    report, may still fill the disk.
     """
     folder = checkpoints_of(run_dir, config.train.checkpoint_folder).place
-    if not isinstance(folder, Path):
+    if isinstance(folder, RemotePath):
+        _check_writable(folder)
         return None
     free, size = free_bytes(folder), checkpoint_bytes(config)
     if free < size:
@@ -41,6 +44,15 @@ def check_room(run_dir: Path, config: Config) -> str | None:
             f"{folder} has {free / GIB:.3f} GiB free: free some, or keep fewer"
         )
     return None
+
+
+def _check_writable(folder: RemotePath) -> None:
+    probe = folder / "may-be-written"
+    try:
+        probe.write_bytes(b"written and removed when a run starts")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"train.checkpoint_folder = {folder} cannot be written ({error}): name another one") from error
 
 
 def what_to_change(folder: Place, config: Config) -> str:

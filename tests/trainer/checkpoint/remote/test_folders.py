@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from foretrain.configs.schema import Config, TrainConfig
 from foretrain.trainer.checkpoint import inspect
 from foretrain.trainer.checkpoint.checksums import DamagedError
 from foretrain.trainer.checkpoint.folders import MANIFEST, folder_of
@@ -12,6 +13,7 @@ from foretrain.trainer.checkpoint.manifest import check_content, set_aside
 from foretrain.trainer.checkpoint.prune import prune
 from foretrain.trainer.checkpoint.remote.path import RemotePath
 from foretrain.trainer.checkpoint.remote.requests import RemoteError
+from foretrain.trainer.checkpoint.space import check_room
 from tests.cli import assert_refused, called
 from tests.trainer.checkpoint.made import DATA, DATA_BYTES, damage, make_checkpoint
 from tests.trainer.checkpoint.remote.conftest import Bucket
@@ -114,6 +116,17 @@ def test_the_commands_show_and_verify_the_checkpoints_of_a_url(bucket: Bucket, t
     ended = called("checkpoint", "verify", str(paths[0]), cwd=tmp_path)
     assert (ended.status, ended.out) == (0, "step-00000005: sound\n")
     assert_refused(called("checkpoint", "ls", f"{bucket.folder}/nothing", cwd=tmp_path), "there is no folder s3://")
+
+
+def test_a_run_whose_checkpoints_cannot_be_written_is_refused_at_its_start(bucket: Bucket, tmp_path: Path) -> None:
+    def start(url: str) -> str | None:
+        return check_room(tmp_path, Config(train=TrainConfig(checkpoint_folder=url)))
+
+    assert start(str(bucket.folder)) is None and not bucket.folder.exists()
+    with pytest.raises(
+        ValueError, match=r"train\.checkpoint_folder = s3://no-bucket/run cannot be written .*not exist"
+    ):
+        start("s3://no-bucket/run")
 
 
 def test_prune_removes_the_checkpoints_of_a_run_that_are_on_a_server(bucket: Bucket, tmp_path: Path) -> None:

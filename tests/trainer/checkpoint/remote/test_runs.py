@@ -9,7 +9,8 @@ import pytest
 
 from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.launcher.local.run import RankError
-from foretrain.launcher.train import announce
+from foretrain.launcher.train import Place as LauncherPlace
+from foretrain.launcher.train import announce, prepared_run
 from foretrain.trainer.checkpoint.folders import MANIFEST, folder_of
 from foretrain.trainer.checkpoint.manifest import check_content
 from foretrain.trainer.checkpoint.remote.path import RemotePath
@@ -58,7 +59,8 @@ def test_a_run_with_remote_checkpoints_has_the_bits_of_one_with_local_ones(
     tmp_path: Path, corpus: Path, ranks: RunOnRanks, bucket: Bucket, local: Path
 ) -> None:
     settings = remote(tmp_path, corpus, bucket)
-    announce(prepare_run(settings))
+    with prepared_run(settings, LauncherPlace(), allow_data_change=False) as run:
+        announce(run)
     ranks(2, train_rank, prepare_run(stopping(settings, 4)))
     assert steps(bucket) == [2, 4] and not (tmp_path / "run" / CHECKPOINTS).exists()
     assert newest_checkpoint(tmp_path / "run") == bucket.folder / "step-00000004"
