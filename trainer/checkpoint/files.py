@@ -113,6 +113,8 @@ class Checkpoints:
         folder = self._folder.unfinished(target)
         with self._on_rank_0(target, groups, config):
             if groups.rank == 0:
+                if self.has(step):
+                    raise FileExistsError(f"{target} is there already")
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._remove_partial()
         self._staging = self._staging or Staging(groups.device)
