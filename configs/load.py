@@ -47,7 +47,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def save(config: Config, path: str | Path) -> None:
     """Write every setting as YAML, from which `load` makes an equal config. Other processes may read the file."""
-    write_atomically(Path(path), yaml.safe_dump(_escape(asdict(config)), sort_keys=False))
+    write_atomically(Path(path), to_yaml(config))
+
+
+def to_yaml(config: Config) -> str:
+    """Every setting as YAML, from which `load` makes an equal config."""
+    return str(yaml.safe_dump(_escape(asdict(config)), sort_keys=False))
 
 
 def config_hash(config: Config) -> str:

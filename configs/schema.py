@@ -128,6 +128,9 @@ class TrainConfig:
     """Steps in a row whose update may be skipped before the run ends."""
     max_rollbacks: int = setting(3, changes_curve=False, since="0.2.0")
     """Rollbacks to the same checkpoint before the run ends."""
+    checkpoint_folder: str | None = setting(None, changes_curve=False, since="0.2.0")
+    """Folder of the checkpoints: a path, or a URL that fsspec knows, such as s3://BUCKET/NAME; None: in run_dir. It is
+    for one run."""
     keep_checkpoints: int = setting(2, changes_curve=False)
     """Number of checkpoints that are kept, the newest; 0: all."""
     keep_every: int = setting(0, changes_curve=False, since="0.2.0")

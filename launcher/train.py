@@ -15,7 +15,7 @@ from foretrain.streams import outlive_readers
 from foretrain.trainer.checkpoint.space import check_room
 from foretrain.trainer.run.environment import record
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
-from foretrain.trainer.run.folder import CONFIG_FILE, LOGS, newest_checkpoint
+from foretrain.trainer.run.folder import CONFIG_FILE, LOGS
 from foretrain.trainer.run.lock import locked
 from foretrain.trainer.run.setup import Run, prepare_run
 from foretrain.trainer.run.stopping import catch_signals
@@ -81,7 +81,7 @@ def prepared_run(config: Config, place: Place, *, allow_data_change: bool) -> It
     if not run.is_complete and (warning := check_room(run.run_dir, run.config)):
         logger.warning("%s", warning)
     with locked(run.run_dir, wait_s=0.0 if place.is_launcher else LOCK_WAIT_S):
-        if newest_checkpoint(run.run_dir) != run.own_checkpoint:
+        if run.checkpoints.newest() != run.own_checkpoint:
             # The previous holder of the lock has written a newer checkpoint than the one that this run resumes from.
             if not place.is_launcher:
                 raise SystemExit(EXIT_RESUME)  # every rank must prepare the run again

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from foretrain.data_pipeline.corpus.manifest import TOKENIZER
@@ -24,13 +23,13 @@ from foretrain.trainer.callbacks.replay import ReplayCheck
 from foretrain.trainer.callbacks.telemetry import Telemetry
 from foretrain.trainer.checkpoint.files import Checkpoints, SaveError
 from foretrain.trainer.checkpoint.loading import load, load_initial, load_newest
+from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.retention import Retention
 from foretrain.trainer.consistency.check import Consistency, InconsistentRanksError
 from foretrain.trainer.consistency.replay import Replay
 from foretrain.trainer.evaluation import Evaluation
 from foretrain.trainer.objectives.base import objective_of
-from foretrain.trainer.run.folder import CHECKPOINTS
 from foretrain.trainer.run.setup import Run
 from foretrain.trainer.run.stopping import StopRequest, watch_signals
 from foretrain.trainer.shared_batches import SharedBatches
@@ -57,7 +56,7 @@ class Trainer:
         self.engine, self.state = build_engine(config, groups, is_loaded=bool(run.resume or run.init))
         # Kept from the start, since the file could be missing when a checkpoint is written. Rank 0 alone writes it.
         self._tokenizer = run.data.any_stream.read_tokenizer() if groups.rank == 0 else b""
-        self.checkpoints = Checkpoints(run.run_dir / CHECKPOINTS, Retention.of(config.train))
+        self.checkpoints = Checkpoints(run.checkpoints.place, Retention.of(config.train))
         if run.resume is not None:
             self.run = run = load_newest(run, self.state)
         elif run.init is not None:
@@ -152,7 +151,7 @@ class Trainer:
         for callback in self.callbacks:
             getattr(callback, hook)(self, *args)
 
-    def save(self, step: int, val_loss: float | None = None) -> Path:
+    def save(self, step: int, val_loss: float | None = None) -> Place:
         """Write a checkpoint of the state after `step` steps, and return its folder. Every rank calls it.
 
         `val_loss` is the held-out loss after that step, if it is known.
@@ -187,7 +186,7 @@ class Trainer:
         finally:
             self._saved_s = time.monotonic()  # also if it failed: the next one is tried as much later
 
-    def restart_from(self, checkpoint: Path, rollbacks: Sequence[Rollback]) -> None:
+    def restart_from(self, checkpoint: Place, rollbacks: Sequence[Rollback]) -> None:
         """Go back to one of the run's own checkpoints, without the samples that `rollbacks` leave out.
 
         Every rank calls it. Raises DamagedError, on every rank, if what any rank reads is not what was written, and

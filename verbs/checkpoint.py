@@ -1,6 +1,5 @@
 """The verbs that look at the checkpoints of a run, and that remove them."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +8,11 @@ from rich.console import Console
 from foretrain.verbs.shared import EXIT_DIFFERS, bad_input
 
 TargetArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="The folder of a run, or one checkpoint (a folder such as step-00000100).")
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="The folder of a run, or one checkpoint (a folder such as step-00000100); or a URL of checkpoints.",
+    ),
 ]
 
 
@@ -25,9 +28,11 @@ def ls(
     """
     from foretrain.progress import print_line
     from foretrain.trainer.checkpoint import inspect, inspect_view
+    from foretrain.trainer.checkpoint.places import place_of
 
     with bad_input():
-        checkpoints = inspect.read_all(inspect.checkpoints_of(target))
+        place = place_of(target)
+        checkpoints = inspect.read_all(inspect.checkpoints_of(place))
     if as_json:
         for checkpoint in checkpoints:
             typer.echo(inspect_view.json_line(checkpoint))
@@ -37,7 +42,7 @@ def ls(
         inspect_view.print_checkpoints(checkpoints, console)
     else:
         print_line(f"{target} has no complete checkpoint", console=console)
-    inspect_view.print_leftovers(inspect.leftovers(target, *inspect.LEFTOVERS), console)
+    inspect_view.print_leftovers(inspect.leftovers(place, *inspect.LEFTOVERS), console)
 
 
 def verify(target: TargetArgument) -> None:
@@ -48,10 +53,11 @@ def verify(target: TargetArgument) -> None:
     Example: `foretrain checkpoint verify runs/dry_run`
     """
     from foretrain.trainer.checkpoint.inspect import Soundness, check, checkpoints_of
+    from foretrain.trainer.checkpoint.places import place_of
 
     has_damage = False
     with bad_input():
-        paths = checkpoints_of(target)
+        paths = checkpoints_of(place_of(target))
         for path in paths:
             verdict = check(path, progress=True)
             typer.echo(verdict)
@@ -62,7 +68,7 @@ def verify(target: TargetArgument) -> None:
 
 
 def prune(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, which must not be running.")],
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, which must not be running.")],
     keep: Annotated[int, typer.Option(help="Number of the newest checkpoints to keep, at least 1.")],
     every: Annotated[int, typer.Option(help="Keep those at multiples of this many steps too; 0: none.")] = 0,
     best: Annotated[int, typer.Option(help="Keep this many with the least held-out loss too; 0: none.")] = 0,
@@ -78,11 +84,12 @@ def prune(
     Example: `foretrain checkpoint prune runs/dry_run --keep 2 --every 1000 --dry-run`
     """
     from foretrain.trainer.checkpoint.inspect_view import format_size
+    from foretrain.trainer.checkpoint.places import place_of
     from foretrain.trainer.checkpoint.prune import prune as remove
 
     with bad_input():
         pruned = remove(
-            run_dir, keep=keep, every=every, best=best, with_damaged=damaged, dry_run=dry_run, progress=True
+            place_of(run_dir), keep=keep, every=every, best=best, with_damaged=damaged, dry_run=dry_run, progress=True
         )
     for note in pruned.notes:
         typer.echo(note)

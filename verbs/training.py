@@ -158,10 +158,13 @@ def verify(
 
 
 def generate(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run.")],
+    run_dir: Annotated[str, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run, or a URL of checkpoints.")],
     prompt: Annotated[str, typer.Option(help="Text to continue. Default: start a new document.")] = "",
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Checkpoint to use. Default: the newest one of the run.")
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Checkpoint to use, a folder or a URL. Default: the newest one of the run."
+        ),
     ] = None,
     num_tokens: Annotated[int, typer.Option(help="The largest number of tokens to generate.")] = 128,
     temperature: Annotated[
@@ -176,8 +179,9 @@ def generate(
     """
     with bad_input():
         from foretrain.configs.schema import SampleConfig
+        from foretrain.trainer.checkpoint.places import place_of
         from foretrain.trainer.text.inference import load_model
 
         sample = SampleConfig([prompt], num_tokens, temperature, top_k, seed)
-        text = load_model(run_dir, checkpoint).continue_text(prompt, sample)
+        text = load_model(place_of(run_dir), place_of(checkpoint) if checkpoint else None).continue_text(prompt, sample)
     typer.echo(prompt + text)

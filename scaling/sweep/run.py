@@ -65,6 +65,8 @@ def make_plan(ask: Ask, resolve: Resolve, out: Path) -> SweepPlan:
     planning.check_axes([axis.key for axis in axes])
     corpus_of = _corpora(out)
     base = resolve(())
+    if base.train.checkpoint_folder is not None:
+        raise ValueError("train.checkpoint_folder is for one run, and a sweep has many: leave it out")
     settings = [planning.setting_of(resolve, point) for point in search.points(axes, ask)]
     search.check_distinct(settings)
     shares = search.shares(len(settings), ask)

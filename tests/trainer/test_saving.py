@@ -176,7 +176,9 @@ def test_a_disk_without_room_for_a_checkpoint_is_refused_and_little_room_is_a_wa
         with prepared_run(wanted, Place(), allow_data_change=False):
             return caplog.text
 
-    with pytest.raises(ValueError, match=r"a checkpoint has 0\.000 GiB, and .*/run has 0\.000 GiB free: free some"):
+    with pytest.raises(
+        ValueError, match=r"a checkpoint has 0\.000 GiB, and .*/run/checkpoints has 0\.000 GiB free: free some"
+    ):
         start_with_room_for(size - 1)
     assert "train.keep_checkpoints = 2 needs room for 3 more checkpoints" in start_with_room_for(3 * size - 1)
     assert start_with_room_for(3 * size) == ""

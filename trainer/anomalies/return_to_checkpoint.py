@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from foretrain.trainer.anomalies.rollbacks import ROLLBACKS_FILE, Rollback, write_rollbacks
 from foretrain.trainer.anomalies.watch import DivergedError
 from foretrain.trainer.checkpoint.files import SaveError
+from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.run.folder import step_of
 
 if TYPE_CHECKING:
@@ -61,11 +61,13 @@ def roll_back(trainer: Trainer, step: int, reason: str) -> int:
     return to_step
 
 
-def _target(trainer: Trainer) -> Path:
+def _target(trainer: Trainer) -> Place:
     """The checkpoint to go back to, as rank 0 finds it: on another node the file system may not show the newest yet."""
-    found = [trainer.checkpoints.rollback_target() if trainer.groups.rank == 0 else Path()]
+    found: list[Place | None] = [trainer.checkpoints.rollback_target() if trainer.groups.rank == 0 else None]
     dist.broadcast_object_list(found, group=trainer.groups.cpu, group_src=0)
-    return found[0]
+    (target,) = found
+    assert target is not None
+    return target
 
 
 def _report(trainer: Trainer, rollbacks: Sequence[Rollback]) -> None:

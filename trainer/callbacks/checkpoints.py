@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foretrain.trainer.callbacks.base import Callback, HeldOutLoss, Outcome, Step
@@ -46,7 +45,7 @@ class CheckpointWriter(Callback):
     def on_fit_end(self, trainer: Trainer, outcome: Outcome) -> None:
         self._complete(trainer, outcome.step, trainer.checkpoints.finish)
 
-    def _complete(self, trainer: Trainer, step: int, work: Callable[[], Path | None], *, is_last: bool = False) -> None:
+    def _complete(self, trainer: Trainer, step: int, work: Callable[[], object], *, is_last: bool = False) -> None:
         try:
             path = work()
         except SaveError as error:

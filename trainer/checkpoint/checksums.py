@@ -10,27 +10,41 @@ import os
 import struct
 import zlib
 from array import array
-from collections.abc import Generator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
 
 from foretrain.progress import Advance
+from foretrain.trainer.checkpoint.places import Place
 
 BLOCK_BYTES = 2**20
 """Each of these has a checksum, and is read as a whole."""
 _MAGIC = b"crc32/MB"
 _FOOTER = struct.Struct("<QI8s")
 """Bytes of the content, CRC-32 of the checksums and of that number, and the magic."""
+READS = 3
+"""What differs from what was written is read so often before it counts as damaged."""
+
+Result = TypeVar("Result")
 
 
 class DamagedError(ValueError):
     """A file is not what was written; the message names it, and what differs."""
 
 
+def confirmed(read: Callable[[], Result]) -> Result:
+    """What `read` returns. Only damage that it finds each time is raised: a server may send other bytes once."""
+    for _ in range(READS - 1):
+        with suppress(DamagedError):
+            return read()
+    return read()
+
+
 class ChecksumWriter(io.RawIOBase):
     """A new file, to be written from its beginning to its end. `close` adds the trailer, and waits for the disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         super().__init__()
         self._file = path.open("wb")
         self._sums = array("I")
@@ -65,7 +79,8 @@ class ChecksumWriter(io.RawIOBase):
                 self._end_block()
             self._file.write(trailer(self._num_bytes, self._sums))
             self._file.flush()
-            os.fsync(self._file.fileno())
+            with suppress(io.UnsupportedOperation):  # a file on a server has no number: close waits for the server
+                os.fsync(self._file.fileno())
         finally:
             self._file.close()
             super().close()
@@ -88,11 +103,15 @@ def trailer(num_bytes: int, sums: "array[int]") -> bytes:
     return table[:-8] + _FOOTER.pack(num_bytes, zlib.crc32(table), _MAGIC)
 
 
-def read_trailer(path: Path) -> tuple[int, list[int]] | None:
+def read_trailer(path: Place) -> tuple[int, list[int]] | None:
     """Bytes of the content of a file, and the checksums of its blocks; None if it has no trailer.
 
     Raises DamagedError if the trailer does not fit to itself or to the size of the file.
     """
+    return confirmed(lambda: _read_trailer(path))
+
+
+def _read_trailer(path: Place) -> tuple[int, list[int]] | None:
     size = path.stat().st_size
     with path.open("rb") as file:
         if size < _FOOTER.size:
@@ -111,15 +130,20 @@ def read_trailer(path: Path) -> tuple[int, list[int]] | None:
     return num_bytes, list(struct.unpack(f"<{num_blocks}I", table))
 
 
+def _expected_trailer(path: Place) -> tuple[int, list[int]]:
+    """The trailer of a file that has one."""
+    found = _read_trailer(path)
+    if found is None:
+        raise DamagedError(f"{path} has lost its end, where its checksums are")
+    return found
+
+
 class ChecksumReader(io.RawIOBase):
     """The content of a file. A block that is not what was written is a DamagedError when a part of it is read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         super().__init__()
-        found = read_trailer(path)
-        if found is None:
-            raise DamagedError(f"{path} has lost its end, where its checksums are")
-        self._path, (self._num_bytes, self._sums) = path, found
+        self._path, (self._num_bytes, self._sums) = path, confirmed(lambda: _expected_trailer(path))
         self._file = path.open("rb", buffering=0)
         self._place, self._number, self._block = 0, -1, memoryview(b"")
 
@@ -139,7 +163,7 @@ class ChecksumReader(io.RawIOBase):
         while done < len(target) and self._place < self._num_bytes:
             number, skipped = divmod(self._place, BLOCK_BYTES)
             if number != self._number:
-                self._block, self._number = self._read_block(number), number
+                self._block, self._number = confirmed(partial(self._read_block, number)), number
             part = self._block[skipped : skipped + len(target) - done]
             target[done : done + len(part)] = part
             done += len(part)
@@ -158,11 +182,13 @@ class ChecksumReader(io.RawIOBase):
             block += more
         if len(block) != wanted or zlib.crc32(block) != self._sums[number]:
             first = number * BLOCK_BYTES
+            self._file.close()
+            self._file = self._path.open("rb", buffering=0)  # which holds none of these bytes
             raise DamagedError(f"{self._path}: bytes {first:,} to {first + wanted:,} are not those that were written")
         return memoryview(block)
 
 
-def check_file(path: Path, advance: Advance = lambda num_bytes: None) -> None:
+def check_file(path: Place, advance: Advance = lambda num_bytes: None) -> None:
     """Raise DamagedError unless all of a file is what was written."""
     with ChecksumReader(path) as reader:
         buffer = bytearray(BLOCK_BYTES)

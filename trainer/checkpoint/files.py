@@ -1,12 +1,11 @@
 """Checkpoints that any layout can load: complete parameters by name, in fp32, with the states of the optimizer.
 
 A checkpoint is a folder `step-00000100`, written by torch.distributed.checkpoint, with `run.json` and `config.yaml`
-beside the shards. Every rank writes its own part, from a copy in host memory, while training continues. The folder has
-another name until every rank is done, so a checkpoint is complete or absent.
+beside the shards. Every rank writes its own part, from a copy in host memory, while training continues. A checkpoint is
+complete or absent: `folders.py` says how.
 """
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,17 +21,18 @@ import torch.distributed.checkpoint as dcp
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
-from foretrain.files import sync
 from foretrain.parallel.groups import Groups
+from foretrain.trainer.checkpoint.folders import folder_of
 from foretrain.trainer.checkpoint.manifest import write_manifest
 from foretrain.trainer.checkpoint.parts import parts_to_write
+from foretrain.trainer.checkpoint.places import Place, write_file
 from foretrain.trainer.checkpoint.plans import PARTS, WritePlan
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.retention import Retention
-from foretrain.trainer.checkpoint.space import GIB, checkpoint_bytes, free_bytes
+from foretrain.trainer.checkpoint.space import what_to_change
 from foretrain.trainer.checkpoint.staging import Staging
 from foretrain.trainer.checkpoint.storage import RankWriter, expect_no_messages, merge_metadata
-from foretrain.trainer.run.folder import CONFIG_FILE, PARTIAL, step_of
+from foretrain.trainer.run.folder import CONFIG_FILE, step_of
 from foretrain.trainer.state import ModelState
 
 logger = logging.getLogger(__name__)
@@ -46,11 +46,11 @@ class SaveError(ValueError):
 class _Save:
     """A checkpoint that is being written."""
 
-    target: Path
+    target: Place
     groups: Groups
     config: Config
     work: "Future[Any]"
-    """What this rank does now: it writes its part, or, after all ranks have, rank 0 gives the folder its name."""
+    """What this rank does now: it writes its part, or, after all ranks have, rank 0 makes it complete."""
     publish: Callable[[], None] | None
     """The second; None once it has started."""
 
@@ -58,28 +58,26 @@ class _Save:
 class Checkpoints:
     """The checkpoints of one run, in `folder`, and how they are written."""
 
-    def __init__(self, folder: Path, retention: Retention) -> None:
+    def __init__(self, folder: Place, retention: Retention) -> None:
         self.folder = folder
+        self._folder = folder_of(folder)
         self._retention = retention
         self._staging: Staging | None = None
         self._save: _Save | None = None
         self._publisher = ThreadPoolExecutor(1, "publish-checkpoint")
 
-    def complete(self) -> list[Path]:
+    def complete(self) -> list[Any]:
         """Complete checkpoints, oldest first."""
-        return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
+        return self._folder.complete()
 
     def has(self, step: int) -> bool:
         """Whether there is a complete checkpoint of that step."""
-        return self._path(step).is_dir()
+        return self._folder.is_complete(self._folder.path(step))
 
     @property
     def staging_bytes(self) -> int:
         """Host memory for the copy that this rank writes from; 0 before the first save."""
         return 0 if self._staging is None else self._staging.num_bytes
-
-    def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}"
 
     # ---- save; every rank calls these together ----
 
@@ -90,10 +88,10 @@ class Checkpoints:
         record: CheckpointRecord,
         config: Config,
         attached: Mapping[str, bytes] = MappingProxyType({}),
-    ) -> Path:
+    ) -> Any:
         """Write the state after `step` steps with `record`, `config` and the files `attached`, by name.
 
-        Returns the folder. Raises SaveError, on every rank, if any rank cannot write; the checkpoints before are still
+        Returns the folder, a Place. Raises SaveError, on every rank, if any rank cannot write; those before are still
         there then.
         """
         self.start(step, state, record, config, attached)
@@ -111,10 +109,12 @@ class Checkpoints:
     ) -> None:
         """Copy the state, and begin to write it; see `save`. The save before must be finished."""
         assert self._save is None, "a save is running"
-        groups, target = state.groups, self._path(step)
-        folder = self.folder / f"{PARTIAL}{target.name}"
+        groups, target = state.groups, self._folder.path(step)
+        folder = self._folder.unfinished(target)
         with self._on_rank_0(target, groups, config):
             if groups.rank == 0:
+                if self.has(step):
+                    raise FileExistsError(f"{target} is there already")
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._remove_partial()
         self._staging = self._staging or Staging(groups.device)
@@ -142,7 +142,7 @@ class Checkpoints:
         """Whether a save was started and is not complete; the same on every rank."""
         return self._save is not None
 
-    def advance(self) -> Path | None:
+    def advance(self) -> Any:
         """After no rank is busy: begin the next part of a save. Returns the folder if the save is complete.
 
         Raises SaveError, on every rank, if any rank could not do its part.
@@ -160,7 +160,7 @@ class Checkpoints:
         save.publish = None
         return None
 
-    def finish(self) -> Path | None:
+    def finish(self) -> Any:
         """Wait for the save that was started, and return its folder, or None. Raises as `advance` does."""
         path = None
         while self._save is not None:
@@ -170,31 +170,28 @@ class Checkpoints:
 
     def _publish(
         self,
-        folder: Path,
-        target: Path,
+        folder: Any,
+        target: Any,
         num_ranks: int,
         record: CheckpointRecord,
         config: Config,
         attached: Mapping[str, bytes],
     ) -> None:
-        """On rank 0: add what belongs to no rank, and give the complete checkpoint its name."""
+        """On rank 0: add what belongs to no rank, and make the checkpoint complete."""
         merge_metadata(folder, num_ranks)
         record.write(folder)
-        configs.save(config, folder / CONFIG_FILE)
+        write_file(folder / CONFIG_FILE, configs.to_yaml(config))
         for name, content in attached.items():
             (folder / name).write_bytes(content)
         write_manifest(folder)
-        for path in (*filter(Path.is_file, folder.iterdir()), folder):
-            sync(path)
-        folder.replace(target)
-        sync(self.folder)
+        self._folder.publish(folder, target)
         try:
             self._remove_superseded()
         except OSError as error:  # the new one is complete
             logger.warning("an old checkpoint cannot be removed: %s", error)
 
     @contextmanager
-    def _on_rank_0(self, target: Path, groups: Groups, config: Config) -> Iterator[None]:
+    def _on_rank_0(self, target: Place, groups: Groups, config: Config) -> Iterator[None]:
         """A block in which rank 0 alone writes. If it cannot, all ranks raise SaveError after the block."""
         reason = ""
         try:
@@ -203,7 +200,7 @@ class Checkpoints:
             reason = str(error)
         self._agree(target, groups, config, reason)
 
-    def _agree(self, target: Path, groups: Groups, config: Config, reason: str) -> None:
+    def _agree(self, target: Place, groups: Groups, config: Config, reason: str) -> None:
         """Raise SaveError on every rank if any rank has a reason why it could not write."""
         has_failed = torch.tensor(float(bool(reason)))
         dist.all_reduce(has_failed, dist.ReduceOp.MAX, group=groups.cpu)
@@ -212,19 +209,16 @@ class Checkpoints:
         reasons: list[str] = [""] * groups.layout.world_size
         dist.all_gather_object(reasons, reason, group=groups.cpu)
         self._save = None
-        needed, free = checkpoint_bytes(config) / GIB, free_bytes(self.folder) / GIB
-        if groups.rank == 0:
+        advice = what_to_change(self.folder, config)
+        if groups.rank == 0 and isinstance(self.folder, Path):
             self._remove_partial()  # a disk that it has filled has room again for the files of the run
-        raise SaveError(
-            f"{target} cannot be written: {next(filter(None, reasons))}. A checkpoint has {needed:.3f} GiB, and "
-            f"{free:.3f} GiB were free when it failed: free some, or lower train.keep_checkpoints"
-        )
+        raise SaveError(f"{target} cannot be written: {next(filter(None, reasons))}. {advice}")
 
     def _remove_partial(self) -> None:
-        for leftover in self.folder.glob(f"{PARTIAL}*"):
-            shutil.rmtree(leftover)
+        for leftover in self._folder.partial():
+            self._folder.remove(leftover)
 
-    def rollback_target(self) -> Path:
+    def rollback_target(self) -> Place:
         """The checkpoint to which the run goes back; there must be one."""
         return self._path(self._retention.rollback_target([step_of(path) for path in self.complete()]))
 
@@ -232,7 +226,7 @@ class Checkpoints:
         """Remove the checkpoints of later steps, which the run is going to take again on other samples."""
         for path in self.complete():
             if step_of(path) > step:
-                self._remove(path)
+                self._folder.remove(path)
 
     def _remove_superseded(self) -> None:
         complete = {step_of(path): path for path in self.complete()}
@@ -241,11 +235,7 @@ class Checkpoints:
             known = {step: CheckpointRecord.read(path).val_loss for step, path in complete.items()}
             losses = {step: loss for step, loss in known.items() if loss is not None}
         for step in self._retention.superseded(complete.keys(), losses):
-            self._remove(complete[step])
-
-    def _remove(self, path: Path) -> None:
-        # Under its own name, a folder that is half deleted would look like a checkpoint.
-        shutil.rmtree(path.rename(self.folder / f"{PARTIAL}{path.name}"))
+            self._folder.remove(complete[step])
 
     @staticmethod
     def _reason(error: BaseException | None) -> str:

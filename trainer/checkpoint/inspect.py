@@ -1,15 +1,20 @@
 """The checkpoints of a run, for somebody who looks at them: what each one is, and whether it is sound."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from foretrain.progress import byte_progress
 from foretrain.trainer.checkpoint.checksums import DamagedError, read_trailer
+from foretrain.trainer.checkpoint.folders import DAMAGED, PARTIAL
 from foretrain.trainer.checkpoint.manifest import MANIFEST, check_content, content_bytes, has_manifest
+from foretrain.trainer.checkpoint.places import Place, files_in
 from foretrain.trainer.checkpoint.record import CheckpointRecord
-from foretrain.trainer.run.folder import CHECKPOINTS, CONFIG_FILE, DAMAGED, PARTIAL, RECORD, step_of
+from foretrain.trainer.checkpoint.remote.requests import RemoteError
+from foretrain.trainer.run.folder import CHECKPOINTS, CONFIG_FILE, RECORD, checkpoints_in, step_of
 
 _NAME = re.compile(r"step-\d+")
 
@@ -18,7 +23,7 @@ _NAME = re.compile(r"step-\d+")
 class Checkpoint:
     """A complete checkpoint, as its folder and its record show it."""
 
-    path: Path
+    path: Place
     step: int | None
     """Steps that were done; None if neither the name nor the record says it."""
     samples_consumed: int | None
@@ -26,11 +31,11 @@ class Checkpoint:
     size_bytes: int
     """Bytes of all files."""
     written_s: float
-    """When it was written, in seconds since 1970, by the time of the folder."""
+    """When it was written, in seconds since 1970, by the time of the folder, or, on a server, of its list of files."""
     has_checksums: bool
 
     @classmethod
-    def read(cls, path: Path) -> "Checkpoint":
+    def read(cls, path: Place) -> "Checkpoint":
         """The checkpoint in the folder `path`."""
         try:
             record = CheckpointRecord.read(path)
@@ -42,7 +47,7 @@ class Checkpoint:
             step=step_of(Path(name)) if _NAME.fullmatch(name) else record.step if record else None,
             samples_consumed=record.samples_consumed if record else None,
             size_bytes=size_of(path),
-            written_s=path.stat().st_mtime,
+            written_s=(path if isinstance(path, Path) else path / MANIFEST).stat().st_mtime,
             has_checksums=has_manifest(path),
         )
 
@@ -60,7 +65,7 @@ class Soundness(Enum):
 class Verdict:
     """The result of a check of one checkpoint."""
 
-    checkpoint: Path
+    checkpoint: Place
     soundness: Soundness
     text: str
     """The result in words; for damage, what is damaged and where."""
@@ -69,19 +74,24 @@ class Verdict:
         return f"{self.checkpoint.absolute().name}: {self.text}"
 
 
-def checkpoints_of(target: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first; only `target`, if that is a checkpoint itself.
+def checkpoints_of(target: Place) -> list[Any]:
+    """The complete checkpoints of a run or in a folder of a server; only `target`, if that is a checkpoint itself.
 
-    Raises ValueError if the folder is neither a run nor a checkpoint.
+    The oldest is the first. Raises ValueError if the folder is neither a run nor a checkpoint.
     """
     if is_checkpoint(target):
         return [target]
-    check_run(target)
+    if isinstance(target, Path):
+        check_run(target)
+    elif not target.is_dir():
+        raise ValueError(f"there is no folder {target}: give a checkpoint, or the train.checkpoint_folder of a run")
     return complete(target)
 
 
-def is_checkpoint(folder: Path) -> bool:
+def is_checkpoint(folder: Place) -> bool:
     """Whether a folder is a checkpoint, under any name, or has the name of one."""
+    if not isinstance(folder, Path):
+        return (folder / MANIFEST).is_file() or bool(_NAME.fullmatch(folder.name))
     named = _NAME.fullmatch(folder.absolute().name) and not (folder / CHECKPOINTS).exists()
     return folder.is_dir() and bool(named or (folder / RECORD).is_file() or has_manifest(folder))
 
@@ -98,19 +108,18 @@ def check_run(run_dir: Path) -> None:
         raise ValueError(f"{run_dir} is no run, since it has neither {CONFIG_FILE} nor {CHECKPOINTS}/: {instead}")
 
 
-def complete(run_dir: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    found = (path for path in (run_dir / CHECKPOINTS).glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir())
-    return sorted(found, key=step_of)
+def complete(run: Place) -> list[Any]:
+    """The complete checkpoints of a run, or in a folder of a server, oldest first."""
+    return checkpoints_in(run).complete()
 
 
-def leftovers(run_dir: Path, *prefixes: str) -> list[Path]:
-    """The folders beside the checkpoints of a run whose names begin with one of `prefixes`, prefix by prefix."""
-    paths = [path for prefix in prefixes for path in sorted((run_dir / CHECKPOINTS).glob(f"{prefix}*"))]
-    return [path for path in paths if path.is_dir()]
+def leftovers(run: Place, *kinds: str) -> list[Any]:
+    """The folders beside the checkpoints of a run that are PARTIAL or DAMAGED, kind by kind."""
+    folder = checkpoints_in(run)
+    return [path for kind in kinds for path in (folder.partial() if kind == PARTIAL else folder.damaged())]
 
 
-def read_all(paths: list[Path]) -> list[Checkpoint]:
+def read_all(paths: Sequence[Place]) -> list[Checkpoint]:
     """The checkpoints in these folders, without those that the run removes at this moment."""
     found = []
     for path in paths:
@@ -121,21 +130,21 @@ def read_all(paths: list[Path]) -> list[Checkpoint]:
     return [checkpoint for checkpoint in found if checkpoint.path.is_dir()]
 
 
-def size_of(folder: Path) -> int:
+def size_of(folder: Place) -> int:
     """Bytes of all files in a folder, without those that are removed at this moment."""
     total = 0
-    for path in folder.rglob("*"):
+    for path in folder.rglob("*") if isinstance(folder, Path) else folder.iterdir():
         try:
-            total += path.lstat().st_size if not path.is_dir() else 0
+            total += path.stat(follow_symlinks=False).st_size if not path.is_dir() else 0
         except FileNotFoundError:
             continue
     return total
 
 
-def check(checkpoint: Path, *, progress: bool = False) -> Verdict:
+def check(checkpoint: Place, *, progress: bool = False) -> Verdict:
     """The result of reading every byte of a checkpoint. `progress`: show it on stderr.
 
-    Raises PermissionError if a file may not be read.
+    Raises PermissionError if a file may not be read, and RemoteError if a server does not answer.
     """
     try:
         if has_manifest(checkpoint):
@@ -144,7 +153,7 @@ def check(checkpoint: Path, *, progress: bool = False) -> Verdict:
                 check_content(checkpoint, advance)
             return Verdict(checkpoint, Soundness.SOUND, "sound")
         _check_without_manifest(checkpoint)
-    except PermissionError:
+    except (PermissionError, RemoteError):
         raise
     except DamagedError as error:
         damage = str(error)
@@ -157,9 +166,9 @@ def check(checkpoint: Path, *, progress: bool = False) -> Verdict:
     return Verdict(checkpoint, Soundness.DAMAGED, f"damaged: {damage}")
 
 
-def _check_without_manifest(checkpoint: Path) -> None:
+def _check_without_manifest(checkpoint: Place) -> None:
     """Raise DamagedError unless a folder without a list of checksums can be a checkpoint of an earlier version."""
-    for path in sorted(checkpoint.iterdir()):
+    for path in files_in(checkpoint):
         if path.is_file() and read_trailer(path) is not None:
             raise DamagedError(f"{checkpoint / MANIFEST} is missing")
     try:
@@ -172,4 +181,4 @@ LEFTOVERS = {
     PARTIAL: "a save or a removal that is running or was interrupted; the next save removes it",
     DAMAGED: "a checkpoint that was found damaged, and is kept aside for inspection",
 }
-"""What a folder beside the checkpoints is, by the first letters of its name."""
+"""What a folder beside the checkpoints is, by the first letters of its name; on a server, partial ones have none."""

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from foretrain.progress import print_line
+from foretrain.trainer.checkpoint.folders import DAMAGED, PARTIAL
 from foretrain.trainer.checkpoint.inspect import LEFTOVERS, Checkpoint
+from foretrain.trainer.checkpoint.places import Place
 
 _MIB, _GIB = 2**20, 2**30
 
@@ -30,11 +31,11 @@ def print_checkpoints(checkpoints: Sequence[Checkpoint], console: Console) -> No
     console.print(table)
 
 
-def print_leftovers(paths: Sequence[Path], console: Console) -> None:
+def print_leftovers(paths: Sequence[Place], console: Console) -> None:
     """Print a line for each folder that is no checkpoint, with what it is."""
     for path in paths:
-        is_what = next(text for prefix, text in LEFTOVERS.items() if path.name.startswith(prefix))
-        print_line(f"{path.name}: {is_what}", console=console)
+        kind = DAMAGED if path.name.startswith(DAMAGED) else PARTIAL
+        print_line(f"{path.name}: {LEFTOVERS[kind]}", console=console)
 
 
 def json_line(checkpoint: Checkpoint) -> str:

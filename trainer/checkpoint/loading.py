@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +14,11 @@ from foretrain.parallel.groups import Groups
 from foretrain.trainer.checkpoint.checksums import DamagedError, check_file
 from foretrain.trainer.checkpoint.manifest import METADATA, has_manifest, set_aside
 from foretrain.trainer.checkpoint.parts import parts_to_read
+from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.plans import ReadPlan
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.storage import CheckpointReader, expect_no_messages
 from foretrain.trainer.model.shard import ParamShard
-from foretrain.trainer.run.folder import CHECKPOINTS, newest_checkpoint
 from foretrain.trainer.run.setup import Run, check_resume
 from foretrain.trainer.state import ModelState
 
@@ -43,10 +42,10 @@ def load_newest(run: Run, state: ModelState) -> Run:
             if state.groups.rank == 0:
                 logger.warning("%s", set_aside(checkpoint, error))
             dist.barrier(group=state.groups.cpu)
-            newest = newest_checkpoint(run.run_dir)
+            newest = run.checkpoints.newest()
             if newest is None:
                 raise DamagedError(
-                    f"{error}. No sound checkpoint is left in {run.run_dir / CHECKPOINTS}: repair the one that was set "
+                    f"{error}. No sound checkpoint is left in {run.checkpoints.place}: repair the one that was set "
                     "aside, or delete the folder to train from the start"
                 ) from error
             resume = check_resume(newest, run.config, run.data, allow_data_change=bool(run.resume.data_changes))
@@ -55,7 +54,7 @@ def load_newest(run: Run, state: ModelState) -> Run:
             return run
 
 
-def load_initial(checkpoint: Path, state: ModelState, *, with_optimizer: bool) -> None:
+def load_initial(checkpoint: Place, state: ModelState, *, with_optimizer: bool) -> None:
     """Load the weights that a new run starts with, and, `with_optimizer`, the states of its optimizer.
 
     Every rank must call it. Raises DamagedError, on every rank, if what any rank reads is not what was written.
@@ -69,7 +68,7 @@ def load_initial(checkpoint: Path, state: ModelState, *, with_optimizer: bool) -
         raise DamagedError(f"{error}. Name another checkpoint in train.init_from") from error
 
 
-def load(path: Path, state: ModelState, step: int, keys: Sequence[str] = ()) -> None:
+def load(path: Place, state: ModelState, step: int, keys: Sequence[str] = ()) -> None:
     """Load this rank's part of a checkpoint after `step` updates, written in any layout. Every rank must call it.
 
     `keys` are the states that are read; (): all.
@@ -96,7 +95,7 @@ def _agree(damage: str, groups: Groups) -> None:
         raise DamagedError(next(filter(None, found)))
 
 
-def _read(path: Path, tensors: dict[str, Any], plan: dcp.LoadPlanner | None = None) -> None:
+def _read(path: Place, tensors: dict[str, Any], plan: dcp.LoadPlanner | None = None) -> None:
     """Read `tensors`, or what a plan asks for.
 
     Raises DamagedError if a file is missing or not what was written, and OSError if it cannot be read now: a fault of
@@ -117,7 +116,7 @@ def _read(path: Path, tensors: dict[str, Any], plan: dcp.LoadPlanner | None = No
             raise failure from error
 
 
-def load_weights(path: Path, shards: Sequence[ParamShard]) -> None:
+def load_weights(path: Place, shards: Sequence[ParamShard]) -> None:
     """Load only the weights of a checkpoint into complete, unsharded modules in one process.
 
     Raises DamagedError if a file is not what was written.

@@ -2,26 +2,25 @@
 
 import json
 import zlib
-from pathlib import Path
+from functools import partial
 
-from foretrain.files import write_atomically
 from foretrain.progress import Advance
-from foretrain.trainer.checkpoint.checksums import BLOCK_BYTES, DamagedError, check_file, read_trailer
-from foretrain.trainer.run.folder import DAMAGED
+from foretrain.trainer.checkpoint.checksums import BLOCK_BYTES, DamagedError, check_file, confirmed, read_trailer
+from foretrain.trainer.checkpoint.folders import MANIFEST, folder_of
+from foretrain.trainer.checkpoint.places import Place, files_in, write_file
 
-MANIFEST = "checksums.json"
 METADATA = ".metadata"
 """The file in which torch.distributed.checkpoint keeps which part of which tensor is where."""
 VERSION = 1
 
 
-def write_manifest(folder: Path) -> None:
+def write_manifest(folder: Place) -> None:
     """List the files of a new checkpoint."""
-    files = {path.name: _sums(path) for path in sorted(folder.iterdir())}
-    write_atomically(folder / MANIFEST, _text(files))
+    files = {path.name: _sums(path) for path in files_in(folder)}
+    write_file(folder / MANIFEST, _text(files))
 
 
-def has_manifest(folder: Path) -> bool:
+def has_manifest(folder: Place) -> bool:
     """Whether a checkpoint was written with checksums, though their list may be missing; earlier versions wrote none.
 
     Raises DamagedError if neither its list nor the checksums of its metadata can be read.
@@ -30,25 +29,28 @@ def has_manifest(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() or (metadata.is_file() and read_trailer(metadata) is not None)
 
 
-def content_bytes(folder: Path) -> int:
+def content_bytes(folder: Place) -> int:
     """Bytes of the files of a checkpoint, without their checksums. Raises DamagedError if the list is damaged."""
     return sum(num_bytes for num_bytes, _ in _read(folder).values())
 
 
-def check_files(folder: Path) -> None:
+def check_files(folder: Place) -> None:
     """Raise DamagedError unless the files of a checkpoint are those that were written, as far as a quick look shows.
 
     That is: all of the small files, and the size and the checksums of the large ones.
     """
     for name, written in _read(folder).items():
-        path = folder / name
-        if not path.is_file():
-            raise DamagedError(f"{path} is missing")
-        if _sums(path) != written:
-            raise DamagedError(f"{path} is not what was written")
+        confirmed(partial(_check_sums, folder / name, written))
 
 
-def check_content(folder: Path, advance: Advance = lambda num_bytes: None) -> None:
+def _check_sums(path: Place, written: list[int]) -> None:
+    if not path.is_file():
+        raise DamagedError(f"{path} is missing")
+    if _sums(path) != written:
+        raise DamagedError(f"{path} is not what was written")
+
+
+def check_content(folder: Place, advance: Advance = lambda num_bytes: None) -> None:
     """Raise DamagedError unless every byte of the files of a checkpoint is what was written.
 
     `advance` counts the bytes, which are `content_bytes` in all.
@@ -61,22 +63,20 @@ def check_content(folder: Path, advance: Advance = lambda num_bytes: None) -> No
             advance(num_bytes)  # check_files has read all of it
 
 
-def set_aside(checkpoint: Path, error: DamagedError) -> str:
+def set_aside(checkpoint: Place, error: DamagedError) -> str:
     """Give a damaged checkpoint another name, so that no run resumes from it. Returns a message about that."""
-    kept = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}")
-    number = 1
-    while kept.exists():
-        number += 1
-        kept = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}-{number}")
     try:
-        checkpoint.rename(kept)
+        kept = folder_of(checkpoint.parent).set_aside(checkpoint)
     except FileNotFoundError:  # another process has found the damage, too
         return f"{error}: the checkpoint is damaged"
     return f"{error}: the checkpoint is damaged, is kept as {kept.name}, and the one before it is used"
 
 
-def _read(folder: Path) -> dict[str, list[int]]:
-    path = folder / MANIFEST
+def _read(folder: Place) -> dict[str, list[int]]:
+    return confirmed(lambda: _read_once(folder / MANIFEST))
+
+
+def _read_once(path: Place) -> dict[str, list[int]]:
     try:
         content = path.read_bytes()
         files: dict[str, list[int]] = json.loads(content)["files"]
@@ -94,7 +94,7 @@ def _text(files: dict[str, list[int]]) -> str:
     return json.dumps({"version": VERSION, "files": files, "crc32": crc}, indent=1)
 
 
-def _sums(path: Path) -> list[int]:
+def _sums(path: Place) -> list[int]:
     """Bytes of a file, and the checksum of its content, or of its checksums if it has some."""
     found = read_trailer(path)
     if found is not None:

@@ -1,13 +1,14 @@
 """Removal of checkpoints that a user no longer needs, which leaves the newest sound one in any case."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from foretrain.trainer.checkpoint.folders import DAMAGED, PARTIAL
 from foretrain.trainer.checkpoint.inspect import Soundness, check, check_run, complete, leftovers, size_of
+from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.retention import Retention
-from foretrain.trainer.run.folder import DAMAGED, PARTIAL, step_of
+from foretrain.trainer.run.folder import checkpoints_in, step_of
 from foretrain.trainer.run.lock import locked
 
 
@@ -22,7 +23,7 @@ class Pruned:
 
 
 def prune(
-    run_dir: Path,
+    run_dir: Place,
     *,
     keep: int,
     every: int = 0,
@@ -44,19 +45,28 @@ def prune(
     for name, value in (("every", every), ("best", best)):
         if value < 0:
             raise ValueError(f"--{name} {value} must not be negative")
+    if not isinstance(run_dir, Path):
+        raise ValueError(
+            f"{run_dir} may be in use: give the folder of the run, the run_dir of its config, which says so"
+        )
     check_run(run_dir)
     with locked(run_dir):
         old, notes = _to_remove(run_dir, Retention(keep, every, best), progress)
         # Leftovers are first, so that the name which a checkpoint has while it is removed is free.
         folders = [*leftovers(run_dir, PARTIAL, *([DAMAGED] if with_damaged else [])), *old]
-        sizes = {folder.name: 0 if folder.is_symlink() else size_of(folder) for folder in folders}
+        sizes = {folder.name: _room_of(folder) for folder in folders}
         if not dry_run:
             for folder in folders:
-                _remove(folder)
+                checkpoints_in(run_dir).remove(folder)
     return Pruned(sizes, notes)
 
 
-def _to_remove(run_dir: Path, retention: Retention, progress: bool) -> tuple[list[Path], list[str]]:
+def _room_of(folder: Place) -> int:
+    """Bytes that the removal of a folder gives back."""
+    return 0 if isinstance(folder, Path) and folder.is_symlink() else size_of(folder)
+
+
+def _to_remove(run_dir: Path, retention: Retention, progress: bool) -> tuple[list[Place], list[str]]:
     """The checkpoints to remove, oldest first, and notes for the user."""
     paths = complete(run_dir)
     steps = retention.superseded([step_of(path) for path in paths], _losses(paths) if retention.best else {})
@@ -71,7 +81,7 @@ def _to_remove(run_dir: Path, retention: Retention, progress: bool) -> tuple[lis
     return old, notes
 
 
-def _losses(paths: list[Path]) -> dict[int, float]:
+def _losses(paths: list[Place]) -> dict[int, float]:
     """The held-out losses that the records of checkpoints know, by step."""
     losses = {}
     for path in paths:
@@ -84,12 +94,12 @@ def _losses(paths: list[Path]) -> dict[int, float]:
     return losses
 
 
-def _needed(paths: list[Path], notes: list[str], progress: bool) -> list[Path]:
+def _needed(paths: list[Place], notes: list[str], progress: bool) -> list[Place]:
     """The newest checkpoint that is sound, and the newest one without checksums if that is newer.
 
     Adds a note for each newer one that is damaged. Raises ValueError if all are damaged.
     """
-    needed: dict[Soundness, Path] = {}
+    needed: dict[Soundness, Place] = {}
     for path in reversed(paths):
         verdict = check(path, progress=progress)
         if verdict.soundness is Soundness.DAMAGED:
@@ -99,17 +109,6 @@ def _needed(paths: list[Path], notes: list[str], progress: bool) -> list[Path]:
         if verdict.soundness is Soundness.SOUND:
             break
     if not needed:
-        run_dir = paths[0].parents[1]
-        refusal = f"no checkpoint of {run_dir} is sound, so none is removed: remove by hand those that you do not need"
+        refusal = f"no checkpoint in {paths[0].parent} is sound, so none is removed: remove by hand those not needed"
         raise ValueError("\n".join([*notes, refusal]))
     return list(needed.values())
-
-
-def _remove(folder: Path) -> None:
-    if not folder.name.startswith(PARTIAL):
-        # Under its own name, a folder that is half deleted would look like a checkpoint.
-        folder = folder.rename(folder.with_name(f"{PARTIAL}{folder.name}"))
-    if folder.is_symlink():
-        folder.unlink()
-    else:
-        shutil.rmtree(folder)

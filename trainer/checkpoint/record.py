@@ -1,12 +1,13 @@
-"""The record in a checkpoint: where in the run it was written, and on which data."""
+"""The record in a checkpoint: where in the run it was written, and on which data. And the config beside it."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, Self
 
-from foretrain.files import write_atomically
-from foretrain.trainer.run.folder import RECORD
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.trainer.checkpoint.places import Place, on_disk, write_file
+from foretrain.trainer.run.folder import CONFIG_FILE, RECORD
 
 VERSION = 1
 
@@ -52,7 +53,7 @@ class CheckpointRecord:
         return self.step if self.optimizer_steps is None else self.optimizer_steps
 
     @classmethod
-    def read(cls, checkpoint: Path) -> Self:
+    def read(cls, checkpoint: Place) -> Self:
         """The record of a checkpoint. Raises ValueError, which names the file, if it is not one, or is too new."""
         path = checkpoint / RECORD
         try:
@@ -64,6 +65,12 @@ class CheckpointRecord:
         except (TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not the record of a checkpoint ({error}): use another checkpoint") from error
 
-    def write(self, checkpoint: Path) -> None:
+    def write(self, checkpoint: Place) -> None:
         """Write the record into the folder of a checkpoint."""
-        write_atomically(checkpoint / RECORD, json.dumps(asdict(self), indent=1))
+        write_file(checkpoint / RECORD, json.dumps(asdict(self), indent=1))
+
+
+def config_of(checkpoint: Place) -> Config:
+    """The config of the run that wrote a checkpoint. Raises ConfigError as `configs.load` does."""
+    with on_disk(checkpoint / CONFIG_FILE) as file:
+        return configs.load(file)

@@ -4,9 +4,12 @@ import shutil
 from pathlib import Path
 
 from foretrain.configs.schema import Config
+from foretrain.trainer.checkpoint.folders import folder_of
+from foretrain.trainer.checkpoint.places import Place
+from foretrain.trainer.checkpoint.remote.path import RemotePath
 from foretrain.trainer.model.table import num_params
 from foretrain.trainer.optimizers.entry import entry_of
-from foretrain.trainer.run.folder import CHECKPOINTS
+from foretrain.trainer.run.folder import checkpoints_of
 
 GIB = 2**30
 
@@ -19,23 +22,48 @@ def checkpoint_bytes(config: Config) -> int:
 def check_room(run_dir: Path, config: Config) -> str | None:
     """A warning if the disk has no room for all the checkpoints of a run that are there at the same time, else None.
 
-    Raises ValueError if there is no room for one. Other programs, and quotas that the file system does not report, may
-    still fill the disk.
+    Nothing is known of the room on a server, so a small file is written there. Raises ValueError if there is no room
+    for one checkpoint, or if that file cannot be written. Other programs, and quotas that the file system does not
+    report, may still fill the disk.
     """
-    free, size = free_bytes(run_dir), checkpoint_bytes(config)
+    folder = checkpoints_of(run_dir, config.train.checkpoint_folder).place
+    if isinstance(folder, RemotePath):
+        _check_writable(folder)
+        return None
+    free, size = free_bytes(folder), checkpoint_bytes(config)
     if free < size:
         raise ValueError(
-            f"a checkpoint has {size / GIB:.3f} GiB, and {run_dir} has {free / GIB:.3f} GiB free: free some, or set "
-            "another run_dir"
+            f"a checkpoint has {size / GIB:.3f} GiB, and {folder} has {free / GIB:.3f} GiB free: free some, or set "
+            "another run_dir or train.checkpoint_folder"
         )
     keep = config.train.keep_checkpoints
-    new = keep + 1 - len(list((run_dir / CHECKPOINTS).glob("step-*")))  # the oldest goes after the newest is there
+    new = keep + 1 - len(folder_of(folder).complete())  # the oldest goes after the newest is there
     if keep and free < new * size:
         return (
             f"train.keep_checkpoints = {keep} needs room for {new} more checkpoints of {size / GIB:.3f} GiB, and "
-            f"{run_dir} has {free / GIB:.3f} GiB free: free some, or keep fewer"
+            f"{folder} has {free / GIB:.3f} GiB free: free some, or keep fewer"
         )
     return None
+
+
+def _check_writable(folder: RemotePath) -> None:
+    probe = folder / "may-be-written"
+    try:
+        probe.write_bytes(b"written and removed when a run starts")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"train.checkpoint_folder = {folder} cannot be written ({error}): name another one") from error
+
+
+def what_to_change(folder: Place, config: Config) -> str:
+    """What a user can do after a checkpoint could not be written."""
+    needed = f"A checkpoint has {checkpoint_bytes(config) / GIB:.3f} GiB"
+    if not isinstance(folder, Path):
+        return f"{needed}: see whether {folder} may be written and has room, or set another train.checkpoint_folder"
+    return (
+        f"{needed}, and {free_bytes(folder) / GIB:.3f} GiB were free when it failed: free some, or lower "
+        "train.keep_checkpoints"
+    )
 
 
 def free_bytes(folder: Path) -> int:

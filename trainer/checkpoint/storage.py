@@ -1,60 +1,86 @@
 """The files of a checkpoint that torch.distributed.checkpoint writes and reads, with checksums."""
 
 import io
-import os
 import pickle
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.utils.serialization import config
 
 from foretrain.trainer.checkpoint.checksums import ChecksumReader, ChecksumWriter
 from foretrain.trainer.checkpoint.manifest import METADATA
+from foretrain.trainer.checkpoint.places import Place
 
 BUFFER_BYTES = 2**16
 """Smaller pieces of a file are joined before they are written."""
 
 
 class ChecksummedFiles(FileSystem):
-    """The file system of a checkpoint, for torch.distributed.checkpoint."""
+    """The file system of a checkpoint, for torch.distributed.checkpoint. The paths are of the type Place.
+
+    torch's own class for fsspec copies what it writes, closes what failed as if it were complete, and has no limits of
+    time.
+    """
 
     @contextmanager
-    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase]:
+    def create_stream(self, path: Any, mode: str) -> Generator[io.IOBase]:
         """Open a new file ("wb"), or one that was written so ("rb")."""
         if mode != "wb":
-            with ChecksumReader(Path(path)) as reader:
+            with ChecksumReader(path) as reader:
                 yield reader
             return
         # torch.save writes a tensor in dozens of small pieces, and would add checksums that torch does not read.
         with (
             config.patch("save.compute_crc32", False),  # type: ignore[attr-defined]
-            io.BufferedWriter(ChecksumWriter(Path(path)), BUFFER_BYTES) as writer,
+            io.BufferedWriter(ChecksumWriter(path), BUFFER_BYTES) as writer,
         ):
             yield writer  # type: ignore[misc]
+
+    def init_path(self, path: Any) -> Any:
+        return path
+
+    def concat_path(self, path: Any, suffix: str) -> Any:
+        return path / suffix
+
+    def mkdir(self, path: Any) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+
+    def exists(self, path: Any) -> bool:
+        return bool(path.exists())
+
+    def rename(self, path: Any, new_path: Any) -> None:
+        path.rename(new_path)
+
+    def rm_file(self, path: Any) -> None:
+        path.unlink()
 
 
 class RankWriter(FileSystemWriter):
     """Writes the files of one rank, without a message to the others: its data, and the metadata of its own parts."""
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        super().__init__(folder, sync_files=False)  # each stream waits for the disk when it is closed
-        self.fs = ChecksummedFiles()
+    def __init__(self, folder: Any, rank: int) -> None:
+        super().__init__("", sync_files=False)  # each stream waits for the disk when it is closed
+        self.fs, self.path = ChecksummedFiles(), folder
         self._rank = rank
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         super().set_up_storage_writer(is_coordinator, rank=self._rank, use_collectives=False)
 
+    def storage_meta(self) -> StorageMeta:
+        """What the metadata says of the folder: a text, since other readers know no Place."""
+        return StorageMeta(checkpoint_id=str(self.path), save_id=self.save_id)
+
 
 class CheckpointReader(FileSystemReader):
     """Reads the files of a checkpoint. One without checksums, of an earlier version, is read as it is."""
 
-    def __init__(self, folder: Path, has_checksums: bool) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Any, has_checksums: bool) -> None:
+        super().__init__("")
+        self.path = folder
         if has_checksums:
             self.fs = ChecksummedFiles()
 
@@ -67,12 +93,12 @@ def expect_no_messages() -> None:
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
-def rank_metadata(folder: Path, rank: int) -> Path:
+def rank_metadata(folder: Place, rank: int) -> Place:
     """The file with the metadata of the parts of one rank."""
     return folder / f"__{rank}{METADATA}"
 
 
-def merge_metadata(folder: Path, num_ranks: int) -> None:
+def merge_metadata(folder: Place, num_ranks: int) -> None:
     """Make one file of the metadata of all ranks, from which any reader finds every part."""
     paths = [rank_metadata(folder, rank) for rank in range(num_ranks)]
     merged: Metadata | None = None

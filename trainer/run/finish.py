@@ -35,7 +35,7 @@ def show_samples(run: Run, console: Console) -> None:
     sample = run.config.sample
     if not sample.prompts:
         return
-    model = load_model(run.run_dir, device=run.config.train.device)
+    model = load_model(run.run_dir, run.checkpoints.newest(), device=run.config.train.device)
     for prompt, text in continue_all(model, sample.prompts, sample):
         console.print(Text.assemble((prompt, "bold"), (text, "green")), soft_wrap=True)
         console.rule(style="dim")

@@ -1,16 +1,19 @@
-"""The names of the files in a run folder."""
+"""The names of the files in a run folder, and where the checkpoints of a run are."""
 
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from foretrain.trainer.checkpoint.folders import CheckpointFolder, folder_of
+from foretrain.trainer.checkpoint.places import Place, place_of
+from foretrain.trainer.checkpoint.remote.path import RemotePath
 
 CONFIG_FILE = "config.yaml"
 """Every setting of the run."""
 ENVIRONMENT_FILE = "environment.json"
 """Versions and machines that the run uses."""
 CHECKPOINTS = "checkpoints"
-PARTIAL = "partial-"
-"""What the name of a folder in `checkpoints` begins with while it is written or removed."""
-DAMAGED = "damaged-"
-"""What the name of a checkpoint begins with after it was found damaged and was kept aside."""
 RECORD = "run.json"
 """The record in a checkpoint; see trainer/checkpoint/record.py."""
 LOGS = "logs"
@@ -19,11 +22,27 @@ CODE = "code"
 """Folder of a copy of the code, for jobs that start later than they are submitted."""
 
 
-def newest_checkpoint(run_dir: Path) -> Path | None:
-    """The newest complete checkpoint of a run; None if there is none. Incomplete checkpoints have another name."""
-    return max((run_dir / CHECKPOINTS).glob("step-*"), default=None)
+def checkpoints_of(run_dir: Path, setting: str | None) -> CheckpointFolder[Any]:
+    """The checkpoints of a run whose `train.checkpoint_folder` is `setting`."""
+    return folder_of(place_of(setting) if setting else run_dir / CHECKPOINTS)
 
 
-def step_of(checkpoint: Path) -> int:
+def checkpoints_in(run: Place) -> CheckpointFolder[Any]:
+    """The checkpoints of a run, by the config in its folder, or those in a folder of a server."""
+    if isinstance(run, RemotePath):
+        return folder_of(run)
+    try:
+        config = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
+    except OSError:
+        config = {}
+    return checkpoints_of(run, (config.get("train") or {}).get("checkpoint_folder"))
+
+
+def newest_checkpoint(run: Place) -> Any:
+    """The newest complete checkpoint of a run, a Place; None if there is none."""
+    return checkpoints_in(run).newest()
+
+
+def step_of(checkpoint: Place) -> int:
     """Steps that were done when a checkpoint was written."""
     return int(checkpoint.name.removeprefix("step-"))

@@ -4,16 +4,18 @@ Plain checks without torch. Raises ValueError, which says what to change, for a 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.data_pipeline.corpus.manifest import TOKENIZER
 from foretrain.data_pipeline.stream.data import Data
 from foretrain.trainer.checkpoint.checksums import DamagedError
+from foretrain.trainer.checkpoint.folders import folder_of
 from foretrain.trainer.checkpoint.manifest import check_files, has_manifest
+from foretrain.trainer.checkpoint.places import Place, place_of
+from foretrain.trainer.checkpoint.record import config_of
 from foretrain.trainer.optimizers.entry import entry_of
-from foretrain.trainer.run.folder import CONFIG_FILE, RECORD, newest_checkpoint
+from foretrain.trainer.run.folder import RECORD, newest_checkpoint
 
 _SAME_MODEL = ("model.", "mup.")
 """Settings without which the weights would mean something else."""
@@ -22,12 +24,17 @@ _SAME_STEPS = ("train.global_batch_size", "optimizer.kind", "optimizer.options")
 _NO_MATTER = ("model.name", "mup.evidence")
 
 
-def find(place: str, setting: str) -> Path:
-    """The checkpoint that a setting names: a checkpoint, or a run, of which the newest is meant."""
-    folder = Path(place)
+def find(place: str, setting: str) -> Place:
+    """The checkpoint that a setting names: a checkpoint, or a run, of which the newest is meant.
+
+    On a server: a checkpoint, or a folder of them.
+    """
+    folder = place_of(place)
     if not folder.is_dir():
         raise ValueError(f"{setting} = {place}: there is no such folder; name a run folder or a checkpoint")
-    checkpoint = folder if (folder / RECORD).is_file() else newest_checkpoint(folder)
+    checkpoint: Place | None = folder if (folder / RECORD).is_file() else newest_checkpoint(folder)
+    if checkpoint == folder and not folder_of(folder.parent).is_complete(folder):
+        raise ValueError(f"{setting} = {place} is not complete: name another checkpoint")
     if checkpoint is None:
         raise ValueError(f"{setting} = {place} has no checkpoint: name another run, or train that one first")
     try:
@@ -38,7 +45,7 @@ def find(place: str, setting: str) -> Path:
     return checkpoint
 
 
-def check_weights(checkpoint: Path, setting: str, config: Config, data: Data) -> None:
+def check_weights(checkpoint: Place, setting: str, config: Config, data: Data) -> None:
     """Raise ValueError unless a run of `config` on `data` can start from the weights of a checkpoint."""
     _check_same(checkpoint, setting, config, _SAME_MODEL)
     written = checkpoint / TOKENIZER
@@ -49,23 +56,23 @@ def check_weights(checkpoint: Path, setting: str, config: Config, data: Data) ->
         )
 
 
-def check_state(checkpoint: Path, setting: str, config: Config) -> None:
+def check_state(checkpoint: Place, setting: str, config: Config) -> None:
     """Raise ValueError unless the optimizer of `config` can continue from the states in a checkpoint."""
     _check_same(checkpoint, setting, config, ("optimizer.kind", "optimizer.options"))
-    states = entry_of(configs.load(checkpoint / CONFIG_FILE).optimizer).states
+    states = entry_of(config_of(checkpoint).optimizer).states
     if states != entry_of(config.optimizer).states:
         raise ValueError(f"{setting}: {checkpoint} has the states {', '.join(states)} of another optimizer")
 
 
-def check_branch(checkpoint: Path, setting: str, config: Config, data: Data) -> None:
+def check_branch(checkpoint: Place, setting: str, config: Config, data: Data) -> None:
     """Raise ValueError unless a run of `config` can continue the run of a checkpoint from its step."""
     check_weights(checkpoint, setting, config, data)
     check_state(checkpoint, setting, config)
     _check_same(checkpoint, setting, config, _SAME_STEPS)
 
 
-def _check_same(checkpoint: Path, setting: str, config: Config, keys: Sequence[str]) -> None:
-    lines = configs.diff(configs.load(checkpoint / CONFIG_FILE), config)
+def _check_same(checkpoint: Place, setting: str, config: Config, keys: Sequence[str]) -> None:
+    lines = configs.diff(config_of(checkpoint), config)
     changed = [line for line in lines if line.startswith(tuple(keys)) and not line.startswith(_NO_MATTER)]
     if changed:
         raise ValueError(

@@ -7,6 +7,7 @@ in a fraction of a second.
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from foretrain.configs import load as configs
 from foretrain.configs.keys import changes_curve
@@ -21,13 +22,15 @@ from foretrain.trainer import schedule
 from foretrain.trainer.anomalies.rollbacks import Rollback, left_out_by, read_rollbacks
 from foretrain.trainer.callbacks.base import CALLBACKS
 from foretrain.trainer.checkpoint.checksums import DamagedError
+from foretrain.trainer.checkpoint.folders import CheckpointFolder
 from foretrain.trainer.checkpoint.manifest import check_files, has_manifest, set_aside
-from foretrain.trainer.checkpoint.record import CheckpointRecord
+from foretrain.trainer.checkpoint.places import Place
+from foretrain.trainer.checkpoint.record import CheckpointRecord, config_of
 from foretrain.trainer.model.table import check_sharding
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
 from foretrain.trainer.run import origin
-from foretrain.trainer.run.folder import CONFIG_FILE, newest_checkpoint
+from foretrain.trainer.run.folder import checkpoints_of
 from foretrain.trainer.sinks import SINKS
 from foretrain.trainer.stages.cost import balance_stages, flop_costs
 
@@ -43,7 +46,7 @@ class Run:
     data: Data
     resume: "Resume | None"
     """The checkpoint that it resumes from; None for a new run."""
-    init: Path | None = None
+    init: Place | None = None
     """The checkpoint with whose weights a new run starts; None: with random ones."""
 
     @property
@@ -57,8 +60,13 @@ class Run:
         return self.resume.left_out if self.resume else NOTHING
 
     @property
-    def own_checkpoint(self) -> Path | None:
-        """The checkpoint in the run's own folder that it resumes from; None if there is none."""
+    def checkpoints(self) -> CheckpointFolder[Any]:
+        """The folder of its checkpoints."""
+        return checkpoints_of(self.run_dir, self.config.train.checkpoint_folder)
+
+    @property
+    def own_checkpoint(self) -> Place | None:
+        """The checkpoint among the run's own that it resumes from; None if there is none."""
         return self.resume.checkpoint if self.resume and not self.resume.is_branch else None
 
     @property
@@ -120,7 +128,7 @@ class Run:
 class Resume:
     """The checkpoint that a run resumes from."""
 
-    checkpoint: Path
+    checkpoint: Place
     step: int
     num_bad_samples: int
     """Unreadable samples that were replaced before it was written."""
@@ -169,7 +177,8 @@ def prepare_run(
         layout = balance_stages(layout, config.model.num_layers, flop_costs(config.model, config.train))
     blueprint(config)
     schedule.check(config.schedule, config.train.num_tokens)
-    checkpoint = newest_sound(Path(config.run_dir)) if check_corpus else newest_checkpoint(Path(config.run_dir))
+    checkpoints = checkpoints_of(Path(config.run_dir), config.train.checkpoint_folder)
+    checkpoint = newest_sound(checkpoints) if check_corpus else checkpoints.newest()
     init, resume = None, None
     if checkpoint is not None:
         resume = check_resume(checkpoint, config, data, allow_data_change)
@@ -209,27 +218,27 @@ def _branch(config: Config, data: Data) -> "Resume":
     return Resume(checkpoint, record.step, 0, (), parent=str(checkpoint), is_branch=True, left_out=left_out)
 
 
-def newest_sound(run_dir: Path) -> Path | None:
+def newest_sound(checkpoints: CheckpointFolder[Any]) -> Place | None:
     """The newest checkpoint whose files are there and, as far as a quick look shows, undamaged; None if there is none.
 
     Others are set aside.
     """
-    while (checkpoint := newest_checkpoint(run_dir)) is not None:
+    while (checkpoint := checkpoints.newest()) is not None:
         try:
             if has_manifest(checkpoint):
                 check_files(checkpoint)
         except DamagedError as error:
-            if checkpoint.is_dir():  # else a run in the folder has removed it at this moment
+            if checkpoints.is_complete(checkpoint):  # else a run in the folder has removed it at this moment
                 logger.warning("%s", set_aside(checkpoint, error))
         else:
             break
     return checkpoint
 
 
-def check_resume(checkpoint: Path, config: Config, data: Data, allow_data_change: bool = False) -> Resume:
+def check_resume(checkpoint: Place, config: Config, data: Data, allow_data_change: bool = False) -> Resume:
     """How `config` resumes from a checkpoint. Raises ValueError, which lists the changes that change the curve."""
     record = CheckpointRecord.read(checkpoint)
-    lines = configs.diff(configs.load(checkpoint / CONFIG_FILE), config)
+    lines = configs.diff(config_of(checkpoint), config)
     changed = [line for line in lines if changes_curve(line.partition(":")[0])]
     of_data = [line for line in changed if line.startswith("data.")] + _changed_data(record, data)
     others = [line for line in changed if not line.startswith("data.")]

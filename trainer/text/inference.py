@@ -2,23 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from foretrain.configs import load as configs
 from foretrain.configs.schema import Config, SampleConfig
 from foretrain.data_pipeline.corpus.manifest import TOKENIZER
 from foretrain.data_pipeline.prepare.tokenizer import load_tokenizer
 from foretrain.parallel import shim
 from foretrain.trainer.api import build_model
 from foretrain.trainer.checkpoint.loading import load_weights
-from foretrain.trainer.checkpoint.record import CheckpointRecord
+from foretrain.trainer.checkpoint.places import Place, on_disk
+from foretrain.trainer.checkpoint.record import CheckpointRecord, config_of
 from foretrain.trainer.model.gpt import Stage
 from foretrain.trainer.objectives.base import objective_of
-from foretrain.trainer.run.folder import CONFIG_FILE, RECORD, newest_checkpoint
+from foretrain.trainer.run.folder import RECORD, newest_checkpoint
 from foretrain.trainer.text.generate import generate
 
 
@@ -65,17 +64,22 @@ class Model:
         return self.tokenizer.decode(new, skip_special_tokens=False)
 
 
-def load_model(run_dir: Path, checkpoint: Path | None = None, device: str = "auto") -> Model:
-    """The model of a run's newest checkpoint, or of `checkpoint`. Raises ValueError if there is no such checkpoint."""
+def load_model(run_dir: Place, checkpoint: Place | None = None, device: str = "auto") -> Model:
+    """The model of a run's newest checkpoint, or of `checkpoint`. Raises ValueError if there is no such checkpoint.
+
+    `run_dir` may also be a folder of checkpoints on a server.
+    """
     checkpoint = checkpoint or newest_checkpoint(run_dir)
     if checkpoint is None or not (checkpoint / RECORD).is_file():
         raise ValueError(f"{checkpoint or run_dir} holds no complete checkpoint: train first, or name another folder")
-    config = configs.load(checkpoint / CONFIG_FILE)
+    config = config_of(checkpoint)
     stage = build_model(config)
     load_weights(checkpoint, stage.shards())
     stage.eval().to(shim.device_of(device, local_rank=0))
     eot_id = CheckpointRecord.read(checkpoint).eot_id
-    return Model(config, stage, load_tokenizer(checkpoint / TOKENIZER), eot_id)
+    with on_disk(checkpoint / TOKENIZER) as file:
+        tokenizer = load_tokenizer(file)
+    return Model(config, stage, tokenizer, eot_id)
 
 
 def continue_all(model: Model, prompts: Sequence[str], sample: SampleConfig) -> Iterator[tuple[str, str]]:

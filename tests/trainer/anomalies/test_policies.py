@@ -117,7 +117,7 @@ def test_a_run_skips_steps_that_are_not_finite_and_resumes_bitwise(
     (event,) = of_kind(full, "skipped")
     assert (event["step"], event["cause"], event["first_sample"], event["last_sample"]) == (3, "non_finite", 8, 11)
     train(ranks, skipping("parts", stop_after=4))
-    assert CheckpointRecord.read(newest_checkpoint(tmp_path / "parts")).num_updates == 3  # type: ignore[arg-type]
+    assert CheckpointRecord.read(newest_checkpoint(tmp_path / "parts")).num_updates == 3
     assert train(ranks, skipping("parts")) == full
 
 
@@ -153,7 +153,7 @@ def test_a_run_goes_back_and_continues_as_one_that_never_had_the_samples(
     never = train(ranks, returning("never"))
     assert of_kind(never, "train") == of_kind(back, "train")
     for name in ("back", "never"):
-        record = CheckpointRecord.read(newest_checkpoint(tmp_path / name))  # type: ignore[arg-type]
+        record = CheckpointRecord.read(newest_checkpoint(tmp_path / name))
         assert (record.samples_consumed, record.left_out) == (8 * BATCH, [[16, 24]])
     branch = config(tmp_path / "branch", corpus, 12, LAYOUTS[layout], branch_from=str(tmp_path / "back"))
     assert prepare_run(branch).left_out.ranges == ((16, 24),)
@@ -185,7 +185,7 @@ def test_a_new_run_leaves_nothing_out_because_of_an_old_run_in_its_folder(
     write_rollbacks(tmp_path, [Rollback(step=2, to_step=0, first_sample=0, end_sample=2 * BATCH, reason="")])
     train(ranks, config(tmp_path, corpus, 2))
     assert read_rollbacks(tmp_path) == []
-    assert CheckpointRecord.read(newest_checkpoint(tmp_path)).left_out == []  # type: ignore[arg-type]
+    assert CheckpointRecord.read(newest_checkpoint(tmp_path)).left_out == []
 
 
 def test_a_run_without_a_checkpoint_goes_back_to_its_start(tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:

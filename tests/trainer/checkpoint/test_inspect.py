@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from foretrain.trainer.checkpoint import inspect
+from foretrain.trainer.checkpoint.folders import DAMAGED, PARTIAL
 from foretrain.trainer.checkpoint.inspect import Checkpoint, Soundness, check
 from foretrain.trainer.checkpoint.inspect_view import format_size
 from foretrain.trainer.checkpoint.manifest import MANIFEST
 from foretrain.trainer.checkpoint.prune import prune
-from foretrain.trainer.run.folder import CHECKPOINTS, CONFIG_FILE, DAMAGED, PARTIAL, RECORD
+from foretrain.trainer.run.folder import CHECKPOINTS, CONFIG_FILE, RECORD
 from foretrain.trainer.run.lock import InUseError, locked
 from tests.cli import environment
 from tests.trainer.checkpoint.made import DATA, DATA_BYTES, damage, make_checkpoint, make_run, names

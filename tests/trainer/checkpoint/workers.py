@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from foretrain.configs.schema import Config
 from foretrain.parallel.engine import Engine, StepResult
@@ -12,6 +13,7 @@ from foretrain.trainer.build import build_engine
 from foretrain.trainer.checkpoint.boxes import Box
 from foretrain.trainer.checkpoint.files import Checkpoints
 from foretrain.trainer.checkpoint.loading import load
+from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.retention import Retention
 from foretrain.trainer.state import ModelState
@@ -70,7 +72,7 @@ def train(engine: Engine, config: Config, steps: Sequence[int]) -> list[StepResu
     return [engine.train_step(*(part[share] for part in batch(step, config.model, config.train))) for step in steps]
 
 
-def save(folder: Path, state: ModelState, config: Config) -> Path:
+def save(folder: Place, state: ModelState, config: Config) -> Any:
     """Write a checkpoint of the state, and return its folder."""
     record = CheckpointRecord(NUM_BEFORE, 0, seed=0, data_fingerprint="", mixture_fingerprint="", stage="")
     return Checkpoints(folder, Retention(newest=1)).save(NUM_BEFORE, state, record, config)

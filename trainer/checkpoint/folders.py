@@ -1,0 +1,164 @@
+"""A folder of checkpoints: which of them are complete, and how one becomes complete, is removed or is set aside.
+
+On a disk, a checkpoint has another name until it is complete, while it is removed, and after it was found damaged.
+Object stores cannot rename a folder, so there the list of checksums, which is written last and removed first, says
+whether a checkpoint is complete.
+"""
+
+import re
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from foretrain.files import sync
+from foretrain.trainer.checkpoint.places import Place
+from foretrain.trainer.checkpoint.remote.path import RemotePath
+
+PARTIAL = "partial-"
+"""What the name of a folder on a disk begins with while it is written or removed."""
+DAMAGED = "damaged-"
+"""What the name of a checkpoint begins with after it was found damaged and was kept aside."""
+MANIFEST = "checksums.json"
+"""The list of a checkpoint's files, with their checksums."""
+_NAME = re.compile(r"step-\d+")
+
+AnyPlace = TypeVar("AnyPlace", Path, RemotePath)
+
+
+class CheckpointFolder(ABC, Generic[AnyPlace]):
+    """The checkpoints in one folder."""
+
+    def __init__(self, place: AnyPlace) -> None:
+        self.place: AnyPlace = place
+
+    def path(self, step: int) -> AnyPlace:
+        """Where the checkpoint of a step is when it is complete."""
+        return self.place / f"step-{step:08d}"
+
+    def complete(self) -> list[AnyPlace]:
+        """Complete checkpoints, oldest first."""
+        return sorted(filter(self.is_complete, self._named()), key=lambda path: int(path.name.removeprefix("step-")))
+
+    def newest(self) -> AnyPlace | None:
+        """The newest complete checkpoint; None if there is none."""
+        by_step = sorted(self._named(), key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+        return next(filter(self.is_complete, by_step), None)
+
+    def damaged(self) -> list[AnyPlace]:
+        """The checkpoints that were kept aside as damaged."""
+        return [path for path in self.children() if path.name.startswith(DAMAGED)]
+
+    def set_aside(self, checkpoint: AnyPlace) -> AnyPlace:
+        """Give a damaged checkpoint another name, which is returned, so that no run resumes from it.
+
+        Raises FileNotFoundError if it is gone.
+        """
+        number, kept = 1, checkpoint.with_name(f"{DAMAGED}{checkpoint.name}")
+        while kept.exists():
+            number += 1
+            kept = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}-{number}")
+        self._rename(checkpoint, kept)
+        return kept
+
+    def children(self) -> list[AnyPlace]:
+        """All folders in the folder, by name."""
+        try:
+            return sorted(path for path in self.place.iterdir() if path.is_dir())
+        except FileNotFoundError:
+            return []
+
+    def _named(self) -> Iterator[AnyPlace]:
+        return (path for path in self.children() if _NAME.fullmatch(path.name))
+
+    @abstractmethod
+    def is_complete(self, checkpoint: AnyPlace) -> bool:
+        """Whether a folder with the name of a checkpoint is complete."""
+
+    @abstractmethod
+    def partial(self) -> list[AnyPlace]:
+        """What saves and removals that are running or were interrupted have left."""
+
+    @abstractmethod
+    def unfinished(self, target: AnyPlace) -> AnyPlace:
+        """Where the files of a checkpoint are written that will be complete as `target`."""
+
+    @abstractmethod
+    def publish(self, written: AnyPlace, target: AnyPlace) -> None:
+        """Make a checkpoint complete, all files of which are written."""
+
+    @abstractmethod
+    def remove(self, checkpoint: AnyPlace) -> None:
+        """Remove a checkpoint, or what `partial` has found. It is incomplete from the first moment on."""
+
+    @abstractmethod
+    def _rename(self, checkpoint: AnyPlace, target: AnyPlace) -> None: ...
+
+
+class LocalFolder(CheckpointFolder[Path]):
+    """A folder of a disk. The names say everything."""
+
+    def is_complete(self, checkpoint: Path) -> bool:
+        return checkpoint.is_dir()
+
+    def partial(self) -> list[Path]:
+        return [path for path in self.children() if path.name.startswith(PARTIAL)]
+
+    def unfinished(self, target: Path) -> Path:
+        return target.with_name(f"{PARTIAL}{target.name}")
+
+    def publish(self, written: Path, target: Path) -> None:
+        for path in (*filter(Path.is_file, written.iterdir()), written):
+            sync(path)
+        written.replace(target)
+        sync(self.place)
+
+    def remove(self, checkpoint: Path) -> None:
+        if not checkpoint.name.startswith(PARTIAL):
+            # Under its own name, a folder that is half deleted would look like a checkpoint.
+            checkpoint = checkpoint.rename(self.unfinished(checkpoint))
+        if checkpoint.is_symlink():
+            checkpoint.unlink()
+        else:
+            shutil.rmtree(checkpoint)
+
+    def _rename(self, checkpoint: Path, target: Path) -> None:
+        checkpoint.rename(target)
+
+
+class RemoteFolder(CheckpointFolder[RemotePath]):
+    """A folder of a server. A checkpoint is complete as long as it has its list of checksums."""
+
+    def children(self) -> list[RemotePath]:
+        try:
+            return list(self.place.iterdir())  # without a request for each, whether it is a folder
+        except FileNotFoundError:
+            return []
+
+    def is_complete(self, checkpoint: RemotePath) -> bool:
+        return (checkpoint / MANIFEST).is_file()
+
+    def partial(self) -> list[RemotePath]:
+        return [path for path in self._named() if not self.is_complete(path)]
+
+    def unfinished(self, target: RemotePath) -> RemotePath:
+        return target
+
+    def publish(self, written: RemotePath, target: RemotePath) -> None:
+        """Nothing: the list of checksums was written last."""
+
+    def remove(self, checkpoint: RemotePath) -> None:
+        (checkpoint / MANIFEST).unlink()
+        checkpoint.remove_tree()
+
+    def _rename(self, checkpoint: RemotePath, target: RemotePath) -> None:
+        files = sorted(checkpoint.iterdir(), key=lambda path: path.name == MANIFEST)  # the list is the last
+        for path in files:
+            path.copy(target / path.name)
+        self.remove(checkpoint)
+
+
+def folder_of(place: Place) -> CheckpointFolder[Any]:
+    """The checkpoints in a folder of this machine or of a server."""
+    return LocalFolder(place) if isinstance(place, Path) else RemoteFolder(place)

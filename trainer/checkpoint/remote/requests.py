@@ -1,0 +1,70 @@
+"""Requests to a file system of fsspec: its options, and when a request that fails is repeated."""
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from foretrain.configs.data import CacheConfig
+from foretrain.data_pipeline.corpus.remote.download import backoff_s
+
+POLICY = CacheConfig()
+"""Requests have the timeout and the number of repetitions that those for a corpus have by default."""
+PATIENCE_S = 300.0
+"""Seconds after which a request is not repeated any more: less than a collective waits (`parallel.timeout_s`)."""
+
+Result = TypeVar("Result")
+
+
+class RemoteError(OSError):
+    """A server does not do what it is asked to do; the message names the URL, and what to change."""
+
+    def __init__(self, url: str, error: object) -> None:
+        reason = error if isinstance(error, str) else repr(error)
+        super().__init__(f"{url}: {reason}: check the server, the network, and the rights there, then try again")
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the name that it has there. Raises ValueError if there is none."""
+    try:
+        import fsspec.core
+
+        files, name = fsspec.core.url_to_fs(url, **_options(url.partition("://")[0]))
+    except ImportError as error:
+        raise ValueError(f"{url} needs more libraries: pip install 'foretrain[remote]' ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{url} cannot be used ({error}): give a folder, or a URL such as s3://BUCKET/NAME") from error
+    return files, str(name)
+
+
+def _options(protocol: str) -> dict[str, Any]:
+    """Options of a file system. What a user has set in the configuration of fsspec comes first."""
+    import fsspec.config
+
+    options: dict[str, Any] = {"use_listings_cache": False}  # other processes add and remove files
+    if protocol == "file":
+        options["auto_mkdir"] = True
+    if protocol in ("s3", "s3a"):
+        own = fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})
+        timeouts = {"connect_timeout": POLICY.timeout_s, "read_timeout": POLICY.timeout_s}
+        options["config_kwargs"] = {**timeouts, "retries": {"mode": "standard", "max_attempts": 3}, **own}
+    return options
+
+
+def repeated(url: str, request: Callable[[], Result]) -> Result:
+    """What `request` returns, which is called again if it fails, with growing pauses.
+
+    Raises FileNotFoundError and PermissionError at once, and RemoteError after the last attempt. The request may have
+    been done although it failed, so it must be one that can be done twice.
+    """
+    failures, deadline_s = 0, time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return request()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # each library has its own errors, and none may be lost
+            failures += 1
+            wait_s = backoff_s(failures, POLICY.timeout_s)
+            if failures > POLICY.retries or time.monotonic() + wait_s > deadline_s:
+                raise error if isinstance(error, RemoteError) else RemoteError(url, error) from error
+        time.sleep(wait_s)
