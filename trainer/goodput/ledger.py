@@ -10,7 +10,7 @@ later node is behind, the time between two starts is taken as shorter than it wa
 negative.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from foretrain.trainer.goodput.causes import GOOD, LABELS, Cause
@@ -96,3 +96,9 @@ class Ledger:
             self.num_lost += num_lost
             if kept:
                 self._steps.append(_Steps(steps.before, step, steps.seconds - lost_s))
+
+
+def of_training(facts: Sequence[Fact]) -> Ledger:
+    """The account up to the last line of rank 0: to launch a run that is complete does not prolong its life."""
+    ends = [number for number, fact in enumerate(facts, start=1) if fact.kind in ("begin", "steps", "end")]
+    return Ledger(facts[: max(ends, default=0)])

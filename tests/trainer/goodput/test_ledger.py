@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from foretrain.trainer.goodput import facts
 from foretrain.trainer.goodput.causes import LABELS, Cause
 from foretrain.trainer.goodput.facts import LEDGER_FILE, Fact, Kind
-from foretrain.trainer.goodput.ledger import Ledger
+from foretrain.trainer.goodput.ledger import Ledger, of_training
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 seconds = st.floats(0.0, 1e6)
@@ -186,6 +186,17 @@ def test_starts_on_one_machine_wait_for_no_queue() -> None:
 
 def test_a_start_that_ends_before_its_first_step_was_start_up() -> None:
     assert spent(*[Fact("start", float(at_s), job="local-7") for at_s in range(4)]) == {"start_up": 3.0}
+
+
+def test_a_complete_run_that_is_launched_again_has_the_same_account() -> None:
+    trained = [
+        Fact("launch", 0.0),
+        Fact("begin", 5.0, step=0),
+        Fact("end", 9.0, step=2, steps=2, spent_s={"step": 4.0}),
+    ]
+    looked_at = [*trained, Fact("launch", 1e6), Fact("start", 1e6, job="local-8")]
+    assert of_training(looked_at).seconds == of_training(trained).seconds == Ledger(trained).seconds
+    assert of_training(looked_at[:1]).life_s == 0
 
 
 def test_facts_are_read_back_equal_and_a_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
