@@ -1,6 +1,7 @@
 """From a config to a run that can be submitted: the plan, its checks, and the run's folder."""
 
 import os
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from foretrain.launcher.private import write_private
 from foretrain.launcher.protocol import Launcher, Script
 from foretrain.launcher.snapshot import snapshot
 from foretrain.parallel.layout import Layout
+from foretrain.trainer.goodput import facts
+from foretrain.trainer.goodput.facts import Fact
 from foretrain.trainer.run.environment import record
 from foretrain.trainer.run.folder import CONFIG_FILE
 from foretrain.trainer.run.lock import locked
@@ -81,3 +84,4 @@ def write(plan: LaunchPlan, config: Config) -> None:
             write_private(path, script.text)
         for name, text in script.private_files.items():
             write_private(job.folder / name, text)
+        facts.append(job.folder, Fact("launch", round(time.time(), 3)))

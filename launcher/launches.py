@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from foretrain.launcher import records
+from foretrain import records
 
 LAUNCHES_FILE = "launches.jsonl"
 

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from foretrain.launcher import records
+from foretrain import records
+from foretrain.trainer.goodput import facts
+from foretrain.trainer.goodput.facts import Fact
 from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
 from foretrain.trainer.run.folder import newest_checkpoint, step_of
 
@@ -64,12 +66,14 @@ def newest_step(run_dir: Path) -> int:
     return step_of(newest) if newest else 0
 
 
-def record_start(run_dir: Path, job: str, max_starts: int) -> str | None:
-    """Record a start of `job`; or return why it must not start."""
+def record_start(run_dir: Path, job: str, max_starts: int, *, queued: bool = False) -> str | None:
+    """Record a start of `job`; or return why it must not start. `queued`: a cluster decides when the job starts."""
     starts, step = read_starts(run_dir), newest_step(run_dir)
     refusal = stuck(starts, job, step, max_starts)
     if refusal is None:
-        records.append(run_dir / STARTS_FILE, asdict(Start(job, step, round(time.time(), 3))))
+        at_s = round(time.time(), 3)
+        records.append(run_dir / STARTS_FILE, asdict(Start(job, step, at_s)))
+        facts.append(run_dir, Fact("start", at_s, job=job, queued=queued))
     return refusal
 
 
@@ -99,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--status", type=int, help="of the ranks that ended; for `decide`")
     asked = parser.parse_args(arguments)
     if asked.question == "record-start":
-        refusal = record_start(asked.run_dir, asked.job, asked.max_starts)
+        refusal = record_start(asked.run_dir, asked.job, asked.max_starts, queued=True)
         if refusal is not None:
             print(refusal)
         return 0 if refusal is None else 1

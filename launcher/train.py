@@ -13,6 +13,8 @@ from foretrain.launcher.local.imports import import_all
 from foretrain.launcher.local.run import check_fits, run_local
 from foretrain.streams import outlive_readers
 from foretrain.trainer.checkpoint.space import check_room
+from foretrain.trainer.goodput import facts
+from foretrain.trainer.goodput.facts import Fact
 from foretrain.trainer.run.environment import record
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
 from foretrain.trainer.run.folder import CONFIG_FILE, LOGS
@@ -97,6 +99,7 @@ def announce(run: Run) -> None:
     if not run.is_complete:
         configs.save(run.config, run.run_dir / CONFIG_FILE)
         record({"parent": run.parent} if run.parent else {}, run.run_dir)
+        facts.append(run.run_dir, Fact("process", round(facts.process_start_s(), 3)))
         return
     from foretrain.trainer.run.finish import finish
 

@@ -19,6 +19,7 @@ from foretrain.trainer.callbacks.checkpoints import CheckpointWriter
 from foretrain.trainer.callbacks.consistency import ConsistencyCheck
 from foretrain.trainer.callbacks.device import DeviceMetrics
 from foretrain.trainer.callbacks.evaluation import PeriodicEvaluation
+from foretrain.trainer.callbacks.goodput import Goodput
 from foretrain.trainer.callbacks.replay import ReplayCheck
 from foretrain.trainer.callbacks.telemetry import Telemetry
 from foretrain.trainer.checkpoint.files import Checkpoints, SaveError
@@ -29,6 +30,7 @@ from foretrain.trainer.checkpoint.retention import Retention
 from foretrain.trainer.consistency.check import Consistency, InconsistentRanksError
 from foretrain.trainer.consistency.replay import Replay
 from foretrain.trainer.evaluation import Evaluation
+from foretrain.trainer.goodput.clock import Clock
 from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.run.setup import Run
 from foretrain.trainer.run.stopping import StopRequest, watch_signals
@@ -52,6 +54,7 @@ class Trainer:
         self, run: Run, groups: Groups, *, callbacks: Sequence[Callback] = (), sinks: Sequence[Sink] = ()
     ) -> None:
         config = run.config
+        self._clock = Clock("start_up")
         self.run, self.groups = run, groups
         self.engine, self.state = build_engine(config, groups, is_loaded=bool(run.resume or run.init))
         # Kept from the start, since the file could be missing when a checkpoint is written. Rank 0 alone writes it.
@@ -67,9 +70,10 @@ class Trainer:
         self.consistency = Consistency(self.state, config, fingerprints)
         self._objective = objective_of(config)(config)
         self._telemetry, self._watch = Telemetry(run, groups), Watch(config.train)
+        self._goodput = Goodput(self._clock, run, groups)
         added = [*(CALLBACKS.get(name)() for name in config.train.callbacks), *callbacks]
         on_gpus = [DeviceMetrics(config, groups)] if groups.device.type == "cuda" else []
-        self.callbacks: list[Callback] = [self._watch, Announcement(), self._telemetry, *on_gpus, *added]
+        self.callbacks: list[Callback] = [self._watch, Announcement(), self._telemetry, self._goodput, *on_gpus, *added]
         if config.train.check_every:
             self.callbacks.append(ConsistencyCheck(self.consistency, config.train.check_every))
         if config.train.replay_every:
@@ -93,6 +97,7 @@ class Trainer:
         run, outcome, number = self.run, Outcome(self.run.start_step, None), self.run.start_step
         run.run_dir.mkdir(parents=True, exist_ok=True)  # on every rank, since any callback may write there
         with ExitStack() as stack:
+            stack.enter_context(closing(self._goodput))
             self.stop_request = stack.enter_context(watch_signals())
             self.report = stack.enter_context(Reporter(self._sinks if self.groups.rank == 0 else [], self._session()))
             self._batches = self._open_batches(number)
@@ -149,7 +154,8 @@ class Trainer:
     def call(self, hook: str, *args: Any) -> None:
         """Call a hook of every callback, in their order."""
         for callback in self.callbacks:
-            getattr(callback, hook)(self, *args)
+            with self._clock.within(callback.cause):
+                getattr(callback, hook)(self, *args)
 
     def save(self, step: int, val_loss: float | None = None) -> Place:
         """Write a checkpoint of the state after `step` steps, and return its folder. Every rank calls it.

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
+from foretrain import records
 from foretrain.files import write_atomically
-from foretrain.launcher import records
 from foretrain.launcher.restart import EXIT_SIGNAL, asks_for_restart
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
 

@@ -52,7 +52,7 @@ def run(request: Request, group: ActorGroup, stop_signals: StopSignals) -> int:
             say(str(error))
             return error.status
         _say_places(assigned)
-        refusal = record_start(job.folder, job_id, job.max_starts)
+        refusal = record_start(job.folder, job_id, job.max_starts, queued=True)
         if refusal is not None:
             say(refusal)
             return 1

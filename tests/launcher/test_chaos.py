@@ -16,13 +16,13 @@ import pytest
 
 from foretrain.trainer.checkpoint.manifest import check_content
 from tests.cli import CONFIG, environment, foretrain
+from tests.trainer.steps import is_time
 
 pytestmark = pytest.mark.long
 
 NUM_STEPS, SEED = 200, 7
 NUM_KILLS = int(os.environ.get("FORETRAIN_KILLS", "20"))
 """Each costs a start of a run, seconds on an idle machine; FORETRAIN_KILLS=500 makes the long form of this test."""
-CLOCKS = ("step_s", "tokens_per_s", "data_wait_s")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def command(name: str, *overrides: str) -> tuple[str, ...]:
 def curve(run_dir: Path) -> list[dict[str, Any]]:
     """What the metrics say of every step, without times."""
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in record.items() if name not in CLOCKS} for record in records]
+    return [{name: value for name, value in record.items() if not is_time(name)} for record in records]
 
 
 def kill_one(victims: Sequence[psutil.Process], chosen: random.Random) -> str | None:

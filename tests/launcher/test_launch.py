@@ -17,6 +17,7 @@ from foretrain.launcher.job import Job, code_variables
 from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.launcher.launches import Launch, launches, record_launch
 from foretrain.launcher.snapshot import code_hash, snapshot
+from foretrain.trainer.goodput import facts
 from foretrain.trainer.run.environment import record
 from foretrain.trainer.run.exit_status import EXIT_RESUME
 from tests.cli import CONFIG, ROOT, assert_refused, called, end, environment, start
@@ -98,6 +99,7 @@ def test_the_folder_holds_all_that_a_rerun_needs(folder: Path) -> None:
     assert {"git", "packages", "env", "code_sha256"} <= launched.keys()
     assert launched["code_sha256"] == code_hash(run_dir / "code/foretrain")
     assert (run_dir / "logs").is_dir()
+    assert [fact.kind for fact in facts.read(run_dir)] == ["launch"]
 
 
 def test_the_copy_of_the_code_runs_by_itself_whatever_the_working_directory_holds(tmp_path: Path) -> None:

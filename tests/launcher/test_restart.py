@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foretrain.launcher.restart import STARTS_FILE, Start, decide, main, newest_step, read_starts, record_start, stuck
+from foretrain.trainer.goodput import facts
+from foretrain.trainer.goodput.facts import Fact
 from foretrain.trainer.run.folder import CHECKPOINTS
 
 
@@ -86,6 +88,15 @@ def test_a_record_that_was_cut_short_loses_that_line_alone(tmp_path: Path) -> No
         file.write('{"job": "7", "st')
     record_start(tmp_path, "7", 9)
     assert [(start.job, start.step) for start in read_starts(tmp_path)] == [("7", 0), ("7", 0)]
+
+
+def test_a_start_is_a_fact_of_the_ledger_which_knows_whether_it_was_queued(tmp_path: Path) -> None:
+    assert record_start(tmp_path, "local-7", 1) is None
+    assert record_start(tmp_path, "local-7", 1) is not None, "a start that is refused is none"
+    assert main(["record-start", str(tmp_path), "--job", "8", "--max-starts", "1"]) == 0
+    at_s = [start.at_s for start in read_starts(tmp_path)]
+    expected = [Fact("start", at_s[0], job="local-7"), Fact("start", at_s[1], job="8", queued=True)]
+    assert facts.read(tmp_path) == expected
 
 
 def test_a_batch_script_gets_its_answers_as_status_and_words(

@@ -16,6 +16,8 @@ from foretrain.configs import load as configs
 from foretrain.configs.launching import LaunchConfig
 from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.launcher.restart import read_starts
+from foretrain.trainer.goodput import facts
+from foretrain.trainer.goodput.ledger import Ledger
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
@@ -140,6 +142,9 @@ def test_stopped_at_its_time_limit_a_job_is_queued_again_until_it_is_done_on_the
 
     steps = [start.step for start in read_starts(run_dir)]
     assert len(steps) >= 2 and 0 == steps[0] < steps[1] < NUM_STEPS
+    ledger = Ledger(facts.read(run_dir))
+    assert ledger.num_starts == len(steps)
+    assert ledger.seconds["queue"] > 10 * ledger.seconds["down"], "between its starts the job waited in the queue"
     log = log_of(run_dir, job_id)
     # Slurm may kill a rank that exits later than others.
     stopped = r"status 85; stopped when asked to|status (137|143); a rank was killed \(status (137|143)\)"

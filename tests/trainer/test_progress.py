@@ -144,7 +144,9 @@ def test_speed_forgets_what_is_long_past() -> None:
 def summary_text(records: list[dict[str, Any]], run_dir: Path) -> str:
     console, file = log_console()
     console.width = 120
-    table = summary(records, run_dir=run_dir, layout="dp 2, tp 2, pp 2", num_params=12345, unigram_entropy_nats=6.0)
+    table = summary(
+        records, run_dir=run_dir, layout="dp 2, tp 2, pp 2", num_params=12345, unigram_entropy_nats=6.0, goodput="90.0%"
+    )
     console.print(table)
     return file.getvalue()
 
@@ -158,6 +160,7 @@ def test_the_summary_shows_the_results_of_the_run(tmp_path: Path) -> None:
     for expected in (
         r"tokens trained +│ 2,000 in 20 steps",
         r"time in steps +│ 0:00:",
+        r"goodput +│ 90\.0%",
         r"speed +│ 200 tokens/s",
         r"parameters +│ 12,345",
         r"layout +│ dp 2, tp 2, pp 2",

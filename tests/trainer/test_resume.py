@@ -24,7 +24,7 @@ from foretrain.trainer.run.folder import CHECKPOINTS
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
 from tests.conftest import RunOnRanks
-from tests.trainer.steps import before_each_step
+from tests.trainer.steps import before_each_step, is_time
 
 long = pytest.mark.long
 NUM_STEPS = 7
@@ -72,9 +72,8 @@ def train(ranks: RunOnRanks, config: Config) -> list[dict[str, Any]]:
 
 
 def curve(run_dir: Path) -> list[dict[str, Any]]:
-    clocks = ("step_s", "tokens_per_s", "data_wait_s")
     records = read_metrics(run_dir / METRICS_FILE)
-    return [{name: value for name, value in record.items() if name not in clocks} for record in records]
+    return [{name: value for name, value in record.items() if not is_time(name)} for record in records]
 
 
 Curves = Callable[[str], list[dict[str, Any]]]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from foretrain.data_pipeline.stream.batch import Batch
 from foretrain.registry import Registry
+from foretrain.trainer.goodput.causes import Cause
 
 if TYPE_CHECKING:
     from foretrain.trainer.trainer import Trainer
@@ -71,12 +72,15 @@ class Callback:
 
     Each rank has the same callbacks and calls the same hooks at the same steps, so a hook may use collectives, and must
     then do so on every rank. At each hook the callbacks are called in a fixed order: what was decided about the update,
-    telemetry, the callbacks given to the Trainer in their order, the checks of consistency, evaluation, checkpoints. A
-    step after which the run goes back to a checkpoint calls no hook but `before_step`.
+    telemetry, goodput, the callbacks given to the Trainer in their order, the checks of consistency, evaluation,
+    checkpoints. A step after which the run goes back to a checkpoint calls no hook but `before_step`.
     """
 
     name: str = ""
     """Key of this callback's state in a checkpoint; a callback without state needs none."""
+    cause: Cause | None = None
+    """What the time in its hooks is counted for in the goodput of the run; None: for "other", as what else happens
+    between two steps."""
 
     def on_fit_start(self, trainer: Trainer) -> None:
         """Called before the first step of this session."""

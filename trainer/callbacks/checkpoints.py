@@ -18,6 +18,8 @@ class CheckpointWriter(Callback):
     A run survives one that cannot be written. The last of a session is complete before the session ends.
     """
 
+    cause = "checkpoint"
+
     def __init__(self) -> None:
         self._val_loss: tuple[int, float] | None = None
         """The step of the last evaluation, and its loss."""

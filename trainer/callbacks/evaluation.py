@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class PeriodicEvaluation(Callback):
     """Evaluates every `train.eval_every` steps (0: never in between) and after the last step of the budget."""
 
+    cause = "evaluation"
+
     def __init__(self, evaluation: Evaluation, every: int) -> None:
         self._evaluation, self._every = evaluation, every
 

@@ -3,6 +3,9 @@
 from rich.console import Console
 from rich.text import Text
 
+from foretrain.trainer.goodput import facts
+from foretrain.trainer.goodput.ledger import of_training
+from foretrain.trainer.goodput.view import in_words
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.model.table import num_params
 from foretrain.trainer.plots import loss_curve
@@ -25,6 +28,7 @@ def finish(run: Run) -> None:
         layout=str(run.layout),
         num_params=num_params(run.config.model),
         unigram_entropy_nats=entropy,
+        goodput=in_words(of_training(facts.read(run.run_dir))),
     )
     console.print(table)
     show_samples(run, console)

@@ -20,11 +20,13 @@ def summary(
     layout: str,
     num_params: int,
     unigram_entropy_nats: float,
+    goodput: str,
 ) -> Table:
     """A table of the results of a run, from its metrics (`read_metrics`), which may span several sessions.
 
     The time is the sum over steps, without evaluations and checkpoints. Losses are in nats per token. The speed is the
-    median over steps of `tokens_per_s`. Raises ValueError if the metrics hold no training step.
+    median over steps of `tokens_per_s`. `goodput`: in words, "" if it is not known. Raises ValueError if the metrics
+    hold no training step.
     """
     train = [record for record in records if record["kind"] == "train"]
     val_losses = [record["val_loss"] for record in records if record["kind"] == "eval"]
@@ -38,6 +40,8 @@ def summary(
     table.add_column(overflow="fold")
     table.add_row("tokens trained", f"{train[-1]['tokens']:,} in {train[-1]['step']:,} steps")
     table.add_row("time in steps", format_duration(sum(record["step_s"] for record in train)))
+    if goodput:
+        table.add_row("goodput", goodput)
     table.add_row("speed", f"{speed:,.0f} tokens/s (median step)")
     table.add_row("parameters", f"{num_params:,}")
     table.add_row("layout", layout)

@@ -12,6 +12,8 @@ import pytest
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.launcher.restart import read_starts
+from foretrain.trainer.goodput import facts
+from foretrain.trainer.goodput.ledger import Ledger
 from foretrain.trainer.metrics import METRICS_FILE
 from foretrain.trainer.run.folder import newest_checkpoint, step_of
 from tests.cli import called
@@ -78,6 +80,9 @@ def test_a_rank_whose_actor_is_killed_resumes_and_the_curve_is_bitwise_the_same(
     assert "rank 2 ended with status 137 (its actor is gone" in ended.log
     assert [start.step for start in read_starts(run_dir)] == [0, step_of(newest)]
     assert f"resumes from step {step_of(newest)}" in ended.log
+    ledger = Ledger(facts.read(run_dir))
+    assert ledger.num_starts == 2
+    assert ledger.seconds["queue"] > 10 * ledger.seconds["down"], "the ranks waited for their places"
 
     train(ranks, settings(tmp_path / "uninterrupted", corpus))
     assert len(curve(run_dir)) == NUM_STEPS

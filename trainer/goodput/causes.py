@@ -1,0 +1,30 @@
+"""What the seconds of a run's life are spent on. Every second belongs to exactly one cause."""
+
+from typing import Literal
+
+Cause = Literal["step", "start_up", "data_wait", "evaluation", "checkpoint", "other", "lost", "queue", "down"]
+
+GOOD: Cause = "step"
+"""The one cause that is useful: steps that no later start takes again, without their wait for data."""
+
+LABELS: dict[Cause, str] = {
+    "step": "steps",
+    "start_up": "start-up",
+    "data_wait": "waiting for data",
+    "evaluation": "evaluations",
+    "checkpoint": "checkpoints",
+    "other": "callbacks and reports",
+    "lost": "lost steps",
+    "queue": "waiting for the cluster",
+    "down": "not running",
+}
+"""The causes in words.
+
+start_up: from the start of a process to its first step, and what that step takes longer than the second.
+data_wait: the longest wait of any rank for the batch of a step, since the others then wait for that rank.
+checkpoint: what training waits for: copies of the state, and saves that are not written in the background.
+other: callbacks, checks, and the sinks that receive the metrics.
+lost: steps after the checkpoint from which a later start resumed, so that they were taken again.
+queue: from a launch, or from the end of a start, until a cluster starts the same job.
+down: all other time between two starts, and what a start that was killed had not yet reported.
+"""
