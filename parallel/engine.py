@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from foretrain.configs.schema import Config
+from foretrain.parallel.exchanges import Channel
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.loss import IGNORE
 from foretrain.parallel.phases import PhaseClock
@@ -90,6 +91,11 @@ class Engine:
         """
         self.zero.await_weights()
         return self._stages
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        """What this rank has exchanged with other pipeline ranks; none without a pipeline."""
+        return [] if self._pipeline is None else self._pipeline.exchanges.channels
 
     def train_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> StepResult:
         """One optimizer step on the samples of this dp rank; all ranks of its tp x cp x pp pass the same.

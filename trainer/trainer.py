@@ -18,7 +18,9 @@ from foretrain.trainer.callbacks.checkpoints import CheckpointWriter
 from foretrain.trainer.callbacks.consistency import ConsistencyCheck
 from foretrain.trainer.callbacks.device import DeviceMetrics
 from foretrain.trainer.callbacks.evaluation import PeriodicEvaluation
+from foretrain.trainer.callbacks.stragglers import StragglerWatch
 from foretrain.trainer.callbacks.telemetry import Telemetry
+from foretrain.trainer.callbacks.watch import HangWatch
 from foretrain.trainer.checkpoint.files import Checkpoints, SaveError
 from foretrain.trainer.checkpoint.loading import load_initial, load_newest
 from foretrain.trainer.checkpoint.record import CheckpointRecord
@@ -75,6 +77,8 @@ class Trainer:
                 PeriodicEvaluation(Evaluation(run, groups, self.engine, self._objective), config.train.eval_every)
             )
         self.callbacks.append(CheckpointWriter())
+        if groups.layout.world_size > 1:
+            self.callbacks += [StragglerWatch(), *([HangWatch()] if config.parallel.hang_s else [])]
         self._load_callbacks()
         self._sinks = [JsonLinesSink(), *(SINKS.get(name)() for name in config.train.sinks), *sinks]
         self.stop_request = StopRequest()
@@ -92,6 +96,7 @@ class Trainer:
             self.report = stack.enter_context(Reporter(self._sinks if self.groups.rank == 0 else [], self._session()))
             self._batches = stack.enter_context(closing(self._open_batches()))
             self._saved_s = time.monotonic()
+            stack.callback(self.call, "on_close")
             self.call("on_fit_start")
             stack.enter_context(self._finishing_saves())
             for number in range(run.start_step + 1, run.total_steps + 1):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from foretrain.files import write_atomically
 from foretrain.launcher import records
-from foretrain.launcher.restart import EXIT_SIGNAL, asks_for_restart
+from foretrain.launcher.restart import asks_for_restart, was_cut_short
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
 
 ENDED = "ended"
@@ -49,7 +49,7 @@ def record_end(folder: Path, name: str, job: str, status: int, max_starts: int) 
     record.parent.mkdir(exist_ok=True)
     records.append(record, {"job": job, "status": status})
     ends = [entry["status"] for entry in reversed(records.entries(record)) if entry["job"] == job]
-    num_killed = len([*takewhile(lambda end: end >= EXIT_SIGNAL, ends)])
+    num_killed = len([*takewhile(was_cut_short, ends)])
     if status == EXIT_RESUME:
         return True, "stopped when asked to: is started again"
     if asks_for_restart(status) and num_killed < max_starts:

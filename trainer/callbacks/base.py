@@ -71,7 +71,7 @@ class Callback:
 
     Each rank has the same callbacks and calls the same hooks at the same steps, so a hook may use collectives, and must
     then do so on every rank. At each hook the callbacks are called in a fixed order: telemetry, the callbacks given to
-    the Trainer in their order, the consistency check, evaluation, checkpoints.
+    the Trainer in their order, the consistency check, evaluation, checkpoints, stragglers, the watch for hangs.
     """
 
     name: str = ""
@@ -94,6 +94,9 @@ class Callback:
 
     def on_fit_end(self, trainer: Trainer, outcome: Outcome) -> None:
         """Called after the last step of this session; not called if the session ends with an exception."""
+
+    def on_close(self, trainer: Trainer) -> None:
+        """Called once when the session ends, also with an exception: ends threads, and closes files."""
 
     def state(self) -> dict[str, Any]:
         """What this callback must remember in a checkpoint, as plain values that JSON can hold, alike on every rank."""
