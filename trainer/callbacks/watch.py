@@ -39,21 +39,19 @@ class HangWatch(Callback):
         self._watcher.start(STEP, run.start_step + 1)
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
-        self._enter("what follows the step (evaluation, checks, a checkpoint)", step.number)
+        assert self._watcher is not None
+        if step.is_last or step.stop is not None:
+            # What one rank does at the end, the others do not wait for, and they would count as silent.
+            self._watcher.close()
+        self._watcher.enter("work after it (evaluation, checks, a checkpoint)", step.number)
 
     def after_step(self, trainer: Trainer, step: Step) -> None:
-        if step.is_last or step.stop is not None:
-            self._enter("the end of the run", step.number)
-        else:
-            self._enter(STEP, step.number + 1)
+        assert self._watcher is not None
+        self._watcher.enter(STEP, step.number + 1)
 
     def on_close(self, trainer: Trainer) -> None:
         if self._watcher is not None:
             self._watcher.close()
-
-    def _enter(self, phase: str, step: int) -> None:
-        assert self._watcher is not None
-        self._watcher.enter(phase, step)
 
 
 def _hosts_and_session(groups: Groups) -> tuple[list[str], str]:

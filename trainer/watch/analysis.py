@@ -61,7 +61,7 @@ def hangs(finding: Finding, reports: Mapping[int, RankReport]) -> bool:
     It may continue as long as any rank gets further, or if the ranks that the others wait for wait for data, or do
     something that may take longer than a step, such as a checkpoint.
     """
-    if any(report.is_moving for report in reports.values()):
+    if any(report.is_moving for report in reports.values()) or not any(report.is_late for report in reports.values()):
         return False
     if finding.silent:
         return True

@@ -6,9 +6,9 @@ from statistics import median
 
 WINDOW_STEPS = 25
 """Steps over whose median a rank is judged, so that a few slow ones do not count."""
-NUM_WINDOWS = 2
+NUM_WINDOWS = 3
 """Windows in a row in which a rank is slow before it is named."""
-MARGIN = 0.15
+MARGIN = 0.2
 """A rank is slow if it needs more time than the median of its peers by this share."""
 LEAST_S = 0.002
 """A rank that needs less than this more is not slow: in steps of milliseconds, that is noise."""

@@ -12,7 +12,7 @@ _NUM_FRAMES = 12
 def hang_text(finding: Finding, reports: Mapping[int, RankReport], hosts: Sequence[str]) -> str:
     """The report: the causes, what was never entered, and where the Python of every rank is. `hosts`: of all ranks."""
     first = next(iter(reports.values()))
-    lines = [f"step {first.step} hangs: {first.phase} has taken {first.elapsed_s:.0f} s"]
+    lines = [f"step {first.step} hangs: the {first.phase} has taken {first.elapsed_s:.0f} s"]
     for rank in finding.causes:
         lines += _cause(rank, finding, reports, hosts)
     if not finding.causes:
@@ -24,7 +24,7 @@ def hang_text(finding: Finding, reports: Mapping[int, RankReport], hosts: Sequen
 def slow_text(finding: Finding, reports: Mapping[int, RankReport], hosts: Sequence[str]) -> str:
     """What is said of a step that is late, and that the run does not end for."""
     first = next(iter(reports.values()))
-    text = f"step {first.step} is slow: {first.phase} has taken {first.elapsed_s:.0f} s. "
+    text = f"step {first.step} is slow: the {first.phase} has taken {first.elapsed_s:.0f} s. "
     if not finding.idle:
         return f"{text}The ranks still exchange something, and the run continues\n"
     rank = finding.idle[0]

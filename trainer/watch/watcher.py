@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -54,6 +53,9 @@ class Watcher:
         """Seconds in which this process ran. A machine that sleeps, or a run that is suspended, does not hang."""
         self._phase, self._step, self._began_s, self._limit_s = "", 0, 0.0, float("inf")
         self._num_phases = 0
+        self._suspects: Sequence[int] | None = None
+        """The causes of a hang in the round before; None if it was none."""
+        self._has_said_slow = False
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="hang watch", daemon=True)
@@ -99,7 +101,8 @@ class Watcher:
 
     def _report(self) -> None:
         """Report this rank in each round until it continues, or end it if the run hangs."""
-        number, before, has_said = self._num_phases, None, False
+        number, before = self._num_phases, None
+        self._suspects, self._has_said_slow = None, False
         self._folder.mkdir(parents=True, exist_ok=True)
         while not self._continues(number):
             elapsed_s = self._lived_s - self._began_s
@@ -113,27 +116,27 @@ class Watcher:
                     self._end()
             ranks = fresh_reports(self._folder, _SILENT_ROUNDS * self._round_s)
             if ranks[:1] == [self._rank] and not self._continues(number):
-                has_said = self._judge(ranks, has_said)
+                self._judge(ranks)
         (self._folder / file_name(self._rank)).unlink(missing_ok=True)
-        with suppress(OSError):  # files of other ranks are still in it
-            self._folder.rmdir()
 
-    def _judge(self, ranks: Sequence[int], has_said: bool) -> bool:
-        """Write and print what the reports show, and end this rank if the run hangs; return whether it has spoken."""
+    def _judge(self, ranks: Sequence[int]) -> None:
+        """Say what the reports show, once, and end this rank if the run hangs."""
         try:
             reports = {rank: RankReport.read(self._folder / file_name(rank)) for rank in ranks}
         except FileNotFoundError:  # a rank has removed its report, since it continues
-            return has_said
+            return
         finding = find(reports, len(self._hosts))
-        if hangs(finding, reports):
+        before, self._suspects = self._suspects, finding.causes if hangs(finding, reports) else None
+        if self._suspects is not None:
+            if self._suspects != before:  # a rank that has just entered another phase has no report for a moment
+                return
             text = hang_text(finding, reports, self._hosts)
             write_atomically(self._folder / REPORT, text)
             print(text, file=sys.stderr, end="", flush=True)
             self._end()
-        is_known = not any(report.is_moving for report in reports.values())
-        if is_known and not has_said:
+        if not self._has_said_slow and not any(report.is_moving for report in reports.values()):
+            self._has_said_slow = True
             print(slow_text(finding, reports, self._hosts), file=sys.stderr, end="", flush=True)
-        return has_said or is_known
 
     def _end(self) -> NoReturn:
         print(f"the run hangs and ends, to be started again: see {self._folder / REPORT}", file=sys.stderr, flush=True)

@@ -44,7 +44,7 @@ LAYOUTS = {
     "cp=2": ParallelConfig(cp=2),
     "pp=2": ParallelConfig(pp=2),
 }
-HANG_S = 2.0
+HANG_S = 4.0
 
 
 def config(run_dir: Path, corpus: Path, layout: str, **train: Any) -> Config:
