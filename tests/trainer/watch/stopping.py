@@ -8,6 +8,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from foretrain.data_pipeline.stream.batches import Batches
 from foretrain.parallel.engine import Engine
 from foretrain.parallel.exchanges import Exchanges
 from foretrain.trainer.callbacks.consistency import ConsistencyCheck
@@ -86,4 +87,19 @@ def train_and_block(run: Any, rank: int) -> None:
             never.wait()
 
     before_each_step(block)
+    train_rank(run)
+
+
+def train_and_starve(run: Any, rank: int, seconds: float) -> None:
+    """Train; `rank` gets the batch of step STOPS_AT from storage only after a time."""
+    read, number = Batches.batch, 0
+
+    def read_slowly(batches: Batches, samples_consumed: int) -> Any:
+        nonlocal number
+        number += 1
+        if number == STOPS_AT and int(os.environ["RANK"]) == rank:
+            threading.Event().wait(seconds)
+        return read(batches, samples_consumed)
+
+    Batches.batch = read_slowly  # type: ignore[method-assign]
     train_rank(run)

@@ -9,19 +9,20 @@ import pytest
 
 from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.launcher.local.run import RankError
+from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.exit_status import EXIT_HANG
 from foretrain.trainer.run.folder import HANGS
 from foretrain.trainer.run.setup import prepare_run
 from tests.conftest import RunOnRanks
 from tests.trainer import test_resume
-from tests.trainer.watch.stopping import STOPS_AT, train_and_block, train_and_stop
+from tests.trainer.watch.stopping import STOPS_AT, train_and_block, train_and_starve, train_and_stop
 
 ACTIVATIONS = r"the exchange of the activations of micro-batch 0 from pipeline stage 0 to stage 1"
 GRADIENTS = r"the exchange of the gradients of micro-batch 0 from pipeline stage 1 to stage 0"
 CASES: dict[str, tuple[str, int, str]] = {
     # gloo reduces with all_reduce, and keeps a rank's part
     "gradient reduction": ("dp=2", 1, r"all_reduce number \d+ of the data-parallel group \(ranks 0-1\)"),
-    "weight gathering": ("dp=2", 0, r"all_gather number \d+ of the data-parallel group \(ranks 0-1\)"),
+    "weight gathering": ("dp=2", 0, r"\w+ number \d+ of the data-parallel group \(ranks 0-1\)"),
     "gradient sum": ("dp=2 zero 0", 1, r"all_reduce number \d+ of the data-parallel group \(ranks 0-1\)"),
     "tensor-parallel sum": ("tp=2 dp=2", 3, r"all_reduce number \d+ of the tensor-parallel group \(ranks 2-3\)"),
     "exchange of heads": ("cp=2", 1, r"all_to_all number \d+ of the context-parallel group \(ranks 0-1\)"),
@@ -85,3 +86,16 @@ def test_a_rank_that_is_stuck_in_python_is_named_with_where_it_is(
     report = report_of(tmp_path)
     assert re.search(r"rank 1 on .* is alive, and waits for no other rank\n  It never entered all_reduce", report)
     assert re.search(r"rank\(s\) 1:\n(    .*\n)*    .* in block: never.wait\(\)\n", report)
+
+
+@pytest.mark.long
+def test_a_run_whose_data_are_late_names_the_rank_that_waits_for_them_and_continues(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = prepare_run(config(tmp_path, corpus, "dp=2"))
+    ranks(2, train_and_starve, run, 1, 6 * HANG_S)
+    said = capfd.readouterr().err
+    assert re.search(rf"step {STOPS_AT} is slow: .* wait for rank 1 on .*, and that one for its data", said)
+    assert not [*tmp_path.glob(f"{HANGS}/*/*")]
+    steps = [record["step"] for record in read_metrics(tmp_path / METRICS_FILE) if record["kind"] == "train"]
+    assert steps == [*range(1, run.total_steps + 1)]
