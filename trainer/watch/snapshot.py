@@ -71,9 +71,9 @@ def flight_record(device: torch.device) -> list[Mapping[str, Any]]:
 
     https://docs.pytorch.org/tutorials/unstable/flight_recorder_tutorial.html describes their fields.
     """
-    dumps = [c10d._dump_fr_trace_json(True, False)]
+    dumps = [c10d._dump_fr_trace_json(True, False)]  # type: ignore[attr-defined]
     if device.type == "cuda":
-        dumps.append(c10d._dump_nccl_trace_json(True, False))
+        dumps.append(c10d._dump_nccl_trace_json(True, False))  # type: ignore[attr-defined]
     entries = [entry for dump in dumps for entry in json.loads(dump).get("entries", [])]
     return sorted(entries, key=lambda entry: entry["time_created_ns"])
 

@@ -33,7 +33,7 @@ class WaitClock:
             finally:
                 self.waited_s += time.perf_counter() - began_s
 
-        dist.Work.wait = wait  # type: ignore[method-assign]
+        dist.Work.wait = wait  # type: ignore[method-assign,assignment]
         try:
             yield
         finally:

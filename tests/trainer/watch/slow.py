@@ -17,5 +17,5 @@ def train_slowed(run: Any, slow: int, ratio: float, least_s: float) -> None:
             stage.register_forward_pre_hook(lambda *_: time.sleep(duration_s))
         build(engine, groups, stages, *args, **kwargs)
 
-    Engine.__init__ = slowed  # type: ignore[method-assign]
+    Engine.__init__ = slowed  # type: ignore[method-assign,assignment]
     train_rank(run)

@@ -101,5 +101,5 @@ def train_and_starve(run: Any, rank: int, seconds: float) -> None:
             threading.Event().wait(seconds)
         return read(batches, samples_consumed)
 
-    Batches.batch = read_slowly  # type: ignore[method-assign]
+    Batches.batch = read_slowly  # type: ignore[method-assign,assignment]
     train_rank(run)

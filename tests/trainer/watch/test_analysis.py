@@ -162,9 +162,12 @@ def test_a_run_in_which_any_rank_still_moves_does_not_hang() -> None:
 
 
 def test_a_rank_that_waits_for_data_or_is_within_its_limit_is_no_hang_and_is_named() -> None:
-    for excuse, words in (({"waits_for_data": True}, "its data"), ({"is_late": False}, "the end of: a checkpoint")):
-        reports = stuck()
-        reports[3] = replace(reports[3], phase="a checkpoint", **excuse)
+    checkpoint = replace(report(3), phase="checkpoint", is_late=False)
+    for excused, words in (
+        (replace(report(3), waits_for_data=True), "its data"),
+        (checkpoint, "the end of: checkpoint"),
+    ):
+        reports = stuck() | {3: excused}
         finding = find(reports, WORLD)
         assert not hangs(finding, reports)
         said = slow_text(finding, reports, HOSTS)
