@@ -35,12 +35,8 @@ class Finding:
         return sorted({*self.silent, *self.idle})
 
     def direct(self, cause: int) -> list[Wait]:
-        """The first wait of each rank that waits for a cause, and for causes alone, not for ranks that wait."""
-        first: dict[int, Wait] = {}
-        for wait in self.waits:
-            if cause in wait.missing and wait.missing <= {*self.causes}:
-                first.setdefault(wait.rank, wait)
-        return [*first.values()]
+        """The waits for a cause, and for causes alone, not for ranks that wait."""
+        return [wait for wait in self.waits if cause in wait.missing and wait.missing <= {*self.causes}]
 
 
 def find(reports: Mapping[int, RankReport], world_size: int) -> Finding:

@@ -8,6 +8,9 @@ from foretrain.trainer.watch.reports import RankReport
 _NUM_FRAMES = 12
 """Innermost calls of each stack that are shown; the files of the ranks have all of them."""
 
+_NUM_OPERATIONS = 5
+"""Operations that are shown of a cause: the last ones, since the host of a rank waits in the last that it entered."""
+
 
 def hang_text(finding: Finding, reports: Mapping[int, RankReport], hosts: Sequence[str]) -> str:
     """The report: the causes, what was never entered, and where the Python of every rank is. `hosts`: of all ranks."""
@@ -48,8 +51,8 @@ def _cause(rank: int, finding: Finding, reports: Mapping[int, RankReport], hosts
     waiting: dict[str, list[int]] = {}
     for wait in finding.direct(rank):
         waiting.setdefault(wait.operation, []).append(wait.rank)
-    for operation, ranks in waiting.items():
-        never = "never entered, or did not finish," if rank in finding.silent else "never entered"
+    never = "never entered, or did not finish," if rank in finding.silent else "never entered"
+    for operation, ranks in [*waiting.items()][-_NUM_OPERATIONS:]:
         yield f"  It {never} {operation}: {_ranks(listed(ranks))} in it"
 
 
