@@ -7,7 +7,6 @@ from foretrain.trainer.watch.reports import RankReport
 
 _NUM_FRAMES = 12
 """Innermost calls of each stack that are shown; the files of the ranks have all of them."""
-
 _NUM_OPERATIONS = 5
 """Operations that are shown of a cause: the last ones, since the host of a rank waits in the last that it entered."""
 
@@ -29,7 +28,7 @@ def slow_text(finding: Finding, reports: Mapping[int, RankReport], hosts: Sequen
     first = next(iter(reports.values()))
     text = f"step {first.step} is slow: the {first.phase} has taken {first.elapsed_s:.0f} s. "
     if not finding.idle:
-        return f"{text}The ranks still exchange something, and the run continues\n"
+        return f"{text}The run continues\n"
     rank = finding.idle[0]
     does = "its data" if reports[rank].waits_for_data else f"the end of: {reports[rank].phase}"
     return f"{text}The others wait for rank {rank} on {hosts[rank]}, and that one for {does}. The run continues\n"
