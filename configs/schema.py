@@ -51,9 +51,13 @@ class ParallelConfig:
     """Number of blocks of each of the pp * vpp stages; None: `balance` decides."""
     timeout_s: float = 600.0
     """Seconds that a collective may wait before the run ends with an error."""
+    hang_s: float = setting(120.0, since="0.2.0")
+    """Seconds that every step may take. If one takes longer than that, and than five times what is usual, and nothing
+    moves any more, the ranks report where each of them is, and end to be started again; 0: never."""
 
     def __post_init__(self) -> None:
         require_positive(dp=self.dp, tp=self.tp, cp=self.cp, pp=self.pp, vpp=self.vpp, timeout_s=self.timeout_s)
+        require_not_negative(self, "hang_s")
         require(
             self.stage_layers is None or min(self.stage_layers, default=0) > 0,
             f"stage_layers = {self.stage_layers}: give every stage at least one block",

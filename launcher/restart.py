@@ -14,8 +14,8 @@ from pathlib import Path
 from foretrain import records
 from foretrain.trainer.goodput import facts
 from foretrain.trainer.goodput.facts import Fact
-from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
-from foretrain.trainer.run.folder import newest_checkpoint, step_of
+from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_HANG, EXIT_RESUME
+from foretrain.trainer.run.folder import HANGS, newest_checkpoint, step_of
 
 STARTS_FILE = "starts.jsonl"
 EXIT_SIGNAL = 128
@@ -34,9 +34,14 @@ class Start:
     """Unix time."""
 
 
+def was_cut_short(status: int) -> bool:
+    """Whether ranks with this exit status were killed from outside, or hung."""
+    return status == EXIT_HANG or status >= EXIT_SIGNAL
+
+
 def asks_for_restart(status: int) -> bool:
-    """Whether ranks with this exit status are started again: they asked for it, or were killed from outside."""
-    return status == EXIT_RESUME or status >= EXIT_SIGNAL
+    """Whether ranks with this exit status are started again: they asked for it, or did not end by themselves."""
+    return status == EXIT_RESUME or was_cut_short(status)
 
 
 def stuck(starts: Sequence[Start], job: str, step: int, max_starts: int) -> str | None:
@@ -89,7 +94,8 @@ def decide(run_dir: Path, job: str, max_starts: int, status: int) -> tuple[bool,
     refusal = stuck(read_starts(run_dir), job, step, max_starts)
     if refusal is not None:
         return False, refusal
-    how = "stopped when asked to" if status == EXIT_RESUME else f"a rank was killed (status {status})"
+    known = {EXIT_RESUME: "stopped when asked to", EXIT_HANG: f"hung (see {run_dir / HANGS})"}
+    how = known.get(status, f"a rank was killed (status {status})")
     return True, f"{how}: resumes {f'from step {step:,}' if step else 'from the start'}"
 
 

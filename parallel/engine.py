@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from foretrain.configs.schema import Config
+from foretrain.parallel.exchanges import Channel
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.loss import IGNORE
 from foretrain.parallel.phases import PhaseClock
@@ -105,6 +106,11 @@ class Engine:
         """
         self.zero.await_weights()
         return self._stages
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        """What this rank has exchanged with other pipeline ranks; none without a pipeline."""
+        return [] if self._pipeline is None else self._pipeline.exchanges.channels
 
     def train_step(
         self,

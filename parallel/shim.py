@@ -39,6 +39,8 @@ def install(device: torch.device) -> None:
     os.environ["LOCAL_RANK"] = str(device.index or 0)
     # gloo would connect every rank with every other one when a group is made: 511 sockets on each of 512 ranks.
     os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")
+    # torch keeps that many collectives, so that the report of a hang can say which of them a rank never entered.
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
     _set_accelerator(device.type)
     from foretrain.parallel import libraries
 

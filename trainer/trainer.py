@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 from foretrain.data_pipeline.corpus.manifest import TOKENIZER
@@ -21,7 +21,9 @@ from foretrain.trainer.callbacks.device import DeviceMetrics
 from foretrain.trainer.callbacks.evaluation import PeriodicEvaluation
 from foretrain.trainer.callbacks.goodput import Goodput
 from foretrain.trainer.callbacks.replay import ReplayCheck
+from foretrain.trainer.callbacks.stragglers import StragglerWatch
 from foretrain.trainer.callbacks.telemetry import Telemetry
+from foretrain.trainer.callbacks.watch import HangWatch
 from foretrain.trainer.checkpoint.files import Checkpoints, SaveError
 from foretrain.trainer.checkpoint.loading import load, load_initial, load_newest
 from foretrain.trainer.checkpoint.places import Place
@@ -83,6 +85,8 @@ class Trainer:
                 PeriodicEvaluation(Evaluation(run, groups, self.engine, self._objective), config.train.eval_every)
             )
         self.callbacks.append(CheckpointWriter())
+        if groups.layout.world_size > 1:
+            self.callbacks += [StragglerWatch(), *([HangWatch()] if config.parallel.hang_s else [])]
         if run.own_checkpoint:
             self._load_callbacks(CheckpointRecord.read(run.own_checkpoint))
         self._sinks = [JsonLinesSink(), *(SINKS.get(name)() for name in config.train.sinks), *sinks]
@@ -103,12 +107,14 @@ class Trainer:
             self._batches = self._open_batches(number)
             stack.callback(lambda: self._batches.close())  # not always this one: a rollback opens others
             self._saved_s = time.monotonic()
+            stack.callback(self.call, "on_close")
             self.call("on_fit_start")
             prepare_rollbacks(self)
             stack.enter_context(self._finishing_saves())
             while number < run.total_steps:
                 step = self._train_step(number + 1)
                 if self._watch.anomaly and self._watch.wants_rollback:
+                    self.call("on_rollback", step)
                     number = roll_back(self, step.number, self._watch.anomaly.reason)
                     continue
                 number = step.number

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from foretrain import records
 from foretrain.files import write_atomically
-from foretrain.launcher.restart import EXIT_SIGNAL, asks_for_restart
-from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
+from foretrain.launcher.restart import asks_for_restart, was_cut_short
+from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_HANG, EXIT_RESUME
 
 ENDED = "ended"
 """The folder that has a file NAME.json for each task that will not be started again: {"status": its exit status}."""
@@ -43,17 +43,18 @@ def status_of(folder: Path, name: str) -> int | None:
 def record_end(folder: Path, name: str, job: str, status: int, max_starts: int) -> tuple[bool, str]:
     """Record that a start of a task ended; return whether to start it again, and the reason in words.
 
-    Only the starts of `job` count. After `max_starts` starts in a row that were killed, the task is given up.
+    Only the starts of `job` count. After `max_starts` starts in a row that were killed or hung, the task is given up.
     """
     record = folder / STARTS / f"{name}.jsonl"
     record.parent.mkdir(exist_ok=True)
     records.append(record, {"job": job, "status": status})
     ends = [entry["status"] for entry in reversed(records.entries(record)) if entry["job"] == job]
-    num_killed = len([*takewhile(lambda end: end >= EXIT_SIGNAL, ends)])
+    num_killed = len([*takewhile(was_cut_short, ends)])
     if status == EXIT_RESUME:
         return True, "stopped when asked to: is started again"
+    how = "hung" if status == EXIT_HANG else "was killed"
     if asks_for_restart(status) and num_killed < max_starts:
-        return True, f"was killed (status {status}): is started again"
+        return True, f"{how} (status {status}): is started again"
     path = ended_path(folder, name)
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, json.dumps({"status": status}) + "\n")
@@ -62,7 +63,7 @@ def record_end(folder: Path, name: str, job: str, status: int, max_starts: int) 
     if not asks_for_restart(status):
         return False, f"failed with status {status}: see above"
     times = f"{num_killed} times in a row" if num_killed > 1 else "once"
-    return False, f"was killed {times} (status {status}): raise launch.max_starts, or give it more memory or time"
+    return False, f"{how} {times} (status {status}): raise launch.max_starts, or give it more memory or time"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Runs a command that trains on this machine, and starts it again when its processes were killed.
+"""Runs a command that trains on this machine, and starts it again when its processes were killed or hung.
 
 `python -m foretrain.launcher.local.supervise --max-starts N RUN_DIR COMMAND...`. Whether it is started again is decided
 as on clusters (`launcher/restart.py`), but for one case: who stops a run of this machine wants it stopped.
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from foretrain.launcher.parent_death import die_with_parent
-from foretrain.launcher.restart import EXIT_SIGNAL, decide, record_start
+from foretrain.launcher.restart import EXIT_SIGNAL, decide, record_start, was_cut_short
 from foretrain.trainer.run.exit_status import EXIT_FAILED
 
 MODULE = "foretrain.launcher.local.supervise"
@@ -43,7 +43,7 @@ class Supervisor:
                 print(refusal, file=sys.stderr)
                 return EXIT_FAILED
             status = self._start()
-            if self._is_asked_to_stop or status < EXIT_SIGNAL:
+            if self._is_asked_to_stop or not was_cut_short(status):
                 return status
             again, words = decide(self._run_dir, self._job, self._max_starts, status)
             print(words, file=sys.stderr, flush=True)

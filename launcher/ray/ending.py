@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from signal import SIGKILL, SIGTERM
 
 from foretrain.launcher.restart import EXIT_SIGNAL
-from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_HANG, EXIT_RESUME
 
 LOST = EXIT_SIGNAL + SIGKILL
 """The exit status of a rank that was lost with its actor or its node."""
-_FROM_OUTSIDE = (LOST, EXIT_SIGNAL + SIGTERM)
+_CUT_SHORT = (LOST, EXIT_SIGNAL + SIGTERM, EXIT_HANG)
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,13 @@ class End:
 def decisive(ends: Sequence[End]) -> End | None:
     """The end that decides how the start ended, out of the ends in their order; None: all ranks are done.
 
-    A rank that was killed from outside (it, its actor, or its node) comes before those that failed because they lost
-    it. A rank that aborts itself (SIGABRT, SIGSEGV) counts as any other failure: the first one decides.
+    A rank that was killed from outside (it, its actor, or its node), or that ended because the run hung, comes before
+    those that failed because they lost it. A rank that aborts itself (SIGABRT, SIGSEGV) counts as any other failure:
+    the first one decides.
     """
     for wanted in (
         lambda end: end.status == EXIT_CONFIG,
-        lambda end: end.status in _FROM_OUTSIDE,
+        lambda end: end.status in _CUT_SHORT,
         lambda end: end.is_failure,
         lambda end: end.status == EXIT_RESUME,
     ):

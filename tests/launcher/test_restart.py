@@ -49,6 +49,7 @@ def test_a_job_that_gives_up_says_where_it_is_stuck_and_what_to_look_at() -> Non
     [
         (0, False, "done"),
         (85, True, "resumes from step 40"),
+        (86, True, "hangs): resumes from step 40"),
         (93, False, "refused"),
         (137, True, "a rank was killed"),
         (143, True, "a rank was killed"),

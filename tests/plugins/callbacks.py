@@ -50,6 +50,9 @@ class LogHooks(Callback):
     def on_fit_end(self, trainer: Trainer, outcome: Outcome) -> None:
         self._log(trainer, "on_fit_end", outcome.step, outcome.stopped_by)
 
+    def on_close(self, trainer: Trainer) -> None:
+        self._log(trainer, "on_close")
+
     def state(self) -> dict[str, Any]:
         return {"num_steps_ever": self.num_steps_ever}
 

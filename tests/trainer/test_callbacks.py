@@ -54,6 +54,7 @@ on_step 5
 after_step 5
 on_checkpoint step-00000005
 on_fit_end 5 callback
+on_close
 on_fit_start 5
 on_step 6
 after_step 6
@@ -63,6 +64,7 @@ after_step 7
 on_evaluation 7 {3}
 on_checkpoint step-00000007
 on_fit_end 7 None
+on_close
 """
     records = read_metrics(tmp_path / "run" / METRICS_FILE)
     val_losses = [record["val_loss"] for record in records if record["kind"] == "eval"]

@@ -73,7 +73,8 @@ class Callback:
     Each rank has the same callbacks and calls the same hooks at the same steps, so a hook may use collectives, and must
     then do so on every rank. At each hook the callbacks are called in a fixed order: what was decided about the update,
     telemetry, goodput, the callbacks given to the Trainer in their order, the checks of consistency, evaluation,
-    checkpoints. A step after which the run goes back to a checkpoint calls no hook but `before_step`.
+    checkpoints, stragglers, the watch for hangs. A step because of which the run goes back to a checkpoint calls no hook
+    but `before_step` and `on_rollback`.
     """
 
     name: str = ""
@@ -87,6 +88,9 @@ class Callback:
 
     def before_step(self, trainer: Trainer, number: int, batch: Batch) -> None:
         """Called with this rank's samples of step `number`, before its forward pass."""
+
+    def on_rollback(self, trainer: Trainer, step: Step) -> None:
+        """Called before the run goes back to a checkpoint because of `step`, whose update was not made."""
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
         """Called after the optimizer step and before its report: may add metrics, or ask for a stop or a checkpoint."""
@@ -102,6 +106,9 @@ class Callback:
 
     def on_fit_end(self, trainer: Trainer, outcome: Outcome) -> None:
         """Called after the last step of this session; not called if the session ends with an exception."""
+
+    def on_close(self, trainer: Trainer) -> None:
+        """Called once when the session ends, also with an exception: ends threads, and closes files."""
 
     def state(self) -> dict[str, Any]:
         """What this callback must remember in a checkpoint, as plain values that JSON can hold, alike on every rank."""

@@ -18,6 +18,8 @@ RECORD = "run.json"
 """The record in a checkpoint; see trainer/checkpoint/record.py."""
 LOGS = "logs"
 """Folder of the output of each rank."""
+HANGS = "hangs"
+"""Folder of the reports of hangs: a folder for each, with report.txt and a file for each rank."""
 CODE = "code"
 """Folder of a copy of the code, for jobs that start later than they are submitted."""
 

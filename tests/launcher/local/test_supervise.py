@@ -32,8 +32,9 @@ def test_a_command_that_is_killed_is_started_again_until_it_ends(tmp_path: Path)
     assert [start.step for start in read_starts(tmp_path / "run")] == [0, 0]
 
 
-def test_a_rank_that_was_killed_is_a_reason_too(tmp_path: Path) -> None:
-    process = supervised(tmp_path / "run", 'echo start; mkdir "$RUN/once" 2>/dev/null && exit 139; exit 0')
+@pytest.mark.parametrize("status", [86, 139])
+def test_ranks_that_hung_or_were_killed_are_a_reason_too(status: int, tmp_path: Path) -> None:
+    process = supervised(tmp_path / "run", f'echo start; mkdir "$RUN/once" 2>/dev/null && exit {status}; exit 0')
     assert process.communicate(timeout=60)[0] == "start\nstart\n"
     assert process.returncode == 0
 

@@ -14,6 +14,7 @@ from foretrain.launcher.ray.ending import LOST, End, decisive, exit_status
         ([1, LOST, 1], LOST),  # the victims were seen first
         ([134, LOST], LOST),
         ([1, 143], 143),
+        ([1, 86, 1], 86),  # the others lost a rank that has ended, since the run hung
         ([1, 134, 139], 1),  # peers of a rank that failed abort themselves
         ([134, 1], 134),
         ([3, 1], 3),

@@ -1,0 +1,118 @@
+"""The report of this process about itself: torch's flight recorder, and the stacks of its threads."""
+
+import json
+import os
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Iterable, Mapping
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C import _distributed_c10d as c10d
+
+from foretrain.parallel.engine import Engine
+from foretrain.parallel.groups import Groups
+from foretrain.trainer.watch.reports import Collective, Group, RankReport
+
+_READS_DATA = ("data_pipeline/stream/batches.py", "__next__")
+"""The file and the function in which a rank waits for its batch."""
+
+
+def known_groups(groups: Groups) -> dict[str, Group]:
+    """The groups of the layout by their names in torch."""
+    labelled = (
+        ("group of all ranks", dist.group.WORLD),
+        ("group of all ranks in host memory", groups.cpu),
+        ("tensor-parallel group", groups.tp),
+        ("context-parallel group", groups.cp),
+        ("pipeline group", groups.pp),
+        ("data-parallel group", groups.replicas),
+        ("group of tied embeddings", groups.embedding),
+        ("group that shares batches", groups.same_samples),
+    )
+    found: dict[str, Group] = {}
+    for label, group in labelled:
+        if group is not None:
+            found.setdefault(group.group_name, Group(label, dist.get_process_group_ranks(group)))
+    return found
+
+
+def snapshot(groups: Groups, engine: Engine, step: int, phase: str, elapsed_s: float, *, is_late: bool) -> RankReport:
+    """The report of this rank. It may be called from any thread, and waits for no other rank or device."""
+    frames = sys._current_frames()
+    main = frames.get(threading.main_thread().ident or 0)
+    known = known_groups(groups)
+    entries = flight_record(groups.device)
+    for entry in entries:
+        name, description = entry["process_group"]
+        known.setdefault(name, Group(f"group {description or name}", []))
+    return RankReport(
+        rank=groups.rank,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        step=step,
+        phase=phase,
+        elapsed_s=round(elapsed_s, 1),
+        is_late=is_late,
+        waits_for_data=_waits_for_data(main),
+        groups=known,
+        collectives=newest(entries),
+        channels=engine.channels,
+        stacks=stacks(frames),
+    )
+
+
+def flight_record(device: torch.device) -> list[Mapping[str, Any]]:
+    """The entries of torch's flight recorder, the oldest first: those of gloo and, on a GPU, those of NCCL.
+
+    https://docs.pytorch.org/tutorials/unstable/flight_recorder_tutorial.html describes their fields.
+    """
+    dumps = [c10d._dump_fr_trace_json(True, False)]  # type: ignore[attr-defined]
+    if device.type == "cuda":
+        dumps.append(c10d._dump_nccl_trace_json(True, False))  # type: ignore[attr-defined]
+    entries = [entry for dump in dumps for entry in json.loads(dump).get("entries", [])]
+    return sorted(entries, key=lambda entry: entry["time_created_ns"])
+
+
+def newest(entries: Iterable[Mapping[str, Any]]) -> list[Collective]:
+    """The last collective of each group, and all that are not complete, in the order in which they were entered."""
+    last: dict[str, Collective] = {}
+    found: dict[tuple[str, int], Collective] = {}
+    for order, entry in enumerate(entries):
+        if entry["is_p2p"]:
+            continue  # `Exchanges` knows more about them
+        group, number = entry["process_group"][0], entry["collective_seq_id"]
+        is_complete = entry["retired"] or entry["state"] == "completed"  # gloo never says "completed"
+        name = entry["profiling_name"].partition(":")[2] or entry["profiling_name"]
+        last[group] = collective = Collective(group, number, name, order, is_complete)
+        if not is_complete:
+            found[group, number] = collective
+    found |= {(each.group, each.number): each for each in last.values()}
+    return sorted(found.values(), key=lambda each: each.order)
+
+
+def stacks(frames: Mapping[int, FrameType]) -> dict[str, list[str]]:
+    """Where each thread is, innermost call last: "file:line in function: code". The main thread comes first."""
+    threads = {thread.ident: thread for thread in threading.enumerate()}
+    me, main = threading.get_ident(), threading.main_thread().ident
+    found = {}
+    for ident in sorted(frames.keys() - {me}, key=lambda ident: ident != main):
+        name = threads[ident].name if ident in threads else f"thread {ident}"
+        found[name] = [
+            f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line or ''}"
+            for frame in traceback.extract_stack(frames[ident])
+        ]
+    return found
+
+
+def _waits_for_data(frame: FrameType | None) -> bool:
+    file, function = _READS_DATA
+    while frame is not None:
+        if frame.f_code.co_name == function and frame.f_code.co_filename.endswith(file):
+            return True
+        frame = frame.f_back
+    return False
