@@ -117,9 +117,28 @@ def test_ctrl_c_before_there_are_ranks_ends_at_once(launch: Launch, tmp_path: Pa
 
 
 @pytest.mark.long
-def test_a_fork_server_that_dies_at_its_start_is_an_error(launch: Launch, tmp_path: Path) -> None:
+def test_a_fork_server_that_dies_at_its_start_is_reported_as_one_that_was_killed(
+    launch: Launch, tmp_path: Path
+) -> None:
     program = launch("-m", PROGRAM, str(tmp_path), "hang", "tests.launcher.local.preloaded", FORETRAIN_TEST="die")
-    assert "RuntimeError: the fork server ended before it started a rank" in program.communicate(timeout=DEADLINE_S)[1]
+    assert "error: the fork server ended before it started a rank" in program.communicate(timeout=DEADLINE_S)[1]
+    assert program.returncode == 255
+
+
+@pytest.mark.long
+def test_the_socket_of_a_launcher_that_is_killed_is_deleted_by_the_next_one(launch: Launch, tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    first = launch("-m", PROGRAM, str(tmp_path), "hang_deaf", TMPDIR=str(temporary))
+    descendants_when_ready(first, tmp_path)
+    (left,) = temporary.glob("*")
+    first.kill()
+    first.communicate(timeout=DEADLINE_S)
+    assert left.exists()
+    second = launch("-m", PROGRAM, str(tmp_path), "where_to_file", TMPDIR=str(temporary))
+    second.communicate(timeout=DEADLINE_S)
+    assert second.returncode == 0
+    assert [*temporary.iterdir()] == []
 
 
 @pytest.mark.long
