@@ -9,9 +9,11 @@ from pathlib import Path
 
 from foretrain.files import LockHeldError, lock
 
-PREFIX = "foretrain-sockets-"
+PREFIX, _NEW = "ftsock-", "new-ftsock-"
 _LOCK = "owner"
 _owned = ExitStack()
+_MAX_PATH, _SOCKET = 107, "/pymp-12345678/listener-12345678"
+"""Bytes of the path of a socket, and what multiprocessing adds to a folder for one."""
 
 
 @cache
@@ -22,12 +24,14 @@ def own_socket_folder() -> None:
     kernel releases the lock of a folder when its process ends, so a folder that can be locked is abandoned.
     """
     temporary = tempfile.gettempdir()
-    for folder in Path(temporary).glob(f"{PREFIX}*"):
-        with suppress(OSError, LockHeldError), lock(folder / _LOCK):  # it may be that of another user
-            shutil.rmtree(folder, ignore_errors=True)
-    unlocked = Path(tempfile.mkdtemp(prefix="foretrain-new-"))
+    for owner in Path(temporary).glob(f"{PREFIX}*/{_LOCK}"):
+        with suppress(OSError, LockHeldError), lock(owner):  # it may be that of another user
+            shutil.rmtree(owner.parent, ignore_errors=True)
+    if len(f"{temporary}/{PREFIX}12345678{_SOCKET}".encode()) > _MAX_PATH:
+        return  # multiprocessing's own folder, one level higher, may still fit
+    unlocked = Path(tempfile.mkdtemp(prefix=_NEW))
     _owned.enter_context(lock(unlocked / _LOCK))
-    folder = unlocked.rename(unlocked.with_name(unlocked.name.replace("foretrain-new-", PREFIX)))
+    folder = unlocked.rename(unlocked.with_name(unlocked.name.replace(_NEW, PREFIX)))
     tempfile.tempdir = str(folder)
     try:
         util.get_temp_dir()
