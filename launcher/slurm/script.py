@@ -16,14 +16,17 @@ SECRETS = "job.env"
 
 def render(job: Job, launch: LaunchConfig) -> str:
     """The batch script of a job."""
+    numbers = () if job.sizes is None else job.sizes.nodes(job.ranks_per_node)
     size = [
-        f"--nodes={job.num_nodes}",
+        f"--nodes={f'{numbers[0]}-{numbers[-1]}' if numbers else job.num_nodes}",
         f"--ntasks-per-node={job.ranks_per_node}",
         f"--cpus-per-task={job.cpus_per_rank}",
         *([f"--gres=gpu:{job.gpus_per_node}"] if job.gpus_per_node else []),
     ]
     values = {
         "CPUS_PER_RANK": str(job.cpus_per_rank),
+        "NODES": _nodes_lines(numbers, job.ranks_per_node) if numbers else "",
+        "STEP_NODES": ' --relative=0 --nodes="$nodes" --ntasks="$SLURM_NTASKS"' if numbers else "",
         "RANKS_PER_NODE": str(job.ranks_per_node),
         "RANK_LOG": shlex.quote(f"{_pattern(job.logs)}/rank-%3t.log"),
         "COMMAND": shlex.join(job.command),
@@ -75,6 +78,19 @@ def _setup_lines(lines: Sequence[str]) -> str:
     """The lines of launch.setup. They may use variables that are not set; one that fails ends the job."""
     checked = [f"{{\n{line}\n}} || fail {shlex.quote(f'launch.setup failed: {line}')}" for line in lines]
     return "\n".join(["set +u", *checked, "set -u", ""]) if lines else ""
+
+
+def _nodes_lines(numbers: Sequence[int], ranks_per_node: int) -> str:
+    """The shell lines that choose the number of nodes of an elastic run: `numbers` are those that it can use."""
+    return f"""
+# --- The size ---
+# This start has the largest of these numbers of nodes that Slurm has given to the job. Other nodes stay idle.
+nodes=
+for number in {" ".join(map(str, numbers))}; do
+    [ "$number" -gt "$SLURM_JOB_NUM_NODES" ] || nodes=$number
+done
+export SLURM_NTASKS=$((nodes * {ranks_per_node}))
+"""
 
 
 def secrets(job: Job) -> str:
