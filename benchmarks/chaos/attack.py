@@ -21,6 +21,8 @@ PACE = 0.8
 """A run that has done more than this share of the steps for its number of kills is killed during its start-up."""
 PATIENCE_S = 120.0
 """Seconds after which a kill no longer waits for a step or a save."""
+HANG_S = 900.0
+"""Seconds that a run may take to end after the last kill."""
 POLL_S = 0.005
 
 
@@ -72,14 +74,24 @@ class Attack:
         while command.poll() is None or self.target.processes():
             if len(self.kills) < self.num_kills:
                 self._kill_at_some_moment(command)
+            elif time.monotonic() > self._since_s + HANG_S:
+                self._end_all()
+                raise ChaosError(self._described(f"the run has not ended {HANG_S:g} s after the last kill"))
             else:
                 time.sleep(0.1)
         status = command.wait()
         was_killed = len(self.kills) > before if self.target.changes_layout else status == -9
         if status != 0 and not was_killed:
-            words = self.target.output.read_text(encoding="utf-8", errors="replace")[-3000:]
-            raise ChaosError(f"the command ended with status {status} after {len(self.kills)} kills:\n{words}")
+            raise ChaosError(self._described(f"the command ended with status {status} after {len(self.kills)} kills"))
         return status
+
+    def _described(self, what: str) -> str:
+        return f"{what}:\n{self.target.output.read_text(encoding='utf-8', errors='replace')[-3000:]}"
+
+    def _end_all(self) -> None:
+        for process in self.target.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def _next_layout(self) -> str:
         if not self.target.changes_layout:
