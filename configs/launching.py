@@ -94,8 +94,8 @@ class LaunchConfig:
     max_starts: int = 3
     """Consecutive starts without a new checkpoint before the job gives up."""
     elastic: str | None = setting(None, changes_curve=False, since="0.2.0")
-    """Smallest and largest data-parallel size, as MIN:MAX: each start has the largest that divides the batch and for
-    which there are ranks. parallel.dp must be null. None: the size does not change."""
+    """Smallest and largest data-parallel size, as MIN:MAX: under `foretrain launch`, each start has the largest that
+    divides the batch and for which there are ranks. parallel.dp must be null. None: the size does not change."""
 
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     """Options of Slurm."""
