@@ -126,11 +126,15 @@ def test_a_killed_rank_is_started_again_and_a_job_that_comes_no_further_gives_up
 def drain(slurm: Cluster) -> Iterator[Callable[[str], object]]:
     """Take nodes out of the cluster, until the test ends."""
 
+    drained: list[str] = []
+
     def drain(nodes: str) -> object:
+        drained.append(nodes)
         return slurm.run("scontrol", "update", f"nodename={nodes}", "state=drain", "reason=test")
 
     yield drain
-    slurm.run("scontrol", "update", "nodename=n[1-4]", "state=resume")
+    for nodes in drained:
+        slurm.run("scontrol", "update", f"nodename={nodes}", "state=resume")
 
 
 @pytest.mark.long

@@ -81,12 +81,12 @@ def test_a_command_whose_supervisor_is_killed_is_asked_to_save(tmp_path: Path) -
     process.communicate(timeout=60)
 
 
-def elastic(run_dir: Path, script: str, sizes: str) -> subprocess.Popen[str]:
+def elastic(run_dir: Path, script: str, sizes: str, device: str = "cpu") -> subprocess.Popen[str]:
     """A process that supervises a bash script with several data-parallel sizes: the option that names one is $0."""
     run_dir.mkdir()
-    asked = ["--max-starts", str(MAX_STARTS), "--sizes", sizes, "--device", "cpu", str(run_dir)]
+    asked = ["--max-starts", str(MAX_STARTS), "--sizes", sizes, "--device", device, str(run_dir)]
     command = [sys.executable, "-m", MODULE, *asked, "bash", "-c", script]
-    env = {**os.environ, "RUN": str(run_dir)}
+    env = {**os.environ, "RUN": str(run_dir), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -126,3 +126,17 @@ def test_a_machine_that_is_too_small_for_every_size_is_reported(tmp_path: Path) 
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
     assert f"launch.elastic: dp = 2 needs {2 * most} ranks, and this machine can run {most}" in err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("device", "status", "words"), [("cuda", 1, "this machine can run 0 (one on each visible GPU)"), ("auto", 0, "")]
+)
+def test_a_run_on_gpus_needs_one_for_each_rank_and_other_runs_use_the_cores(
+    device: str, status: int, words: str, tmp_path: Path
+) -> None:
+    process = elastic(tmp_path / "run", "echo $0", "1,2x1", device)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status
+    assert words in err
+    assert out == ("" if status else "parallel.dp=2\n")
