@@ -155,14 +155,13 @@ class Attack:
 
 
 def role(process: psutil.Process) -> str | None:
-    """What a process of a run is; None for one that only notes the resources of others."""
+    """What a process of a run is; None for helpers, without which a run continues, such as git."""
     words = " ".join(process.cmdline())
-    if "resource_tracker" in words:
-        return None
     if "multiprocessing.forkserver" in words:
         parent = process.parent()
         is_rank = parent is not None and "multiprocessing.forkserver" in " ".join(parent.cmdline())
         return "rank" if is_rank else "fork server"
     if MODULE in words:
         return "supervisor"
-    return "main process" if "foretrain train" in words else "launch command"
+    names = {"foretrain train": "main process", "foretrain launch": "launch command"}
+    return next((name for verb, name in names.items() if verb in words), None)
