@@ -59,9 +59,16 @@ class Attack:
         """Seconds that the newest start-up took: the range of moments for a kill in the next one."""
 
     def run(self) -> None:
-        """Kill and start again until the run is complete. Raises ChaosError if it ends in another way."""
-        while self._start() != 0:
-            pass
+        """Kill and start again until the run is complete. Raises ChaosError if it ends in another way.
+
+        No process of the run is left, also if this one is interrupted.
+        """
+        try:
+            while self._start() != 0:
+                pass
+        except BaseException:
+            self._end_all()
+            raise
         if len(self.kills) < self.num_kills:
             raise ChaosError(f"the run was complete after {len(self.kills)} of {self.num_kills} kills")
 
@@ -75,7 +82,6 @@ class Attack:
             if len(self.kills) < self.num_kills:
                 self._kill_at_some_moment(command)
             elif time.monotonic() > self._since_s + HANG_S:
-                self._end_all()
                 raise ChaosError(self._described(f"the run has not ended {HANG_S:g} s after the last kill"))
             else:
                 time.sleep(0.1)
