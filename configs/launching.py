@@ -4,10 +4,19 @@ import re
 from dataclasses import dataclass, field
 
 from foretrain.configs.checks import require, require_positive
+from foretrain.configs.fields import setting
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|[A-Za-z_][A-Za-z0-9_]*=[^\n\0]*")
 SECRET = re.compile(r"KEY|TOKEN(?!IZERS)|SECRET|PASS|CREDENTIAL|PROXY|AUTH|COOKIE|_PAT$", re.IGNORECASE)
 """Names of variables with secret values, which are not written to files that others can read."""
+
+
+def size_range(elastic: str) -> range:
+    """The sizes that `launch.elastic` names. Raises ValueError if it is not MIN:MAX with 1 <= MIN <= MAX."""
+    found = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", elastic)
+    sizes = range(int(found[1]), int(found[2]) + 1) if found else range(0)
+    require(len(sizes) > 0, f"elastic = '{elastic}' must be MIN:MAX, two data-parallel sizes such as 2:8")
+    return sizes
 
 
 @dataclass
@@ -84,6 +93,9 @@ class LaunchConfig:
     minutes."""
     max_starts: int = 3
     """Consecutive starts without a new checkpoint before the job gives up."""
+    elastic: str | None = setting(None, changes_curve=False, since="0.2.0")
+    """Smallest and largest data-parallel size, as MIN:MAX: under `foretrain launch`, each start has the largest that
+    divides the batch and for which there are ranks. parallel.dp must be null. None: the size does not change."""
 
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     """Options of Slurm."""
@@ -92,6 +104,8 @@ class LaunchConfig:
 
     def __post_init__(self) -> None:
         require_positive(cpus_per_rank=self.cpus_per_rank, stop_lead_s=self.stop_lead_s, max_starts=self.max_starts)
+        if self.elastic is not None:
+            size_range(self.elastic)
         for entry in self.env:
             require(
                 VARIABLE.fullmatch(entry) is not None,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from foretrain.configs.launching import SECRET, LaunchConfig
 from foretrain.configs.schema import Config
+from foretrain.launcher.elastic import Sizes, elastic_sizes
 from foretrain.parallel.cuda_environment import cuda_variables
 from foretrain.parallel.layout import Layout, LayoutError
 from foretrain.trainer.run.folder import CODE, CONFIG_FILE, LOGS
@@ -39,6 +40,10 @@ class Job:
     """Consecutive starts without a new checkpoint before the job gives up."""
     train_options: tuple[str, ...] = ()
     """Further options of `foretrain train`."""
+    sizes: Sizes | None = None
+    """The data-parallel sizes of an elastic run, whose nodes above are those of the largest one."""
+    device: str = "auto"
+    """`train.device` of the config."""
 
     @property
     def num_ranks(self) -> int:
@@ -86,6 +91,8 @@ class Job:
         values = json.loads(text)
         values["env"] = tuple((name, value) for name, value in values["env"])
         values["train_options"] = tuple(values["train_options"])
+        sizes = values["sizes"]
+        values["sizes"] = sizes and Sizes(tuple(sizes["allowed"]), sizes["ranks_per_replica"])
         return cls(**values)
 
 
@@ -113,6 +120,8 @@ def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train
         env=env,
         max_starts=launch.max_starts,
         train_options=tuple(train_options),
+        sizes=elastic_sizes(config),
+        device=config.train.device,
     )
 
 

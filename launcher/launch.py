@@ -9,6 +9,7 @@ from foretrain.configs import load as configs
 from foretrain.configs.launching import LaunchConfig
 from foretrain.configs.schema import Config
 from foretrain.launcher.active import refuse_active
+from foretrain.launcher.elastic import elastic_sizes
 from foretrain.launcher.job import Job, make_job
 from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.launcher.private import write_private
@@ -37,10 +38,15 @@ def make_plan(config: Config, on: str, *, allow_data_change: bool = False) -> La
 
     Changes nothing. Raises ValueError if there is no such launcher, or the layout does not fit the nodes.
     """
-    launcher = LAUNCHERS.get(on)
+    launcher, sizes = LAUNCHERS.get(on), elastic_sizes(config)
+    if sizes is not None and not getattr(launcher, "is_elastic", False):
+        raise ValueError(f"launch.elastic: the launcher '{on}' cannot change the size of a run: leave it out")
     if launcher.uses_one_machine:
-        num_ranks = Layout.from_config(config.parallel).world_size
+        num_ranks = Layout.from_config(config.parallel).world_size if sizes is None else sizes.max_ranks
         config = replace(config, cluster=replace(config.cluster, num_nodes=1, gpus_per_node=num_ranks))
+    elif sizes is not None:
+        num_nodes = sizes.nodes(config.cluster.gpus_per_node)[-1]
+        config = replace(config, cluster=replace(config.cluster, num_nodes=num_nodes))
     options = ["--allow-data-change"] if allow_data_change else []
     if not launcher.uses_one_machine and config.train.device == "auto":
         options.append("train.device=cuda")  # a rank on a node whose GPUs are gone must fail, and not train on the CPU

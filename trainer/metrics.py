@@ -25,6 +25,11 @@ FINAL_SHARE = 0.1
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
+def is_time(metric: str) -> bool:
+    """Whether a metric is measured by a clock, so that two runs with one curve differ in it."""
+    return metric in ("step_s", "tokens_per_s", "data_wait_s", "goodput") or metric.startswith("badput/")
+
+
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     """The records of a metrics file, in order, each with its `kind` and `step`.
 

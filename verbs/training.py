@@ -51,6 +51,13 @@ def launch(
     gpus_per_node: Annotated[
         int | None, typer.Option(help="GPUs of a node, and so its ranks; the same as cluster.gpus_per_node=G.")
     ] = None,
+    elastic: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN:MAX",
+            help="Data-parallel sizes: a start has the largest for which there are ranks. The same as launch.elastic.",
+        ),
+    ] = None,
     allow_data_change: Annotated[
         bool, typer.Option("--allow-data-change", help="Resume from a checkpoint with other data, or another mixture.")
     ] = False,
@@ -69,7 +76,7 @@ def launch(
     from foretrain.trainer.run.setup import prepare_run
 
     with bad_input():
-        sizes = {"cluster.num_nodes": nodes, "cluster.gpus_per_node": gpus_per_node}
+        sizes = {"cluster.num_nodes": nodes, "cluster.gpus_per_node": gpus_per_node, "launch.elastic": elastic}
         options = [f"{key}={value}" for key, value in sizes.items() if value is not None]
         settings = configs.load(config, [*(overrides or []), *options])
         plan = launching.make_plan(settings, on, allow_data_change=allow_data_change)

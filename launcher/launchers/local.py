@@ -36,6 +36,7 @@ class LocalLauncher:
 
     name = "local"
     uses_one_machine = True
+    is_elastic = True
     arrays: ArrayRunner | None = None
 
     def in_foreground(self, launch: LaunchConfig) -> bool:
@@ -47,7 +48,8 @@ class LocalLauncher:
         _, settings = environment(launch.env, {})
         exports = {**settings, **{name: dict(job.env)[name] for name in code_variables(job.code)}}
         path = shlex.quote(str(job.folder / SCRIPT))
-        supervise = [job.python, "-m", MODULE, "--max-starts", str(job.max_starts), str(job.folder)]
+        elastic = [] if job.sizes is None else ["--sizes", str(job.sizes), "--device", job.device]
+        supervise = [job.python, "-m", MODULE, "--max-starts", str(job.max_starts), *elastic, str(job.folder)]
         lines = [
             "#!/bin/bash",
             f"# A run of foretrain on one machine. To continue from its newest checkpoint: bash {path}",

@@ -17,6 +17,7 @@ class RayLauncher:
 
     name = "ray"
     uses_one_machine = False
+    is_elastic = True
     arrays: ArrayRunner | None = RayArrays()
 
     def in_foreground(self, launch: LaunchConfig) -> bool:

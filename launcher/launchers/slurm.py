@@ -17,6 +17,7 @@ class SlurmLauncher:
 
     name = "slurm"
     uses_one_machine = False
+    is_elastic = True
     arrays: ArrayRunner | None = SlurmArrays()
 
     def in_foreground(self, launch: LaunchConfig) -> bool:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from foretrain.launcher.environment import changed_environment
+from foretrain.launcher.local.sockets import own_socket_folder
 
 # A name, not an import: foretrain.launcher.local.preload changes the process that imports it.
 _PRELOAD_MODULE = "foretrain.launcher.local.preload"
@@ -25,6 +26,10 @@ PRELOAD = (
     "foretrain.trainer.run.rank",
 )
 """The modules that take a rank longest to import: about eight CPU seconds together."""
+
+
+class ServerEndedError(RuntimeError):
+    """The fork server has ended before it started a rank: it was killed, or a module that it imports ended it."""
 
 
 class InheritedFd:
@@ -62,6 +67,7 @@ def server_env(env: Mapping[str, str], preload: Sequence[str]) -> dict[str, str]
 def ensure_running(server_env: Mapping[str, str]) -> None:
     """Start the fork server unless it runs, and return while it still imports. A running one keeps its environment."""
     forkserver.set_forkserver_preload([_PRELOAD_MODULE])
+    own_socket_folder()
     with changed_environment(server_env):
         forkserver.ensure_running()
 
@@ -69,7 +75,7 @@ def ensure_running(server_env: Mapping[str, str]) -> None:
 def start(function: Any, *args: Any, name: str, server_env: Mapping[str, str]) -> BaseProcess:
     """Start function(*args), importable by name, in a process forked from the server.
 
-    Raises RuntimeError if the server has ended.
+    Raises ServerEndedError if the server has ended.
     """
     process = multiprocessing.get_context("forkserver").Process(target=function, args=args, name=name)
     try:
@@ -77,5 +83,5 @@ def start(function: Any, *args: Any, name: str, server_env: Mapping[str, str]) -
         with changed_environment(server_env), _hidden_main():
             process.start()
     except (EOFError, ConnectionError) as error:
-        raise RuntimeError("the fork server ended before it started a rank: its error is on stderr") from error
+        raise ServerEndedError("the fork server ended before it started a rank: its error is on stderr") from error
     return process

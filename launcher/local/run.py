@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from foretrain.launcher.local.forkserver import PRELOAD
+from foretrain.launcher.local.capacity import RANKS_PER_CORE, ranks_on_cores
+from foretrain.launcher.local.forkserver import PRELOAD, ServerEndedError
 from foretrain.launcher.local.forwarding import Forwarding, Interrupt, Stop
 from foretrain.launcher.local.outcome import Outcome, Raised, Returned
 from foretrain.launcher.local.ranks import Ranks, started
@@ -16,10 +17,8 @@ from foretrain.launcher.local.report import details, first_failure, headline, is
 
 _SETTLE_S = 1.0
 """Seconds to wait for the cause after a failure: a rank that failed because another died may report first."""
-
-
-RANKS_PER_CORE = 8
-"""A laptop can rehearse a small cluster, but a thousand ranks would stop it."""
+_EXIT_NO_SERVER = 255
+"""The status that multiprocessing gives a rank whose fork server was killed: such a run is started again."""
 
 
 class RankError(RuntimeError):
@@ -43,9 +42,10 @@ def run_local(
     import once for all ranks of this process; the first call decides.
 
     The status is 0, or that of the rank that failed first: 1 for an exception, n for sys.exit(n), 128 + n for signal n.
-    That failure is printed on stderr, and the other ranks are stopped. SIGINT and SIGHUP (as SIGTERM), SIGTERM and
-    SIGUSR2 are forwarded to the ranks, which then have `stop_grace_s` seconds to end; a second Ctrl-C kills them. If
-    ranks do not react to a signal, the status is 128 + its number. No rank outlives this call or this process.
+    It is 255 if the fork server ended before it started a rank. That failure is printed on stderr, and the other ranks
+    are stopped. SIGINT and SIGHUP (as SIGTERM), SIGTERM and SIGUSR2 are forwarded to the ranks, which then have
+    `stop_grace_s` seconds to end; a second Ctrl-C kills them. If ranks do not react to a signal, the status is 128 +
+    its number. No rank outlives this call or this process.
 
     Call it from the main thread. Raises ValueError if world_size < 1, or if `check_fits` refuses it.
     """
@@ -60,12 +60,15 @@ def run_local(
                 return _end(ranks, log_dir)
         except Interrupt as interrupt:
             return 128 + interrupt.signum
+        except ServerEndedError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return _EXIT_NO_SERVER
 
 
 def check_fits(world_size: int) -> None:
     """Raise ValueError if that many ranks are more than RANKS_PER_CORE on each core that this process may use."""
-    num_cores = len(os.sched_getaffinity(0))
-    if world_size > RANKS_PER_CORE * num_cores:
+    if world_size > ranks_on_cores():
+        num_cores = len(os.sched_getaffinity(0))
         raise ValueError(
             f"{world_size} ranks are too many for this machine's {num_cores} cores (at most {RANKS_PER_CORE} a core): "
             "lower parallel.dp, parallel.tp or parallel.pp, or start the run on a cluster"

@@ -16,6 +16,7 @@ from foretrain.launcher.logs import log_path
 from foretrain.launcher.ray.actor_group import ActorGroup, NotPlacedError
 from foretrain.launcher.ray.agent import Process
 from foretrain.launcher.ray.echo import echoed
+from foretrain.launcher.ray.elastic import ElasticGroup
 from foretrain.launcher.ray.ending import exit_status
 from foretrain.launcher.ray.places import Assigned, rank_env
 from foretrain.launcher.ray.say import say
@@ -36,13 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop_signals = connect()
     if stop_signals is None:
         return EXIT_CONFIG
-    with ActorGroup(request.job, request.wait_s) as group:
+    kind = ActorGroup if request.job.sizes is None else ElasticGroup
+    with kind(request.job, request.wait_s) as group:
         status = run(request, group, stop_signals)
     say(f"{LAST_LINE} {status}")
     return status
 
 
-def run(request: Request, group: ActorGroup, stop_signals: StopSignals) -> int:
+def run(request: Request, group: ActorGroup | ElasticGroup, stop_signals: StopSignals) -> int:
     """Start the ranks until the run is done, is stopped, or makes no progress; return the driver's exit status."""
     job, job_id = request.job, request.submission_id
     while True:
@@ -69,24 +71,28 @@ def run(request: Request, group: ActorGroup, stop_signals: StopSignals) -> int:
 
 
 def _start(
-    request: Request, group: ActorGroup, assigned: Sequence[Assigned], number: int, stop_signals: StopSignals
+    request: Request,
+    group: ActorGroup | ElasticGroup,
+    assigned: Sequence[Assigned],
+    number: int,
+    stop_signals: StopSignals,
 ) -> int:
     """Run all ranks once, and return how that ended."""
     job = request.job
     agents = [group.agents[place.actor] for place in assigned]
     port = ray.get(agents[0].free_port.remote(crc32(f"{request.submission_id} {number}".encode())))
     master = (assigned[0].place.node_ip, port)
-    processes = [_process(job, place, master) for place in assigned]
+    processes = [_process(job, place, len(assigned), master) for place in assigned]
     with echoed(processes[0].log):
         return supervise(Ranks(agents, processes), stop_signals, request.stop_grace_s)
 
 
-def _process(job: Job, assigned: Assigned, master: tuple[str, int]) -> Process:
+def _process(job: Job, assigned: Assigned, num_ranks: int, master: tuple[str, int]) -> Process:
     return Process(
         title=f"rank {assigned.rank}",
         python=job.python,
         command=job.command,
-        env=rank_env(job.env, assigned, job.num_ranks, job.ranks_per_node, master),
+        env=rank_env(job.env, assigned, num_ranks, job.ranks_per_node, master),
         workdir=job.workdir,
         log=log_path(job.logs, assigned.rank),
     )

@@ -32,6 +32,16 @@ def _has(resources: Mapping[str, float], asked: Mapping[str, float]) -> bool:
     return all(resources.get(name, 0.0) >= number for name, number in asked.items())
 
 
+def num_able(job: Job, nodes: Sequence[Node]) -> int:
+    """The number of nodes that are large enough for a job."""
+    return sum(_has(node.total, bundle(job)) for node in nodes)
+
+
+def num_free(job: Job, nodes: Sequence[Node]) -> int:
+    """The number of nodes that have enough free resources for a job."""
+    return sum(_has(node.available, bundle(job)) for node in nodes)
+
+
 def asked(job: Job) -> str:
     """The request of a job in words."""
     return f"{job.num_nodes} node{'s' * (job.num_nodes > 1)} with {_words(bundle(job))} each"
@@ -57,7 +67,7 @@ def overview(job: Job, nodes: Sequence[Node]) -> list[str]:
 
 def shortage(job: Job, nodes: Sequence[Node], wait_s: float) -> tuple[str, int]:
     """A message that says why the job was not placed, and what to change; and the exit status of the driver."""
-    able = sum(_has(node.total, bundle(job)) for node in nodes)
+    able = num_able(job, nodes)
     head = f"asked for {asked(job)}; in {wait_s:g} s the cluster could not give that. Its nodes:"
     verb = "is" if able == 1 else "are"
     status = 1 if able >= job.num_nodes else EXIT_CONFIG

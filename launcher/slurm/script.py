@@ -16,19 +16,30 @@ SECRETS = "job.env"
 
 def render(job: Job, launch: LaunchConfig) -> str:
     """The batch script of a job."""
-    size = [
-        f"--nodes={job.num_nodes}",
-        f"--ntasks-per-node={job.ranks_per_node}",
-        f"--cpus-per-task={job.cpus_per_rank}",
-        *([f"--gres=gpu:{job.gpus_per_node}"] if job.gpus_per_node else []),
-    ]
+    numbers = () if job.sizes is None else job.sizes.nodes(job.ranks_per_node)
     values = {
         "CPUS_PER_RANK": str(job.cpus_per_rank),
+        "NODES": _nodes_lines(numbers, job.ranks_per_node) if numbers else "",
+        "STEP_NODES": _step_nodes(job.ranks_per_node) if numbers else "",
         "RANKS_PER_NODE": str(job.ranks_per_node),
         "RANK_LOG": shlex.quote(f"{_pattern(job.logs)}/rank-%3t.log"),
         "COMMAND": shlex.join(job.command),
     }
-    return filled("job.sbatch.in", job, launch, size, "slurm-%j.log", values)
+    return filled("job.sbatch.in", job, launch, _size(job, numbers), "slurm-%j.log", values)
+
+
+def _size(job: Job, numbers: Sequence[int]) -> list[str]:
+    """The options of sbatch for the nodes of a job. `numbers`: those of an elastic run, ascending."""
+    gpus = [f"--gres=gpu:{job.gpus_per_node}"] if job.gpus_per_node else []
+    if not numbers:
+        tasks = [f"--ntasks-per-node={job.ranks_per_node}", f"--cpus-per-task={job.cpus_per_rank}"]
+        return [f"--nodes={job.num_nodes}", *tasks, *gpus]
+    # One task a node: if the tasks of a node were counted, Slurm would give no more nodes than the least have tasks.
+    return [
+        f"--nodes={numbers[0]}-{numbers[-1]}",
+        f"--cpus-per-task={job.ranks_per_node * job.cpus_per_rank}",
+        *gpus,
+    ]
 
 
 def filled(
@@ -75,6 +86,25 @@ def _setup_lines(lines: Sequence[str]) -> str:
     """The lines of launch.setup. They may use variables that are not set; one that fails ends the job."""
     checked = [f"{{\n{line}\n}} || fail {shlex.quote(f'launch.setup failed: {line}')}" for line in lines]
     return "\n".join(["set +u", *checked, "set -u", ""]) if lines else ""
+
+
+def _nodes_lines(numbers: Sequence[int], ranks_per_node: int) -> str:
+    """The shell lines that choose the number of nodes of an elastic run: `numbers` are those that it can use."""
+    return f"""
+# --- The size ---
+# This start has the largest of these numbers of nodes that Slurm has given to the job. Other nodes stay idle.
+nodes=
+for number in {" ".join(map(str, numbers))}; do
+    [ "$number" -gt "$SLURM_JOB_NUM_NODES" ] || nodes=$number
+done
+export SLURM_NTASKS=$((nodes * {ranks_per_node}))
+"""
+
+
+def _step_nodes(ranks_per_node: int) -> str:
+    """A line with the options of srun for the size that the lines of `_nodes_lines` have chosen."""
+    size = f'--relative=0 --nodes="$nodes" --ntasks="$SLURM_NTASKS" --ntasks-per-node={ranks_per_node}'
+    return f" \\\n        {size}"
 
 
 def secrets(job: Job) -> str:

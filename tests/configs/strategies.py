@@ -35,6 +35,7 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "env": st.lists(st.sampled_from(["HOME", "NCCL_*", "A=", "B=${x} = 'y'"]), max_size=3),
     "setup": st.lists(TEXT.filter(lambda text: "\0" not in text), max_size=3),
     "address": st.sampled_from([None, "http://head:8265"]),
+    "elastic": st.sampled_from([None, "1:4", "3:3"]),
     "stage_layers": st.none() | st.lists(st.integers(1, 100), min_size=1, max_size=3),
 }
 

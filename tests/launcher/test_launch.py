@@ -16,11 +16,13 @@ from foretrain.launcher import launch as launching
 from foretrain.launcher.job import Job, code_variables
 from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.launcher.launches import Launch, launches, record_launch
+from foretrain.launcher.restart import read_starts
 from foretrain.launcher.snapshot import code_hash, snapshot
 from foretrain.trainer.goodput import facts
+from foretrain.trainer.metrics import read_metrics
 from foretrain.trainer.run.environment import record
 from foretrain.trainer.run.exit_status import EXIT_RESUME
-from tests.cli import CONFIG, ROOT, assert_refused, called, end, environment, start
+from tests.cli import CONFIG, DEADLINE_S, ROOT, assert_refused, called, end, environment, start
 from tests.processes import wait_until
 
 ON_TWO_NODES = ("cluster.num_nodes=2", "cluster.gpus_per_node=1", "launch.ray.address=http://127.0.0.1:1")
@@ -229,3 +231,47 @@ def test_a_launch_here_trains_and_its_script_resumes(folder: Path) -> None:
     recorded = json.loads((folder / "runs/here/environment.json").read_text())
     assert recorded["code_sha256"] == code_hash(folder / "runs/here/code/foretrain")
     assert recorded["git"] == (folder / "runs/here/code/foretrain/VERSION").read_text().strip()
+
+
+def test_an_elastic_run_starts_with_the_largest_size_that_fits_the_batch(folder: Path) -> None:
+    overrides = ("parallel.dp=null", "parallel.tp=2", "train.device=cpu", "launch.elastic=1:3")
+    planned = plan(folder, "local", *overrides)
+    assert "--sizes 1,2x2 --device cpu" in planned.script.text
+    assert planned.job.num_ranks == 4
+    assert Job.from_json(planned.job.to_json()) == planned.job
+
+
+def test_an_elastic_run_whose_size_is_set_is_refused(folder: Path) -> None:
+    ended = called("launch", "tiny.yaml", "--elastic", "1:2", "--dry-run", cwd=folder)
+    assert_refused(ended, "launch.elastic = 1:2", "parallel.dp = 2", "set parallel.dp=null")
+
+
+def test_a_launcher_that_cannot_change_the_size_of_a_run_refuses_an_elastic_one(folder: Path) -> None:
+    overrides = ("plugins=[tests.plugins.launchers]", "parallel.dp=null", "launch.elastic=1:2")
+    assert called("launch", "tiny.yaml", "--on", "background", "--dry-run", overrides[0], cwd=folder).status == 0
+    with pytest.raises(ValueError, match="the launcher 'background' cannot change the size of a run"):
+        plan(folder, "background", *overrides)
+
+
+@pytest.mark.parametrize("on", ["slurm", "ray"])
+def test_an_elastic_run_asks_a_cluster_for_the_nodes_of_its_largest_size(on: str, folder: Path) -> None:
+    planned = plan(folder, on, "parallel.dp=null", "launch.elastic=1:4", "cluster.gpus_per_node=2")
+    assert (planned.job.num_nodes, planned.job.num_ranks) == (2, 4)
+
+
+@pytest.mark.long
+def test_an_elastic_run_continues_with_fewer_ranks_and_has_the_same_curve(folder: Path) -> None:
+    asked = ("train.checkpoint_every=4", "sample.prompts=[]", "train.eval_samples=0", "train.sinks=[terminal]")
+    calm = end(start("train", "tiny.yaml", "run_dir=runs/calm", *asked, cwd=folder))
+    assert calm.status == 0
+    dying = ("plugins=[tests.plugins.callbacks]", "train.callbacks=[dies_beside_another]", "launch.max_starts=2")
+    command = ("launch", "tiny.yaml", "run_dir=runs/elastic", "--elastic", "1:2", "parallel.dp=null", *dying, *asked)
+    ended = start(*command, cwd=folder)
+    err = ended.communicate(timeout=DEADLINE_S)[1]  # with the traceback of the rank that lost its peer
+    assert ended.returncode == 0, err
+    assert "continues with a size below dp = 2" in err
+    sizes = [each.job.rpartition("-")[2] for each in read_starts(folder / "runs/elastic")]
+    assert sizes[-3:] == ["dp2", "dp2", "dp1"]
+    found, expected = (read_metrics(folder / f"runs/{name}/metrics.jsonl") for name in ("elastic", "calm"))
+    assert [each["step"] for each in found] == [each["step"] for each in expected]
+    assert [each["loss"] for each in found] == pytest.approx([each["loss"] for each in expected], rel=1e-5)

@@ -41,7 +41,12 @@ def job(config: Config) -> Job:
     return replace(made, python="/opt/env/bin/python")
 
 
+def elastic() -> Config:
+    return configs.load("runs/llama_7b_a100", ["parallel.dp=null", "launch.elastic=8:32", "launch.env=[HOME]"])
+
+
 CASES = {
+    "elastic.sbatch": lambda: LAUNCHERS.get("slurm").render(job(elastic()), elastic().launch).text,
     "gpus.sbatch": lambda: LAUNCHERS.get("slurm").render(job(on_gpus()), on_gpus().launch).text,
     "cpus.sbatch": lambda: LAUNCHERS.get("slurm").render(job(on_cpus()), on_cpus().launch).text,
     "local.sh": lambda: LAUNCHERS.get("local").render(job(on_cpus()), on_cpus().launch).text,

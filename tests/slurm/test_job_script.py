@@ -6,13 +6,14 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from foretrain.configs.launching import LaunchConfig
+from foretrain.launcher.elastic import Sizes
 from foretrain.launcher.job import Job, code_variables
 from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.launcher.protocol import Submitted
@@ -37,7 +38,12 @@ def submit(tmp_path: Path, slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> S
     launcher = LAUNCHERS.get("slurm")
 
     def submit(
-        fake: str, num_nodes: int = 1, gpus_per_node: int = 0, impatient: bool = False, **launch: Any
+        fake: str,
+        num_nodes: int = 1,
+        gpus_per_node: int = 0,
+        impatient: bool = False,
+        sizes: Sizes | None = None,
+        **launch: Any,
     ) -> tuple[str, Path]:
         run_dir = tmp_path / "the run"
         (run_dir / "logs").mkdir(parents=True)
@@ -56,6 +62,7 @@ def submit(tmp_path: Path, slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> S
             gpus_per_node=gpus_per_node,
             env=tuple(sorted(env.items())),
             max_starts=config.max_starts,
+            sizes=sizes,
         )
         script = launcher.render(job, config)
         text = script.text.replace("1 2 4 8 15", "0.1") if impatient else script.text
@@ -113,6 +120,42 @@ def test_a_killed_rank_is_started_again_and_a_job_that_comes_no_further_gives_up
     assert slurm.restarts(job_id) == 1
     assert slurm.show(job_id)["ExitCode"] == f"{given_up[1]}:0"
     assert (run_dir / "logs/rank-001.log").read_text().count("--- rank 1 starts") == 2
+
+
+@pytest.fixture
+def drain(slurm: Cluster) -> Iterator[Callable[[str], object]]:
+    """Take nodes out of the cluster, until the test ends."""
+
+    drained: list[str] = []
+
+    def drain(nodes: str) -> object:
+        drained.append(nodes)
+        return slurm.run("scontrol", "update", f"nodename={nodes}", "state=drain", "reason=test")
+
+    yield drain
+    for nodes in drained:
+        slurm.run("scontrol", "update", f"nodename={nodes}", "state=resume")
+
+
+@pytest.mark.long
+def test_an_elastic_job_continues_on_the_nodes_that_are_left_and_uses_a_number_that_fits(
+    submit: Submit, slurm: Cluster, drain: Callable[[str], object]
+) -> None:
+    # Replicas of 2 ranks on nodes of 2 ranks. The sizes 1, 2 and 4 need as many nodes.
+    job_id, run_dir = submit("sleep,sleep,0", num_nodes=4, sizes=Sizes((1, 2, 4), ranks_per_replica=2))
+    for start, left, ranks in ((0, "n4", 8), (1, "n[2-3]", 4)):
+        wait_until(lambda: len(list(run_dir.glob(f"ready-{start}-*"))) == ranks)  # noqa: B023
+        drain(left)
+        slurm.run("scancel", "--batch", "--signal=USR2", job_id)
+        slurm.wait_for_requeue(job_id, start + 1)
+    slurm.wait(job_id, "COMPLETED")
+    log = (run_dir / "logs/rank-000.log").read_text()
+    assert re.findall(r"^rank 0 of \d+: \w+", log, re.MULTILINE) == [
+        "rank 0 of 8: sleep",
+        "rank 0 of 4: sleep",
+        "rank 0 of 2: 0",
+    ]
+    assert set(re.findall(r"on (n\d)$", log, re.MULTILINE)) == {"n1"}
 
 
 @pytest.mark.long

@@ -1,14 +1,9 @@
-"""Steps of a run: faults that are planted between them, and which of their metrics are times."""
+"""Faults that are planted between the steps of a run."""
 
 from collections.abc import Callable
 from typing import Any
 
 from foretrain.parallel.engine import Engine
-
-
-def is_time(metric: str) -> bool:
-    """Whether a metric is measured by a clock, so that two runs with one curve differ in it."""
-    return metric in ("step_s", "tokens_per_s", "data_wait_s", "goodput") or metric.startswith("badput/")
 
 
 def before_each_step(act: Callable[[Engine, int], object]) -> None:

@@ -16,7 +16,7 @@ from foretrain.configs.parametrization import BaseConfig, MupConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.launcher.local.run import RankError
 from foretrain.parallel.engine import Engine
-from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.metrics import METRICS_FILE, is_time, read_metrics
 from foretrain.trainer.model import init
 from foretrain.trainer.model.spec import Param
 from foretrain.trainer.run.exit_status import EXIT_RESUME
@@ -24,7 +24,7 @@ from foretrain.trainer.run.folder import CHECKPOINTS
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
 from tests.conftest import RunOnRanks
-from tests.trainer.steps import before_each_step, is_time
+from tests.trainer.steps import before_each_step
 
 long = pytest.mark.long
 NUM_STEPS = 7

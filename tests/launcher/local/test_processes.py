@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,9 +118,37 @@ def test_ctrl_c_before_there_are_ranks_ends_at_once(launch: Launch, tmp_path: Pa
 
 
 @pytest.mark.long
-def test_a_fork_server_that_dies_at_its_start_is_an_error(launch: Launch, tmp_path: Path) -> None:
+def test_a_fork_server_that_dies_at_its_start_is_reported_as_one_that_was_killed(
+    launch: Launch, tmp_path: Path
+) -> None:
     program = launch("-m", PROGRAM, str(tmp_path), "hang", "tests.launcher.local.preloaded", FORETRAIN_TEST="die")
-    assert "RuntimeError: the fork server ended before it started a rank" in program.communicate(timeout=DEADLINE_S)[1]
+    assert "error: the fork server ended before it started a rank" in program.communicate(timeout=DEADLINE_S)[1]
+    assert program.returncode == 255
+
+
+@pytest.mark.long
+def test_the_socket_of_a_launcher_that_is_killed_is_deleted_by_the_next_one(launch: Launch, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as short:  # as the paths of sockets must be
+        first = launch("-m", PROGRAM, str(tmp_path), "hang_deaf", TMPDIR=short)
+        descendants_when_ready(first, tmp_path)
+        first.kill()
+        first.communicate(timeout=DEADLINE_S)
+        assert [path.name[:7] for path in Path(short).iterdir()] == ["ftsock-"]
+        second = launch("-m", PROGRAM, str(tmp_path), "where_to_file", TMPDIR=short)
+        second.communicate(timeout=DEADLINE_S)
+        assert second.returncode == 0
+        assert [*Path(short).iterdir()] == []
+
+
+@pytest.mark.long
+def test_a_temporary_folder_whose_path_just_fits_a_socket_works(launch: Launch, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as short:
+        long = Path(short) / ("x" * (74 - len(short)))
+        long.mkdir()
+        program = launch("-m", PROGRAM, str(tmp_path), "where_to_file", TMPDIR=str(long))
+        assert program.communicate(timeout=DEADLINE_S)[1] == ""
+        assert program.returncode == 0
+        assert [*long.iterdir()] == []
 
 
 @pytest.mark.long

@@ -10,8 +10,9 @@ import psutil
 import pytest
 import torch
 
+from foretrain.launcher.local.capacity import ranks_on_cores
 from foretrain.launcher.local.ranks import rank_env, started
-from foretrain.launcher.local.run import RANKS_PER_CORE, RankError, run_local
+from foretrain.launcher.local.run import RankError, run_local
 from tests.conftest import RunOnRanks
 from tests.launcher.local import workers
 
@@ -207,6 +208,6 @@ def test_a_rank_that_does_not_hear_sigterm_is_killed_after_the_grace(tmp_path: P
 
 
 def test_more_ranks_than_the_machine_can_carry_are_refused_before_any_starts() -> None:
-    too_many = RANKS_PER_CORE * len(os.sched_getaffinity(0)) + 1
+    too_many = ranks_on_cores() + 1
     with pytest.raises(ValueError, match=rf"{too_many} ranks are too many .* lower parallel\.dp"):
         run_local("tests.launcher.local.workers:missing", (), too_many)

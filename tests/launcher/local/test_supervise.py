@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from foretrain.launcher.local.capacity import ranks_on_cores
 from foretrain.launcher.local.supervise import MODULE
 from foretrain.launcher.restart import read_starts
 from tests.processes import wait_until
@@ -79,3 +80,64 @@ def test_a_command_whose_supervisor_is_killed_is_asked_to_save(tmp_path: Path) -
     process.kill()
     wait_until(lambda: (tmp_path / "run/asked").exists(), "the signal")
     process.communicate(timeout=60)
+
+
+def elastic(run_dir: Path, script: str, sizes: str, device: str = "cpu") -> subprocess.Popen[str]:
+    """A process that supervises a bash script with several data-parallel sizes: the option that names one is $0."""
+    run_dir.mkdir()
+    asked = ["--max-starts", str(MAX_STARTS), "--sizes", sizes, "--device", device, str(run_dir)]
+    command = [sys.executable, "-m", MODULE, *asked, "bash", "-c", script]
+    env = {**os.environ, "RUN": str(run_dir), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_size_that_does_not_get_further_gives_way_to_the_next_smaller_one(tmp_path: Path) -> None:
+    process = elastic(tmp_path / "run", "echo $0; [ $0 = parallel.dp=1 ] || kill -9 $$", "1,2,4x1")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert out.split() == ["parallel.dp=4"] * MAX_STARTS + ["parallel.dp=2"] * MAX_STARTS + ["parallel.dp=1"]
+    assert "continues with a size below dp = 4" in err
+
+
+def test_a_run_that_gets_further_keeps_its_size(tmp_path: Path) -> None:
+    checkpoints = '"$RUN/checkpoints"'
+    script = f"echo $0; mkdir -p {checkpoints}; n=$(ls {checkpoints} | wc -l); [ $n = 6 ] && exit 0; "
+    process = elastic(tmp_path / "run", f"{script} mkdir {checkpoints}/step-$((n + 1)); kill -9 $$", "1,2x1")
+    assert process.communicate(timeout=60)[0].split() == ["parallel.dp=2"] * 7
+    assert process.returncode == 0
+
+
+def test_when_the_smallest_size_does_not_get_further_the_run_ends(tmp_path: Path) -> None:
+    process = elastic(tmp_path / "run", "echo $0; kill -9 $$", "1,2x1")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert len(out.split()) == 2 * MAX_STARTS
+    assert "gives up" in err.splitlines()[-1]
+
+
+def test_a_start_has_no_more_ranks_than_the_cores_carry(tmp_path: Path) -> None:
+    most = ranks_on_cores()
+    process = elastic(tmp_path / "run", "echo $0", f"1,{most},{most + 1}x1")
+    assert process.communicate(timeout=60)[0] == f"parallel.dp={most}\n"
+
+
+def test_a_machine_that_is_too_small_for_every_size_is_reported(tmp_path: Path) -> None:
+    most = ranks_on_cores()
+    process = elastic(tmp_path / "run", "echo $0", f"2x{most}")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert f"launch.elastic: dp = 2 needs {2 * most} ranks, and this machine can run {most}" in err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("device", "status", "words"), [("cuda", 1, "this machine can run 0 (one on each visible GPU)"), ("auto", 0, "")]
+)
+def test_a_run_on_gpus_needs_one_for_each_rank_and_other_runs_use_the_cores(
+    device: str, status: int, words: str, tmp_path: Path
+) -> None:
+    process = elastic(tmp_path / "run", "echo $0", "1,2x1", device)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status
+    assert words in err
+    assert out == ("" if status else "parallel.dp=2\n")

@@ -1,18 +1,21 @@
 """Jobs of ranks that only pretend, on a real cluster: placing, restarting, giving up, stopping."""
 
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from foretrain.configs.launching import LaunchConfig
+from foretrain.launcher.elastic import Sizes
 from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.launcher.launches import record_launch
 from foretrain.launcher.ray import submission
 from foretrain.launcher.restart import read_starts
 from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_RESUME
 from tests.launcher.ray import processes
-from tests.launcher.ray.conftest import RayCluster
+from tests.launcher.ray.conftest import RayCluster, started
 from tests.launcher.ray.jobs import end, make_job, submit, written
 from tests.processes import assert_none, wait_until
 
@@ -96,3 +99,20 @@ def test_a_job_resumes_without_a_node_that_died_and_gives_up_if_that_does_not_he
 
 def test_a_cluster_does_not_know_jobs_of_others(cluster: RayCluster) -> None:
     assert submission.status(cluster.address, "no-such-job") is None
+
+
+@pytest.mark.long
+def test_an_elastic_job_continues_on_the_nodes_that_are_left(ray_installed: None, tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray's sockets are in it
+    with started(folder / "cluster") as address, submission.connected(address) as client:
+        # With two of three nodes left, the largest size that fits is 1.
+        job = make_job(tmp_path, num_nodes=3, fake="parent,0", sizes=Sizes((1, 3), ranks_per_replica=1))
+        submission_id = submit(job, address)
+        wait_until(lambda: len([*job.folder.glob("ready-0-*")]) == 3, "ranks")
+        processes.rank(tmp_path, 2).parent().parent().send_signal(signal.SIGKILL)
+        ended = end(client, submission_id)
+    assert ended.status == 0, ended.log
+    lines = (job.logs / "rank-000.log").read_text().splitlines()
+    assert [line for line in lines if line.startswith("rank 0 of")] == ["rank 0 of 3: parent", "rank 0 of 1: 0"]
+    assert_none(tmp_path)
+    shutil.rmtree(folder)

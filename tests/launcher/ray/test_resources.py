@@ -40,3 +40,9 @@ def test_a_large_cluster_is_described_in_short(tmp_path: Path) -> None:
 
 def test_a_cluster_without_nodes_says_so(tmp_path: Path) -> None:
     assert resources.overview(make_job(tmp_path), []) == ["  no node is alive"]
+
+
+def test_an_elastic_job_counts_the_nodes_that_are_large_enough_and_those_that_are_free(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ranks_per_node=4, cpus_per_rank=8, gpus_per_node=4)
+    assert resources.num_able(job, [HEAD, BUSY, SMALL]) == 2
+    assert resources.num_free(job, [HEAD, BUSY, SMALL]) == 1
