@@ -12,8 +12,9 @@ from typing import Any
 import psutil
 
 from foretrain.data_pipeline.prepare.build import prepare
+from foretrain.trainer.checkpoint.folders import PARTIAL
 from foretrain.trainer.metrics import METRICS_FILE, is_time, read_metrics
-from foretrain.trainer.run.folder import CHECKPOINTS, PARTIAL
+from foretrain.trainer.run.folder import CHECKPOINTS
 
 NUM_STEPS = 200
 BATCH_SIZE, SEQ_LEN = 8, 32

@@ -220,7 +220,7 @@ class Checkpoints:
 
     def rollback_target(self) -> Place:
         """The checkpoint to which the run goes back; there must be one."""
-        return self._path(self._retention.rollback_target([step_of(path) for path in self.complete()]))
+        return self._folder.path(self._retention.rollback_target([step_of(path) for path in self.complete()]))
 
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, which the run is going to take again on other samples."""
