@@ -1,6 +1,7 @@
 """A proxy between a client and a web server, which lets chosen requests fail, stall or lie."""
 
 import http.client
+import itertools
 import os
 import signal
 import socket
@@ -26,6 +27,12 @@ class Request:
     """With its query."""
     has_range: bool
     """Whether a part of a file is asked for."""
+
+
+def nth(number: int, meets: Callable[[Request], bool] = lambda request: True) -> Callable[[Request], bool]:
+    """A choice of one request: of those that `meets` chooses, the one with this number, from 0 on."""
+    seen = itertools.count()
+    return lambda request: meets(request) and next(seen) == number
 
 
 @dataclass

@@ -13,7 +13,7 @@ from foretrain.trainer.checkpoint.remote.path import RemotePath
 from foretrain.trainer.checkpoint.remote.requests import RemoteError
 from foretrain.trainer.checkpoint.remote.streams import PART_BYTES
 from tests.trainer.checkpoint.remote.conftest import Bucket
-from tests.trainer.checkpoint.remote.faults import Kind
+from tests.trainer.checkpoint.remote.faults import Kind, nth
 
 CONTENT = bytes(range(256)) * 1000
 LARGE = CONTENT * (2 * PART_BYTES // len(CONTENT) + 1)
@@ -56,13 +56,26 @@ def test_a_missing_file_is_not_found_at_once(bucket: Bucket) -> None:
 
 WRITE_FAULTS: tuple[Kind, ...] = ("error", "reset", "stall")
 READ_FAULTS: tuple[Kind, ...] = (*WRITE_FAULTS, "truncate")
-ACTS: dict[str, tuple[Callable[[RemotePath], object], tuple[Kind, ...]]] = {
+
+
+def written(file: RemotePath, content: bytes) -> bool:
+    write(file, content)
+    return file.read_bytes() == content
+
+
+def renamed(file: RemotePath) -> bool:
+    other = file.with_name("b")
+    file.rename(other)
+    return read(other) == CONTENT
+
+
+ACTS: dict[str, tuple[Callable[[RemotePath], bool], tuple[Kind, ...]]] = {
     "read a part": (lambda file: read(file) == CONTENT, READ_FAULTS),
     "read all": (lambda file: file.read_bytes() == CONTENT, READ_FAULTS),
     "list": (lambda file: list(file.parent.iterdir()) == [file], READ_FAULTS),
-    "write": (lambda file: write(file, CONTENT) or file.read_bytes() == CONTENT, WRITE_FAULTS),
-    "write parts": (lambda file: write(file, LARGE) or file.stat().st_size == len(LARGE), WRITE_FAULTS),
-    "rename": (lambda file: file.rename(file.with_name("b")) or read(file.with_name("b")) == CONTENT, WRITE_FAULTS),
+    "write": (lambda file: written(file, CONTENT), WRITE_FAULTS),
+    "write parts": (lambda file: written(file, LARGE), WRITE_FAULTS),
+    "rename": (renamed, WRITE_FAULTS),
 }
 QUICK = [("read a part", "error"), ("read a part", "truncate"), ("write parts", "reset"), ("read all", "stall")]
 CASES = [(act, kind) for act, (_, kinds) in ACTS.items() for kind in kinds]
@@ -77,8 +90,7 @@ def test_any_request_may_fail_once(act: str, kind: Kind, bucket: Bucket) -> None
     while True:
         write(file, CONTENT)
         bucket.proxy.reset()
-        before = count()
-        fault = bucket.proxy.fail(kind, lambda request, before=before, number=number: next(before) == number)
+        fault = bucket.proxy.fail(kind, nth(number))
         assert ACTS[act][0](file)
         if not fault.num_met:
             break

@@ -17,7 +17,7 @@ from foretrain.trainer.checkpoint.space import check_room
 from tests.cli import assert_refused, called
 from tests.trainer.checkpoint.made import DATA, DATA_BYTES, damage, make_checkpoint
 from tests.trainer.checkpoint.remote.conftest import Bucket
-from tests.trainer.checkpoint.remote.faults import Request
+from tests.trainer.checkpoint.remote.faults import Request, nth
 
 
 def upload(folder: RemotePath, tmp_path: Path, *steps: int) -> list[RemotePath]:
@@ -77,8 +77,7 @@ def test_other_bytes_than_were_written_are_damage_only_if_they_are_sent_again_an
     for meets in (is_data, lambda request: request.path.endswith(MANIFEST)):
         for number in range(4):
             bucket.proxy.reset()
-            seen = iter(range(100))
-            bucket.proxy.fail("flip", lambda request, seen=seen, n=number, m=meets: m(request) and next(seen) == n)
+            bucket.proxy.fail("flip", nth(number, meets))
             assert check(path).soundness is Soundness.SOUND
     bucket.proxy.reset()
     bucket.proxy.fail("flip", lambda request: is_data(request) and request.has_range, times=10**9)
