@@ -38,7 +38,7 @@ def test_a_rank_that_is_slowed_by_30_percent_is_named_once_and_no_other(
 ) -> None:
     parallel, slow = LAYOUTS[layout]
     run = prepare_run(config(tmp_path, corpus, parallel, NUM_WINDOWS + 1))
-    # Beside steps of this length, what else happens on a busy machine matters little.
+    # A busy machine adds tenths of a second to a step, which must not matter.
     ranks(run.layout.world_size, train_slowed, run, slow, 1.3, 0.4)
     assert named(tmp_path) == [slow]
 
