@@ -185,7 +185,7 @@ def test_a_new_run_leaves_nothing_out_because_of_an_old_run_in_its_folder(
     write_rollbacks(tmp_path, [Rollback(step=2, to_step=0, first_sample=0, end_sample=2 * BATCH, reason="")])
     train(ranks, config(tmp_path, corpus, 2))
     assert read_rollbacks(tmp_path) == []
-    assert CheckpointRecord.read(newest_checkpoint(tmp_path)).left_out == []
+    assert not CheckpointRecord.read(newest_checkpoint(tmp_path)).left_out
 
 
 def test_a_run_without_a_checkpoint_goes_back_to_its_start(tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:
