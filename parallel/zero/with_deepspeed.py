@@ -135,7 +135,7 @@ class DeepSpeedZero(Zero):
             self._engine.destroy()
         # Hooks of ZeRO-3 keep their tensors alive, in cycles that Python's garbage collector does not see.
         parts = [parameter.ds_tensor for parameter in parameters if hasattr(parameter, "ds_tensor")]
-        free((*parameters, *parts, *flat, *states))
+        free((*parameters, *parts, *flat, *states, *(master.grad for master in flat)))
 
     # ---- a rank's own state ----
 
