@@ -110,7 +110,8 @@ class TrainConfig:
     """Steps between checks that replicated state is equal on all ranks; every checkpoint is checked too. 0: never."""
     replay_every: int = setting(0, changes_curve=False, since="0.2.0")
     """Steps between replays, which compute the forward and backward passes of a step on several ranks, and compare
-    the gradients bit by bit. A replay takes as long as two steps. Not for ZeRO 3. 0: never."""
+    the gradients bit by bit; the step after a spike is replayed, too. It takes as long as two steps. Not for ZeRO 3. 0:
+    never."""
     checkpoint_every: int = setting(0, changes_curve=False)
     """Steps between checkpoints; 0: none by steps."""
     checkpoint_minutes: float = setting(30.0, changes_curve=False, since="0.2.0")

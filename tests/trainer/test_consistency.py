@@ -255,8 +255,8 @@ def flip_a_bit() -> None:
     train_step = Engine.train_step
     done = count(1)
 
-    def train_and_flip(self: Engine, *batch: torch.Tensor) -> Any:
-        result = train_step(self, *batch)
+    def train_and_flip(self: Engine, *batch: torch.Tensor, **options: Any) -> Any:
+        result = train_step(self, *batch, **options)
         if next(done) == 2:
             self.zero.await_weights()
             weight = self.stages[0].get_parameter("blocks.1.mlp_norm.weight")
@@ -271,8 +271,8 @@ def change_a_moment() -> None:
     train_step = Engine.train_step
     done = count(1)
 
-    def train_and_change(self: Engine, *batch: torch.Tensor) -> Any:
-        result = train_step(self, *batch)
+    def train_and_change(self: Engine, *batch: torch.Tensor, **options: Any) -> Any:
+        result = train_step(self, *batch, **options)
         if next(done) == 2:
             weight = self.stages[0].get_parameter("blocks.1.mlp_norm.weight")
             bits = self.zero.get(weight, "exp_avg").view(torch.int32)

@@ -153,10 +153,10 @@ def spoil(only: str) -> None:
     in_step = [False]
     train_step = Engine.train_step
 
-    def train(self: Engine, *batch: Any) -> Any:
+    def train(self: Engine, *batch: Any, **options: Any) -> Any:
         in_step[0] = True
         try:
-            return train_step(self, *batch)
+            return train_step(self, *batch, **options)
         finally:
             in_step[0] = False
 

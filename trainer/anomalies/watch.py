@@ -68,8 +68,10 @@ class Watch(Callback):
         return Anomaly("spike", self._train.on_spike, reason) if reason else None
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
-        if self.anomaly is not None and self.anomaly.policy == "skip":
-            step.metrics["skipped"] = 1
+        if self.anomaly is not None:
+            step.anomaly = self.anomaly.reason
+            if self.anomaly.policy == "skip":
+                step.metrics["skipped"] = 1
 
     def after_step(self, trainer: Trainer, step: Step) -> None:
         """Raise DivergedError, on every rank, if the run must end."""

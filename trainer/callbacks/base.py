@@ -38,6 +38,8 @@ class Step:
     """If set, the run writes a checkpoint and stops after this step. `on_step` may set it, alike on every rank."""
     save: bool = False
     """If true, a checkpoint is written after this step. `on_step` may set it, alike on every rank."""
+    anomaly: str = ""
+    """What is not sound about the loss or the gradient norm; "" if both are."""
     is_writing: bool = False
     """Whether any rank still writes its part of the checkpoint before; the same on every rank."""
 

@@ -15,7 +15,7 @@ from foretrain.launcher.local.run import RankError
 from foretrain.parallel.engine import Engine
 from foretrain.trainer.anomalies.rollbacks import Rollback, read_rollbacks, write_rollbacks
 from foretrain.trainer.checkpoint.record import CheckpointRecord
-from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.metrics import METRICS_FILE, is_time, read_metrics
 from foretrain.trainer.run.folder import newest_checkpoint
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
@@ -72,10 +72,9 @@ def train(ranks: RunOnRanks, config: Config) -> list[dict[str, Any]]:
 
 
 def curve(config: Config) -> list[dict[str, Any]]:
-    clocks = ("step_s", "tokens_per_s", "data_wait_s")
     records = read_metrics(Path(config.run_dir) / METRICS_FILE)
     return [
-        {name: str(value) if value != value else value for name, value in record.items() if name not in clocks}
+        {name: str(value) if value != value else value for name, value in record.items() if not is_time(name)}
         for record in records
     ]
 
