@@ -277,3 +277,9 @@ def test_an_outcome_is_read_as_it_was_written(tmp_path: Path) -> None:
     outcome = Outcome("finished", 1 / 3, 2 / 3)
     write_atomically(tmp_path / OUTCOME_FILE, json.dumps(asdict(outcome)))
     assert recorded(tmp_path) == outcome
+
+
+def test_a_folder_of_checkpoints_for_one_run_is_refused(tmp_path: Path) -> None:
+    setting = "train.checkpoint_folder=s3://bucket/run"
+    with pytest.raises(ValueError, match=r"train\.checkpoint_folder is for one run, and a sweep has many"):
+        make_plan(Ask(over=(RATES,)), lambda more: configs.load("runs/dry_run", [setting, *more]), tmp_path)
