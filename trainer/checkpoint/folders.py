@@ -66,7 +66,7 @@ class CheckpointFolder(ABC, Generic[AnyPlace]):
         """All folders in the folder, by name."""
         try:
             return sorted(path for path in self.place.iterdir() if path.is_dir())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def _named(self) -> Iterator[AnyPlace]:

@@ -71,7 +71,7 @@ def formula(config: Config, rank: int) -> Counter[Message]:
     held = Held(config, rank)
     found: Counter[Message] = Counter()
     found["all_reduce", "cpu", "int64", 1] += 1  # valid tokens, in host memory
-    found["all_reduce", "world", "float64", 1] += 1  # losses
+    found["all_reduce", "world", "float64", 2] += 1  # the losses, and the gradient norm of rank 0
     for message, number in (*of_tensor_parallelism(config, held), *of_context_parallelism(config, held)):
         found[message] += count * number
     for message, number in of_pipeline(config, held, layout.stages_of(at.pp)):
