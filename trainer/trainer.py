@@ -86,7 +86,10 @@ class Trainer:
             )
         self.callbacks.append(CheckpointWriter())
         if groups.layout.world_size > 1:
-            self.callbacks += [StragglerWatch(), *([HangWatch()] if config.parallel.hang_s else [])]
+            self.callbacks.append(StragglerWatch())
+            if config.parallel.hang_s:
+                hangs = HangWatch()
+                self.callbacks = [hangs.first, *self.callbacks, hangs]
         if run.own_checkpoint:
             self._load_callbacks(CheckpointRecord.read(run.own_checkpoint))
         self._sinks = [JsonLinesSink(), *(SINKS.get(name)() for name in config.train.sinks), *sinks]
@@ -107,10 +110,10 @@ class Trainer:
             self._batches = self._open_batches(number)
             stack.callback(lambda: self._batches.close())  # not always this one: a rollback opens others
             self._saved_s = time.monotonic()
-            stack.callback(self.call, "on_close")
+            stack.enter_context(self._finishing_saves())
+            stack.callback(self.call, "on_close")  # before that: what is finished after an error is not watched
             self.call("on_fit_start")
             prepare_rollbacks(self)
-            stack.enter_context(self._finishing_saves())
             while number < run.total_steps:
                 step = self._train_step(number + 1)
                 if self._watch.anomaly and self._watch.wants_rollback:
@@ -212,6 +215,8 @@ class Trainer:
         self._telemetry.num_bad_samples = record.num_bad_samples
         self._batches.close()
         self._batches = self._open_batches(record.step)
+        if run.config.train.check_every:
+            self.consistency.check(record.step, self.samples_consumed)
 
     def _train_step(self, number: int) -> Step:
         run = self.run

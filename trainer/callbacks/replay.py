@@ -37,3 +37,6 @@ class ReplayCheck(Callback):
     def after_step(self, trainer: Trainer, step: Step) -> None:
         """Raise InconsistentRanksError, on every rank, if ranks differ."""
         self._replay.after_step(step.number)
+
+    def on_close(self, trainer: Trainer) -> None:
+        self._replay.cancel()

@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 
 
 class HangWatch(Callback):
-    """Watches each step, and what follows it, and ends a run that hangs with a report; see `Watcher`.
+    """Watches each step, and what happens between steps, and ends a run that hangs with a report; see `Watcher`.
 
-    It must be the last callback: then its hooks are called when a step is done, and when all that follows it is done.
+    It must be the last callback, and its `first` the first one: between them are the hooks of the others, which may
+    take longer than a step.
     """
 
     def __init__(self) -> None:
+        self.first = _Before(self)
         self._watcher: Watcher | None = None
-        self._goes_back = False
+        self._enters_step = True
 
     def on_fit_start(self, trainer: Trainer) -> None:
         run, groups = trainer.run, trainer.groups
@@ -38,33 +40,58 @@ class HangWatch(Callback):
         folder = run.run_dir / HANGS / session
         report = partial(snapshot, groups, trainer.engine)
         self._watcher = Watcher(folder, groups.rank, hosts, limits, report)
-        self._watcher.start(STEP, run.start_step + 1)
+        self._watcher.start("the start of the session", run.start_step + 1)
 
     def on_rollback(self, trainer: Trainer, step: Step) -> None:
+        self.watcher.enter("the return to a checkpoint", step.number)
+        self._enters_step = True
+
+    @property
+    def watcher(self) -> Watcher:
+        """The watcher of this session, after `on_fit_start`."""
         assert self._watcher is not None
-        self._watcher.enter("the return to a checkpoint", step.number)
-        self._goes_back = True
+        return self._watcher
+
+    def before_hooks(self) -> None:
+        """Called before the other callbacks do their work before a step."""
+        if not self._enters_step:
+            self.watcher.suspend("work before it (callbacks, a replay)")
 
     def before_step(self, trainer: Trainer, number: int, batch: Batch) -> None:
-        if self._goes_back:
-            assert self._watcher is not None
-            self._watcher.enter(STEP, number)
-            self._goes_back = False
+        if self._enters_step:
+            self.watcher.enter(STEP, number)
+            self._enters_step = False
+        else:
+            self.watcher.resume()
+
+    def end_step(self, number: int) -> None:
+        """Called after the step, before the other callbacks do their work."""
+        self.watcher.enter("work after it (evaluation, checks, a checkpoint)", number)
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
-        assert self._watcher is not None
         if step.is_last or step.stop is not None:
             # What one rank does at the end, the others do not wait for, and they would count as silent.
-            self._watcher.close()
-        self._watcher.enter("work after it (evaluation, checks, a checkpoint)", step.number)
+            self.watcher.close()
 
     def after_step(self, trainer: Trainer, step: Step) -> None:
-        assert self._watcher is not None
-        self._watcher.enter(STEP, step.number + 1)
+        self.watcher.enter(STEP, step.number + 1)
 
     def on_close(self, trainer: Trainer) -> None:
         if self._watcher is not None:
             self._watcher.close()
+
+
+class _Before(Callback):
+    """The hooks of a HangWatch that come before those of all other callbacks."""
+
+    def __init__(self, watch: HangWatch) -> None:
+        self._watch = watch
+
+    def before_step(self, trainer: Trainer, number: int, batch: Batch) -> None:
+        self._watch.before_hooks()
+
+    def on_step(self, trainer: Trainer, step: Step) -> None:
+        self._watch.end_step(step.number)
 
 
 def _hosts_and_session(groups: Groups) -> tuple[list[str], str]:

@@ -218,9 +218,10 @@ class Checkpoints:
         for leftover in self._folder.partial():
             self._folder.remove(leftover)
 
-    def rollback_target(self) -> Place:
-        """The checkpoint to which the run goes back; there must be one."""
-        return self._folder.path(self._retention.rollback_target([step_of(path) for path in self.complete()]))
+    def rollback_target(self) -> Place | None:
+        """The checkpoint to which the run goes back; None if there is none."""
+        steps = [step_of(path) for path in self.complete()]
+        return self._folder.path(self._retention.rollback_target(steps)) if steps else None
 
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, which the run is going to take again on other samples."""

@@ -1,5 +1,6 @@
 """One rank of a run as a process: from the launcher's environment to an exit status."""
 
+import hashlib
 import logging
 import os
 from dataclasses import replace
@@ -47,13 +48,18 @@ def train_rank(run: Run) -> None:
 
 
 def _check_same_start(run: Run, groups: Groups) -> None:
-    """Exit, to be started again, if ranks have found different checkpoints: one was written while they looked."""
-    steps = torch.tensor([run.start_step, -run.start_step], device=groups.device)
-    dist.all_reduce(steps, dist.ReduceOp.MAX)
-    last, first = int(steps[0]), -int(steps[1])
-    if first != last:
-        if groups.rank == 0:
-            logger.warning("some ranks would resume at step %d, others at step %d: all look again", first, last)
+    """Exit, to be started again, if ranks have found different files: some were written while they looked."""
+    rollbacks = run.resume.rollbacks if run.resume else ()
+    found = repr((run.own_checkpoint and run.own_checkpoint.name, run.left_out, rollbacks))
+    word = int.from_bytes(hashlib.sha256(found.encode()).digest()[:7])
+    bounds = torch.tensor([run.start_step, -run.start_step, word, -word], device=groups.device)
+    dist.all_reduce(bounds, dist.ReduceOp.MAX)
+    last, minus_first, greatest, minus_least = bounds.tolist()
+    if (last, greatest) != (-minus_first, -minus_least):
+        if groups.rank == 0 and last != -minus_first:
+            logger.warning("some ranks would resume at step %d, others at step %d: all look again", -minus_first, last)
+        elif groups.rank == 0:
+            logger.warning("ranks have found different checkpoints or rollbacks of step %d: all look again", last)
         stopping.exit_for_resume()
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -52,6 +53,8 @@ class Watcher:
         self._lived_s = 0.0
         """Seconds in which this process ran. A machine that sleeps, or a run that is suspended, does not hang."""
         self._phase, self._step, self._began_s, self._limit_s = "", 0, 0.0, float("inf")
+        self._suspended = "", 0.0, float("inf")
+        """While other work interrupts a phase: the phase, its seconds so far, and its limit."""
         self._num_phases = 0
         self._suspects: Sequence[int] | None = None
         """The causes of a hang in the round before; None if it was none."""
@@ -69,6 +72,21 @@ class Watcher:
         """Note that the phase before has ended, and that another begins."""
         self._limits.add(self._phase, self._lived_s - self._began_s)
         self._set_phase(phase, step)
+
+    def suspend(self, work: str) -> None:
+        """Note that other work begins in the phase, until `resume`: its time does not count for the phase."""
+        limit_s = self._limits.limit_s(work)
+        with self._lock:
+            self._suspended = self._phase, self._lived_s - self._began_s, self._limit_s
+            self._phase, self._began_s, self._limit_s = work, self._lived_s, limit_s
+            self._num_phases += 1
+
+    def resume(self) -> None:
+        """Note that the work has ended, and the phase continues."""
+        with self._lock:
+            self._phase, elapsed_s, self._limit_s = self._suspended
+            self._began_s = self._lived_s - elapsed_s
+            self._num_phases += 1
 
     def close(self) -> None:
         """Stop watching. May be called twice, and without `start`."""
@@ -88,8 +106,9 @@ class Watcher:
             is_late = self._lived_s - self._began_s > self._limit_s
             if is_late or self._lived_s - looked_s > self._round_s / 4:
                 looked_s = self._lived_s
-                if is_late or fresh_reports(self._folder, self._round_s):
-                    self._report()
+                with suppress(OSError):  # a disk that is full, or that does not answer now: the next round tries again
+                    if is_late or fresh_reports(self._folder, self._round_s):
+                        self._report()
 
     def _pause(self) -> bool:
         """Wait for a tick; return whether the watcher was closed meanwhile."""
@@ -131,7 +150,8 @@ class Watcher:
             if self._suspects != before:  # a rank that has just entered another phase has no report for a moment
                 return
             text = hang_text(finding, reports, self._hosts)
-            write_atomically(self._folder / REPORT, text)
+            with suppress(OSError):  # such as a full disk
+                write_atomically(self._folder / REPORT, text)
             print(text, file=sys.stderr, end="", flush=True)
             self._end()
         if not self._has_said_slow and not any(report.is_moving for report in reports.values()):

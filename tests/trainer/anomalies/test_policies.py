@@ -16,7 +16,7 @@ from foretrain.parallel.engine import Engine
 from foretrain.trainer.anomalies.rollbacks import Rollback, read_rollbacks, write_rollbacks
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.metrics import METRICS_FILE, is_time, read_metrics
-from foretrain.trainer.run.folder import newest_checkpoint
+from foretrain.trainer.run.folder import CHECKPOINTS, newest_checkpoint
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
 from tests.conftest import RunOnRanks
@@ -176,6 +176,39 @@ def test_killed_or_stopped_around_a_rollback_the_curve_is_bitwise_the_same(
         assert prepare_run(returning("parts")).start_step == 4
     assert of_kind(train(ranks, returning("parts")), "train") == of_kind(full, "train")
     assert of_kind(curve(returning("parts")), "rollback") == of_kind(full, "rollback")
+
+
+def test_a_rollback_to_a_damaged_checkpoint_goes_to_the_one_before_and_removes_no_sound_one(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    def returning(**options: Any) -> Config:
+        settings = {"checkpoint_every": 2, "keep_checkpoints": 0, "on_non_finite": "rollback", **options}
+        return planted(config(tmp_path, corpus, 9, **settings), 8, NAN)
+
+    train(ranks, returning(stop_after=7))  # from whose checkpoint the run resumes, and does not read the one before
+    damaged = tmp_path / CHECKPOINTS / "step-00000006" / "__0_0.distcp"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    records = train(ranks, returning())
+    assert [each.to_step for each in read_rollbacks(tmp_path)] == [4]
+    assert [step["step"] for step in of_kind(records, "train")] == list(range(1, 10))
+    kept = {path.name for path in (tmp_path / CHECKPOINTS).iterdir()}
+    assert {"damaged-step-00000006", "step-00000002", "step-00000004"} <= kept
+
+
+def test_a_rollback_whose_record_was_lost_by_a_kill_is_reported_by_the_next_start(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    def returning(**options: Any) -> Config:
+        settings = {"checkpoint_every": 2, "on_non_finite": "rollback", **options}
+        return planted(config(tmp_path, corpus, 8, **settings), 4, NAN)
+
+    stopped = train(ranks, returning(stop_after=5))
+    path = tmp_path / METRICS_FILE
+    lines = [line for line in path.read_text().splitlines(keepends=True) if '"rollback"' not in line]
+    path.write_text("".join(lines))
+    assert of_kind(train(ranks, returning()), "rollback") == of_kind(stopped, "rollback") != []
 
 
 def test_a_new_run_leaves_nothing_out_because_of_an_old_run_in_its_folder(
