@@ -6,7 +6,7 @@ import socket
 import time
 from contextlib import ExitStack
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,9 @@ class StragglerWatch(Callback):
     waits for the ranks of the same replica in it: all ranks of a slow replica are named. Ranks of the same pipeline
     rank are compared.
     """
+
+    window_steps: ClassVar[int] = WINDOW_STEPS
+    """Steps over which the ranks are compared."""
 
     def __init__(self) -> None:
         self._clock = WaitClock()
@@ -53,7 +56,7 @@ class StragglerWatch(Callback):
         else:
             waited_s = self._clock.waited_s - self._waited_s + (step.data_wait_s if self._reads else 0.0)
             self._work_s.append(time.perf_counter() - self._began_s - waited_s)
-        if len(self._work_s) == WINDOW_STEPS:
+        if len(self._work_s) == self.window_steps:
             self._compare(trainer, step)
 
     def after_step(self, trainer: Trainer, step: Step) -> None:
@@ -78,5 +81,5 @@ class StragglerWatch(Callback):
                 step.number,
                 {"rank": slow.rank, "host": host, "ratio": round(slow.ratio, 3)},
                 f"step {step.number}: rank {slow.rank} on {host} needs {percent:.0f} % more time than its peers, since "
-                f"{NUM_WINDOWS * WINDOW_STEPS} steps: the others wait for it in each step",
+                f"{NUM_WINDOWS * self.window_steps} steps: the others wait for it in each step",
             )

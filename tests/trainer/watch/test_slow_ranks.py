@@ -22,8 +22,8 @@ LAYOUTS = {
 """Layouts, and the rank that is slow."""
 
 
-def config(run_dir: Path, corpus: Path, parallel: ParallelConfig, num_windows: int) -> Config:
-    tokens = num_windows * WINDOW_STEPS * 8 * 32
+def config(run_dir: Path, corpus: Path, parallel: ParallelConfig, num_steps: int) -> Config:
+    tokens = num_steps * 8 * 32
     return test_resume.config(run_dir, corpus, parallel, num_tokens=tokens, eval_every=WINDOW_STEPS, micro_batch_size=2)
 
 
@@ -37,16 +37,16 @@ def test_a_rank_that_is_slowed_by_30_percent_is_named_once_and_no_other(
     layout: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
     parallel, slow = LAYOUTS[layout]
-    run = prepare_run(config(tmp_path, corpus, parallel, NUM_WINDOWS + 1))
-    # A busy machine adds tenths of a second to a step, which must not matter.
-    ranks(run.layout.world_size, train_slowed, run, slow, 1.3, 0.4)
+    steps_of_window = 5  # few, but so long that what a busy machine adds to them does not matter
+    run = prepare_run(config(tmp_path, corpus, parallel, (NUM_WINDOWS + 1) * steps_of_window))
+    ranks(run.layout.world_size, train_slowed, run, slow, 1.3, 1.2, steps_of_window)
     assert named(tmp_path) == [slow]
 
 
 @pytest.mark.parametrize("number", range(20))
 def test_a_sound_run_raises_no_alarm(number: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:
     parallel, _ = [*LAYOUTS.values()][number % len(LAYOUTS)]
-    run = prepare_run(config(tmp_path, corpus, parallel, NUM_WINDOWS + 1))
+    run = prepare_run(config(tmp_path, corpus, parallel, (NUM_WINDOWS + 1) * WINDOW_STEPS))
     run.config.parallel.hang_s = 5.0
     ranks(run.layout.world_size, train_slowed, run, 0, 1.0, 0.02)
     assert named(tmp_path) == []
