@@ -95,7 +95,8 @@ class LaunchConfig:
     """Consecutive starts without a new checkpoint before the job gives up."""
     elastic: str | None = setting(None, changes_curve=False, since="0.2.0")
     """Smallest and largest data-parallel size, as MIN:MAX: under `foretrain launch`, each start has the largest that
-    divides the batch and for which there are ranks. parallel.dp must be null. None: the size does not change."""
+    divides the batch and for which there are ranks. parallel.dp must be null. None: the size does not change.
+    `foretrain train` ignores it: it starts as many replicas as parallel.dp says, and one if that is null."""
 
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     """Options of Slurm."""

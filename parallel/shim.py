@@ -48,8 +48,10 @@ def install(device: torch.device) -> None:
         torch.cuda.set_device(device)
         return
 
-    # Otherwise DeepSpeed compiles a shared-memory extension when it starts, and the machine may have no compiler.
-    libraries.deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # Otherwise DeepSpeed compiles a shared-memory extension when it starts, and the machine may have no compiler. All
+    # are named unusable, since reading its list makes DeepSpeed try the compiler in every rank, in a temporary folder
+    # that a rank leaves if it is killed.
+    libraries.deepspeed.ops.__compatible_ops__ = {}
     os.environ.pop("LOCAL_SIZE", None)  # it would start the same extension
     # megatron-core allocates sequence-parallel buffers on torch.cuda.current_device().
     torch.cuda.current_device = lambda: "cpu"  # type: ignore[assignment,return-value]

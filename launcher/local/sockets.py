@@ -1,13 +1,16 @@
 """The folder of the fork server's socket; one of a process that was killed is deleted by the next that needs one."""
 
+import fcntl
+import os
 import shutil
+import stat
 import tempfile
 from contextlib import ExitStack, suppress
 from functools import cache
 from multiprocessing import util
 from pathlib import Path
 
-from foretrain.files import LockHeldError, lock
+from foretrain.files import lock
 
 PREFIX, _NEW = "ftsock-", "new-ftsock-"
 _LOCK = "owner"
@@ -24,9 +27,8 @@ def own_socket_folder() -> None:
     kernel releases the lock of a folder when its process ends, so a folder that can be locked is abandoned.
     """
     temporary = tempfile.gettempdir()
-    for owner in Path(temporary).glob(f"{PREFIX}*/{_LOCK}"):
-        with suppress(OSError, LockHeldError), lock(owner):  # it may be that of another user
-            shutil.rmtree(owner.parent, ignore_errors=True)
+    for folder in Path(temporary).glob(f"{PREFIX}*"):
+        delete_if_abandoned(folder)
     if len(f"{temporary}/{PREFIX}12345678{_SOCKET}".encode()) > _MAX_PATH:
         return  # multiprocessing's own folder, one level higher, may still fit
     unlocked = Path(tempfile.mkdtemp(prefix=_NEW))
@@ -39,3 +41,20 @@ def own_socket_folder() -> None:
         tempfile.tempdir = temporary
     # After multiprocessing's own finalizer, which deletes its folder in this one.
     util.Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-101)
+
+
+def delete_if_abandoned(folder: Path) -> None:
+    """Delete a socket folder of this user whose process has ended, and leave all else as it is.
+
+    Others may create anything in a shared temporary folder, so no link is followed, and no file is changed. On a file
+    system without locks nothing is deleted, because a folder in use looks the same as an abandoned one
+    there, and `foretrain.files.lock` would succeed.
+    """
+    with suppress(OSError), ExitStack() as opened:
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            return
+        owner = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+        opened.callback(os.close, owner)
+        fcntl.lockf(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -38,18 +38,21 @@ class ElasticGroup:
         return self._group.agents if self._group is not None else []
 
     def gather(self, stop_signals: StopSignals) -> list[Assigned]:
-        """Start actors on as many nodes as there are, wait for them, and assign the ranks. Raises NotPlacedError."""
+        """Start actors on as many nodes as there are, wait for them, and assign the ranks.
+
+        Raises NotPlacedError after the time to wait, but not before the nodes that are free were tried once.
+        """
         deadline_s = time.monotonic() + self._wait_s
-        usable = num_able(self._job, alive_nodes())
+        usable, tried_free = num_able(self._job, alive_nodes()), False
         while True:
             try:
                 return self._resized(usable).gather(stop_signals)
             except NotPlacedError:
-                if stop_signals.received or time.monotonic() > deadline_s:
+                if stop_signals.received or (tried_free and time.monotonic() > deadline_s):
                     raise
             self._release()  # else what the group holds would not be free
             time.sleep(_RELEASE_S)
-            usable = num_free(self._job, alive_nodes())
+            usable, tried_free = num_free(self._job, alive_nodes()), True
 
     def _resized(self, usable: int) -> ActorGroup:
         """The group for the largest number of nodes that the job can use and that are there, or for the smallest."""

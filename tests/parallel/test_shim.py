@@ -101,3 +101,19 @@ def test_memory_of_objects_that_refer_to_each_other_is_freed() -> None:
     finally:
         gc.enable()
     assert weight() is None
+
+
+def test_a_rank_without_a_gpu_starts_no_compiler_and_makes_no_temporary_folder() -> None:
+    program = """
+import sys
+import torch
+from foretrain.parallel import libraries, shim
+from deepspeed.comm.torch import build_shm_op
+
+seen = []
+sys.addaudithook(lambda event, _: seen.append(event) if event in ("subprocess.Popen", "tempfile.mkdtemp") else None)
+shim.install(torch.device("cpu"))
+print(build_shm_op(), seen)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "None []"  # DeepSpeed may print warnings before
