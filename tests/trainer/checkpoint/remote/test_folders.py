@@ -126,6 +126,15 @@ def test_a_run_whose_checkpoints_cannot_be_written_is_refused_at_its_start(bucke
         start("s3://no-bucket/run")
 
 
+def test_a_server_that_does_not_answer_at_a_start_is_no_mistake_in_the_config(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foretrain.trainer.checkpoint.remote.requests.PATIENCE_S", 0.0)
+    bucket.proxy.fail("error", times=10**9)
+    with pytest.raises(RemoteError, match="may-be-written"):
+        check_room(tmp_path, Config(train=TrainConfig(checkpoint_folder=str(bucket.folder))))
+
+
 def test_prune_removes_the_checkpoints_of_a_run_that_are_on_a_server(bucket: Bucket, tmp_path: Path) -> None:
     paths = upload(bucket.folder, tmp_path, 5, 10, 15, 20)
     (paths[3] / MANIFEST).unlink()
