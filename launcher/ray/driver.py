@@ -4,6 +4,7 @@ Usage: python -m foretrain.launcher.ray.driver RUN_DIR/job.ray.json, by Ray's Jo
 done, 85 if it was stopped, 93 if it can never start as it is, and 1 otherwise.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop_signals = connect()
     if stop_signals is None:
         return EXIT_CONFIG
+    os.environ.update(request.job.env)  # the folder of the checkpoints may need the credentials of the ranks
     kind = ActorGroup if request.job.sizes is None else ElasticGroup
     with kind(request.job, request.wait_s) as group:
         status = run(request, group, stop_signals)
