@@ -135,6 +135,19 @@ def test_a_server_that_does_not_answer_at_a_start_is_no_mistake_in_the_config(
         check_room(tmp_path, Config(train=TrainConfig(checkpoint_folder=str(bucket.folder))))
 
 
+def test_a_command_says_in_one_line_that_a_server_does_not_answer(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(bucket.folder, tmp_path, 5)
+    monkeypatch.setattr("foretrain.trainer.checkpoint.remote.requests.PATIENCE_S", 0.0)
+    bucket.proxy.fail("error", times=10**9)
+    for verb in ("ls", "verify"):
+        ended = called("checkpoint", verb, str(bucket.folder), cwd=tmp_path)
+        assert_refused(ended, str(bucket.folder), "then try again")
+    bucket.proxy.reset()
+    assert_refused(called("checkpoint", "ls", "s3://no-bucket/run", cwd=tmp_path), "s3://no-bucket/run")
+
+
 def test_prune_removes_the_checkpoints_of_a_run_that_are_on_a_server(bucket: Bucket, tmp_path: Path) -> None:
     paths = upload(bucket.folder, tmp_path, 5, 10, 15, 20)
     (paths[3] / MANIFEST).unlink()
