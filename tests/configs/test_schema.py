@@ -78,3 +78,13 @@ def test_an_impossible_value_is_refused_by_name(section: str, field: str, value:
 
 def test_learned_positions_take_an_odd_head_dim() -> None:
     assert ModelConfig(head_dim=31, position="learned").head_dim == 31
+
+
+@pytest.mark.parametrize("name", ["checkpoint_folder", "init_from", "branch_from"])
+def test_a_password_in_a_url_is_refused_and_not_shown(name: str) -> None:
+    for url in ("ftp://me:hush@host/run", "simplecache::ssh://:hush@host:22"):
+        with pytest.raises(ValueError, match=rf"^{name} has a password in its URL.*configuration of fsspec") as found:
+            schema.TrainConfig(**{name: url})
+        assert "hush" not in str(found.value)
+    for url in ("s3://bucket/me:a@b", "ssh://me@host/run", "http://host:80/run", "runs/a:b@c"):
+        schema.TrainConfig(**{name: url})
