@@ -33,7 +33,7 @@ def ls(
     with bad_input():
         place = place_of(target)
         checkpoints = inspect.read_all(inspect.checkpoints_of(place))
-        leftovers = [] if as_json else inspect.leftovers(place, *inspect.LEFTOVERS)
+        leftovers = {} if as_json else {kind: inspect.leftovers(place, kind) for kind in inspect.LEFTOVERS}
     if as_json:
         for checkpoint in checkpoints:
             typer.echo(inspect_view.json_line(checkpoint))

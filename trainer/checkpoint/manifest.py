@@ -64,12 +64,12 @@ def check_content(folder: Place, advance: Advance = lambda num_bytes: None) -> N
 
 
 def set_aside(checkpoint: Place, error: DamagedError) -> str:
-    """Give a damaged checkpoint another name, so that no run resumes from it. Returns a message about that."""
+    """Keep a damaged checkpoint aside, so that no run resumes from it. Returns a message about that."""
     try:
         kept = folder_of(checkpoint.parent).set_aside(checkpoint)
     except FileNotFoundError:  # another process has found the damage, too
         return f"{error}: the checkpoint is damaged"
-    return f"{error}: the checkpoint is damaged, is kept as {kept.name}, and the one before it is used"
+    return f"{error}: the checkpoint is damaged, is kept as {kept}, and the one before it is used"
 
 
 def _read(folder: Place) -> dict[str, list[int]]:
