@@ -10,9 +10,12 @@ import pytest
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.launcher.train import Place, announce, prepared_run
+from foretrain.trainer.checkpoint.checksums import ChecksumWriter
+from foretrain.trainer.checkpoint.manifest import MANIFEST, METADATA
 from foretrain.trainer.run.folder import CHECKPOINTS, CONFIG_FILE, checkpoints_in
 from foretrain.trainer.run.owner import OWNER, claim
 from foretrain.trainer.run.setup import prepare_run
+from tests.trainer.checkpoint.made import make_checkpoint
 from tests.trainer.test_resume import config
 
 
@@ -94,3 +97,18 @@ def test_a_run_that_would_leave_its_checkpoints_behind_is_refused(
     with pytest.raises(ValueError, match=r"set train\.checkpoint_folder back to"):
         prepare_run(new, check_corpus=False)
     start(settings(tmp_path / "another", corpus, tmp_path / "third"))
+
+
+def test_a_checkpoint_of_an_earlier_version_in_a_folder_of_a_server_is_not_removed(
+    tmp_path: Path, corpus: Path
+) -> None:
+    asked = settings(tmp_path / "run", corpus, f"file://{tmp_path}/made/{CHECKPOINTS}")
+    interrupted = make_checkpoint(tmp_path / "made", 6)
+    with ChecksumWriter(interrupted / METADATA) as file:
+        file.write(b"metadata")
+    (interrupted / MANIFEST).unlink()
+    start(asked)  # what a save has left may be removed
+    made = make_checkpoint(tmp_path / "made", 5, has_checksums=False)
+    (made / METADATA).write_bytes(b"metadata")
+    with pytest.raises(ValueError, match=rf"{made} has no {MANIFEST}, as checkpoints of an earlier version"):
+        prepare_run(asked)

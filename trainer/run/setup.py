@@ -23,7 +23,7 @@ from foretrain.trainer.anomalies.rollbacks import Rollback, left_out_by, read_ro
 from foretrain.trainer.callbacks.base import CALLBACKS
 from foretrain.trainer.checkpoint.checksums import DamagedError
 from foretrain.trainer.checkpoint.folders import CheckpointFolder
-from foretrain.trainer.checkpoint.manifest import check_files, has_manifest, set_aside
+from foretrain.trainer.checkpoint.manifest import check_files, check_none_counts_as_partial, has_manifest, set_aside
 from foretrain.trainer.checkpoint.places import Place, place_of
 from foretrain.trainer.checkpoint.record import CheckpointRecord, config_of
 from foretrain.trainer.model.table import check_sharding
@@ -213,12 +213,14 @@ def _with_absolute_checkpoints(config: Config) -> Config:
 def _find_checkpoint(config: Config, *, thoroughly: bool) -> Place | None:
     """The run's own newest checkpoint. `thoroughly`: that is sound, in a folder that is the run's.
 
-    Raises ValueError if the folder is another run's, or if the run has left its checkpoints in another folder.
+    Raises ValueError if the folder is another run's or has a checkpoint that the run would remove, or if the run has
+    left its checkpoints in another folder.
     """
     run_dir = Path(config.run_dir)
     checkpoints = checkpoints_of(run_dir, config.train.checkpoint_folder)
     if thoroughly and config.train.checkpoint_folder is not None:
         owner.check(run_dir, checkpoints.place)
+        check_none_counts_as_partial(checkpoints)
     checkpoint = newest_sound(checkpoints) if thoroughly else checkpoints.newest()
     if checkpoint is None:
         owner.check_nothing_is_left_behind(run_dir, checkpoints.place)
