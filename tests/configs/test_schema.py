@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,9 +83,13 @@ def test_learned_positions_take_an_odd_head_dim() -> None:
 
 @pytest.mark.parametrize("name", ["checkpoint_folder", "init_from", "branch_from"])
 def test_a_password_in_a_url_is_refused_and_not_shown(name: str) -> None:
+    def made(url: str) -> schema.TrainConfig:
+        settings: dict[str, Any] = {name: url}
+        return schema.TrainConfig(**settings)
+
     for url in ("ftp://me:hush@host/run", "simplecache::ssh://:hush@host:22"):
         with pytest.raises(ValueError, match=rf"^{name} has a password in its URL.*configuration of fsspec") as found:
-            schema.TrainConfig(**{name: url})
+            made(url)
         assert "hush" not in str(found.value)
     for url in ("s3://bucket/me:a@b", "ssh://me@host/run", "http://host:80/run", "runs/a:b@c"):
-        schema.TrainConfig(**{name: url})
+        made(url)

@@ -39,7 +39,8 @@ def prune(
     one. What an interrupted save has left is removed, and `with_damaged` also what was kept aside as damaged.
     `dry_run`: nothing is removed. `progress`: show on stderr how checkpoints are read.
 
-    Raises ValueError if the run is alive, if a checkpoint on a server has no checksums, or if checkpoints would be removed and none is sound.
+    Raises ValueError if the run is alive, if a checkpoint on a server has no checksums, or if checkpoints would be
+    removed and none is sound.
     """
     if keep < 1:
         raise ValueError(f"--keep {keep} must be at least 1")
