@@ -73,6 +73,12 @@ def test_a_run_whose_folder_was_moved_or_lost_can_continue(tmp_path: Path, corpu
     start(again)
 
 
+def test_an_empty_config_in_the_run_folder_names_no_folder(tmp_path: Path, corpus: Path) -> None:
+    (tmp_path / CONFIG_FILE).touch()
+    assert checkpoints_in(tmp_path).place == tmp_path / CHECKPOINTS
+    start(settings(tmp_path, corpus, tmp_path / "saved"))
+
+
 def test_a_second_claim_changes_nothing(tmp_path: Path) -> None:
     claim(tmp_path / "run", tmp_path / "saved")
     written = [(tmp_path / name / OWNER).read_text() for name in ("run", "saved")]
