@@ -7,7 +7,10 @@ from foretrain.configs.checks import require, require_positive
 from foretrain.configs.fields import setting
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|[A-Za-z_][A-Za-z0-9_]*=[^\n\0]*")
-SECRET = re.compile(r"KEY|TOKEN(?!IZERS)|SECRET|PASS|CREDENTIAL|PROXY|AUTH|COOKIE|_PAT$", re.IGNORECASE)
+SECRET = re.compile(
+    r"KEY|TOKEN(?!IZERS)|SECRET|PASS|CREDENTIAL|PROXY|AUTH|COOKIE|_PAT$|^FSSPEC_|CONNECTION_STRING|_SAS(_|$)",
+    re.IGNORECASE,
+)
 """Names of variables with secret values, which are not written to files that others can read."""
 
 
@@ -84,8 +87,9 @@ class LaunchConfig:
         ]
     )
     """Environment variables of the ranks: NAME is copied from the shell that launches, NAME* copies all variables that
-    begin with NAME, and NAME=value sets one. TMPDIR and the variables that tune torch on GPUs and their networks
-    (PYTORCH_*, TRITON_*, UCX_*, FI_*) are always copied. The ranks get no other variables."""
+    begin with NAME, and NAME=value sets one. TMPDIR, the variables that tune torch on GPUs and their networks
+    (PYTORCH_*, TRITON_*, UCX_*, FI_*), and the configuration of fsspec (FSSPEC_*) are always copied. The ranks get no
+    other variables."""
     setup: list[str] = field(default_factory=list)
     """Shell commands that run before the ranks of a Slurm job start, such as [module load cuda]."""
     stop_lead_s: int = 300

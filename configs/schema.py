@@ -5,6 +5,7 @@ ValueError, which says what to change, if a section is impossible on its own. Wh
 such as a layout that does not fit the model, is refused in `parallel/layout.py`.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -72,6 +73,10 @@ class ParallelConfig:
             f"overlap_comm is for ZeRO 3, which needs pp = 1 (pp = {self.pp}), and ZeRO 1 reduces gradients during the "
             "backward pass without it: set overlap_comm=false or pp=1",
         )
+
+
+HAS_PASSWORD = re.compile(r"://[^/@]*:[^/]*@")
+"""URLs such as ftp://USER:PASSWORD@HOST/PATH."""
 
 
 @dataclass
@@ -169,6 +174,12 @@ class TrainConfig:
             not (self.init_from and self.branch_from),
             "init_from starts a new run, and branch_from continues one: leave one of them out",
         )
+        for name in ("checkpoint_folder", "init_from", "branch_from"):
+            require(
+                not HAS_PASSWORD.search(getattr(self, name) or ""),
+                f"{name} has a password in its URL, and others can read a config: put it into the configuration of "
+                "fsspec (~/.config/fsspec, or FSSPEC_PROTOCOL in your shell), and leave USER:PASSWORD@ out",
+            )
         require(self.init_from is not None or not self.init_optimizer, "init_optimizer needs init_from: set it")
 
     @property

@@ -149,7 +149,7 @@ def rank_environment(
     return tuple(sorted({**carried, **code_variables(code, python_path), **threads, **settings}.items()))
 
 
-_ALWAYS_CARRIED = ("TMPDIR", "PYTORCH_*", "TRITON_*", "UCX_*", "FI_*")
+_ALWAYS_CARRIED = ("TMPDIR", "PYTORCH_*", "TRITON_*", "UCX_*", "FI_*", "FSSPEC_*")
 """They are not in the default of `launch.env`: a new default would change the hash of every config."""
 
 

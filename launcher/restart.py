@@ -4,6 +4,7 @@ Batch scripts run `python -m foretrain.launcher.restart record-start|decide RUN_
 functions. Every start is a line of RUN_DIR/starts.jsonl.
 """
 
+import logging
 import sys
 import time
 from argparse import ArgumentParser
@@ -16,6 +17,8 @@ from foretrain.trainer.goodput import facts
 from foretrain.trainer.goodput.facts import Fact
 from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_HANG, EXIT_RESUME
 from foretrain.trainer.run.folder import HANGS, newest_checkpoint, step_of
+
+logger = logging.getLogger(__name__)
 
 STARTS_FILE = "starts.jsonl"
 EXIT_SIGNAL = 128
@@ -72,8 +75,16 @@ def newest_step(run_dir: Path) -> int:
 
 
 def record_start(run_dir: Path, job: str, max_starts: int, *, queued: bool = False) -> str | None:
-    """Record a start of `job`; or return why it must not start. `queued`: a cluster decides when the job starts."""
-    starts, step = read_starts(run_dir), newest_step(run_dir)
+    """Record a start of `job`; or return why it must not start. `queued`: a cluster decides when the job starts.
+
+    If the folder of the checkpoints cannot be read now, the step of the start before is recorded.
+    """
+    starts = read_starts(run_dir)
+    try:
+        step = newest_step(run_dir)
+    except OSError as error:
+        step = starts[-1].step if starts else 0
+        logger.warning("the newest checkpoint is not known (%s): this start counts as one from step %d", error, step)
     refusal = stuck(starts, job, step, max_starts)
     if refusal is None:
         at_s = round(time.time(), 3)
@@ -83,19 +94,26 @@ def record_start(run_dir: Path, job: str, max_starts: int, *, queued: bool = Fal
 
 
 def decide(run_dir: Path, job: str, max_starts: int, status: int) -> tuple[bool, str]:
-    """Whether `job`, whose ranks ended with `status`, is started again, and the reason in words."""
-    step = newest_step(run_dir)
+    """Whether `job`, whose ranks ended with `status`, is started again, and the reason in words.
+
+    If the folder of the checkpoints cannot be read now, the job is started again: a server that does not answer must
+    not end it.
+    """
     if status == EXIT_DONE:
         return False, "done"
     if status == EXIT_CONFIG:
         return False, "refused: what the ranks' logs say has to change before it is started again"
     if not asks_for_restart(status):
         return False, f"a rank failed with status {status}: see the ranks' logs"
+    known = {EXIT_RESUME: "stopped when asked to", EXIT_HANG: f"hung (see {run_dir / HANGS})"}
+    how = known.get(status, f"a rank was killed (status {status})")
+    try:
+        step = newest_step(run_dir)
+    except OSError as error:
+        return True, f"{how}: starts again, although the newest checkpoint is not known ({error})"
     refusal = stuck(read_starts(run_dir), job, step, max_starts)
     if refusal is not None:
         return False, refusal
-    known = {EXIT_RESUME: "stopped when asked to", EXIT_HANG: f"hung (see {run_dir / HANGS})"}
-    how = known.get(status, f"a rank was killed (status {status})")
     return True, f"{how}: resumes {f'from step {step:,}' if step else 'from the start'}"
 
 

@@ -15,6 +15,7 @@ from foretrain.streams import outlive_readers
 from foretrain.trainer.checkpoint.space import check_room
 from foretrain.trainer.goodput import facts
 from foretrain.trainer.goodput.facts import Fact
+from foretrain.trainer.run import owner
 from foretrain.trainer.run.environment import record
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
 from foretrain.trainer.run.folder import CONFIG_FILE, LOGS
@@ -92,11 +93,16 @@ def prepared_run(config: Config, place: Place, *, allow_data_change: bool) -> It
 
 
 def announce(run: Run) -> None:
-    """Print what is going to happen, and record the run in its folder. If it is complete, show its end again."""
+    """Print what is going to happen, and record the run in its folder. If it is complete, show its end again.
+
+    Raises ValueError if another run has taken the folder of the checkpoints in the meantime.
+    """
     print(run.outlook, flush=True)
     if run.has_stopped:
         return
     if not run.is_complete:
+        if run.config.train.checkpoint_folder is not None:
+            owner.claim(run.run_dir, run.checkpoints.place)
         configs.save(run.config, run.run_dir / CONFIG_FILE)
         record({"parent": run.parent} if run.parent else {}, run.run_dir)
         facts.append(run.run_dir, Fact("process", round(facts.process_start_s(), 3)))

@@ -33,6 +33,7 @@ def ls(
     with bad_input():
         place = place_of(target)
         checkpoints = inspect.read_all(inspect.checkpoints_of(place))
+        leftovers = {} if as_json else {kind: inspect.leftovers(place, kind) for kind in inspect.LEFTOVERS}
     if as_json:
         for checkpoint in checkpoints:
             typer.echo(inspect_view.json_line(checkpoint))
@@ -42,7 +43,7 @@ def ls(
         inspect_view.print_checkpoints(checkpoints, console)
     else:
         print_line(f"{target} has no complete checkpoint", console=console)
-    inspect_view.print_leftovers(inspect.leftovers(place, *inspect.LEFTOVERS), console)
+    inspect_view.print_leftovers(leftovers, console)
 
 
 def verify(target: TargetArgument) -> None:

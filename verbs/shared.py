@@ -54,6 +54,10 @@ def _message(error: ValueError | OSError) -> str | None:
     """The message for the user; None if the error is not the user's."""
     if isinstance(error, ValueError):
         return str(error)
+    from foretrain.trainer.checkpoint.remote.requests import RemoteError
+
+    if isinstance(error, RemoteError):
+        return str(error)
     if error.filename is not None:
         return f"cannot use {error.filename} ({error.strerror}): choose another path, or repair this one"
     return f"{error.strerror}: free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None

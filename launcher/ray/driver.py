@@ -4,6 +4,7 @@ Usage: python -m foretrain.launcher.ray.driver RUN_DIR/job.ray.json, by Ray's Jo
 done, 85 if it was stopped, 93 if it can never start as it is, and 1 otherwise.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from foretrain.launcher.ray.say import say
 from foretrain.launcher.ray.stop_signals import StopSignals, connect
 from foretrain.launcher.ray.submission import Request, read
 from foretrain.launcher.ray.supervise import Ranks, supervise
-from foretrain.launcher.restart import decide, newest_step, read_starts, record_start
+from foretrain.launcher.restart import decide, read_starts, record_start
 from foretrain.trainer.run.exit_status import EXIT_CONFIG
 
 LAST_LINE = "the driver exits with status"
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop_signals = connect()
     if stop_signals is None:
         return EXIT_CONFIG
+    os.environ.update(request.job.env)  # the folder of the checkpoints may need the credentials of the ranks
     kind = ActorGroup if request.job.sizes is None else ElasticGroup
     with kind(request.job, request.wait_s) as group:
         status = run(request, group, stop_signals)
@@ -58,8 +60,8 @@ def run(request: Request, group: ActorGroup | ElasticGroup, stop_signals: StopSi
         if refusal is not None:
             say(refusal)
             return 1
-        number = sum(start.job == job_id for start in read_starts(job.folder))
-        step = newest_step(job.folder)
+        starts = read_starts(job.folder)
+        number, step = sum(start.job == job_id for start in starts), starts[-1].step
         say(f"start {number}, {f'from step {step:,}' if step else 'from the start'}; logs in {job.logs}")
         status = _start(request, group, assigned, number, stop_signals)
         if stop_signals.received:

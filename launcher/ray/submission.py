@@ -27,7 +27,7 @@ _REAP_S = 30
 """Seconds that the driver then has to end its ranks, before Ray kills the driver."""
 _DRIVER_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSAFEPATH")
 """The part of the ranks' environment that the driver and its actors need. Ray's dashboard shows it to everyone; the
-rest may hold secrets, and the ranks get it from the file."""
+rest may hold secrets, and the driver and the ranks get it from the file."""
 _CONNECT_S = 5.0
 # Ray's client would prefer either of them to the address that it is given.
 _OTHER_CLUSTER = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,3 +79,17 @@ def test_an_impossible_value_is_refused_by_name(section: str, field: str, value:
 
 def test_learned_positions_take_an_odd_head_dim() -> None:
     assert ModelConfig(head_dim=31, position="learned").head_dim == 31
+
+
+@pytest.mark.parametrize("name", ["checkpoint_folder", "init_from", "branch_from"])
+def test_a_password_in_a_url_is_refused_and_not_shown(name: str) -> None:
+    def made(url: str) -> schema.TrainConfig:
+        settings: dict[str, Any] = {name: url}
+        return schema.TrainConfig(**settings)
+
+    for url in ("ftp://me:hush@host/run", "simplecache::ssh://:hush@host:22"):
+        with pytest.raises(ValueError, match=rf"^{name} has a password in its URL.*configuration of fsspec") as found:
+            made(url)
+        assert "hush" not in str(found.value)
+    for url in ("s3://bucket/me:a@b", "ssh://me@host/run", "http://host:80/run", "runs/a:b@c"):
+        made(url)

@@ -67,7 +67,15 @@ def test_a_shell_s_own_number_of_threads_does_not_reach_ranks_that_have_their_ow
 def test_values_whose_names_say_that_they_are_secret_are_not_shown() -> None:
     settings = config()
     settings.launch.env = ["HOME", "HF_*", "AWS_*", "https_proxy", "TOKENIZERS_PARALLELISM=false"]
-    secrets = {"HF_TOKEN": "t", "AWS_SECRET_ACCESS_KEY": "k", "https_proxy": "http://me:pw@proxy"}
+    settings.launch.env += ["AZURE_*"]
+    secrets = {
+        "HF_TOKEN": "t",
+        "AWS_SECRET_ACCESS_KEY": "k",
+        "https_proxy": "http://me:pw@proxy",
+        "FSSPEC_S3": '{"secret": "s"}',
+        "AZURE_STORAGE_CONNECTION_STRING": "AccountKey=k",
+        "AZURE_STORAGE_SAS": "sig",
+    }
     made = make_job(settings, workdir=Path("/w"), environ={"HOME": "/my/home", **secrets})
     assert made.secrets == secrets
     shown = dict(made.without_secrets().env)
@@ -118,6 +126,8 @@ def test_one_hardware_queue_is_for_tensor_parallel_runs_on_gpus_unless_the_user_
     assert dict(chosen.env)[name] == "8"
 
 
-@pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "UCX_TLS", "FI_PROVIDER", "TRITON_CACHE_DIR", "TMPDIR"])
-def test_what_gpus_and_their_networks_need_is_carried_to_the_ranks(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["PYTORCH_CUDA_ALLOC_CONF", "UCX_TLS", "FI_PROVIDER", "TRITON_CACHE_DIR", "TMPDIR", "FSSPEC_S3"]
+)
+def test_what_gpus_and_networks_and_file_systems_need_is_carried_to_the_ranks(name: str) -> None:
     assert dict(make_job(config(), workdir=Path("/w"), environ={name: "x"}).env)[name] == "x"

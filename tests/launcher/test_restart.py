@@ -65,6 +65,25 @@ def test_the_status_says_whether_to_start_again(status: int, again: bool, words:
     assert words in decided[1]
 
 
+@pytest.mark.parametrize(
+    ("status", "again"), [(0, False), (1, False), (85, True), (86, True), (93, False), (137, True)]
+)
+def test_a_folder_of_checkpoints_that_cannot_be_read_now_ends_no_job(
+    status: int, again: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint(tmp_path, 40)
+    assert record_start(tmp_path, "7", 2) is None
+    (tmp_path / CHECKPOINTS).rename(tmp_path / "moved")
+    (tmp_path / CHECKPOINTS).symlink_to(CHECKPOINTS)  # a loop: to read it is an OSError
+    decided = decide(tmp_path, "7", 1, status)
+    assert decided[0] == again
+    assert ("the newest checkpoint is not known" in decided[1]) == again
+    assert record_start(tmp_path, "7", 2) is None
+    assert [start.step for start in read_starts(tmp_path)] == [40, 40]
+    assert "counts as one from step 40" in caplog.text
+    assert "gives up" in (record_start(tmp_path, "7", 2) or "")
+
+
 def test_a_job_that_is_stopped_before_its_first_checkpoint_starts_as_often_as_it_may(tmp_path: Path) -> None:
     for start in range(3):
         assert record_start(tmp_path, "7", 3) is None

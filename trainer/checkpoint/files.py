@@ -117,6 +117,7 @@ class Checkpoints:
                     raise FileExistsError(f"{target} is there already")
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._remove_partial()
+                self._folder.clear(target)
         self._staging = self._staging or Staging(groups.device)
         parts = parts_to_write(state)
         expect_no_messages()

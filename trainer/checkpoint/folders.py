@@ -2,7 +2,7 @@
 
 On a disk, a checkpoint has another name until it is complete, while it is removed, and after it was found damaged.
 Object stores cannot rename a folder, so there the list of checksums, which is written last and removed first, says
-whether a checkpoint is complete.
+whether a checkpoint is complete. Nor is a damaged one copied there: its list gets another name.
 """
 
 import re
@@ -19,9 +19,10 @@ from foretrain.trainer.checkpoint.remote.path import RemotePath
 PARTIAL = "partial-"
 """What the name of a folder on a disk begins with while it is written or removed."""
 DAMAGED = "damaged-"
-"""What the name of a checkpoint begins with after it was found damaged and was kept aside."""
+"""What the name of a checkpoint, or of its list of checksums on a server, begins with after it was found damaged."""
 MANIFEST = "checksums.json"
 """The list of a checkpoint's files, with their checksums."""
+_DAMAGED_MANIFEST = f"{DAMAGED}{MANIFEST}"
 _NAME = re.compile(r"step-\d+")
 
 AnyPlace = TypeVar("AnyPlace", Path, RemotePath)
@@ -46,22 +47,6 @@ class CheckpointFolder(ABC, Generic[AnyPlace]):
         by_step = sorted(self._named(), key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
         return next(filter(self.is_complete, by_step), None)
 
-    def damaged(self) -> list[AnyPlace]:
-        """The checkpoints that were kept aside as damaged."""
-        return [path for path in self.children() if path.name.startswith(DAMAGED)]
-
-    def set_aside(self, checkpoint: AnyPlace) -> AnyPlace:
-        """Give a damaged checkpoint another name, which is returned, so that no run resumes from it.
-
-        Raises FileNotFoundError if it is gone.
-        """
-        number, kept = 1, checkpoint.with_name(f"{DAMAGED}{checkpoint.name}")
-        while kept.exists():
-            number += 1
-            kept = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}-{number}")
-        self._rename(checkpoint, kept)
-        return kept
-
     def children(self) -> list[AnyPlace]:
         """All folders in the folder, by name."""
         try:
@@ -81,6 +66,10 @@ class CheckpointFolder(ABC, Generic[AnyPlace]):
         """What saves and removals that are running or were interrupted have left."""
 
     @abstractmethod
+    def damaged(self) -> list[AnyPlace]:
+        """The checkpoints that were kept aside as damaged."""
+
+    @abstractmethod
     def unfinished(self, target: AnyPlace) -> AnyPlace:
         """Where the files of a checkpoint are written that will be complete as `target`."""
 
@@ -93,7 +82,14 @@ class CheckpointFolder(ABC, Generic[AnyPlace]):
         """Remove a checkpoint, or what `partial` has found. It is incomplete from the first moment on."""
 
     @abstractmethod
-    def _rename(self, checkpoint: AnyPlace, target: AnyPlace) -> None: ...
+    def set_aside(self, checkpoint: AnyPlace) -> str:
+        """Keep a damaged checkpoint so that no run resumes from it. Returns the name by which it is found.
+
+        Raises FileNotFoundError if it is gone.
+        """
+
+    def clear(self, target: AnyPlace) -> None:
+        """Remove what was set aside where the files of the checkpoint `target` are going to be written."""
 
 
 class LocalFolder(CheckpointFolder[Path]):
@@ -104,6 +100,9 @@ class LocalFolder(CheckpointFolder[Path]):
 
     def partial(self) -> list[Path]:
         return [path for path in self.children() if path.name.startswith(PARTIAL)]
+
+    def damaged(self) -> list[Path]:
+        return [path for path in self.children() if path.name.startswith(DAMAGED)]
 
     def unfinished(self, target: Path) -> Path:
         return target.with_name(f"{PARTIAL}{target.name}")
@@ -123,8 +122,13 @@ class LocalFolder(CheckpointFolder[Path]):
         else:
             shutil.rmtree(checkpoint)
 
-    def _rename(self, checkpoint: Path, target: Path) -> None:
-        checkpoint.rename(target)
+    def set_aside(self, checkpoint: Path) -> str:
+        number, kept = 1, checkpoint.with_name(f"{DAMAGED}{checkpoint.name}")
+        while kept.exists():
+            number += 1
+            kept = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}-{number}")
+        checkpoint.rename(kept)
+        return kept.name
 
 
 class RemoteFolder(CheckpointFolder[RemotePath]):
@@ -140,7 +144,10 @@ class RemoteFolder(CheckpointFolder[RemotePath]):
         return (checkpoint / MANIFEST).is_file()
 
     def partial(self) -> list[RemotePath]:
-        return [path for path in self._named() if not self.is_complete(path)]
+        return [path for path in self._named() if not self.is_complete(path) and not self._is_damaged(path)]
+
+    def damaged(self) -> list[RemotePath]:
+        return [path for path in self._named() if self._is_damaged(path)]
 
     def unfinished(self, target: RemotePath) -> RemotePath:
         return target
@@ -152,11 +159,16 @@ class RemoteFolder(CheckpointFolder[RemotePath]):
         (checkpoint / MANIFEST).unlink()
         checkpoint.remove_tree()
 
-    def _rename(self, checkpoint: RemotePath, target: RemotePath) -> None:
-        files = sorted(checkpoint.iterdir(), key=lambda path: path.name == MANIFEST)  # the list is the last
-        for path in files:
-            path.copy(target / path.name)
-        self.remove(checkpoint)
+    def set_aside(self, checkpoint: RemotePath) -> str:
+        (checkpoint / MANIFEST).rename(checkpoint / _DAMAGED_MANIFEST)
+        return f"{checkpoint.name}/{_DAMAGED_MANIFEST}"
+
+    def clear(self, target: RemotePath) -> None:
+        if self._is_damaged(target):
+            self.remove(target)
+
+    def _is_damaged(self, checkpoint: RemotePath) -> bool:
+        return (checkpoint / _DAMAGED_MANIFEST).is_file()
 
 
 def folder_of(place: Place) -> CheckpointFolder[Any]:

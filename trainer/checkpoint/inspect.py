@@ -181,4 +181,4 @@ LEFTOVERS = {
     PARTIAL: "a save or a removal that is running or was interrupted; the next save removes it",
     DAMAGED: "a checkpoint that was found damaged, and is kept aside for inspection",
 }
-"""What a folder beside the checkpoints is, by the first letters of its name; on a server, partial ones have none."""
+"""What a folder beside the checkpoints is, by the first letters of its name on a disk."""

@@ -1,14 +1,13 @@
 """How the checkpoints of a run are shown: a table, or a JSON object for each."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
 
 from foretrain.progress import print_line
-from foretrain.trainer.checkpoint.folders import DAMAGED, PARTIAL
 from foretrain.trainer.checkpoint.inspect import LEFTOVERS, Checkpoint
 from foretrain.trainer.checkpoint.places import Place
 
@@ -31,11 +30,11 @@ def print_checkpoints(checkpoints: Sequence[Checkpoint], console: Console) -> No
     console.print(table)
 
 
-def print_leftovers(paths: Sequence[Place], console: Console) -> None:
-    """Print a line for each folder that is no checkpoint, with what it is."""
-    for path in paths:
-        kind = DAMAGED if path.name.startswith(DAMAGED) else PARTIAL
-        print_line(f"{path.name}: {LEFTOVERS[kind]}", console=console)
+def print_leftovers(leftovers: Mapping[str, Sequence[Place]], console: Console) -> None:
+    """Print a line for each folder that is no checkpoint, with what it is, by its kind in LEFTOVERS."""
+    for kind, paths in leftovers.items():
+        for path in paths:
+            print_line(f"{path.name}: {LEFTOVERS[kind]}", console=console)
 
 
 def json_line(checkpoint: Checkpoint) -> str:

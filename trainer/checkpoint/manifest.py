@@ -2,11 +2,13 @@
 
 import json
 import zlib
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from foretrain.progress import Advance
 from foretrain.trainer.checkpoint.checksums import BLOCK_BYTES, DamagedError, check_file, confirmed, read_trailer
-from foretrain.trainer.checkpoint.folders import MANIFEST, folder_of
+from foretrain.trainer.checkpoint.folders import MANIFEST, CheckpointFolder, RemoteFolder, folder_of
 from foretrain.trainer.checkpoint.places import Place, files_in, write_file
 
 METADATA = ".metadata"
@@ -64,12 +66,27 @@ def check_content(folder: Place, advance: Advance = lambda num_bytes: None) -> N
 
 
 def set_aside(checkpoint: Place, error: DamagedError) -> str:
-    """Give a damaged checkpoint another name, so that no run resumes from it. Returns a message about that."""
+    """Keep a damaged checkpoint aside, so that no run resumes from it. Returns a message about that."""
     try:
         kept = folder_of(checkpoint.parent).set_aside(checkpoint)
     except FileNotFoundError:  # another process has found the damage, too
         return f"{error}: the checkpoint is damaged"
-    return f"{error}: the checkpoint is damaged, is kept as {kept.name}, and the one before it is used"
+    return f"{error}: the checkpoint is damaged, is kept as {kept}, and the one before it is used"
+
+
+def check_none_counts_as_partial(folder: CheckpointFolder[Any]) -> None:
+    """Raise ValueError if a folder of a server has a checkpoint of an earlier version, which had no checksums.
+
+    The next save, or `prune`, would remove it, as one that was interrupted.
+    """
+    for path in folder.partial() if isinstance(folder, RemoteFolder) else []:
+        with suppress(DamagedError):
+            if (path / METADATA).is_file() and not has_manifest(path):
+                raise ValueError(
+                    f"{path} has no {MANIFEST}, as checkpoints of an earlier version, and the next save would remove "
+                    "it: move it to another folder. To continue from it, copy it into the folder checkpoints of a "
+                    "run_dir, and leave train.checkpoint_folder out"
+                )
 
 
 def _read(folder: Place) -> dict[str, list[int]]:

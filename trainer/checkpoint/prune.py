@@ -5,6 +5,7 @@ from pathlib import Path
 
 from foretrain.trainer.checkpoint.folders import DAMAGED, PARTIAL
 from foretrain.trainer.checkpoint.inspect import Soundness, check, check_run, complete, leftovers, size_of
+from foretrain.trainer.checkpoint.manifest import check_none_counts_as_partial
 from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.retention import Retention
@@ -38,7 +39,8 @@ def prune(
     one. What an interrupted save has left is removed, and `with_damaged` also what was kept aside as damaged.
     `dry_run`: nothing is removed. `progress`: show on stderr how checkpoints are read.
 
-    Raises ValueError if the run is alive, or if checkpoints would be removed and none is sound.
+    Raises ValueError if the run is alive, if a checkpoint on a server has no checksums, or if checkpoints would be
+    removed and none is sound.
     """
     if keep < 1:
         raise ValueError(f"--keep {keep} must be at least 1")
@@ -50,6 +52,7 @@ def prune(
             f"{run_dir} may be in use: give the folder of the run, the run_dir of its config, which says so"
         )
     check_run(run_dir)
+    check_none_counts_as_partial(checkpoints_in(run_dir))
     with locked(run_dir):
         old, notes = _to_remove(run_dir, Retention(keep, every, best), progress)
         # Leftovers are first, so that the name which a checkpoint has while it is removed is free.

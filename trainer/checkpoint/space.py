@@ -7,6 +7,7 @@ from foretrain.configs.schema import Config
 from foretrain.trainer.checkpoint.folders import folder_of
 from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.remote.path import RemotePath
+from foretrain.trainer.checkpoint.remote.requests import RemoteError
 from foretrain.trainer.model.table import num_params
 from foretrain.trainer.optimizers.entry import entry_of
 from foretrain.trainer.run.folder import checkpoints_of
@@ -23,8 +24,8 @@ def check_room(run_dir: Path, config: Config) -> str | None:
     """A warning if the disk has no room for all the checkpoints of a run that are there at the same time, else None.
 
     Nothing is known of the room on a server, so a small file is written there. Raises ValueError if there is no room
-    for one checkpoint, or if that file cannot be written. Other programs, and quotas that the file system does not
-    report, may still fill the disk.
+    for one checkpoint, or if that file may not be written, and RemoteError if the server does not answer. Other
+    programs, and quotas that the file system does not report, may still fill the disk.
     """
     folder = checkpoints_of(run_dir, config.train.checkpoint_folder).place
     if isinstance(folder, RemotePath):
@@ -51,6 +52,8 @@ def _check_writable(folder: RemotePath) -> None:
     try:
         probe.write_bytes(b"written and removed when a run starts")
         probe.unlink()
+    except RemoteError:
+        raise  # a later start may succeed with the same settings
     except OSError as error:
         raise ValueError(f"train.checkpoint_folder = {folder} cannot be written ({error}): name another one") from error
 

@@ -34,7 +34,7 @@ def checkpoints_in(run: Place) -> CheckpointFolder[Any]:
     if isinstance(run, RemotePath):
         return folder_of(run)
     try:
-        config = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8")) or {}
     except OSError:
         config = {}
     return checkpoints_of(run, (config.get("train") or {}).get("checkpoint_folder"))

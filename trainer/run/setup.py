@@ -23,13 +23,13 @@ from foretrain.trainer.anomalies.rollbacks import Rollback, left_out_by, read_ro
 from foretrain.trainer.callbacks.base import CALLBACKS
 from foretrain.trainer.checkpoint.checksums import DamagedError
 from foretrain.trainer.checkpoint.folders import CheckpointFolder
-from foretrain.trainer.checkpoint.manifest import check_files, has_manifest, set_aside
-from foretrain.trainer.checkpoint.places import Place
+from foretrain.trainer.checkpoint.manifest import check_files, check_none_counts_as_partial, has_manifest, set_aside
+from foretrain.trainer.checkpoint.places import Place, place_of
 from foretrain.trainer.checkpoint.record import CheckpointRecord, config_of
 from foretrain.trainer.model.table import check_sharding
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
-from foretrain.trainer.run import origin
+from foretrain.trainer.run import origin, owner
 from foretrain.trainer.run.folder import checkpoints_of
 from foretrain.trainer.sinks import SINKS
 from foretrain.trainer.stages.cost import balance_stages, flop_costs
@@ -177,8 +177,8 @@ def prepare_run(
         layout = balance_stages(layout, config.model.num_layers, flop_costs(config.model, config.train))
     blueprint(config)
     schedule.check(config.schedule, config.train.num_tokens)
-    checkpoints = checkpoints_of(Path(config.run_dir), config.train.checkpoint_folder)
-    checkpoint = newest_sound(checkpoints) if check_corpus else checkpoints.newest()
+    config = _with_absolute_checkpoints(config)
+    checkpoint = _find_checkpoint(config, thoroughly=check_corpus)
     init, resume = None, None
     if checkpoint is not None:
         resume = check_resume(checkpoint, config, data, allow_data_change)
@@ -200,6 +200,31 @@ def _check_replay(config: Config, layout: Layout) -> None:
             f"train.replay_every = {config.train.replay_every} compares the gradients that each rank computes, and "
             "under parallel.zero_stage = 3 no rank has them: set replay_every=0, or use zero_stage 0 to 2"
         )
+
+
+def _with_absolute_checkpoints(config: Config) -> Config:
+    """A relative `train.checkpoint_folder` is one of the working directory, which later commands do not know."""
+    if config.train.checkpoint_folder is None:
+        return config
+    folder = str(place_of(config.train.checkpoint_folder).absolute())
+    return replace(config, train=replace(config.train, checkpoint_folder=folder))
+
+
+def _find_checkpoint(config: Config, *, thoroughly: bool) -> Place | None:
+    """The run's own newest checkpoint. `thoroughly`: that is sound, in a folder that is the run's.
+
+    Raises ValueError if the folder is another run's or has a checkpoint that the run would remove, or if the run has
+    left its checkpoints in another folder.
+    """
+    run_dir = Path(config.run_dir)
+    checkpoints = checkpoints_of(run_dir, config.train.checkpoint_folder)
+    if thoroughly and config.train.checkpoint_folder is not None:
+        owner.check(run_dir, checkpoints.place)
+        check_none_counts_as_partial(checkpoints)
+    checkpoint = newest_sound(checkpoints) if thoroughly else checkpoints.newest()
+    if checkpoint is None:
+        owner.check_nothing_is_left_behind(run_dir, checkpoints.place)
+    return checkpoint
 
 
 def _branch(config: Config, data: Data) -> "Resume":

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from foretrain.launcher.launchers import LAUNCHERS
 from foretrain.launcher.launches import record_launch
 from foretrain.launcher.ray import submission
 from foretrain.launcher.restart import read_starts
+from foretrain.trainer.checkpoint.folders import MANIFEST
 from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_RESUME
+from foretrain.trainer.run.folder import CONFIG_FILE
 from tests.launcher.ray import processes
 from tests.launcher.ray.conftest import RayCluster, started
 from tests.launcher.ray.jobs import end, make_job, submit, written
@@ -38,6 +41,19 @@ def test_ranks_are_started_again_until_one_says_never_again(cluster: RayCluster,
             f"rank {rank} of 4: {word}" for word in ("85", "killed", "93")
         ]
         assert sum(line.startswith(f"--- rank {rank} starts") for line in lines) == 3
+    assert_none(tmp_path)
+
+
+@pytest.mark.long
+def test_the_driver_finds_checkpoints_with_the_environment_of_the_ranks(cluster: RayCluster, tmp_path: Path) -> None:
+    """The folder depends on HOME, as the right to read one on a server depends on other variables."""
+    job = make_job(tmp_path, fake="93")
+    job = replace(job, env=(*job.env, ("HOME", str(tmp_path))))
+    (job.folder / CONFIG_FILE).write_text("train: {checkpoint_folder: 'file://~/saved'}\n")
+    (tmp_path / "saved/step-00000007").mkdir(parents=True)
+    (tmp_path / "saved/step-00000007" / MANIFEST).touch()
+    ended = end(cluster.client, submit(job, cluster.address))
+    assert "start 1, from step 7; logs in" in ended.log
     assert_none(tmp_path)
 
 

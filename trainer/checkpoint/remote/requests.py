@@ -1,5 +1,7 @@
 """Requests to a file system of fsspec: its options, and when a request that fails is repeated."""
 
+import errno
+import os
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,6 +11,8 @@ from foretrain.data_pipeline.corpus.remote.download import backoff_s
 
 POLICY = CacheConfig()
 """Requests have the timeout and the number of repetitions that those for a corpus have by default."""
+_NEVER_REPEATED = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
+"""Names of errors of botocore and of google.auth: another attempt would find no credentials either."""
 PATIENCE_S = 300.0
 """Seconds after which a request is not repeated any more: less than a collective waits (`parallel.timeout_s`)."""
 
@@ -53,18 +57,22 @@ def _options(protocol: str) -> dict[str, Any]:
 def repeated(url: str, request: Callable[[], Result]) -> Result:
     """What `request` returns, which is called again if it fails, with growing pauses.
 
-    Raises FileNotFoundError and PermissionError at once, and RemoteError after the last attempt. The request may have
-    been done although it failed, so it must be one that can be done twice.
+    Raises FileNotFoundError and PermissionError, which name the URL, at once, and RemoteError after the last attempt.
+    The request may have been done although it failed, so it must be one that can be done twice.
     """
     failures, deadline_s = 0, time.monotonic() + PATIENCE_S
     while True:
         try:
             return request()
-        except (FileNotFoundError, PermissionError):
-            raise
+        except (FileNotFoundError, PermissionError) as error:
+            if error.filename is not None:
+                raise
+            number = errno.EACCES if isinstance(error, PermissionError) else errno.ENOENT
+            raise OSError(number, f"{os.strerror(number)}: {error}", url) from error
         except Exception as error:  # each library has its own errors, and none may be lost
             failures += 1
             wait_s = backoff_s(failures, POLICY.timeout_s)
-            if failures > POLICY.retries or time.monotonic() + wait_s > deadline_s:
+            is_last = failures > POLICY.retries or type(error).__name__ in _NEVER_REPEATED
+            if is_last or time.monotonic() + wait_s > deadline_s:
                 raise error if isinstance(error, RemoteError) else RemoteError(url, error) from error
         time.sleep(wait_s)

@@ -13,7 +13,7 @@ from foretrain.trainer.checkpoint.remote.path import RemotePath
 from foretrain.trainer.checkpoint.remote.requests import RemoteError
 from foretrain.trainer.checkpoint.remote.streams import PART_BYTES
 from tests.trainer.checkpoint.remote.conftest import Bucket
-from tests.trainer.checkpoint.remote.faults import Kind, nth
+from tests.trainer.checkpoint.remote.faults import Kind, Proxy, nth
 
 CONTENT = bytes(range(256)) * 1000
 LARGE = CONTENT * (2 * PART_BYTES // len(CONTENT) + 1)
@@ -110,6 +110,31 @@ def test_a_server_that_fails_always_is_an_error_that_names_the_file(
     for act in (read, RemotePath.unlink, lambda file: write(file, LARGE)):
         with pytest.raises(RemoteError, match=r"s3://bucket/\d+/a: .*: check the server, the network"):
             act(bucket.folder / "a")
+
+
+@pytest.mark.parametrize("kind", [PermissionError, FileNotFoundError])
+def test_a_refusal_names_the_url_and_what_the_server_says(kind: type[OSError]) -> None:
+    def refused() -> None:
+        raise kind("Access Denied")
+
+    with pytest.raises(kind, match="Access Denied") as found:
+        requests.repeated("s3://bucket/run", refused)
+    assert found.value.filename == "s3://bucket/run" and found.value.errno
+    assert str(found.value.strerror).endswith(": Access Denied")
+
+
+def test_a_request_without_credentials_is_not_repeated(s3: Proxy) -> None:
+    from botocore.exceptions import NoCredentialsError
+
+    asked = []
+
+    def refused() -> None:
+        asked.append(1)
+        raise NoCredentialsError
+
+    with pytest.raises(RemoteError, match=r"s3://bucket/run: .*Unable to locate credentials"):
+        requests.repeated("s3://bucket/run", refused)
+    assert len(asked) == 1
 
 
 def test_a_file_that_the_server_has_in_part_is_an_error(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from foretrain.trainer.checkpoint import inspect
 from foretrain.trainer.checkpoint.checksums import DamagedError
 from foretrain.trainer.checkpoint.folders import MANIFEST, folder_of
 from foretrain.trainer.checkpoint.inspect import Soundness, check
-from foretrain.trainer.checkpoint.manifest import check_content, set_aside
+from foretrain.trainer.checkpoint.manifest import set_aside
 from foretrain.trainer.checkpoint.prune import prune
 from foretrain.trainer.checkpoint.remote.path import RemotePath
 from foretrain.trainer.checkpoint.remote.requests import RemoteError
@@ -54,16 +54,36 @@ def test_a_checkpoint_is_incomplete_from_the_first_moment_of_its_removal(bucket:
     assert not path.exists()
 
 
-def test_a_damaged_checkpoint_is_set_aside_with_all_its_files(bucket: Bucket, tmp_path: Path) -> None:
-    for name in ("damaged-step-00000005", "damaged-step-00000005-2"):
-        (path,) = upload(bucket.folder, tmp_path / name, 5)
-        files = names(path)
-        assert f"is kept as {name}, and the one before it is used" in set_aside(path, DamagedError("x"))
-        assert names(bucket.folder)[-1] == name and not path.exists()
-        assert names(bucket.folder / name) == files
-        check_content(bucket.folder / name)
-    assert folder_of(bucket.folder).newest() is None
+def test_a_damaged_checkpoint_is_set_aside_and_its_data_stay_where_they_are(bucket: Bucket, tmp_path: Path) -> None:
+    path, other = upload(bucket.folder, tmp_path, 5, 10)
+    folder, files = folder_of(bucket.folder), names(path)
+    bucket.proxy.reset()
+    assert f"is kept as {path.name}/damaged-{MANIFEST}, and the one" in set_aside(path, DamagedError("x"))
+    written = [request.path for request in bucket.proxy.requests if request.method == "PUT"]
+    assert [each.endswith(f"{path.name}/damaged-{MANIFEST}") for each in written] == [True]
+    assert names(path) == sorted(f"damaged-{name}" if name == MANIFEST else name for name in files)
+    assert folder.complete() == [other] and folder.damaged() == [path] and folder.partial() == []
+    assert check(path).soundness is Soundness.DAMAGED
     assert "the checkpoint is damaged" in set_aside(path, DamagedError("x"))  # another process has done it
+    ended = called("checkpoint", "ls", str(bucket.folder), cwd=tmp_path)
+    assert f"{path.name}: a checkpoint that was found damaged" in ended.out
+
+
+def test_a_damaged_checkpoint_is_removed_by_prune_if_asked_and_before_its_step_is_saved_again(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    folder, run_dir = folder_of(bucket.folder), tmp_path / "run"
+    path = folder.path(5)
+    run_dir.mkdir()
+    (run_dir / "config.yaml").write_text(f"train: {{checkpoint_folder: {bucket.folder}}}\n")
+    for number, remove in enumerate([lambda: prune(run_dir, keep=1, with_damaged=True), lambda: folder.clear(path)]):
+        _, other = upload(bucket.folder, tmp_path / str(number), 5, 10)
+        set_aside(path, DamagedError("x"))
+        prune(run_dir, keep=1)
+        folder.clear(other)
+        assert folder.damaged() == [path]
+        remove()
+        assert names(bucket.folder) == [other.name]
 
 
 def is_data(request: Request) -> bool:
@@ -124,6 +144,28 @@ def test_a_run_whose_checkpoints_cannot_be_written_is_refused_at_its_start(bucke
     assert start(str(bucket.folder)) is None and not bucket.folder.exists()
     with pytest.raises(ValueError, match=r"s3://no-bucket/run cannot be written .*not exist"):
         start("s3://no-bucket/run")
+
+
+def test_a_server_that_does_not_answer_at_a_start_is_no_mistake_in_the_config(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foretrain.trainer.checkpoint.remote.requests.PATIENCE_S", 0.0)
+    bucket.proxy.fail("error", times=10**9)
+    with pytest.raises(RemoteError, match="may-be-written"):
+        check_room(tmp_path, Config(train=TrainConfig(checkpoint_folder=str(bucket.folder))))
+
+
+def test_a_command_says_in_one_line_that_a_server_does_not_answer(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(bucket.folder, tmp_path, 5)
+    monkeypatch.setattr("foretrain.trainer.checkpoint.remote.requests.PATIENCE_S", 0.0)
+    bucket.proxy.fail("error", times=10**9)
+    for verb in ("ls", "verify"):
+        ended = called("checkpoint", verb, str(bucket.folder), cwd=tmp_path)
+        assert_refused(ended, str(bucket.folder), "then try again")
+    bucket.proxy.reset()
+    assert_refused(called("checkpoint", "ls", "s3://no-bucket/run", cwd=tmp_path), "s3://no-bucket/run")
 
 
 def test_prune_removes_the_checkpoints_of_a_run_that_are_on_a_server(bucket: Bucket, tmp_path: Path) -> None:

@@ -158,8 +158,9 @@ def test_a_damaged_remote_checkpoint_is_set_aside_and_the_run_resumes_from_the_o
     flip(bucket.folder / "step-00000004" / name)
     ranks(2, train_rank, prepare_run(settings))
     assert curve(tmp_path / "run") == curve(local)
-    assert (bucket.folder / "damaged-step-00000004" / name).is_file()
     assert steps(bucket) == [2, 4, 6, 7]
+    check_content(bucket.folder / "step-00000004")  # it was saved again, without a file of the damaged one
+    assert not (bucket.folder / "step-00000004" / f"damaged-{MANIFEST}").exists()
 
 
 def flip(file: RemotePath) -> None:
