@@ -10,7 +10,7 @@ from benchmarks.chaos.campaign import Campaign
 pytestmark = pytest.mark.long
 
 SEED = 7
-NUM_KILLS, NUM_KILLS_WITH_LAYOUTS = 50, 12
+NUM_KILLS, NUM_KILLS_WITH_LAYOUTS = 50, 8
 """`python -m benchmarks.chaos` is the long form."""
 
 

@@ -46,8 +46,8 @@ def test_a_rank_that_is_slowed_by_30_percent_is_named_once_and_no_other(
 @pytest.mark.parametrize("number", range(20))
 def test_a_sound_run_raises_no_alarm(number: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:
     parallel, _ = [*LAYOUTS.values()][number % len(LAYOUTS)]
-    run = prepare_run(config(tmp_path, corpus, parallel, (NUM_WINDOWS + 1) * WINDOW_STEPS))
+    run = prepare_run(config(tmp_path, corpus, parallel, NUM_WINDOWS * WINDOW_STEPS))
     run.config.parallel.hang_s = 5.0
-    ranks(run.layout.world_size, train_slowed, run, 0, 1.0, 0.02)
+    ranks(run.layout.world_size, train_slowed, run, 0, 1.0, 0.01)
     assert named(tmp_path) == []
     assert not (tmp_path / HANGS).exists()
