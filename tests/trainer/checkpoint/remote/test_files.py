@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -140,11 +141,16 @@ def test_a_request_without_credentials_is_not_repeated(s3: Proxy) -> None:
 
 def test_a_file_that_the_server_has_in_part_is_an_error(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     file = bucket.folder / "a"
-    stream = file.open("wb")
-    stream.write(CONTENT)
-    monkeypatch.setattr(stream, "_num_bytes", len(CONTENT) + 1)
-    with pytest.raises(RemoteError, match="the server has 256,000 bytes, and 256,001 were written"):
-        stream.close()
+    files, _ = requests.file_system(file.url)  # fsspec keeps it, for all who ask for the same
+    info = files.info
+
+    def of_a_shorter_file(*args: Any, **options: Any) -> dict[str, Any]:
+        found = info(*args, **options)
+        return {**found, "size": found["size"] - 1}
+
+    monkeypatch.setattr(files, "info", of_a_shorter_file)
+    with pytest.raises(RemoteError, match="the server has 255,999 bytes, and 256,000 were written"):
+        write(file, CONTENT)
 
 
 def test_only_what_is_read_is_fetched_and_at_most_as_much_ahead(bucket: Bucket) -> None:
