@@ -123,9 +123,10 @@ def peek(
 ) -> None:
     """Show a sample that a run trains on: global sample G as text, document by document, with the place of each.
 
-    With the folder of a run, it also shows which samples the run leaves out, and why.
+    With the folder of a run, as in `foretrain data peek runs/mine 4096`, it also shows which samples the run leaves out,
+    and why.
 
-    Examples: `foretrain data peek data/mine 0 data.packing=documents --count 2`, `foretrain data peek runs/mine 4096`
+    Example: `foretrain data peek data/mine 0 data.packing=documents --count 2`
     """
     from foretrain.data_pipeline.inspect.peek_view import show
     from foretrain.data_pipeline.inspect.target import config_of
