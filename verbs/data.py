@@ -123,8 +123,8 @@ def peek(
 ) -> None:
     """Show a sample that a run trains on: global sample G as text, document by document, with the place of each.
 
-    With the folder of a run, as in `foretrain data peek runs/mine 4096`, it also shows which samples the run leaves out,
-    and why.
+    With the folder of a run, as in `foretrain data peek runs/mine 4096`, it also shows which samples the run leaves
+    out, and why.
 
     Example: `foretrain data peek data/mine 0 data.packing=documents --count 2`
     """
