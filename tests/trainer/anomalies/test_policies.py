@@ -127,7 +127,7 @@ def test_a_run_ends_after_too_many_skips_in_a_row(tmp_path: Path, corpus: Path, 
 
 
 @pytest.mark.parametrize(
-    "layout", ["one process", "dp=2 zero 3", *(pytest.param(each, marks=long) for each in ("dp=2", "tp=2 pp=2"))]
+    "layout", ["one process", *(pytest.param(each, marks=long) for each in ("dp=2", "dp=2 zero 3", "tp=2 pp=2"))]
 )
 def test_a_run_goes_back_and_continues_as_one_that_never_had_the_samples(
     layout: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks
@@ -234,7 +234,7 @@ def test_a_run_ends_after_too_many_rollbacks_to_one_checkpoint(tmp_path: Path, c
     assert [(each.first_sample, each.end_sample) for each in read_rollbacks(tmp_path)] == [(0, 4), (4, 8)]
 
 
-@pytest.mark.parametrize("fault", [WRONG_TARGETS, LARGE_GRADIENT])
+@pytest.mark.parametrize("fault", [WRONG_TARGETS, pytest.param(LARGE_GRADIENT, marks=long)])
 def test_a_spike_is_reported_and_trained_on_by_default(
     fault: float, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:

@@ -78,6 +78,7 @@ def test_a_rank_that_is_stopped_in_any_operation_is_named_with_the_operation(
         assert any("in train_rank" in call for call in json.loads(path.read_text())["stacks"]["MainThread"])
 
 
+@pytest.mark.long
 def test_a_rank_that_is_stuck_in_python_is_named_with_where_it_is(
     tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:

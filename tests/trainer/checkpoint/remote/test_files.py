@@ -78,7 +78,7 @@ ACTS: dict[str, tuple[Callable[[RemotePath], bool], tuple[Kind, ...]]] = {
     "write parts": (lambda file: written(file, LARGE), WRITE_FAULTS),
     "rename": (renamed, WRITE_FAULTS),
 }
-QUICK = [("read a part", "error"), ("read a part", "truncate"), ("write parts", "reset"), ("read all", "stall")]
+QUICK = [("read a part", "truncate"), ("write", "error")]
 CASES = [(act, kind) for act, (_, kinds) in ACTS.items() for kind in kinds]
 
 
@@ -100,9 +100,8 @@ def test_any_request_may_fail_once(act: str, kind: Kind, bucket: Bucket) -> None
     assert number >= 1
 
 
-@pytest.mark.parametrize(
-    "kind", ["error", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("reset", "stall"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", WRITE_FAULTS)
 def test_a_server_that_fails_always_is_an_error_that_names_the_file(
     kind: Kind, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,7 @@ def is_data(request: Request) -> bool:
     return request.method == "GET" and request.path.endswith(DATA)
 
 
+@pytest.mark.long
 def test_other_bytes_than_were_written_are_damage_only_if_they_are_sent_again_and_again(
     bucket: Bucket, tmp_path: Path
 ) -> None:
