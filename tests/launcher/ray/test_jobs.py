@@ -96,6 +96,27 @@ def test_a_job_that_is_stopped_saves_and_leaves_nothing(cluster: RayCluster, tmp
 
 
 @pytest.mark.long
+def test_an_elastic_job_tries_the_nodes_that_are_free_however_short_it_may_wait(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    busy = make_job(tmp_path, num_nodes=1, ranks_per_node=2, fake="save")
+    occupies = submit(busy, cluster.address)
+    wait_until(lambda: len([*busy.folder.glob("ready-0-*")]) == 2, "ranks of the job that occupies a node")
+    (tmp_path / "elastic").mkdir()
+    sizes = Sizes((1, 3), ranks_per_replica=2)
+    job = make_job(tmp_path / "elastic", num_nodes=3, ranks_per_node=2, fake="0", sizes=sizes)
+    ended = end(cluster.client, submit(job, cluster.address, wait_s=5))
+    cluster.client.stop_job(occupies)
+    end(cluster.client, occupies)
+    assert ended.status == 0, ended.log
+    assert "asks for 3 nodes" in ended.log
+    lines = (job.logs / "rank-000.log").read_text().splitlines()
+    assert [line for line in lines if line.startswith("rank 0 of")] == ["rank 0 of 2: 0"]
+    assert_none(tmp_path)
+
+
+# It kills a node of the cluster: the tests above need all of them.
+@pytest.mark.long
 def test_a_job_resumes_without_a_node_that_died_and_gives_up_if_that_does_not_help(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
@@ -132,23 +153,3 @@ def test_an_elastic_job_continues_on_the_nodes_that_are_left(ray_installed: None
     assert [line for line in lines if line.startswith("rank 0 of")] == ["rank 0 of 3: parent", "rank 0 of 1: 0"]
     assert_none(tmp_path)
     shutil.rmtree(folder)
-
-
-@pytest.mark.long
-def test_an_elastic_job_tries_the_nodes_that_are_free_however_short_it_may_wait(
-    cluster: RayCluster, tmp_path: Path
-) -> None:
-    busy = make_job(tmp_path, num_nodes=1, ranks_per_node=2, fake="save")
-    occupies = submit(busy, cluster.address)
-    wait_until(lambda: len([*busy.folder.glob("ready-0-*")]) == 2, "ranks of the job that occupies a node")
-    (tmp_path / "elastic").mkdir()
-    sizes = Sizes((1, 3), ranks_per_replica=2)
-    job = make_job(tmp_path / "elastic", num_nodes=3, ranks_per_node=2, fake="0", sizes=sizes)
-    ended = end(cluster.client, submit(job, cluster.address, wait_s=5))
-    cluster.client.stop_job(occupies)
-    end(cluster.client, occupies)
-    assert ended.status == 0, ended.log
-    assert "asks for 3 nodes" in ended.log
-    lines = (job.logs / "rank-000.log").read_text().splitlines()
-    assert [line for line in lines if line.startswith("rank 0 of")] == ["rank 0 of 2: 0"]
-    assert_none(tmp_path)
