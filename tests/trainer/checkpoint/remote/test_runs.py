@@ -100,12 +100,13 @@ def test_another_run_starts_from_a_checkpoint_on_a_server(
 def test_a_run_survives_requests_that_fail(
     kind: Kind, tmp_path: Path, corpus: Path, ranks: RunOnRanks, bucket: Bucket, local: Path
 ) -> None:
-    """Every fifth request fails; of those that stall, every fortieth, since each takes seconds."""
-    numbers, every = iter(range(10**9)), 40 if kind == "stall" else 5
-    bucket.proxy.fail(kind, lambda request: next(numbers) % every == 0, times=10**9)
+    """Every fifth request fails; every hundredth stalls, since that takes up to half a minute."""
+    numbers, every = iter(range(10**9)), 100 if kind == "stall" else 5
+    fault = bucket.proxy.fail(kind, lambda request: next(numbers) % every == 0, times=10**9)
     settings = remote(tmp_path, corpus, bucket, checkpoint_every=3)
     ranks(2, train_rank, prepare_run(stopping(settings, 3)))
     ranks(2, train_rank, prepare_run(settings))
+    assert fault.num_met >= 1
     assert steps(bucket) == [3, 6, 7]
     assert curve(tmp_path / "run") == curve(local)
 
