@@ -78,7 +78,14 @@ def test_a_mixture_of_packed_documents_resumes_in_another_layout_on_the_same_cur
     assert (record["seed"], record["stage"]) == (0, "anneal")
     checkpoint = newest_checkpoint(tmp_path / "parts")
     assert checkpoint is not None
-    assert json.loads((checkpoint / RECORD).read_text()) == record, "the state depends on the layout"
+    resumed = json.loads((checkpoint / RECORD).read_text())
+    # The watch for anomalies keeps measured losses and norms, which float noise makes differ between layouts.
+    anomalies = [each.pop("callbacks")["anomalies"] for each in (resumed, record)]
+    assert resumed == record, "the state depends on the layout"
+    for measured in ("losses", "log_norms"):
+        ours, theirs = (each.pop(measured) for each in anomalies)
+        assert len(ours) == NUM_STEPS and ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+    assert anomalies[0] == anomalies[1], "the state depends on the layout"
 
 
 def test_another_mixture_is_refused_on_resume_unless_it_is_allowed_and_then_it_is_recorded(
