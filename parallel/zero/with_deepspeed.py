@@ -49,6 +49,10 @@ class DeepSpeedZero(Zero):
         from deepspeed.runtime.zero.partition_parameters import Init
 
         class Partition(Init):  # type: ignore[misc]
+            def _set_dtype(self, ds_config: Any, dtype: torch.dtype) -> None:
+                """DeepSpeed's own replaces `dtype` by bf16 on a processor without fp16, such as most CPUs."""
+                self.dtype = dtype
+
             def _convert_to_zero_parameters(self, parameters: Iterable[Any]) -> None:
                 """DeepSpeed's own broadcasts all values of the first replica, and keeps a part of them."""
                 for parameter in parameters:

@@ -36,6 +36,26 @@ def test_a_rank_trains_without_importing_the_compiler_which_still_works(ranks: R
     assert ranks(1, use_of_compiler) == [(False, 1)]
 
 
+def dtypes_of_zero_3(has_fp16: bool) -> list[set[torch.dtype]]:
+    """The data types of the parameters in fp32 and in bf16, on a processor that computes in fp16 or does not."""
+    from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+    CPU_Accelerator.is_fp16_supported = lambda _: has_fp16
+    found = []
+    for precision in ("fp32", "bf16"):
+        engine = make_engine(Layout(zero_stage=3), small_model(), TrainConfig(precision=precision), OptimizerConfig())
+        found.append({parameter.dtype for stage in engine.stages for parameter in stage.parameters()})
+    destroy_groups()
+    return found
+
+
+@pytest.mark.parametrize("has_fp16", [True, False])
+def test_zero_3_has_the_precision_of_the_run_with_and_without_fp16_in_the_processor(
+    has_fp16: bool, ranks: RunOnRanks
+) -> None:
+    assert ranks(1, dtypes_of_zero_3, has_fp16) == [[{torch.float32}, {torch.bfloat16}]]
+
+
 def test_zero_3_refuses_a_deepspeed_of_which_a_file_has_changed() -> None:
     check_sources()
     with pytest.raises(RuntimeError, match=r"contents of zero/stage3\.py: install deepspeed==0\.19\.8"):
