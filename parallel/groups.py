@@ -2,6 +2,8 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import product
 from typing import Any
@@ -33,13 +35,14 @@ class Groups:
         self.rank = dist.get_rank()
         self.at = layout.coordinates(self.rank)
         self.share = BatchShare(layout, self.at)
-        parallel_state.initialize_model_parallel(
-            layout.tp,
-            layout.pp,
-            context_parallel_size=layout.cp,
-            create_gloo_process_groups=False,
-            distributed_timeout_minutes=timeout / timedelta(minutes=1),
-        )
+        with _one_group_for_the_same_ranks():
+            parallel_state.initialize_model_parallel(
+                layout.tp,
+                layout.pp,
+                context_parallel_size=layout.cp,
+                create_gloo_process_groups=False,
+                distributed_timeout_minutes=timeout / timedelta(minutes=1),
+            )
         self.tp: dist.ProcessGroup = parallel_state.get_tensor_model_parallel_group()
         self.cp: dist.ProcessGroup = parallel_state.get_context_parallel_group()
         self.pp: dist.ProcessGroup = parallel_state.get_pipeline_model_parallel_group()
@@ -50,7 +53,7 @@ class Groups:
         self.embedding = self._embedding_group(timeout)
         # NCCL cannot exchange host tensors. One group for them is enough: a gloo group costs sockets on every rank.
         is_cuda = device.type == "cuda"
-        self.cpu: dist.ProcessGroup | None = dist.new_group(backend="gloo", timeout=timeout) if is_cuda else None
+        self.cpu: dist.ProcessGroup | None = _new_group(None, timeout, "gloo") if is_cuda else None
         self.same_samples = self._same_samples_group(timeout)
 
     def _same_samples_group(self, timeout: timedelta) -> dist.ProcessGroup | None:
@@ -60,7 +63,7 @@ class Groups:
         for dp in range(layout.dp):
             places = product(range(layout.pp), range(layout.cp), range(layout.tp))
             ranks = sorted(layout.rank(pp, dp, tp, cp) for pp, cp, tp in places)
-            group = dist.new_group(ranks, timeout, backend="gloo")  # a collective: every rank makes every group
+            group = _new_group(ranks, timeout, "gloo")  # a collective: every rank makes every group
             if dp == self.at.dp:
                 mine = group
         return mine
@@ -74,7 +77,7 @@ class Groups:
         for dp in range(self.layout.dp):
             for cp, tp in product(range(self.layout.cp), range(self.layout.tp)):
                 ranks = [self.layout.rank(pp, dp, tp, cp) for pp in ends]
-                group = dist.new_group(ranks, timeout)  # a collective: every rank makes every group
+                group = _new_group(ranks, timeout)  # a collective: every rank makes every group
                 if self.rank in ranks:
                     mine = group
         return mine
@@ -161,7 +164,59 @@ def destroy_groups() -> None:
     dist.destroy_process_group()
 
 
+_of_layout: list[dist.ProcessGroup] = []
+"""The groups of the present layout in which this rank is."""
+
+
+def _new_group(ranks: list[int] | None, timeout: timedelta | None, backend: str | None = None) -> dist.ProcessGroup:
+    """A group that ends with the layout. All ranks of the world must call it, also those that are not in `ranks`."""
+    group = dist.new_group(ranks, timeout=timeout, backend=backend)
+    if group is not dist.GroupMember.NON_GROUP_MEMBER:
+        _of_layout.append(group)
+    return group
+
+
+_USED = (
+    "TENSOR_MODEL_PARALLEL_GROUP",
+    "PIPELINE_MODEL_PARALLEL_GROUP",
+    "CONTEXT_PARALLEL_GROUP",
+    "DATA_PARALLEL_GROUP_WITH_CP",
+)
+"""megatron-core's descriptions of the groups that are used."""
+
+
+@contextmanager
+def _one_group_for_the_same_ranks() -> Iterator[None]:
+    """Have megatron-core make one group for each set of ranks, and the groups of _USED apart from those.
+
+    Its own code makes more than 50 for each rank, most of them for kinds of parallelism that are not used here. On CPUs
+    each has a thread that wakes up a hundred times a second. Groups that are used stay apart even if they have the same
+    ranks, so that the collectives of one need not wait for those of another.
+    """
+    from megatron.core import parallel_state
+
+    made: dict[tuple[str, tuple[int, ...]], dist.ProcessGroup] = {}
+    original = parallel_state.create_group
+
+    def create_group(
+        ranks: list[int], timeout: timedelta | None = None, group_desc: str = "", **_: Any
+    ) -> dist.ProcessGroup:
+        key = (group_desc if group_desc in _USED else "", tuple(ranks))
+        if key not in made:
+            made[key] = _new_group(list(ranks), timeout)
+        return made[key]
+
+    parallel_state.create_group = create_group
+    try:
+        yield
+    finally:
+        parallel_state.create_group = original
+
+
 def _destroy_layout() -> None:
+    """Destroy the groups of the layout; megatron-core's own function only forgets them."""
     from megatron.core import parallel_state
 
     parallel_state.destroy_model_parallel()
+    while _of_layout:
+        dist.destroy_process_group(_of_layout.pop())

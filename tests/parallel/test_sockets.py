@@ -1,4 +1,4 @@
-"""Sockets of a rank: their number grows with the logarithm of the number of ranks, and not with the number itself."""
+"""Process groups cost a rank few sockets and threads, however many ranks there are and however often they are made."""
 
 import math
 import os
@@ -45,3 +45,32 @@ def test_the_group_for_host_tensors_has_few_sockets(num_ranks: int, ranks: RunOn
 
 def test_512_ranks_need_far_fewer_sockets_than_a_process_may_open() -> None:
     assert at_most(512) < 300
+
+
+def threads_after_each_layout() -> list[int]:
+    """Threads of this process after each of several layouts, each of which takes the place of the one before."""
+    found = []
+    for layout in [Layout(dp=2), Layout(tp=2), Layout(pp=2)] * 3:
+        groups = init_groups(layout, "cpu", timeout_s=60.0)
+        for group in (groups.tp, groups.cp, groups.pp, groups.replicas):
+            dist.all_reduce(torch.ones(3), group=group)
+        found.append(len(list(Path("/proc/self/task").iterdir())))
+    destroy_groups()
+    return found
+
+
+def test_a_layout_ends_the_groups_of_the_layout_before_it(ranks: RunOnRanks) -> None:
+    threads = ranks(2, threads_after_each_layout)[0]
+    assert threads[-3:] == threads[:3]
+
+
+def groups_that_are_one() -> int:
+    """How many pairs of the groups that exchange tensors of a step are the same object, in a layout of one rank."""
+    groups = init_groups(Layout(), "cpu", timeout_s=60.0)
+    used = [groups.tp, groups.cp, groups.pp, groups.replicas]
+    destroy_groups()
+    return len(used) - len(set(used))
+
+
+def test_groups_of_different_kinds_are_different_also_if_they_have_the_same_ranks(ranks: RunOnRanks) -> None:
+    assert ranks(1, groups_that_are_one) == [0]
