@@ -1,6 +1,7 @@
 """Kills the processes of a run, one at a random moment after the other, and starts it again, until it is complete."""
 
 import random
+import statistics
 import subprocess
 import time
 from collections.abc import Callable
@@ -55,8 +56,8 @@ class Attack:
     """The layout of each time that the command was started."""
 
     def __post_init__(self) -> None:
-        self._startup_s = 8.0
-        """Seconds that the newest start-up took: the range of moments for a kill in the next one."""
+        self._startups_s = [8.0]
+        """Seconds that each start-up took. Some are too short: a rank may do a step after another was killed."""
 
     def run(self) -> None:
         """Kill and start again until the run is complete. Raises ChaosError if it ends in another way.
@@ -116,7 +117,8 @@ class Attack:
         steps = self.target.num_steps()
         self._fewest = min(self._fewest, steps)  # a resume cuts the metrics back before it adds to them
         if steps > self._fewest and not self._trains:
-            self._trains, self._startup_s = True, time.monotonic() - self._since_s
+            self._trains = True
+            self._startups_s.append(time.monotonic() - self._since_s)
         return steps
 
     def _kill_at_some_moment(self, command: "subprocess.Popen[bytes]") -> None:
@@ -128,7 +130,7 @@ class Attack:
             moment = "start-up"
         end_s = self._since_s + PATIENCE_S
         if moment == "start-up":
-            end_s = time.monotonic() + self.chosen.uniform(0.0, self._startup_s)
+            end_s = time.monotonic() + self.chosen.uniform(0.0, statistics.median(self._startups_s))
         wanted = self.chosen.randrange(1, CHECKPOINT_EVERY)
         while time.monotonic() < end_s and command.poll() == had_ended:
             steps = self._look()
