@@ -86,7 +86,7 @@ class Trainer:
             )
         self.callbacks.append(CheckpointWriter())
         if groups.layout.world_size > 1:
-            self.callbacks.append(StragglerWatch())
+            self.callbacks.append(StragglerWatch(self._clock))
             if config.parallel.hang_s:
                 hangs = HangWatch()
                 self.callbacks = [hangs.first, *self.callbacks, hangs]

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 
 from foretrain.trainer.callbacks.base import Callback, Step
+from foretrain.trainer.goodput.causes import GOOD
+from foretrain.trainer.goodput.clock import Clock
 from foretrain.trainer.watch.stragglers import NUM_WINDOWS, WINDOW_STEPS, Stragglers
 from foretrain.trainer.watch.waits import WaitClock
 
@@ -25,13 +27,16 @@ class StragglerWatch(Callback):
     On CPUs, this is the step without the waits of the host, so that the rank itself is named under every layout. On a
     GPU, it is the time of the forward and backward passes, which under tensor, context and pipeline parallelism has the
     waits for the ranks of the same replica in it: all ranks of a slow replica are named. Ranks of the same pipeline
-    rank are compared.
+    rank are compared. For the goodput of the run, each step after a rank was named is divided into what its peers need,
+    and what they wait for it.
     """
 
     window_steps: ClassVar[int] = WINDOW_STEPS
     """Steps over which the ranks are compared."""
 
-    def __init__(self) -> None:
+    def __init__(self, spent: Clock) -> None:
+        """`spent`: counts what the time of the run is spent on."""
+        self._spent = spent
         self._clock = WaitClock()
         self._until_close = ExitStack()
         self._work_s: list[float] = []
@@ -51,6 +56,7 @@ class StragglerWatch(Callback):
         self._note_start()
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
+        self._spent.move(self._stragglers.excess_s, GOOD, "straggler")
         if trainer.groups.device.type == "cuda":
             self._work_s.append(step.phase_s["forward_backward"])
         else:

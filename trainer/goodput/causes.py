@@ -2,15 +2,18 @@
 
 from typing import Literal
 
-Cause = Literal["step", "start_up", "data_wait", "evaluation", "checkpoint", "other", "lost", "queue", "down"]
+Cause = Literal[
+    "step", "start_up", "data_wait", "straggler", "evaluation", "checkpoint", "other", "lost", "queue", "down"
+]
 
 GOOD: Cause = "step"
-"""The one cause that is useful: steps that no later start takes again, without their wait for data."""
+"""The one cause that is useful: steps that no later start takes again, without their waits for data and slow ranks."""
 
 LABELS: dict[Cause, str] = {
     "step": "steps",
     "start_up": "start-up",
     "data_wait": "waiting for data",
+    "straggler": "waiting for a slow rank",
     "evaluation": "evaluations",
     "checkpoint": "checkpoints",
     "other": "callbacks and reports",
@@ -22,6 +25,7 @@ LABELS: dict[Cause, str] = {
 
 start_up: from the start of a process to its first step, and what that step takes longer than the second.
 data_wait: the longest wait of any rank for the batch of a step, since the others then wait for that rank.
+straggler: what a slow rank needs longer than its peers, in each step from when it was named until it is no longer slow.
 checkpoint: what training waits for: copies of the state, and saves that are not written in the background.
 other: callbacks, checks, and the sinks that receive the metrics.
 lost: steps after the checkpoint from which a later start resumed, so that they were taken again.

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from foretrain.configs.schema import Config, ParallelConfig
+from foretrain.trainer.goodput import facts
+from foretrain.trainer.goodput.ledger import Ledger
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.folder import HANGS
 from foretrain.trainer.run.setup import prepare_run
@@ -41,6 +43,8 @@ def test_a_rank_that_is_slowed_by_30_percent_is_named_once_and_no_other(
     run = prepare_run(config(tmp_path, corpus, parallel, (NUM_WINDOWS + 1) * steps_of_window))
     ranks(run.layout.world_size, train_slowed, run, slow, 1.3, 1.2, steps_of_window)
     assert named(tmp_path) == [slow]
+    spent_s = Ledger(facts.read(tmp_path)).seconds
+    assert 0.2 < spent_s["straggler"] / (steps_of_window * 0.3 * 1.2) < 2.0  # the steps after it was named
 
 
 @pytest.mark.parametrize("number", range(20))

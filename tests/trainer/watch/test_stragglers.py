@@ -51,6 +51,16 @@ def test_a_rank_that_recovers_and_slows_down_again_is_named_again() -> None:
     assert named == [NUM_WINDOWS, len(windows)]
 
 
+def test_what_a_slow_rank_costs_each_step_is_known_from_when_it_is_named_until_it_recovers() -> None:
+    stragglers = Stragglers([[0, 1, 2], [3, 4, 5]])
+    sound, slow = [1.0, 1.0, 1.0, 2.0, 2.0, 2.0], [1.0, 1.0, 1.5, 2.0, 3.0, 2.0]
+    costs = []
+    for work_s in (*[slow] * (NUM_WINDOWS + 1), sound):
+        stragglers.judge(work_s)
+        costs.append(stragglers.excess_s)
+    assert costs == [*[0.0] * (NUM_WINDOWS - 1), 1.0, 1.0, 0.0]
+
+
 def test_a_difference_of_less_than_milliseconds_is_noise() -> None:
     stragglers = Stragglers([[0, 1]])
     usual_s = LEAST_S / 2
