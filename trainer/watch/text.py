@@ -34,6 +34,17 @@ def slow_text(finding: Finding, reports: Mapping[int, RankReport], hosts: Sequen
     return f"{text}The others wait for rank {rank} on {hosts[rank]}, and that one for {does}. The run continues\n"
 
 
+def unreported_text(report: RankReport, error: OSError) -> str:
+    """What a late rank says of itself if it cannot write its report."""
+    lines = [
+        f"step {report.step} is slow: the {report.phase} has taken {report.elapsed_s:.0f} s. The report of rank "
+        f"{report.rank} on {report.host} cannot be written: {error}. Without any, a run that hangs ends only "
+        "after parallel.timeout_s",
+        *_where({report.rank: report}),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _ranks(numbers: str) -> str:
     return f"rank {numbers} waits" if numbers.isdigit() else f"ranks {numbers} wait"
 

@@ -21,7 +21,7 @@ from foretrain.trainer.run.exit_status import EXIT_HANG
 from foretrain.trainer.watch.analysis import find, hangs
 from foretrain.trainer.watch.limits import Limits
 from foretrain.trainer.watch.reports import RankReport, file_name, fresh_reports
-from foretrain.trainer.watch.text import hang_text, slow_text
+from foretrain.trainer.watch.text import hang_text, slow_text, unreported_text
 
 REPORT = "report.txt"
 _MAX_TICK_S = 1.0
@@ -59,6 +59,8 @@ class Watcher:
         self._suspects: Sequence[int] | None = None
         """The causes of a hang in the round before; None if it was none."""
         self._has_said_slow = False
+        self._said_in_phase = -1
+        """The number of the phase in which this rank has said that its report cannot be written."""
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="hang watch", daemon=True)
@@ -106,9 +108,11 @@ class Watcher:
             is_late = self._lived_s - self._began_s > self._limit_s
             if is_late or self._lived_s - looked_s > self._round_s / 4:
                 looked_s = self._lived_s
-                with suppress(OSError):  # a disk that is full, or that does not answer now: the next round tries again
+                try:
                     if is_late or fresh_reports(self._folder, self._round_s):
                         self._report()
+                except OSError as error:  # a disk that is full, or that does not answer now: the next round tries again
+                    self._say_unreported(error)
 
     def _pause(self) -> bool:
         """Wait for a tick; return whether the watcher was closed meanwhile."""
@@ -137,6 +141,14 @@ class Watcher:
             if ranks[:1] == [self._rank] and not self._continues(number):
                 self._judge(ranks)
         (self._folder / file_name(self._rank)).unlink(missing_ok=True)
+
+    def _say_unreported(self, error: OSError) -> None:
+        """Say, once in a phase, where this rank is, since its report cannot be written."""
+        if self._said_in_phase != self._num_phases:
+            self._said_in_phase = self._num_phases
+            elapsed_s = self._lived_s - self._began_s
+            report = self._snapshot(self._step, self._phase, elapsed_s, is_late=elapsed_s > self._limit_s)
+            print(unreported_text(report, error), file=sys.stderr, end="", flush=True)
 
     def _judge(self, ranks: Sequence[int]) -> None:
         """Say what the reports show, once, and end this rank if the run hangs."""
