@@ -1,5 +1,6 @@
 """An S3 server over loopback, with a proxy in front of it that can let requests fail."""
 
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ ENVIRONMENT = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-TIMEOUT_S = 2
+TIMEOUT_S = 1
 """Seconds after which a request in these tests counts as stalled."""
 _numbers = count()
 
@@ -48,8 +49,9 @@ def s3() -> Iterator[Proxy]:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         patch.setenv("AWS_ENDPOINT_URL_S3", proxy.start())
-        patch.setenv("FSSPEC_S3", f'{{"config_kwargs": {{"read_timeout": {TIMEOUT_S}}}}}')  # for other processes
-        patch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": TIMEOUT_S}})
+        options = {"config_kwargs": {"read_timeout": TIMEOUT_S, "connect_timeout": TIMEOUT_S}}
+        patch.setenv("FSSPEC_S3", json.dumps(options))  # for other processes
+        patch.setitem(fsspec.config.conf, "s3", options)
         import fsspec
 
         fsspec.filesystem("s3", use_listings_cache=False).mkdir("bucket")

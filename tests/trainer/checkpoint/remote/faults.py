@@ -119,9 +119,6 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
 
     def _content(self) -> bytes:
-        if "100-continue" in self.headers.get("Expect", "").lower():
-            self.send_response_only(100)
-            self.end_headers()
         if self.headers.get("Transfer-Encoding", "") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         content = b""

@@ -100,7 +100,7 @@ def test_another_run_starts_from_a_checkpoint_on_a_server(
 def test_a_run_survives_requests_that_fail(
     kind: Kind, tmp_path: Path, corpus: Path, ranks: RunOnRanks, bucket: Bucket, local: Path
 ) -> None:
-    """Every fifth request fails; every hundredth stalls, since that takes up to half a minute."""
+    """Every fifth request fails; every hundredth stalls, since a rank waits half a minute for it."""
     numbers, every = iter(range(10**9)), 100 if kind == "stall" else 5
     fault = bucket.proxy.fail(kind, lambda request: next(numbers) % every == 0, times=10**9)
     settings = remote(tmp_path, corpus, bucket, checkpoint_every=3)
