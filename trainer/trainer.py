@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from foretrain.data_pipeline.corpus.manifest import TOKENIZER
@@ -20,6 +21,7 @@ from foretrain.trainer.callbacks.consistency import ConsistencyCheck
 from foretrain.trainer.callbacks.device import DeviceMetrics
 from foretrain.trainer.callbacks.evaluation import PeriodicEvaluation
 from foretrain.trainer.callbacks.goodput import Goodput
+from foretrain.trainer.callbacks.memory import MemoryCheck
 from foretrain.trainer.callbacks.replay import ReplayCheck
 from foretrain.trainer.callbacks.stragglers import StragglerWatch
 from foretrain.trainer.callbacks.telemetry import Telemetry
@@ -30,6 +32,7 @@ from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.retention import Retention
 from foretrain.trainer.consistency.check import Consistency, InconsistentRanksError
+from foretrain.trainer.consistency.memory import UnchangedState
 from foretrain.trainer.consistency.replay import Replay
 from foretrain.trainer.evaluation import Evaluation
 from foretrain.trainer.goodput.clock import Clock
@@ -78,6 +81,9 @@ class Trainer:
         self.callbacks: list[Callback] = [self._watch, Announcement(), self._telemetry, self._goodput, *on_gpus, *added]
         if config.train.check_every:
             self.callbacks.append(ConsistencyCheck(self.consistency, config.train.check_every))
+        if config.train.check_memory:
+            unchanged = UnchangedState(self.state, config.run_dir)
+            self.callbacks.append(MemoryCheck(unchanged, config.train.check_every))
         if config.train.replay_every:
             self.callbacks.append(ReplayCheck(Replay(self.engine, self._objective), config.train.replay_every))
         if config.train.eval_samples:
@@ -228,7 +234,7 @@ class Trainer:
         before = (number - 1) * run.tokens_per_step
         factor = schedule.factor(before, run.tokens_per_step, run.config.train.num_tokens, run.config.schedule)
         self.engine.set_lr(factor)
-        result = self.engine.train_step(*self._objective.tensors(batch), accepts=self._watch.accepts)
+        result = self.engine.train_step(*self._objective.tensors(batch), accepts=partial(self._accepts, number))
         self.state.num_updates += result.is_applied
         step_s = time.perf_counter() - started_s
         metrics = {
@@ -243,6 +249,11 @@ class Trainer:
         }
         is_last = number == run.total_steps
         return Step(number, batch, self._batches.wait_s, metrics, is_last, phase_s=result.phase_s)
+
+    def _accepts(self, number: int, loss: float, grad_norm: float) -> bool:
+        """Whether the update of a step is made."""
+        self.call("before_update", number)
+        return self._watch.accepts(loss, grad_norm)
 
     def _decide_end(self, step: Step) -> None:
         every = self.run.config.train.checkpoint_every

@@ -76,7 +76,7 @@ class Callback:
     then do so on every rank. At each hook the callbacks are called in a fixed order: what was decided about the update,
     telemetry, goodput, the callbacks given to the Trainer in their order, the checks of consistency, evaluation,
     checkpoints, stragglers, the watch for hangs. A step because of which the run goes back to a checkpoint calls
-    `before_step` and `on_rollback` alone.
+    `before_step`, `before_update` and `on_rollback` alone.
     """
 
     name: str = ""
@@ -90,6 +90,9 @@ class Callback:
 
     def before_step(self, trainer: Trainer, number: int, batch: Batch) -> None:
         """Called with this rank's samples of step `number`, before its forward pass."""
+
+    def before_update(self, trainer: Trainer, number: int) -> None:
+        """Called when the gradients of step `number` are reduced, before its update is made or left out."""
 
     def on_rollback(self, trainer: Trainer, step: Step) -> None:
         """Called before the run goes back to a checkpoint because of `step`, whose update was not made."""

@@ -10,6 +10,12 @@ CURVATURE = 0x1E3779B97F4A7C15
 """The constant a in the weights of the checksum."""
 
 
+def bits_of(tensor: Tensor) -> Tensor:
+    """The bits of a tensor, flattened, as integers of up to 32 bits."""
+    flat = tensor.detach().reshape(-1)
+    return flat.view(_INT_OF_BYTES[min(flat.element_size(), 4)])
+
+
 def checksum(tensor: Tensor) -> Tensor:
     """The checksum of a tensor: an int64 scalar on its device. Any dtype; fewer than 2^32 elements.
 
@@ -18,8 +24,7 @@ def checksum(tensor: Tensor) -> Tensor:
     swap of any two unequal elements changes it too (for elements of up to 32 bits; wider ones are split into halves).
     Other changes cancel only by rare chance.
     """
-    flat = tensor.detach().reshape(-1)
-    flat = flat.view(_INT_OF_BYTES[min(flat.element_size(), 4)])
+    flat = bits_of(tensor)
     total = torch.zeros((), dtype=torch.int64, device=flat.device)
     for start in range(0, len(flat), CHUNK):
         bits = flat[start : start + CHUNK]
