@@ -168,9 +168,11 @@ _of_layout: list[dist.ProcessGroup] = []
 """The groups of the present layout in which this rank is."""
 
 
-def _new_group(ranks: list[int] | None, timeout: timedelta | None, backend: str | None = None) -> dist.ProcessGroup:
+def _new_group(
+    ranks: list[int] | None, timeout: timedelta | None, backend: str | None = None, description: str | None = None
+) -> dist.ProcessGroup:
     """A group that ends with the layout. All ranks of the world must call it, also those that are not in `ranks`."""
-    group = dist.new_group(ranks, timeout=timeout, backend=backend)
+    group = dist.new_group(ranks, timeout=timeout, backend=backend, group_desc=description)
     if group is not dist.GroupMember.NON_GROUP_MEMBER:
         _of_layout.append(group)
     return group
@@ -203,7 +205,7 @@ def _one_group_for_the_same_ranks() -> Iterator[None]:
     ) -> dist.ProcessGroup:
         key = (group_desc if group_desc in _USED else "", tuple(ranks))
         if key not in made:
-            made[key] = _new_group(list(ranks), timeout)
+            made[key] = _new_group(list(ranks), timeout, description=group_desc)
         return made[key]
 
     parallel_state.create_group = create_group
@@ -211,6 +213,7 @@ def _one_group_for_the_same_ranks() -> Iterator[None]:
         yield
     finally:
         parallel_state.create_group = original
+    assert {kind for kind, _ in made} >= {*_USED}, "megatron-core describes its groups in other words"
 
 
 def _destroy_layout() -> None:

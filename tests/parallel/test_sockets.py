@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -47,21 +48,28 @@ def test_512_ranks_need_far_fewer_sockets_than_a_process_may_open() -> None:
     assert at_most(512) < 300
 
 
+def num_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
 def threads_after_each_layout() -> list[int]:
     """Threads of this process after each of several layouts, each of which takes the place of the one before."""
-    found = []
+    found: list[int] = []
     for layout in [Layout(dp=2), Layout(tp=2), Layout(pp=2)] * 3:
         groups = init_groups(layout, "cpu", timeout_s=60.0)
         for group in (groups.tp, groups.cp, groups.pp, groups.replicas):
             dist.all_reduce(torch.ones(3), group=group)
-        found.append(len(list(Path("/proc/self/task").iterdir())))
+        deadline_s = time.monotonic() + 10
+        while len(found) >= 3 and num_threads() > found[-3] and time.monotonic() < deadline_s:
+            time.sleep(0.01)  # a thread that has ended is listed for a moment
+        found.append(num_threads())
     destroy_groups()
     return found
 
 
 def test_a_layout_ends_the_groups_of_the_layout_before_it(ranks: RunOnRanks) -> None:
     threads = ranks(2, threads_after_each_layout)[0]
-    assert threads[-3:] == threads[:3]
+    assert all(last <= first for last, first in zip(threads[-3:], threads[:3], strict=True))
 
 
 def groups_that_are_one() -> int:
