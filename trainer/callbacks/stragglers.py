@@ -56,7 +56,8 @@ class StragglerWatch(Callback):
         self._note_start()
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
-        self._spent.move(self._stragglers.excess_s, GOOD, "straggler")
+        step_s = step.metrics["step_s"] - step.metrics["data_wait_s"]
+        self._spent.move(self._stragglers.excess_share * step_s, GOOD, "straggler")
         if trainer.groups.device.type == "cuda":
             self._work_s.append(step.phase_s["forward_backward"])
         else:

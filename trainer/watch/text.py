@@ -38,7 +38,7 @@ def unreported_text(report: RankReport, error: OSError) -> str:
     """What a late rank says of itself if it cannot write its report."""
     lines = [
         f"step {report.step} is slow: the {report.phase} has taken {report.elapsed_s:.0f} s. The report of rank "
-        f"{report.rank} on {report.host} cannot be written: {error}. Without any, a run that hangs ends only "
+        f"{report.rank} on {report.host} cannot be written: {error}. Without reports, a run that hangs ends only "
         "after parallel.timeout_s",
         *_where({report.rank: report}),
     ]

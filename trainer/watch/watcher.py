@@ -124,9 +124,18 @@ class Watcher:
 
     def _report(self) -> None:
         """Report this rank in each round until it continues, or end it if the run hangs."""
-        number, before = self._num_phases, None
+        number = self._num_phases
         self._suspects, self._has_said_slow = None, False
         self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._report_until(number)
+        finally:
+            with suppress(OSError):
+                (self._folder / file_name(self._rank)).unlink(missing_ok=True)
+
+    def _report_until(self, number: int) -> None:
+        """Report in each round until the phase with this number has ended."""
+        before = None
         while not self._continues(number):
             elapsed_s = self._lived_s - self._began_s
             report = self._snapshot(self._step, self._phase, elapsed_s, is_late=elapsed_s > self._limit_s)
@@ -140,15 +149,15 @@ class Watcher:
             ranks = fresh_reports(self._folder, _SILENT_ROUNDS * self._round_s)
             if ranks[:1] == [self._rank] and not self._continues(number):
                 self._judge(ranks)
-        (self._folder / file_name(self._rank)).unlink(missing_ok=True)
 
     def _say_unreported(self, error: OSError) -> None:
-        """Say, once in a phase, where this rank is, since its report cannot be written."""
-        if self._said_in_phase != self._num_phases:
+        """Say where this rank is, once in a phase that is late, since its report cannot be written."""
+        elapsed_s = self._lived_s - self._began_s
+        if elapsed_s > self._limit_s and self._said_in_phase != self._num_phases:
             self._said_in_phase = self._num_phases
-            elapsed_s = self._lived_s - self._began_s
-            report = self._snapshot(self._step, self._phase, elapsed_s, is_late=elapsed_s > self._limit_s)
-            print(unreported_text(report, error), file=sys.stderr, end="", flush=True)
+            report = self._snapshot(self._step, self._phase, elapsed_s, is_late=True)
+            with suppress(OSError):  # the terminal may be a file on the same disk
+                print(unreported_text(report, error), file=sys.stderr, end="", flush=True)
 
     def _judge(self, ranks: Sequence[int]) -> None:
         """Say what the reports show, once, and end this rank if the run hangs."""

@@ -46,6 +46,8 @@ LAYOUTS = {
     "pp=2": ParallelConfig(pp=2),
 }
 HANG_S = 4.0
+BETWEEN_STEPS = ("agreement on a stop", "consistency check", "evaluation", "checkpoint", "weight gathering")
+"""Places in what comes between steps, which may take ten times as long."""
 
 
 def config(run_dir: Path, corpus: Path, layout: str, **train: Any) -> Config:
@@ -68,6 +70,7 @@ def test_a_rank_that_is_stopped_in_any_operation_is_named_with_the_operation(
     layout, stopped, operation = CASES[place]
     every = {"eval_every": STOPS_AT, "check_every": STOPS_AT, "checkpoint_every": STOPS_AT}
     run = prepare_run(config(tmp_path, corpus, layout, **every))
+    run.config.parallel.hang_s = HANG_S / (2 if place in BETWEEN_STEPS else 1)
     with pytest.raises(RankError, match=f"exited with status {EXIT_HANG}"):
         ranks(run.layout.world_size, train_and_stop, run, stopped, place)
     report = report_of(tmp_path)
