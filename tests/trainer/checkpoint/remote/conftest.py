@@ -18,7 +18,7 @@ ENVIRONMENT = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-TIMEOUT_S = 1
+TIMEOUT_S = 2
 """Seconds after which a request in these tests counts as stalled."""
 _numbers = count()
 
@@ -49,7 +49,7 @@ def s3() -> Iterator[Proxy]:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         patch.setenv("AWS_ENDPOINT_URL_S3", proxy.start())
-        options = {"config_kwargs": {"read_timeout": TIMEOUT_S, "connect_timeout": TIMEOUT_S}}
+        options = {"config_kwargs": {"read_timeout": TIMEOUT_S}}
         patch.setenv("FSSPEC_S3", json.dumps(options))  # for other processes
         patch.setitem(fsspec.config.conf, "s3", options)
         import fsspec
