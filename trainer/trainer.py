@@ -79,11 +79,11 @@ class Trainer:
         added = [*(CALLBACKS.get(name)() for name in config.train.callbacks), *callbacks]
         on_gpus = [DeviceMetrics(config, groups)] if groups.device.type == "cuda" else []
         self.callbacks: list[Callback] = [self._watch, Announcement(), self._telemetry, self._goodput, *on_gpus, *added]
-        if config.train.check_every:
-            self.callbacks.append(ConsistencyCheck(self.consistency, config.train.check_every))
         if config.train.check_memory:
             unchanged = UnchangedState(self.state, config.run_dir)
             self.callbacks.append(MemoryCheck(unchanged, config.train.check_every))
+        if config.train.check_every:
+            self.callbacks.append(ConsistencyCheck(self.consistency, config.train.check_every))
         if config.train.replay_every:
             self.callbacks.append(ReplayCheck(Replay(self.engine, self._objective), config.train.replay_every))
         if config.train.eval_samples:
@@ -252,7 +252,8 @@ class Trainer:
 
     def _accepts(self, number: int, loss: float, grad_norm: float) -> bool:
         """Whether the update of a step is made."""
-        self.call("before_update", number)
+        for callback in self.callbacks:
+            callback.before_update(self, number)  # its time is part of the step
         return self._watch.accepts(loss, grad_norm)
 
     def _decide_end(self, step: Step) -> None:

@@ -72,7 +72,8 @@ def test_one_bit_that_changes_in_memory_ends_the_run_and_names_the_rank_and_the_
     text = str(found.value)
     assert "after step 5, weights or moments that only the optimizer may change are not as it has left them" in text
     assert re.search(r"rank 1 on .*: between the updates of step 3 and of step 4\n", text)
-    assert "A checkpoint of step 3 may have the change: resume from an earlier one" in text
+    assert "rank 0 on" not in text
+    assert "Resume from a checkpoint before step 3: one of that step may have the change, and remove later" in text
 
 
 @pytest.mark.parametrize("layout", first_is_quick([*LAYOUTS]))

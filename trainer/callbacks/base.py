@@ -92,7 +92,10 @@ class Callback:
         """Called with this rank's samples of step `number`, before its forward pass."""
 
     def before_update(self, trainer: Trainer, number: int) -> None:
-        """Called when the gradients of step `number` are reduced, before its update is made or left out."""
+        """Called when the gradients of step `number` are reduced, before its update is made or left out.
+
+        The time that it takes is part of the step.
+        """
 
     def on_rollback(self, trainer: Trainer, step: Step) -> None:
         """Called before the run goes back to a checkpoint because of `step`, whose update was not made."""

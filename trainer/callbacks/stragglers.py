@@ -57,7 +57,7 @@ class StragglerWatch(Callback):
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
         step_s = step.metrics["step_s"] - step.metrics["data_wait_s"]
-        self._spent.move(self._stragglers.excess_share * step_s, GOOD, "straggler")
+        self._spent.move(self._stragglers.cost_s(step_s), GOOD, "straggler")
         if trainer.groups.device.type == "cuda":
             self._work_s.append(step.phase_s["forward_backward"])
         else:

@@ -1,8 +1,7 @@
 """The check that nothing changes the fp32 state of a rank between two updates of the optimizer.
 
-Under ZeRO 1 to 3, a master weight or a moment exists on one rank only, so that no other rank can tell whether it is
-right. But between two updates nothing may write to it: if its bits are others before an update than after the one
-before, the memory of the rank is at fault.
+Under ZeRO 1 to 3, a master weight or a moment exists on one rank only, so that no comparison of ranks shows whether it
+is right. But between two updates nothing may write to it: its bits before an update must be those after the one before.
 """
 
 import socket
@@ -14,6 +13,9 @@ from torch import Tensor
 from foretrain.trainer.consistency.check import InconsistentRanksError
 from foretrain.trainer.consistency.checksum import bits_of
 from foretrain.trainer.state import ModelState
+
+_CHUNK = 1 << 24
+"""Elements that are summed at once: torch makes an int64 copy of what it sums."""
 
 
 class ChangedMemoryError(InconsistentRanksError):
@@ -32,6 +34,12 @@ class UnchangedState:
         """The sums of the bits after the last update."""
         self._changed_before = torch.zeros((), dtype=torch.int64, device=self._groups.device)
         """The first step before whose update the state had changed; 0: none."""
+        self._start_step = 0
+
+    def note_start(self, step: int) -> None:
+        """Remember the state with which a session begins after `step` steps."""
+        self._start_step = step
+        self.note()
 
     def note(self) -> None:
         """Remember the state, after an update."""
@@ -64,15 +72,29 @@ class UnchangedState:
         )
         raise ChangedMemoryError(
             f"after step {step}, weights or moments that only the optimizer may change are not as it has left them:\n"
-            f"  {lines}\nA checkpoint of step {min(found.values()) - 1} may have the change: resume from an earlier "
-            f"one, and remove later ones from {self._run_dir}/checkpoints. Suspect the memory of the node: exclude it."
+            f"  {lines}\n{self._advice(min(found.values()) - 1)}, and remove later checkpoints from "
+            f"{self._run_dir}/checkpoints. Suspect a callback that writes to them, or the memory of the node."
         )
+
+    def _advice(self, sound_step: int) -> str:
+        """From where to start again, if the state changed at some time after the update of `sound_step`."""
+        if sound_step == self._start_step:
+            return f"Start again from step {sound_step}, as this session did"
+        return f"Resume from a checkpoint before step {sound_step}: one of that step may have the change"
 
     def _sums(self) -> Tensor:
         """The sum of the bits of each tensor, as int64 modulo 2^64: a change of one element always changes it."""
-        found = []
+        device = self._groups.device
+        found = [torch.zeros((), dtype=torch.int64, device=device)]  # a rank may have no part of any parameter
         zero = self._state.zero
         for tensor in dict.fromkeys(shard.tensor for shard in self._state.shards):
             piece = zero.piece(tensor)
-            found += [] if piece is None else [bits_of(each).sum() for each in piece.states.values()]
-        return torch.stack([each.to(self._groups.device, non_blocking=True) for each in found])
+            found += [] if piece is None else [_sum(bits_of(each)) for each in piece.states.values()]
+        return torch.stack([each.to(device, non_blocking=True) for each in found])
+
+
+def _sum(bits: Tensor) -> Tensor:
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for part in bits.split(_CHUNK):
+        total += part.sum()
+    return total

@@ -25,7 +25,7 @@ LABELS: dict[Cause, str] = {
 
 start_up: from the start of a process to its first step, and what that step takes longer than the second.
 data_wait: the longest wait of any rank for the batch of a step, since the others then wait for that rank.
-straggler: the share of a step by which a slow rank is slower than its peers, while it is named and still slow.
+straggler: what a slow rank needs longer than its peers in a step, as measured before, while it is named and still slow.
 checkpoint: what training waits for: copies of the state, and saves that are not written in the background.
 other: callbacks, checks, and the sinks that receive the metrics.
 lost: steps after the checkpoint from which a later start resumed, so that they were taken again.

@@ -30,9 +30,8 @@ class Stragglers:
         self._peers = peers
         self._num_slow: dict[int, int] = {}
         """Windows in a row in which a rank was slow."""
-        self.excess_share = 0.0
-        """The share of its time by which a named rank that is still slow is slower than its peers; of several, the
-        largest."""
+        self._worst = 0.0, 0.0
+        """Seconds that the slowest rank, if it has been named and is still slow, and its peers work in a step."""
 
     def judge(self, work_s: Sequence[float]) -> list[Straggler]:
         """The ranks that are named after a window, from the seconds that each rank worked in a step of it.
@@ -40,7 +39,7 @@ class Stragglers:
         A rank is named once, and again only after a window in which it was not slow.
         """
         named = []
-        self.excess_share = 0.0
+        self._worst = 0.0, 0.0
         for ranks in self._peers:
             for rank in ranks:
                 others_s = [work_s[other] for other in ranks if other != rank]
@@ -50,7 +49,12 @@ class Stragglers:
                 is_slow = work_s[rank] > (1 + MARGIN) * usual_s and work_s[rank] > usual_s + LEAST_S
                 self._num_slow[rank] = self._num_slow.get(rank, 0) + 1 if is_slow else 0
                 if self._num_slow[rank] >= NUM_WINDOWS:
-                    self.excess_share = max(self.excess_share, 1 - usual_s / work_s[rank])
+                    self._worst = max(self._worst, (work_s[rank], usual_s), key=lambda pair: pair[0] - pair[1])
                 if self._num_slow[rank] == NUM_WINDOWS:
                     named.append(Straggler(rank, work_s[rank] / usual_s))
         return named
+
+    def cost_s(self, step_s: float) -> float:
+        """Seconds of a step that the others wait for the slowest rank that is named, if it is as slow as it was."""
+        slow_s, usual_s = self._worst
+        return min(slow_s - usual_s, step_s * (1 - usual_s / slow_s)) if slow_s else 0.0

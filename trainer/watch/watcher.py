@@ -171,16 +171,20 @@ class Watcher:
             if self._suspects != before:  # a rank that has just entered another phase has no report for a moment
                 return
             text = hang_text(finding, reports, self._hosts)
-            with suppress(OSError):  # such as a full disk
+            with suppress(OSError):  # such as a full disk, on which the terminal may be a file, too
                 write_atomically(self._folder / REPORT, text)
-            print(text, file=sys.stderr, end="", flush=True)
+            with suppress(OSError):
+                print(text, file=sys.stderr, end="", flush=True)
             self._end()
         if not self._has_said_slow and not any(report.is_moving for report in reports.values()):
             self._has_said_slow = True
-            print(slow_text(finding, reports, self._hosts), file=sys.stderr, end="", flush=True)
+            with suppress(OSError):
+                print(slow_text(finding, reports, self._hosts), file=sys.stderr, end="", flush=True)
 
     def _end(self) -> NoReturn:
-        print(f"the run hangs and ends, to be started again: see {self._folder / REPORT}", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            report = self._folder / REPORT
+            print(f"the run hangs and ends, to be started again: see {report}", file=sys.stderr, flush=True)
         os._exit(EXIT_HANG)
 
     def _continues(self, number: int) -> bool:

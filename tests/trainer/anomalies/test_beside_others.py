@@ -28,10 +28,10 @@ def test_steps_that_a_rollback_takes_back_are_lost_steps_of_the_goodput(
 
 @pytest.mark.long
 @pytest.mark.parametrize("replay_every", [5, 100])
-def test_replays_and_the_watch_for_hangs_find_nothing_where_a_sound_run_goes_back(
+def test_replays_the_check_of_memory_and_the_watch_for_hangs_find_nothing_where_a_sound_run_goes_back(
     replay_every: int, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
-    watched = {"on_non_finite": "rollback", "checkpoint_every": 3}
+    watched = {"on_non_finite": "rollback", "checkpoint_every": 3, "check_memory": True}
     for name, every in (("replayed", replay_every), ("not replayed", 0)):
         settings = config(tmp_path / name, corpus, 8, ParallelConfig(dp=2), **watched, replay_every=every)
         records = train(ranks, planted(settings, step=6, fault=NAN))

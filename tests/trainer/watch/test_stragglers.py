@@ -57,8 +57,8 @@ def test_what_a_slow_rank_costs_each_step_is_known_from_when_it_is_named_until_i
     costs = []
     for work_s in (*[slow] * (NUM_WINDOWS + 1), sound):
         stragglers.judge(work_s)
-        costs.append(stragglers.excess_share)
-    assert costs == [*[0.0] * (NUM_WINDOWS - 1), *[1 - 2 / 3] * 2, 0.0]
+        costs.append((stragglers.cost_s(10.0), stragglers.cost_s(1.5)))
+    assert costs == [*[(0.0, 0.0)] * (NUM_WINDOWS - 1), *[(1.0, 1.5 * (1 - 2 / 3))] * 2, (0.0, 0.0)]
 
 
 def test_a_difference_of_less_than_milliseconds_is_noise() -> None:
