@@ -180,7 +180,7 @@ def test_a_disk_without_room_for_a_checkpoint_is_refused_and_little_room_is_a_wa
         ValueError, match=r"a checkpoint has 0\.000 GiB, and .*/run/checkpoints has 0\.000 GiB free: free some"
     ):
         start_with_room_for(size - 1)
-    assert "train.keep_checkpoints = 2 needs room for 3 more checkpoints" in start_with_room_for(3 * size - 1)
+    assert "the run needs room for 3 more checkpoints of" in start_with_room_for(3 * size - 1)
     assert start_with_room_for(3 * size) == ""
     planned = prepare_run(wanted).config  # a run can be planned on another disk
     for step in (1, 2):

@@ -1,6 +1,6 @@
 """Which checkpoints of a run are kept. Pure arithmetic."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 from typing import Self
@@ -26,6 +26,16 @@ class Retention:
         """What a config asks for."""
         rollback_every = train.checkpoint_every if train.rolls_back else 0
         return cls(train.keep_checkpoints, train.keep_every, train.keep_best, rollback_every)
+
+    def most(self, steps: Sequence[int]) -> int:
+        """The most checkpoints that there are at the same time, if they are written at `steps` and at some others.
+
+        That includes the one that is written before the oldest is removed. If all are kept, others do not count.
+        """
+        if not self.newest:
+            return len(steps)
+        permanent = sum(step % self.every == 0 for step in steps) if self.every else 0
+        return permanent + self.newest + self.best + bool(self.rollback_every) + 1
 
     def rollback_target(self, steps: Collection[int]) -> int:
         """The step of the checkpoint to which a run goes back, of the steps whose checkpoints there are.

@@ -1,6 +1,7 @@
 """Room on the disk for checkpoints: what one takes, and the refusal of a run that has no room for one."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from foretrain.configs.schema import Config
@@ -8,6 +9,7 @@ from foretrain.trainer.checkpoint.folders import folder_of
 from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.remote.path import RemotePath
 from foretrain.trainer.checkpoint.remote.requests import RemoteError
+from foretrain.trainer.checkpoint.retention import Retention
 from foretrain.trainer.model.table import num_params
 from foretrain.trainer.optimizers.entry import entry_of
 from foretrain.trainer.run.folder import checkpoints_of
@@ -21,7 +23,7 @@ def checkpoint_bytes(config: Config) -> int:
 
 
 def check_room(run_dir: Path, config: Config) -> str | None:
-    """A warning if the disk has no room for all the checkpoints of a run that are there at the same time, else None.
+    """A warning if the disk has no room for all the checkpoints that a run has at the same time, else None.
 
     Nothing is known of the room on a server, so a small file is written there. Raises ValueError if there is no room
     for one checkpoint, or if that file may not be written, and RemoteError if the server does not answer. Other
@@ -37,14 +39,23 @@ def check_room(run_dir: Path, config: Config) -> str | None:
             f"a checkpoint has {size / GIB:.3f} GiB, and {folder} has {free / GIB:.3f} GiB free: free some, or set "
             "another run_dir or train.checkpoint_folder"
         )
-    keep = config.train.keep_checkpoints
-    new = keep + 1 - len(folder_of(folder).complete())  # the oldest goes after the newest is there
-    if keep and free < new * size:
+    new = Retention.of(config.train).most(_planned_steps(config)) - len(folder_of(folder).complete())
+    if free < new * size:
+        train = config.train
         return (
-            f"train.keep_checkpoints = {keep} needs room for {new} more checkpoints of {size / GIB:.3f} GiB, and "
-            f"{folder} has {free / GIB:.3f} GiB free: free some, or keep fewer"
+            f"the run needs room for {new} more checkpoints of {size / GIB:.3f} GiB (train.keep_checkpoints = "
+            f"{train.keep_checkpoints}, keep_every = {train.keep_every}, keep_best = {train.keep_best}), and {folder} "
+            f"has {free / GIB:.3f} GiB free: free some, or keep fewer"
         )
     return None
+
+
+def _planned_steps(config: Config) -> Sequence[int]:
+    """The steps after which a run writes a checkpoint, without those that the time or a stop asks for."""
+    train = config.train
+    last = -(-train.num_tokens // (train.global_batch_size * config.model.seq_len))
+    regular = range(train.checkpoint_every, last, train.checkpoint_every) if train.checkpoint_every else ()
+    return [*regular, last]
 
 
 def _check_writable(folder: RemotePath) -> None:

@@ -89,3 +89,22 @@ def test_the_checkpoint_to_which_a_rollback_goes_is_kept(case: Case, every: int)
         target = retention.rollback_target(case.steps)
         assert target == (max(regular) if regular else max(case.steps))
         assert target not in retention.superseded(case.steps, case.losses)
+
+
+@given(
+    st.builds(
+        Retention,
+        newest=st.integers(0, 4),
+        every=st.integers(0, 6),
+        best=st.integers(0, 3),
+        rollback_every=st.integers(0, 5),
+    ),
+    st.lists(st.sampled_from([1.0, 2.0, 3.0]), min_size=1, max_size=20),
+)
+def test_there_are_never_more_checkpoints_than_are_foreseen(retention: Retention, losses: list[float]) -> None:
+    loss_of = dict(enumerate(losses, 1))
+    there: set[int] = set()
+    for step in loss_of:
+        there.add(step)
+        assert len(there) <= retention.most([*loss_of])
+        there -= {*retention.superseded(there, {each: loss_of[each] for each in there})}
