@@ -50,7 +50,7 @@ class DeepSpeedZero(Zero):
 
         class Partition(Init):  # type: ignore[misc]
             def _set_dtype(self, ds_config: Any, dtype: torch.dtype) -> None:
-                """DeepSpeed's own replaces `dtype` by bf16 on a processor without fp16, such as most CPUs."""
+                """DeepSpeed's own replaces `dtype` by bf16 on a processor that does not compute in fp16."""
                 self.dtype = dtype
 
             def _convert_to_zero_parameters(self, parameters: Iterable[Any]) -> None:
