@@ -24,7 +24,7 @@ from tests.launcher.ray.jobs import end
 from tests.processes import assert_none, wait_until
 from tests.trainer.test_resume import config, train
 
-NUM_STEPS, EVERY, KILL_AFTER = 60, 20, 23
+NUM_STEPS, EVERY = 60, 20
 
 
 def settings(run_dir: Path, corpus: Path) -> Config:
@@ -63,10 +63,11 @@ def test_a_rank_whose_actor_is_killed_resumes_and_the_curve_is_bitwise_the_same(
     cluster: RayCluster, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
     submission_id, run_dir = launch(cluster, tmp_path, corpus)
-    wait_until(lambda: len(curve(run_dir)) > KILL_AFTER, f"step {KILL_AFTER}")
-    paused = [processes.rank(tmp_path, rank) for rank in range(4)]
+    wait_until(lambda: len(curve(run_dir)) > 0, "the first step")
+    paused = [processes.rank(tmp_path, rank) for rank in range(4)]  # takes long where many processes run
+    wait_until(lambda: newest_checkpoint(run_dir) is not None, "a checkpoint")
     for rank in paused:
-        rank.suspend()  # so that the run does not pass another checkpoint before the actor is killed
+        rank.suspend()  # so that the run does not come to its end before the actor is killed
     newest = newest_checkpoint(run_dir)
     assert newest is not None and EVERY <= step_of(newest) < NUM_STEPS
     actor = paused[2].parent()
@@ -78,8 +79,10 @@ def test_a_rank_whose_actor_is_killed_resumes_and_the_curve_is_bitwise_the_same(
     ended = end(cluster.client, submission_id)
     assert (ended.state, ended.status) == ("SUCCEEDED", 0), ended.log
     assert "rank 2 ended with status 137 (its actor is gone" in ended.log
-    assert [start.step for start in read_starts(run_dir)] == [0, step_of(newest)]
-    assert f"resumes from step {step_of(newest)}" in ended.log
+    first, second = (start.step for start in read_starts(run_dir))
+    # The ranks that are left may still complete a checkpoint that all were writing when they paused.
+    assert first == 0 and second in (step_of(newest), step_of(newest) + EVERY) and second < NUM_STEPS
+    assert f"resumes from step {second}" in ended.log
     ledger = Ledger(facts.read(run_dir))
     assert ledger.num_starts == 2
     assert ledger.seconds["queue"] > 10 * ledger.seconds["down"], "the ranks waited for their places"
