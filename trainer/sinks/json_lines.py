@@ -1,31 +1,39 @@
 """The sink that writes the metrics of a run as JSON lines."""
 
+import logging
 from collections.abc import Mapping
-from typing import Any, TextIO
+from io import FileIO
+from typing import Any
 
 from foretrain.trainer.metrics import METRICS_FILE, rewind, to_line
 from foretrain.trainer.sinks.base import Session, Sink
 
+logger = logging.getLogger(__name__)
+
 
 class JsonLinesSink(Sink):
-    """Appends to `metrics.jsonl` in the run folder, and flushes each line.
+    """Appends each line to `metrics.jsonl` in the run folder at once.
 
     A run that died had often gone further than its last checkpoint. A resumed run takes those steps again, so their
-    lines are removed first, and the file stays one curve.
+    lines are removed first, and the file stays one curve. What cannot be written, such as on a full disk, is kept in
+    memory, and is written before the next line that can be.
     """
 
     def open(self, session: Session) -> None:
         session.run_dir.mkdir(parents=True, exist_ok=True)
         self._path = session.run_dir / METRICS_FILE
+        self._unwritten = bytearray()
+        self._has_failed = False
         self._open_after(session.start_step)
 
     def rewind(self, step: int) -> None:
+        self._write_out()
         self._file.close()
         self._open_after(step)
 
     def _open_after(self, step: int) -> None:
         rewind(self._path, step)
-        self._file: TextIO = self._path.open("a", encoding="ascii")
+        self._file: FileIO = self._path.open("ab", buffering=0)
 
     def step(self, metrics: Mapping[str, float]) -> None:
         self._write({"kind": "train", **metrics})
@@ -38,8 +46,31 @@ class JsonLinesSink(Sink):
         self._write({"kind": kind, "step": step, **fields})
 
     def close(self) -> None:
+        self._write_out()
         self._file.close()
+        if self._unwritten:
+            lines = self._unwritten.count(b"\n")
+            logger.error("%s lacks its last lines (%d), since it cannot be written", self._path, lines)
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(to_line(record))
-        self._file.flush()
+        self._unwritten += to_line(record).encode("ascii")
+        self._write_out()
+
+    def _write_out(self) -> None:
+        """Write all that is not written yet, or keep the rest."""
+        try:
+            while self._unwritten:
+                num_written = self._file.write(self._unwritten) or 0
+                del self._unwritten[:num_written]
+        except OSError as error:
+            if not self._has_failed:
+                logger.warning(
+                    "%s cannot be written (%s): its lines are kept in memory until it can; free some space",
+                    self._path,
+                    error.strerror,
+                )
+            self._has_failed = True
+            return
+        if self._has_failed:
+            logger.warning("%s can be written again, and has all its lines", self._path)
+        self._has_failed = False

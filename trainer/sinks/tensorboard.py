@@ -1,38 +1,94 @@
 """The sink that writes the metrics of a run for TensorBoard."""
 
+import logging
+import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from foretrain.trainer.sinks.base import Session, Sink
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 TENSORBOARD_DIR = "tensorboard"
+RETRY_S = 60.0
+"""Seconds between two attempts to write where it was not possible: each makes a file."""
+logger = logging.getLogger(__name__)
 
 
 class TensorBoardSink(Sink):
-    """Writes every number as a scalar into the folder `tensorboard` of the run folder."""
+    """Writes every number as a scalar into the folder `tensorboard` of the run folder.
+
+    While that cannot be written, such as on a full disk, numbers are left out; `metrics.jsonl` has them.
+    """
+
+    retry_s = RETRY_S
 
     def open(self, session: Session) -> None:
+        self._hook, threading.excepthook = threading.excepthook, self._on_thread_error
         self._folder = str(session.run_dir / TENSORBOARD_DIR)
+        self._failed_s: float | None = None
+        self._writer: SummaryWriter | None = None
         self._open_after(session.start_step)
 
     def rewind(self, step: int) -> None:
-        self._writer.close()
+        self._close_writer()
         self._open_after(step)
+
+    def step(self, metrics: Mapping[str, float]) -> None:
+        step = int(metrics["step"])
+        self._add(step, {f"train/{name}": value for name, value in metrics.items() if name != "step"})
+
+    def evaluation(self, step: int, val_loss: float, by_source: Mapping[str, float]) -> None:
+        losses = {f"eval/val_loss/{name}": loss for name, loss in by_source.items()}
+        self._add(step, {"eval/val_loss": val_loss, **losses})
+
+    def close(self) -> None:
+        self._close_writer()
+        threading.excepthook = self._hook
+
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            try:
+                self._writer.close()
+            except OSError as error:
+                self._note(error)
+        self._writer = None
 
     def _open_after(self, step: int) -> None:
         # Imported here because it can be slow (it imports TensorFlow if that is installed), and only rank 0 writes.
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(self._folder, purge_step=step + 1 if step else 0)
+        try:
+            self._writer = SummaryWriter(self._folder, purge_step=step + 1 if step else 0)
+        except OSError as error:
+            self._note(error)
 
-    def step(self, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            if name != "step":
-                self._writer.add_scalar(f"train/{name}", value, global_step=int(metrics["step"]))
+    def _add(self, step: int, values: Mapping[str, float]) -> None:
+        if self._writer is None and time.monotonic() - (self._failed_s or 0.0) >= self.retry_s:
+            self._open_after(step - 1)
+        if self._writer is None:
+            return
+        try:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, global_step=step)
+        except OSError as error:  # an earlier value could not be written: a thread does that
+            self._note(error)
+            with suppress(OSError):  # the same again
+                self._writer.close()
+            self._writer = None
 
-    def evaluation(self, step: int, val_loss: float, by_source: Mapping[str, float]) -> None:
-        self._writer.add_scalar("eval/val_loss", val_loss, global_step=step)
-        for name, loss in by_source.items():
-            self._writer.add_scalar(f"eval/val_loss/{name}", loss, global_step=step)
+    def _on_thread_error(self, raised: threading.ExceptHookArgs) -> None:
+        """Print no traceback of TensorBoard's thread, whose error the next call raises again."""
+        of_writer = type(raised.thread).__module__.startswith("tensorboard.")
+        if not (of_writer and isinstance(raised.exc_value, OSError)):
+            self._hook(raised)
 
-    def close(self) -> None:
-        self._writer.close()
+    def _note(self, error: OSError) -> None:
+        if self._failed_s is None:
+            logger.warning(
+                "%s cannot be written (%s): it lacks some steps, which metrics.jsonl has", self._folder, error.strerror
+            )
+        self._failed_s = time.monotonic()

@@ -67,7 +67,7 @@ def test_a_rank_whose_actor_is_killed_resumes_and_the_curve_is_bitwise_the_same(
     paused = [processes.rank(tmp_path, rank) for rank in range(4)]  # takes long where many processes run
     wait_until(lambda: newest_checkpoint(run_dir) is not None, "a checkpoint")
     for rank in paused:
-        rank.suspend()  # so that the run does not come to its end before the actor is killed
+        rank.suspend()  # so that the run does not end before the actor is killed
     newest = newest_checkpoint(run_dir)
     assert newest is not None and EVERY <= step_of(newest) < NUM_STEPS
     actor = paused[2].parent()
