@@ -96,8 +96,8 @@ class Trainer:
             if config.parallel.hang_s:
                 hangs = HangWatch()
                 self.callbacks = [hangs.first, *self.callbacks, hangs]
-        if run.own_checkpoint:
-            self._load_callbacks(CheckpointRecord.read(run.own_checkpoint))
+        if run.callbacks_checkpoint:
+            self._load_callbacks(CheckpointRecord.read(run.callbacks_checkpoint))
         self._sinks = [JsonLinesSink(), *(SINKS.get(name)() for name in config.train.sinks), *sinks]
         self.stop_request = StopRequest()
 

@@ -164,6 +164,42 @@ def verify(
     raise typer.Exit(0 if all(verdict.passed for verdict in verdicts) else EXIT_DIFFERS)
 
 
+def replay(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run. Nothing in it is changed.")],
+    overrides: Overrides = None,
+    after: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEP",
+            help="Step of the checkpoint to start from. Default: the newest with a recorded step after it.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of steps. Default: up to 10, but no further than the next checkpoint."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Relative difference that is allowed; 0: not of a bit.")
+    ] = 0.0,
+) -> None:
+    """Take steps of a run again on this machine, and compare them with what the run has recorded.
+
+    Compares the loss and the gradient norm of each step, to the last bit: if one differs, this machine or that of the
+    run has computed wrongly. Exits with 1 then.
+
+    Example: `foretrain replay runs/dry_run --after 200 --steps 5`
+    """
+    with bad_input():
+        from foretrain.launcher import replay as replaying
+
+        plan = replaying.plan(run_dir, overrides or [], after, steps, tolerance)
+        verdict = replaying.replay(plan)
+    if verdict.status:
+        raise typer.Exit(verdict.status)
+    typer.echo(verdict.text(plan))
+    raise typer.Exit(EXIT_DIFFERS if verdict.differing else 0)
+
+
 def generate(
     run_dir: Annotated[str, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run, or a URL of checkpoints.")],
     prompt: Annotated[str, typer.Option(help="Text to continue. Default: start a new document.")] = "",

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -11,9 +12,12 @@ import torch.distributed as dist
 from foretrain.parallel.groups import Groups, destroy_groups, init_groups
 from foretrain.parallel.shim import free_memory
 from foretrain.registry import import_plugins
+from foretrain.trainer.callbacks.base import Outcome
+from foretrain.trainer.callbacks.checkpoints import CheckpointWriter
 from foretrain.trainer.run import stopping
 from foretrain.trainer.run.finish import finish
 from foretrain.trainer.run.setup import Run
+from foretrain.trainer.sinks import Sink
 from foretrain.trainer.stages import timing
 from foretrain.trainer.trainer import Trainer
 
@@ -25,6 +29,24 @@ def train_rank(run: Run) -> None:
 
     Raises SystemExit(EXIT_RESUME) if a signal stopped the run, or if it must be started again.
     """
+    groups, outcome = _fit(run, Trainer)
+    if groups.rank == 0 and outcome.is_complete:
+        stopping.end_on_signals()
+        finish(run)
+
+
+def replay_rank(run: Run, comparison: Sink) -> None:
+    """Take steps of a run again on one rank, and compare them on rank 0; as `train_rank`, without checkpoints."""
+
+    def trainer_of(run: Run, groups: Groups) -> Trainer:
+        trainer = Trainer(run, groups, sinks=[comparison])
+        trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, CheckpointWriter)]
+        return trainer
+
+    _fit(run, trainer_of)
+
+
+def _fit(run: Run, trainer_of: Callable[[Run, Groups], Trainer]) -> tuple[Groups, Outcome]:
     stopping.catch_lost_output()
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -34,7 +56,7 @@ def train_rank(run: Run) -> None:
     if run.measures_stages:
         groups.layout = timing.measure_and_balance(run.config.model, run.config.train, groups, run.run_dir)
         run = replace(run, layout=groups.layout)
-    trainer = Trainer(run, groups)
+    trainer = trainer_of(run, groups)
     outcome = trainer.fit()
     if outcome.stopped_by == "signal":
         stopping.exit_for_resume()
@@ -42,9 +64,7 @@ def train_rank(run: Run) -> None:
     del trainer
     destroy_groups()
     free_memory()  # before a model is loaded to generate text with
-    if groups.rank == 0 and outcome.is_complete:
-        stopping.end_on_signals()
-        finish(run)
+    return groups, outcome
 
 
 def _check_same_start(run: Run, groups: Groups) -> None:
@@ -64,3 +84,4 @@ def _check_same_start(run: Run, groups: Groups) -> None:
 
 
 train_rank.on_start = stopping.catch_signals  # type: ignore[attr-defined]
+replay_rank.on_start = stopping.catch_signals  # type: ignore[attr-defined]

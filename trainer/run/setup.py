@@ -70,6 +70,11 @@ class Run:
         return self.resume.checkpoint if self.resume and not self.resume.is_branch else None
 
     @property
+    def callbacks_checkpoint(self) -> Place | None:
+        """The checkpoint with the states of the callbacks; None if they start with new ones, as in a branch."""
+        return self.resume.checkpoint if self.resume and self.resume.is_replay else self.own_checkpoint
+
+    @property
     def parent(self) -> str:
         """The checkpoint of another run from which this one was started; "" if there is none."""
         return self.resume.parent if self.resume else str(self.init or "")
@@ -138,6 +143,8 @@ class Resume:
     """The checkpoint of another run from which the run was started once; "" if there is none."""
     is_branch: bool = False
     """Whether `checkpoint` is that of another run, from which this one branches now."""
+    is_replay: bool = False
+    """Whether steps of that other run are taken again, so that the callbacks continue with their states there too."""
     rollbacks: tuple[Rollback, ...] = ()
     """The rollbacks of this run so far."""
     left_out: LeftOut = NOTHING

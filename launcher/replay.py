@@ -1,0 +1,155 @@
+"""`foretrain replay`: takes steps of a run again from one of its checkpoints, and compares them with its record.
+
+Nothing in the folder of the run is changed: the ranks write into a temporary folder.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.launcher.local.run import run_local
+from foretrain.trainer.checkpoint.places import Place, on_disk
+from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.run.folder import CONFIG_FILE, LOGS, checkpoints_in, step_of
+from foretrain.trainer.run.setup import Run, check_resume, prepare_run
+from foretrain.trainer.sinks.comparison import ComparisonSink, difference, steps_of
+
+MOST_STEPS = 10
+"""Steps that are taken again if their number is not given."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Steps of a run that are taken again."""
+
+    config: Config
+    checkpoint: Place
+    recorded: Mapping[int, Mapping[str, Any]]
+    """The metrics of each of the steps, by its number."""
+    tolerance: float
+    """Relative difference of losses and gradient norms that is allowed; 0: none, not of a bit."""
+    other_settings: tuple[str, ...] = ()
+    """Settings that the user has given other values than those of the run."""
+
+    @property
+    def steps(self) -> str:
+        """The numbers of the steps, in words."""
+        first, last = min(self.recorded), max(self.recorded)
+        return f"step {first}" if first == last else f"steps {first} to {last}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a replay ended."""
+
+    status: int
+    """Exit status of the ranks; 0: they took all steps."""
+    differing: tuple[int, ...]
+    """The steps that are not those of the record."""
+
+    def text(self, replay: Replay) -> str:
+        """The result, and what to do about it."""
+        count = len(replay.recorded)
+        if not self.differing:
+            how = "equal to the last bit" if not replay.tolerance else f"equal within {replay.tolerance:g} (relative)"
+            return f"{replay.steps}: the loss and the gradient norm of all {count} steps are {how}"
+        found = f"{len(self.differing)} of {count} steps differ; the first is step {min(self.differing)}. "
+        if replay.other_settings and not replay.tolerance:
+            changed = ", ".join(replay.other_settings)
+            return f"{found}Other settings ({changed}) may round differently: allow that with --tolerance 1e-5."
+        return (
+            f"{found}This machine or that of the run computed wrongly, unless they have other hardware or libraries, "
+            "or kernels that are not deterministic. Replay the same steps on a third machine to see which of them. "
+            f"If it was that of the run, continue from {replay.checkpoint}, and remove later checkpoints."
+        )
+
+
+def plan(
+    run_dir: Path, overrides: Sequence[str], after: int | None, num_steps: int | None, tolerance: float = 0.0
+) -> Replay:
+    """Choose the checkpoint and the steps. Raises ValueError, which says what to change, if there are none.
+
+    `after`: the step of the checkpoint; None: the newest after which a step is recorded. `num_steps`: None: up to
+    MOST_STEPS, but no further than the next checkpoint, since the run may have had another layout after it.
+    """
+    if not (run_dir / METRICS_FILE).is_file():
+        raise ValueError(f"{run_dir} has no {METRICS_FILE}: name the folder of a run")
+    steps = steps_of(read_metrics(run_dir / METRICS_FILE))
+    checkpoints = {step_of(path): path for path in checkpoints_in(run_dir).complete()}
+    start = _start(run_dir, checkpoints, steps, after)
+    following = min((step for step in checkpoints if step > start), default=max(steps))
+    end = min(following, start + MOST_STEPS) if num_steps is None else start + num_steps
+    recorded = {step: steps[step] for step in range(start + 1, end + 1) if step in steps}
+    if num_steps is not None and len(recorded) < num_steps:
+        raise ValueError(f"{run_dir} has {max(steps) - start} recorded steps after step {start}: lower --steps")
+    # The config of the next checkpoint is that with which the steps before it were taken.
+    source = checkpoints[following] / CONFIG_FILE if following in checkpoints else run_dir / CONFIG_FILE
+    with on_disk(source) as file:
+        config = configs.load(file, overrides)
+    return Replay(replace(config, run_dir=str(run_dir)), checkpoints[start], recorded, tolerance, tuple(overrides))
+
+
+def _start(run_dir: Path, checkpoints: Mapping[int, Place], steps: Mapping[int, Any], after: int | None) -> int:
+    useful = sorted(step for step in checkpoints if step + 1 in steps)
+    if not useful:
+        raise ValueError(
+            f"{run_dir} has no checkpoint with a recorded step after it, so that no step can be taken again: let a run "
+            "keep earlier checkpoints with train.keep_checkpoints or train.keep_every"
+        )
+    if after is None:
+        return useful[-1]
+    if after not in useful:
+        listed = ", ".join(map(str, useful))
+        raise ValueError(f"--after {after}: there is no checkpoint of that step with a step after it: use {listed}")
+    return after
+
+
+def replay(replay: Replay) -> Verdict:
+    """Take the steps again on the ranks of this machine, and print how each compares with the record.
+
+    Raises ValueError, which says what to change, if the run cannot be taken up from its checkpoint.
+    """
+    with tempfile.TemporaryDirectory(prefix="foretrain-replay-") as folder:
+        run = _prepared(replay, Path(folder))
+        print(
+            f"takes {replay.steps} of {replay.config.run_dir} again from {replay.checkpoint}: {run.layout}", flush=True
+        )
+        status = run_local(
+            "foretrain.trainer.run.rank:replay_rank",
+            (run, ComparisonSink(replay.recorded, replay.tolerance)),
+            run.layout.world_size,
+            log_dir=run.run_dir / LOGS,
+        )
+        path = run.run_dir / METRICS_FILE
+        taken = steps_of(read_metrics(path)) if path.exists() else {}
+    differing = [
+        step for step, metrics in taken.items() if difference(replay.recorded[step], metrics, replay.tolerance)
+    ]
+    return Verdict(status, tuple(differing))
+
+
+def _prepared(replay: Replay, folder: Path) -> Run:
+    """The run that takes the steps, in a folder of its own."""
+    config = replay.config
+    train = replace(
+        config.train,
+        stop_after=max(replay.recorded),
+        sinks=[],
+        init_from=None,
+        branch_from=None,
+        checkpoint_folder=None,
+        checkpoint_every=0,
+        checkpoint_minutes=0.0,
+        eval_samples=0,
+        # There is nothing to go back to here. What the run went back from is not among the steps that it has recorded.
+        on_non_finite="stop" if config.train.on_non_finite == "rollback" else config.train.on_non_finite,
+        on_spike="warn" if config.train.on_spike == "rollback" else config.train.on_spike,
+    )
+    run = prepare_run(replace(config, run_dir=str(folder), train=train))
+    as_it_was = replace(run.config, run_dir=config.run_dir, train=config.train)
+    resume = check_resume(replay.checkpoint, as_it_was, run.data)
+    return replace(run, resume=replace(resume, rollbacks=(), is_branch=True, is_replay=True))
