@@ -1,13 +1,13 @@
 """A real Slurm for the tests of this room: one for all of them."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.processes import left_behind, mentions, snapshot
+from tests.processes import left_behind, mentions, snapshot, wait_until
 from tests.required import not_here
 from tests.slurm.cluster.cluster import INSTALL_HINT, Cluster, missing
 
@@ -41,3 +41,20 @@ def short_folder() -> Iterator[Path]:
     """A folder whose path has room for the names of sockets."""
     with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def drain(slurm: Cluster) -> Iterator[Callable[[str], object]]:
+    """Take nodes out of the cluster, until the test ends."""
+
+    drained: list[str] = []
+
+    def drain(nodes: str) -> object:
+        drained.append(nodes)
+        return slurm.run("scontrol", "update", f"nodename={nodes}", "state=drain", "reason=test")
+
+    yield drain
+    for nodes in drained:
+        slurm.run("scontrol", "update", f"nodename={nodes}", "state=resume")
+    # Else a job of the next test that may have fewer nodes starts on those that are there at this moment.
+    wait_until(lambda: {*slurm.run("sinfo", "--noheader", "--Node", "--format=%T").split()} == {"idle"}, "idle nodes")

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,21 +120,6 @@ def test_a_killed_rank_is_started_again_and_a_job_that_comes_no_further_gives_up
     assert slurm.restarts(job_id) == 1
     assert slurm.show(job_id)["ExitCode"] == f"{given_up[1]}:0"
     assert (run_dir / "logs/rank-001.log").read_text().count("--- rank 1 starts") == 2
-
-
-@pytest.fixture
-def drain(slurm: Cluster) -> Iterator[Callable[[str], object]]:
-    """Take nodes out of the cluster, until the test ends."""
-
-    drained: list[str] = []
-
-    def drain(nodes: str) -> object:
-        drained.append(nodes)
-        return slurm.run("scontrol", "update", f"nodename={nodes}", "state=drain", "reason=test")
-
-    yield drain
-    for nodes in drained:
-        slurm.run("scontrol", "update", f"nodename={nodes}", "state=resume")
 
 
 @pytest.mark.long

@@ -178,6 +178,29 @@ def test_preempted_by_a_higher_partition_a_job_resumes_later_on_the_same_curve(
 
 
 @pytest.mark.long
+def test_with_fewer_nodes_an_elastic_job_continues_with_fewer_ranks_on_the_same_curve(
+    launched: Callable[..., tuple[str, Path]],
+    uninterrupted: Callable[[tuple[str, ...]], Curve],
+    slurm: Cluster,
+    drain: Callable[[str], object],
+) -> None:
+    expected = uninterrupted(TWO_RANKS)
+    job_id, run_dir = launched("elastic", *TWO_RANKS, "parallel.dp=null", "launch.elastic=1:2")
+    paused = pause(run_dir, 2)
+    drain("n[2-4]")
+    slurm.run("scancel", "--batch", "--signal=USR2", job_id)
+    resume_when_asked_to_stop(paused, signal.SIGUSR2)
+    slurm.wait(job_id, "COMPLETED")
+    first, *_, last = read_starts(run_dir)
+    assert (first.step, last.step < NUM_STEPS) == (0, True)
+    layouts = re.findall(r"runs/elastic: (dp=\d)", (run_dir / "logs/rank-000.log").read_text())
+    assert (layouts[0], layouts[-1]) == ("dp=2", "dp=1")
+    assert curve(run_dir) == [
+        (step, pytest.approx(loss, rel=1e-5), pytest.approx(norm, rel=1e-4)) for step, loss, norm in expected
+    ]
+
+
+@pytest.mark.long
 def test_cancelled_a_job_stays_cancelled_and_its_script_resumes_on_the_same_curve_when_it_is_submitted_again(
     launched: Callable[..., tuple[str, Path]],
     uninterrupted: Callable[[tuple[str, ...]], Curve],
