@@ -30,6 +30,8 @@ class Replay:
     checkpoint: Place
     recorded: Mapping[int, Mapping[str, Any]]
     """The metrics of each of the steps, by its number."""
+    num_ranks: int | None
+    """The ranks that took the steps; None: as many as the layout names."""
     tolerance: float
     """Relative difference of losses and gradient norms that is allowed; 0: none, not of a bit."""
     other_settings: tuple[str, ...] = ()
@@ -87,10 +89,12 @@ def plan(
     if num_steps is not None and len(recorded) < num_steps:
         raise ValueError(f"{run_dir} has {max(steps) - start} recorded steps after step {start}: lower --steps")
     # The config of the next checkpoint is that with which the steps before it were taken.
-    source = checkpoints[following] / CONFIG_FILE if following in checkpoints else run_dir / CONFIG_FILE
-    with on_disk(source) as file:
+    source = checkpoints[following] if following in checkpoints else run_dir
+    with on_disk(source / CONFIG_FILE) as file:
         config = configs.load(file, overrides)
-    return Replay(replace(config, run_dir=str(run_dir)), checkpoints[start], recorded, tolerance, tuple(overrides))
+    num_ranks = None if config.parallel.dp else _num_writers(checkpoints.get(following, checkpoints[start]))
+    config = replace(config, run_dir=str(run_dir))
+    return Replay(config, checkpoints[start], recorded, num_ranks, tolerance, tuple(overrides))
 
 
 def _start(run_dir: Path, checkpoints: Mapping[int, Place], steps: Mapping[int, Any], after: int | None) -> int:
@@ -106,6 +110,11 @@ def _start(run_dir: Path, checkpoints: Mapping[int, Place], steps: Mapping[int, 
         listed = ", ".join(map(str, useful))
         raise ValueError(f"--after {after}: there is no checkpoint of that step with a step after it: use {listed}")
     return after
+
+
+def _num_writers(checkpoint: Place) -> int:
+    """The number of ranks that wrote a checkpoint, by the names of its files: __RANK_NUMBER.distcp."""
+    return 1 + max(int(path.name.split("_")[2]) for path in checkpoint.iterdir() if path.name.endswith(".distcp"))
 
 
 def replay(replay: Replay) -> Verdict:
@@ -149,7 +158,7 @@ def _prepared(replay: Replay, folder: Path) -> Run:
         on_non_finite="stop" if config.train.on_non_finite == "rollback" else config.train.on_non_finite,
         on_spike="warn" if config.train.on_spike == "rollback" else config.train.on_spike,
     )
-    run = prepare_run(replace(config, run_dir=str(folder), train=train))
+    run = prepare_run(replace(config, run_dir=str(folder), train=train), replay.num_ranks)
     as_it_was = replace(run.config, run_dir=config.run_dir, train=config.train)
     resume = check_resume(replay.checkpoint, as_it_was, run.data)
     return replace(run, resume=replace(resume, rollbacks=(), is_branch=True, is_replay=True))

@@ -9,6 +9,7 @@ import pytest
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
+from foretrain.launcher.replay import plan
 from foretrain.trainer.metrics import METRICS_FILE
 from foretrain.trainer.run.folder import CONFIG_FILE
 from foretrain.trainer.run.rank import train_rank
@@ -80,6 +81,15 @@ def test_a_sum_of_gradients_with_one_wrong_bit_is_found_by_a_replay_of_its_step(
     assert all(f"step {number}: DIFFERS: " in line for number, line in zip((7, 8), steps[2:], strict=True))
     assert verdict.startswith("2 of 4 steps differ; the first is step 7. This machine or that of the run computed")
     assert "step-00000004, and remove later checkpoints" in verdict
+
+
+def test_a_run_whose_size_is_not_set_is_replayed_with_the_ranks_that_wrote_the_checkpoint(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    run_dir = trained(config(tmp_path / "run", corpus), ranks)
+    planned = plan(run_dir, ["parallel.dp=null"], None, None)
+    assert planned.num_ranks == 2
+    assert plan(run_dir, [], None, None).num_ranks is None
 
 
 @pytest.mark.long
