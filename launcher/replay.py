@@ -89,7 +89,7 @@ def plan(
     if num_steps is not None and len(recorded) < num_steps:
         raise ValueError(f"{run_dir} has {max(steps) - start} recorded steps after step {start}: lower --steps")
     # The config of the next checkpoint is that with which the steps before it were taken.
-    source = checkpoints[following] if following in checkpoints else run_dir
+    source = checkpoints.get(following, run_dir)
     with on_disk(source / CONFIG_FILE) as file:
         config = configs.load(file, overrides)
     num_ranks = None if config.parallel.dp else _num_writers(checkpoints.get(following, checkpoints[start]))
