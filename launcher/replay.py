@@ -3,10 +3,12 @@
 Nothing in the folder of the run is changed: the ranks write into a temporary folder.
 """
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from foretrain.configs import load as configs
@@ -14,10 +16,13 @@ from foretrain.configs.schema import Config
 from foretrain.launcher.local.run import run_local
 from foretrain.trainer.checkpoint.places import Place, on_disk
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
 from foretrain.trainer.run.folder import CONFIG_FILE, LOGS, checkpoints_in, step_of
 from foretrain.trainer.run.setup import Run, check_resume, prepare_run
-from foretrain.trainer.sinks.comparison import ComparisonSink, difference, steps_of
+from foretrain.trainer.sinks.comparison import ComparisonSink, difference, relative_difference, steps_of
 
+ROUNDING = 1e-5
+"""Relative difference that another layout may make."""
 MOST_STEPS = 10
 """Steps that are taken again if their number is not given."""
 
@@ -49,24 +54,41 @@ class Verdict:
     """How a replay ended."""
 
     status: int
-    """Exit status of the ranks; 0: they took all steps."""
+    """Exit status of the ranks; 0: they took all steps that they were asked for."""
+    compared: int
+    """The number of steps that were taken."""
     differing: tuple[int, ...]
     """The steps that are not those of the record."""
+    greatest: float
+    """The greatest relative difference of a loss or a gradient norm."""
+
+    def is_complete(self, replay: Replay) -> bool:
+        """Whether all steps were compared."""
+        return self.compared == len(replay.recorded)
 
     def text(self, replay: Replay) -> str:
         """The result, and what to do about it."""
-        count = len(replay.recorded)
-        if not self.differing:
-            how = "equal to the last bit" if not replay.tolerance else f"equal within {replay.tolerance:g} (relative)"
-            return f"{replay.steps}: the loss and the gradient norm of all {count} steps are {how}"
-        found = f"{len(self.differing)} of {count} steps differ; the first is step {min(self.differing)}. "
-        if replay.other_settings and not replay.tolerance:
+        if self.differing:
+            return self._accusation(replay)
+        if not self.is_complete(replay):
+            steps = f"{self.compared} of {len(replay.recorded)} steps"
+            return f"the replay ended after {steps}" + (", which are equal to the record" if self.compared else "")
+        how = "equal to the last bit" if not replay.tolerance else f"equal within {replay.tolerance:g} (relative)"
+        return f"{replay.steps}: the loss and the gradient norm of all {self.compared} steps are {how}"
+
+    def _accusation(self, replay: Replay) -> str:
+        size = f"by at most {self.greatest:.1e} (relative)"
+        found = (
+            f"{len(self.differing)} of {self.compared} steps differ, {size}; the first is step {min(self.differing)}. "
+        )
+        if replay.other_settings and not replay.tolerance and self.greatest < ROUNDING:
             changed = ", ".join(replay.other_settings)
-            return f"{found}Other settings ({changed}) may round differently: allow that with --tolerance 1e-5."
+            return f"{found}Other settings ({changed}) may round differently: allow that with --tolerance {ROUNDING:g}."
         return (
-            f"{found}This machine or that of the run computed wrongly, unless they have other hardware or libraries, "
-            "or kernels that are not deterministic. Replay the same steps on a third machine to see which of them. "
-            f"If it was that of the run, continue from {replay.checkpoint}, and remove later checkpoints."
+            f"{found}This machine or that of the run computed wrongly, unless the run had another layout in these "
+            "steps, or they have other hardware or libraries, or kernels that are not deterministic. Replay the same "
+            "steps on a third machine to see which of them. If it was that of the run, continue from "
+            f"{replay.checkpoint}, and remove later checkpoints."
         )
 
 
@@ -85,9 +107,13 @@ def plan(
     start = _start(run_dir, checkpoints, steps, after)
     following = min((step for step in checkpoints if step > start), default=max(steps))
     end = min(following, start + MOST_STEPS) if num_steps is None else start + num_steps
-    recorded = {step: steps[step] for step in range(start + 1, end + 1) if step in steps}
-    if num_steps is not None and len(recorded) < num_steps:
-        raise ValueError(f"{run_dir} has {max(steps) - start} recorded steps after step {start}: lower --steps")
+    missing = [step for step in range(start + 1, end + 1) if step not in steps]
+    if missing:
+        raise ValueError(
+            f"{run_dir / METRICS_FILE} has {missing[0] - start - 1} steps after step {start}, and then lacks step "
+            f"{missing[0]}: lower --steps"
+        )
+    recorded = {step: steps[step] for step in range(start + 1, end + 1)}
     # The config of the next checkpoint is that with which the steps before it were taken.
     source = checkpoints.get(following, run_dir)
     with on_disk(source / CONFIG_FILE) as file:
@@ -120,10 +146,13 @@ def _num_writers(checkpoint: Place) -> int:
 def replay(replay: Replay) -> Verdict:
     """Take the steps again on the ranks of this machine, and print how each compares with the record.
 
-    Raises ValueError, which says what to change, if the run cannot be taken up from its checkpoint.
+    If a rank fails, its logs stay in the temporary folder. Raises ValueError, which says what to change, if the run
+    cannot be continued from its checkpoint.
     """
-    with tempfile.TemporaryDirectory(prefix="foretrain-replay-") as folder:
-        run = _prepared(replay, Path(folder))
+    folder = Path(tempfile.mkdtemp(prefix="foretrain-replay-"))
+    status = EXIT_DONE
+    try:
+        run = _prepared(replay, folder)
         print(
             f"takes {replay.steps} of {replay.config.run_dir} again from {replay.checkpoint}: {run.layout}", flush=True
         )
@@ -133,12 +162,18 @@ def replay(replay: Replay) -> Verdict:
             run.layout.world_size,
             log_dir=run.run_dir / LOGS,
         )
-        path = run.run_dir / METRICS_FILE
-        taken = steps_of(read_metrics(path)) if path.exists() else {}
-    differing = [
-        step for step, metrics in taken.items() if difference(replay.recorded[step], metrics, replay.tolerance)
-    ]
-    return Verdict(status, tuple(differing))
+        return _judged(replay, status, run.run_dir / METRICS_FILE)
+    finally:
+        if status in (EXIT_DONE, EXIT_RESUME):
+            rmtree(folder)
+
+
+def _judged(replay: Replay, status: int, metrics: Path) -> Verdict:
+    taken = steps_of(read_metrics(metrics)) if metrics.exists() else {}
+    pairs = {step: (replay.recorded[step], now) for step, now in taken.items() if step in replay.recorded}
+    differing = [step for step, (recorded, now) in pairs.items() if difference(recorded, now, replay.tolerance)]
+    greatest = max((relative_difference(recorded, now) for recorded, now in pairs.values()), default=0.0)
+    return Verdict(status, len(pairs), tuple(differing), greatest)
 
 
 def _prepared(replay: Replay, folder: Path) -> Run:
@@ -155,7 +190,9 @@ def _prepared(replay: Replay, folder: Path) -> Run:
         checkpoint_minutes=0.0,
         eval_samples=0,
         # There is nothing to go back to here. What the run went back from is not among the steps that it has recorded.
-        on_non_finite="stop" if config.train.on_non_finite == "rollback" else config.train.on_non_finite,
+        # A step at which it ended has no consequences here.
+        on_non_finite="skip",
+        max_skips=sys.maxsize,
         on_spike="warn" if config.train.on_spike == "rollback" else config.train.on_spike,
     )
     run = prepare_run(replace(config, run_dir=str(folder), train=train), replay.num_ranks)

@@ -36,7 +36,11 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     An incomplete last line, as a killed process leaves it, is left out. Raises ValueError, which names the file and the
     line, if any other line is not a record, and FileNotFoundError if there is no file.
     """
-    *complete, last = Path(path).read_bytes().split(b"\n")
+    return _records(path, Path(path).read_bytes())
+
+
+def _records(path: Path | str, content: bytes) -> list[dict[str, Any]]:
+    *complete, last = content.split(b"\n")
     records = []
     for number, line in enumerate(complete, start=1):
         record = _from_line(line)
@@ -54,13 +58,19 @@ def final_loss(records: Sequence[Mapping[str, Any]]) -> float:
     return sum(last) / len(last)
 
 
-def rewind(path: Path, resume_step: int) -> None:
-    """Remove the records after `resume_step` from a metrics file, all or nothing. If it is 0, all records go."""
+def rewind(path: Path, resume_step: int, unwritten: bytes = b"") -> list[int]:
+    """Remove the records after `resume_step` from a metrics file, all or nothing. If it is 0, all records go.
+
+    `unwritten`: what follows in the file and could not be written so far. Returns the steps up to `resume_step` that
+    the file lacks, after its first one.
+    """
     if not path.exists():
-        return
-    records = read_metrics(path) if resume_step else []
-    kept = [to_line(record) for record in records if record["step"] <= resume_step]
-    write_atomically(path, "".join(kept), durable=True)
+        return []
+    records = _records(path, path.read_bytes() + unwritten) if resume_step else []
+    kept = [record for record in records if record["step"] <= resume_step]
+    write_atomically(path, "".join(map(to_line, kept)), durable=True)
+    steps = {record["step"] for record in kept if record["kind"] == "train"}
+    return [step for step in range(min(steps, default=resume_step + 1), resume_step + 1) if step not in steps]
 
 
 def to_line(record: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from foretrain.trainer.run.exit_status import EXIT_DONE
+from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_DONE
 from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input
 
 
@@ -185,7 +185,7 @@ def replay(
     """Take steps of a run again on this machine, and compare them with what the run has recorded.
 
     Compares the loss and the gradient norm of each step, to the last bit: if one differs, this machine or that of the
-    run has computed wrongly. Exits with 1 then.
+    run has computed wrongly. Exits with 1 then, and with 2 if not all steps could be taken.
 
     Example: `foretrain replay runs/dry_run --after 200 --steps 5`
     """
@@ -194,10 +194,10 @@ def replay(
 
         plan = replaying.plan(run_dir, overrides or [], after, steps, tolerance)
         verdict = replaying.replay(plan)
-    if verdict.status:
-        raise typer.Exit(verdict.status)
     typer.echo(verdict.text(plan))
-    raise typer.Exit(EXIT_DIFFERS if verdict.differing else 0)
+    if verdict.differing:
+        raise typer.Exit(EXIT_DIFFERS)
+    raise typer.Exit(EXIT_DONE if verdict.is_complete(plan) else EXIT_BAD_INPUT)
 
 
 def generate(

@@ -38,7 +38,8 @@ def load_newest(run: Run, state: ModelState) -> Run:
             load(checkpoint, state, CheckpointRecord.read(checkpoint).num_updates)
         except DamagedError as error:
             if run.resume.is_branch:
-                raise DamagedError(f"{error}. Name another checkpoint") from error
+                named_by = "--after" if run.resume.is_replay else "train.branch_from"
+                raise DamagedError(f"{error}. Name another checkpoint in {named_by}") from error
             if state.groups.rank == 0:
                 logger.warning("%s", set_aside(checkpoint, error))
             dist.barrier(group=state.groups.cpu)

@@ -20,6 +20,8 @@ class ComparisonSink(Sink):
 
     def step(self, metrics: Mapping[str, float]) -> None:
         number = int(metrics["step"])
+        if number not in self._recorded:
+            return
         found = difference(self._recorded[number], metrics, self._tolerance)
         print(f"step {number}: {f'DIFFERS: {found}' if found else 'the same'}", flush=True)
 
@@ -42,11 +44,26 @@ def difference(recorded: Mapping[str, Any], now: Mapping[str, Any], tolerance: f
         for name in COMPARED
         if not _is_same(recorded[name], now[name], tolerance)
     ]
-    if ("skipped" in recorded) != ("skipped" in now):
+    # A step at which the run ended was not skipped, and is now, so that the replay has no failure of its own.
+    is_finite = all(math.isfinite(recorded[name]) for name in COMPARED)
+    if is_finite and ("skipped" in recorded) != ("skipped" in now):
         lines.append(
             "skipped" + (" in the record, and not now" if "skipped" in recorded else ", and not in the record")
         )
     return "; ".join(lines)
+
+
+def relative_difference(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> float:
+    """The greatest relative difference of the metrics that are compared; infinite if one of two is not finite."""
+    return max(
+        0.0 if _is_same(recorded[name], now[name], 0.0) else _relative(recorded[name], now[name]) for name in COMPARED
+    )
+
+
+def _relative(recorded: float, now: float) -> float:
+    if not (math.isfinite(recorded) and math.isfinite(now)):
+        return math.inf
+    return abs(now - recorded) / max(abs(recorded), abs(now))
 
 
 def _is_same(recorded: float, now: float, tolerance: float) -> bool:

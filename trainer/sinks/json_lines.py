@@ -23,7 +23,7 @@ class JsonLinesSink(Sink):
         session.run_dir.mkdir(parents=True, exist_ok=True)
         self._path = session.run_dir / METRICS_FILE
         self._unwritten = bytearray()
-        self._has_failed = False
+        self._has_warned = False
         self._open_after(session.start_step)
 
     def rewind(self, step: int) -> None:
@@ -32,8 +32,19 @@ class JsonLinesSink(Sink):
         self._open_after(step)
 
     def _open_after(self, step: int) -> None:
-        rewind(self._path, step)
-        self._file: FileIO = self._path.open("ab", buffering=0)
+        try:
+            missing = rewind(self._path, step, bytes(self._unwritten))
+            self._unwritten.clear()
+        finally:  # also if it cannot be written: then it is as it was
+            self._file: FileIO = self._path.open("ab", buffering=0)
+        if missing:
+            logger.warning(
+                "%s lacks %d steps (%d to %d): the run died before it could write them",
+                self._path,
+                len(missing),
+                missing[0],
+                missing[-1],
+            )
 
     def step(self, metrics: Mapping[str, float]) -> None:
         self._write({"kind": "train", **metrics})
@@ -63,14 +74,10 @@ class JsonLinesSink(Sink):
                 num_written = self._file.write(self._unwritten) or 0
                 del self._unwritten[:num_written]
         except OSError as error:
-            if not self._has_failed:
+            if not self._has_warned:  # once: a disk that is nearly full has room now and then
                 logger.warning(
                     "%s cannot be written (%s): its lines are kept in memory until it can; free some space",
                     self._path,
                     error.strerror,
                 )
-            self._has_failed = True
-            return
-        if self._has_failed:
-            logger.warning("%s can be written again, and has all its lines", self._path)
-        self._has_failed = False
+            self._has_warned = True

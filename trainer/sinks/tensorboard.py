@@ -27,7 +27,7 @@ class TensorBoardSink(Sink):
     retry_s = RETRY_S
 
     def open(self, session: Session) -> None:
-        self._hook, threading.excepthook = threading.excepthook, self._on_thread_error
+        _QuietWriters.begin()
         self._folder = str(session.run_dir / TENSORBOARD_DIR)
         self._failed_s: float | None = None
         self._writer: SummaryWriter | None = None
@@ -47,7 +47,7 @@ class TensorBoardSink(Sink):
 
     def close(self) -> None:
         self._close_writer()
-        threading.excepthook = self._hook
+        _QuietWriters.end()
 
     def _close_writer(self) -> None:
         if self._writer is not None:
@@ -80,15 +80,34 @@ class TensorBoardSink(Sink):
                 self._writer.close()
             self._writer = None
 
-    def _on_thread_error(self, raised: threading.ExceptHookArgs) -> None:
-        """Print no traceback of TensorBoard's thread, whose error the next call raises again."""
-        of_writer = type(raised.thread).__module__.startswith("tensorboard.")
-        if not (of_writer and isinstance(raised.exc_value, OSError)):
-            self._hook(raised)
-
     def _note(self, error: OSError) -> None:
         if self._failed_s is None:
             logger.warning(
                 "%s cannot be written (%s): it lacks some steps, which metrics.jsonl has", self._folder, error.strerror
             )
         self._failed_s = time.monotonic()
+
+
+class _QuietWriters:
+    """Lets no thread of TensorBoard print a traceback while a sink is open: the next call raises its error again."""
+
+    num_open = 0
+    before = threading.excepthook
+
+    @classmethod
+    def begin(cls) -> None:
+        if cls.num_open == 0:
+            cls.before, threading.excepthook = threading.excepthook, cls._hook
+        cls.num_open += 1
+
+    @classmethod
+    def end(cls) -> None:
+        cls.num_open -= 1
+        if cls.num_open == 0:
+            threading.excepthook = cls.before
+
+    @staticmethod
+    def _hook(raised: threading.ExceptHookArgs) -> None:
+        is_writer = type(raised.thread).__module__.startswith("tensorboard.")
+        if not (is_writer and isinstance(raised.exc_value, OSError)):
+            _QuietWriters.before(raised)
