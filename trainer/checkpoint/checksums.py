@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from foretrain.progress import Advance
-from foretrain.trainer.checkpoint.places import Place
+from foretrain.trainer.checkpoint.places import Place, read_range
 
 BLOCK_BYTES = 2**20
 """Each of these has a checksum, and is read as a whole."""
@@ -27,6 +27,8 @@ READS = 3
 """What differs from what was written is read so often before it counts as damaged."""
 
 Result = TypeVar("Result")
+Trailer = tuple[int, list[int]]
+"""Bytes of the content of a file, and the checksums of its blocks."""
 
 
 class DamagedError(ValueError):
@@ -103,7 +105,7 @@ def trailer(num_bytes: int, sums: "array[int]") -> bytes:
     return table[:-8] + _FOOTER.pack(num_bytes, zlib.crc32(table), _MAGIC)
 
 
-def read_trailer(path: Place) -> tuple[int, list[int]] | None:
+def read_trailer(path: Place) -> Trailer | None:
     """Bytes of the content of a file, and the checksums of its blocks; None if it has no trailer.
 
     Raises DamagedError if the trailer does not fit to itself or to the size of the file.
@@ -111,31 +113,59 @@ def read_trailer(path: Place) -> tuple[int, list[int]] | None:
     return confirmed(lambda: _read_trailer(path))
 
 
-def _read_trailer(path: Place) -> tuple[int, list[int]] | None:
+def _read_trailer(path: Place) -> Trailer | None:
     size = path.stat().st_size
-    with path.open("rb") as file:
-        if size < _FOOTER.size:
-            return None
-        file.seek(size - _FOOTER.size)
-        num_bytes, crc, magic = _FOOTER.unpack(file.read())
-        if magic != _MAGIC:
-            return None
-        num_blocks = -(-num_bytes // BLOCK_BYTES)
-        if size != num_bytes + 4 * num_blocks + _FOOTER.size:
-            raise DamagedError(f"{path} has {size:,} bytes, which do not fit to its checksums")
-        file.seek(num_bytes)
-        table = file.read(4 * num_blocks)
+    if size < _FOOTER.size:
+        return None
+    num_bytes, crc, magic = _FOOTER.unpack(read_range(path, size - _FOOTER.size, size))
+    if magic != _MAGIC:
+        return None
+    num_blocks = -(-num_bytes // BLOCK_BYTES)
+    if size != num_bytes + 4 * num_blocks + _FOOTER.size:
+        raise DamagedError(f"{path} has {size:,} bytes, which do not fit to its checksums")
+    table = bytes(read_range(path, num_bytes, size - _FOOTER.size))
     if zlib.crc32(table + num_bytes.to_bytes(8, "little")) != crc:
         raise DamagedError(f"{path}: its checksums are damaged")
     return num_bytes, list(struct.unpack(f"<{num_blocks}I", table))
 
 
-def _expected_trailer(path: Place) -> tuple[int, list[int]]:
-    """The trailer of a file that has one."""
+def expected_trailer(path: Place) -> Trailer:
+    """The trailer of a file that was written with one. Raises DamagedError if it has none or a damaged one."""
+    return confirmed(lambda: _expected_trailer(path))
+
+
+def _expected_trailer(path: Place) -> Trailer:
     found = _read_trailer(path)
     if found is None:
         raise DamagedError(f"{path} has lost its end, where its checksums are")
     return found
+
+
+def read_blocks(path: Place, trailer: Trailer, first: int, stop: int) -> bytearray:
+    """The content of the blocks from `first` up to `stop`, by one request. Raises DamagedError if it is damaged."""
+    start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, trailer[0])
+    content = read_range(path, start, end)
+    content.extend(bytes(end - start - len(content)))  # what is missing is not what was written
+    for number in range(first, stop):
+        block = memoryview(content)[(number - first) * BLOCK_BYTES :][:BLOCK_BYTES]
+        if zlib.crc32(block) != trailer[1][number]:
+            block[:] = confirmed(partial(_read_block, path, trailer, number))
+    return content
+
+
+def _read_block(path: Place, trailer: Trailer, number: int) -> bytearray:
+    first = number * BLOCK_BYTES
+    stop = min(first + BLOCK_BYTES, trailer[0])
+    block = read_range(path, first, stop)
+    if len(block) != stop - first or zlib.crc32(block) != trailer[1][number]:
+        raise DamagedError(f"{path}: bytes {first:,} to {stop:,} are not those that were written")
+    return block
+
+
+def read_checked(path: Place) -> bytes:
+    """The content of a file, each byte read once. Raises DamagedError if it is not what was written."""
+    trailer = expected_trailer(path)
+    return bytes(read_blocks(path, trailer, 0, len(trailer[1])))
 
 
 class ChecksumReader(io.RawIOBase):
@@ -143,7 +173,7 @@ class ChecksumReader(io.RawIOBase):
 
     def __init__(self, path: Place) -> None:
         super().__init__()
-        self._path, (self._num_bytes, self._sums) = path, confirmed(lambda: _expected_trailer(path))
+        self._path, (self._num_bytes, self._sums) = path, expected_trailer(path)
         self._file = path.open("rb", buffering=0)
         self._place, self._number, self._block = 0, -1, memoryview(b"")
 

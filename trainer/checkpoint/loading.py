@@ -11,7 +11,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from foretrain.parallel.groups import Groups
-from foretrain.trainer.checkpoint.checksums import DamagedError, check_file
+from foretrain.trainer.checkpoint.checksums import DamagedError, read_checked
 from foretrain.trainer.checkpoint.manifest import METADATA, has_manifest, set_aside
 from foretrain.trainer.checkpoint.parts import parts_to_read
 from foretrain.trainer.checkpoint.places import Place
@@ -102,12 +102,10 @@ def _read(path: Place, tensors: dict[str, Any], plan: dcp.LoadPlanner | None = N
     Raises DamagedError if a file is missing or not what was written, and OSError if it cannot be read now: a fault of
     the file system or of permissions must not set a sound checkpoint aside.
     """
-    has_checksums = has_manifest(path)
     expect_no_messages()
     try:
-        if has_checksums:  # torch would look for other metadata first
-            check_file(path / METADATA)
-        dcp.load(tensors, storage_reader=CheckpointReader(path, has_checksums), planner=plan, no_dist=True)
+        metadata = _metadata(path)  # torch would look for other metadata if it found none
+        dcp.load(tensors, storage_reader=CheckpointReader(path, metadata), planner=plan, no_dist=True)
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: {error}") from error
     except CheckpointException as error:
@@ -115,6 +113,11 @@ def _read(path: Place, tensors: dict[str, Any], plan: dcp.LoadPlanner | None = N
             if isinstance(failure, (DamagedError, FileNotFoundError)):
                 raise DamagedError(str(failure)) from error
             raise failure from error
+
+
+def _metadata(path: Place) -> bytes | None:
+    """The metadata of a checkpoint; None if it has no checksums."""
+    return read_checked(path / METADATA) if has_manifest(path) else None
 
 
 def load_weights(path: Place, shards: Sequence[ParamShard]) -> None:

@@ -28,6 +28,19 @@ def write_file(place: Place, content: str | bytes) -> None:
         place.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def read_range(place: Place, first: int, stop: int) -> bytearray:
+    """The bytes from `first` up to `stop` of a file, and no others; fewer, if the file ends before."""
+    if not isinstance(place, Path):
+        return bytearray(place.read_range(first, stop))
+    content = bytearray(stop - first)
+    with place.open("rb", buffering=0) as file:
+        file.seek(first)
+        num_bytes = 0
+        while num_bytes < len(content) and (more := file.readinto(memoryview(content)[num_bytes:])):
+            num_bytes += more
+    return content[:num_bytes] if num_bytes < len(content) else content
+
+
 def files_in(folder: Place) -> list[Any]:
     """The files and folders in a folder, as places, by name."""
     return sorted(folder.iterdir())

@@ -7,13 +7,24 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.futures import Future
 from torch.utils.serialization import config
 
 from foretrain.trainer.checkpoint.checksums import ChecksumReader, ChecksumWriter
 from foretrain.trainer.checkpoint.manifest import METADATA
 from foretrain.trainer.checkpoint.places import Place
+from foretrain.trainer.checkpoint.reading.blocks import read_wanted
+from foretrain.trainer.checkpoint.reading.stored import Wanted, place_of_elements
 
 BUFFER_BYTES = 2**16
 """Smaller pieces of a file are joined before they are written."""
@@ -76,13 +87,51 @@ class RankWriter(FileSystemWriter):
 
 
 class CheckpointReader(FileSystemReader):
-    """Reads the files of a checkpoint. One without checksums, of an earlier version, is read as it is."""
+    """Reads the files of a checkpoint: of each no more than is needed.
 
-    def __init__(self, folder: Any, has_checksums: bool) -> None:
+    `metadata` is the content of its file METADATA. None: the checkpoint has no checksums, since an earlier version has
+    written it; torch reads it then.
+    """
+
+    def __init__(self, folder: Place, metadata: bytes | None) -> None:
         super().__init__("")
-        self.path = folder
-        if has_checksums:
+        self.path: Any = folder
+        self._metadata = metadata
+        self._chunks: dict[MetadataIndex, ChunkStorageMetadata] = {}
+        if metadata is not None:
             self.fs = ChecksummedFiles()
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        if self._metadata is None:
+            return super().read_metadata(*args, **kwargs)
+        metadata: Metadata = pickle.loads(self._metadata)
+        for name, stored in metadata.state_dict_metadata.items():
+            if isinstance(stored, TensorStorageMetadata) and stored.properties.dtype == torch.float32:
+                self._chunks |= {MetadataIndex(name, chunk.offsets): chunk for chunk in stored.chunks}
+        return metadata
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        wanted: dict[str, list[Wanted]] = {}
+        others = []
+        for item in plan.items:
+            found = None if self._metadata is None else self._wanted(item, planner)
+            if found is None:
+                others.append(item)
+            else:
+                wanted.setdefault(self.storage_data[item.storage_index].relative_path, []).append(found)
+        read_wanted(self.path, wanted)
+        return super().read_data(LoadPlan(others), planner)
+
+    def _wanted(self, item: ReadItem, planner: LoadPlanner) -> Wanted | None:
+        """Where in its file is what an item asks for; None if only torch knows it."""
+        stored = self.storage_data[item.storage_index]
+        chunk = self._chunks.get(item.storage_index)
+        if chunk is None or not chunk.sizes or item.type != LoadItemType.TENSOR:
+            return None
+        place, target = place_of_elements(chunk.sizes, stored.length), planner.resolve_tensor(item).detach()
+        if place is None or target.dtype != torch.float32 or target.stride(-1) != 1:
+            return None
+        return Wanted.of(stored.offset, stored.offset + place, chunk.sizes, item.storage_offsets, item.lengths, target)
 
 
 def expect_no_messages() -> None:

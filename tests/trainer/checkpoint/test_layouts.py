@@ -16,7 +16,8 @@ from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import Config, ParallelConfig, TrainConfig
 from foretrain.parallel.engine import StepResult
 from foretrain.parallel.layout import Layout
-from foretrain.trainer.checkpoint.manifest import check_content
+from foretrain.trainer.checkpoint.checksums import read_checked
+from foretrain.trainer.checkpoint.manifest import METADATA, check_content
 from foretrain.trainer.checkpoint.storage import CheckpointReader, expect_no_messages
 from tests.conftest import RunOnRanks
 from tests.parallel.workers import gpt2_model, max_difference
@@ -55,7 +56,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     (checkpoint,) = folder.glob("step-*")
     check_content(checkpoint)
     expect_no_messages()
-    reader = CheckpointReader(checkpoint, has_checksums=True)
+    reader = CheckpointReader(checkpoint, read_checked(checkpoint / METADATA))
     found = {}
     for name, stored in reader.read_metadata().state_dict_metadata.items():
         assert isinstance(stored, TensorStorageMetadata)

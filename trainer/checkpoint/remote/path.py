@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import IO, Any, NamedTuple
 
 from foretrain.trainer.checkpoint.remote.requests import file_system, repeated
-from foretrain.trainer.checkpoint.remote.streams import RemoteReader, RemoteWriter
+from foretrain.trainer.checkpoint.remote.streams import RemoteReader, RemoteWriter, fetch
 
 
 class Stat(NamedTuple):
@@ -92,6 +92,10 @@ class RemotePath:
         files, name = file_system(self.url)
         content: bytes = repeated(self.url, lambda: files.cat_file(name))
         return content
+
+    def read_range(self, first: int, stop: int) -> bytes:
+        """The bytes from `first` up to `stop` of a file that has them."""
+        return fetch(self.url, first, stop)
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """The content of a text file."""

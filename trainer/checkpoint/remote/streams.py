@@ -13,6 +13,19 @@ MOST_AHEAD_BYTES = 2**24
 """Most bytes that one request asks for ahead of those that are needed."""
 
 
+def fetch(url: str, first: int, stop: int) -> bytes:
+    """The bytes from `first` up to `stop` of a file that has them."""
+    files, name = file_system(url)
+
+    def request() -> bytes:
+        content: bytes = files.cat_file(name, start=first, end=stop)
+        if len(content) != stop - first:
+            raise RemoteError(url, f"the server sent {len(content):,} of {stop - first:,} bytes")
+        return content
+
+    return repeated(url, request) if stop > first else b""
+
+
 class RemoteReader(io.RawIOBase):
     """The content of a file, of which only what is read is fetched, and some bytes ahead of that.
 
@@ -23,8 +36,8 @@ class RemoteReader(io.RawIOBase):
     def __init__(self, url: str) -> None:
         super().__init__()
         self._url = url
-        self._files, self._name = file_system(url)
-        self._size: int = repeated(url, lambda: self._files.info(self._name)["size"])
+        files, name = file_system(url)
+        self._size: int = repeated(url, lambda: files.info(name)["size"])
         self._place = self._first = self._ahead_bytes = 0
         self._held = memoryview(b"")
         """What was fetched last, from the byte `_first` on."""
@@ -59,13 +72,7 @@ class RemoteReader(io.RawIOBase):
         self._ahead_bytes = min(2 * len(self._held), MOST_AHEAD_BYTES) if follows else 0
         first, last = self._place, min(self._place + max(wanted, self._ahead_bytes), self._size)
         self._held = memoryview(b"")  # its memory is not needed while the next bytes arrive
-        self._held, self._first = memoryview(repeated(self._url, lambda: self._range(first, last))), first
-
-    def _range(self, first: int, last: int) -> bytes:
-        content: bytes = self._files.cat_file(self._name, start=first, end=last)
-        if len(content) != last - first:
-            raise RemoteError(self._url, f"the server sent {len(content):,} of {last - first:,} bytes")
-        return content
+        self._held, self._first = memoryview(fetch(self._url, first, last)), first
 
 
 class RemoteWriter(io.RawIOBase):

@@ -1,0 +1,1 @@
+"""Which bytes of the files of a checkpoint a rank reads."""
