@@ -157,7 +157,7 @@ def _save_nothing() -> None:
     def publish(self: files.Checkpoints, folder: Path, target: Path, *_: Any) -> None:
         target.mkdir()
 
-    def read(path: Path, tensors: Any, plan: plans.ReadPlan) -> None:
+    def read(path: Path, tensors: Any, plan: plans.ReadPlan, *_: Any) -> None:
         for part in plan.parts:
             part.values.detach().copy_(torch.empty(part.box.sizes))
 

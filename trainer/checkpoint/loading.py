@@ -16,6 +16,7 @@ from foretrain.trainer.checkpoint.manifest import METADATA, has_manifest, set_as
 from foretrain.trainer.checkpoint.parts import parts_to_read
 from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.plans import ReadPlan
+from foretrain.trainer.checkpoint.reading.node import Node
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.storage import CheckpointReader, expect_no_messages
 from foretrain.trainer.model.shard import ParamShard
@@ -78,8 +79,9 @@ def load(path: Place, state: ModelState, step: int, keys: Sequence[str] = ()) ->
     """
     state.set_step(step)
     damage = ""
+    node = Node.that_shares(path, state.groups)
     try:
-        _read(path, {}, ReadPlan([part for part in parts_to_read(state) if not keys or part.key in keys]))
+        _read(path, {}, ReadPlan([part for part in parts_to_read(state) if not keys or part.key in keys]), node)
     except DamagedError as error:
         damage = str(error)
     _agree(damage, state.groups)
@@ -96,16 +98,17 @@ def _agree(damage: str, groups: Groups) -> None:
         raise DamagedError(next(filter(None, found)))
 
 
-def _read(path: Place, tensors: dict[str, Any], plan: dcp.LoadPlanner | None = None) -> None:
-    """Read `tensors`, or what a plan asks for.
+def _read(path: Place, tensors: dict[str, Any], plan: dcp.LoadPlanner | None = None, node: Node | None = None) -> None:
+    """Read `tensors`, or what a plan asks for, with the other ranks of `node`, if one is given.
 
     Raises DamagedError if a file is missing or not what was written, and OSError if it cannot be read now: a fault of
     the file system or of permissions must not set a sound checkpoint aside.
     """
+    node = node or Node()
     expect_no_messages()
     try:
-        metadata = _metadata(path)  # torch would look for other metadata if it found none
-        dcp.load(tensors, storage_reader=CheckpointReader(path, metadata), planner=plan, no_dist=True)
+        metadata = node.once(lambda: _metadata(path))  # torch would look for other metadata if it found none
+        dcp.load(tensors, storage_reader=CheckpointReader(path, metadata, node), planner=plan, no_dist=True)
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: {error}") from error
     except CheckpointException as error:

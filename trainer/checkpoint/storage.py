@@ -24,6 +24,7 @@ from foretrain.trainer.checkpoint.checksums import ChecksumReader, ChecksumWrite
 from foretrain.trainer.checkpoint.manifest import METADATA
 from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.reading.blocks import read_wanted
+from foretrain.trainer.checkpoint.reading.node import Node
 from foretrain.trainer.checkpoint.reading.stored import Wanted, place_of_elements
 
 BUFFER_BYTES = 2**16
@@ -87,16 +88,16 @@ class RankWriter(FileSystemWriter):
 
 
 class CheckpointReader(FileSystemReader):
-    """Reads the files of a checkpoint: of each no more than is needed.
+    """Reads of the files of a checkpoint no more than is needed, with the other ranks of `node` if one is given.
 
     `metadata` is the content of its file METADATA. None: the checkpoint has no checksums, since an earlier version has
     written it; torch reads it then.
     """
 
-    def __init__(self, folder: Place, metadata: bytes | None) -> None:
+    def __init__(self, folder: Place, metadata: bytes | None, node: Node | None = None) -> None:
         super().__init__("")
         self.path: Any = folder
-        self._metadata = metadata
+        self._metadata, self._node = metadata, node or Node()
         self._chunks: dict[MetadataIndex, ChunkStorageMetadata] = {}
         if metadata is not None:
             self.fs = ChecksummedFiles()
@@ -119,7 +120,7 @@ class CheckpointReader(FileSystemReader):
                 others.append(item)
             else:
                 wanted.setdefault(self.storage_data[item.storage_index].relative_path, []).append(found)
-        read_wanted(self.path, wanted)
+        read_wanted(self.path, wanted, self._node)
         return super().read_data(LoadPlan(others), planner)
 
     def _wanted(self, item: ReadItem, planner: LoadPlanner) -> Wanted | None:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,6 +58,8 @@ class Proxy:
     """All that have arrived."""
     num_bytes: int = 0
     """Bytes of content that were sent to clients."""
+    sent: Counter[str] = field(default_factory=Counter)
+    """The same for each path, without its query."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> str:
@@ -88,12 +91,19 @@ class Proxy:
                     return fault.kind
         return None
 
+    def count(self, path: str, num_bytes: int) -> None:
+        """Count bytes of content that are sent."""
+        with self._lock:
+            self.num_bytes += num_bytes
+            self.sent[path.partition("?")[0]] += num_bytes
+
     def reset(self) -> None:
         """Forget all faults and requests."""
         with self._lock:
             self.faults.clear()
             self.requests.clear()
             self.num_bytes = 0
+            self.sent.clear()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -135,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         response = upstream.getresponse()
         answer = response.read()
         upstream.close()
-        self.proxy.num_bytes += len(answer)
+        self.proxy.count(self.path, len(answer))
         if kind == "flip" and answer:
             answer = answer[:-1] + bytes([answer[-1] ^ 1])
         self._answer(response.status, dict(response.getheaders()), answer, is_cut=kind == "truncate")

@@ -12,7 +12,7 @@ from foretrain.launcher.local.run import RankError
 from foretrain.launcher.train import Place as LauncherPlace
 from foretrain.launcher.train import announce, prepared_run
 from foretrain.trainer.checkpoint.folders import MANIFEST, folder_of
-from foretrain.trainer.checkpoint.manifest import check_content
+from foretrain.trainer.checkpoint.manifest import METADATA, check_content
 from foretrain.trainer.checkpoint.remote.path import RemotePath
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.folder import CHECKPOINTS, newest_checkpoint, step_of
@@ -36,10 +36,10 @@ def local(tmp_path_factory: pytest.TempPathFactory, corpus: Path, ranks: RunOnRa
     return folder
 
 
-def remote(tmp_path: Path, corpus: Path, bucket: Bucket, **train: Any) -> Config:
+def remote(tmp_path: Path, corpus: Path, bucket: Bucket, parallel: ParallelConfig = DP_2, **train: Any) -> Config:
     """The same run with its checkpoints on the server."""
     settings = {"checkpoint_every": 2, "keep_checkpoints": 0, **train}
-    return config(tmp_path / "run", corpus, DP_2, checkpoint_folder=str(bucket.folder), **settings)
+    return config(tmp_path / "run", corpus, parallel, checkpoint_folder=str(bucket.folder), **settings)
 
 
 def stopping(settings: Config, step: int) -> Config:
@@ -162,6 +162,32 @@ def test_a_damaged_remote_checkpoint_is_set_aside_and_the_run_resumes_from_the_o
     assert steps(bucket) == [2, 4, 6, 7]
     check_content(bucket.folder / "step-00000004")  # it was saved again, without a file of the damaged one
     assert not (bucket.folder / "step-00000004" / f"damaged-{MANIFEST}").exists()
+
+
+def test_replicas_that_share_what_they_read_continue_the_curve_after_a_kill_and_after_damage(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks, bucket: Bucket
+) -> None:
+    """Under ZeRO 0 both need all of a checkpoint: the server sends each byte once. A rank is killed while it reads."""
+    parallel = ParallelConfig(dp=2, zero_stage=0)
+    calm = config(tmp_path / "calm", corpus, parallel, checkpoint_every=2, keep_checkpoints=0)
+    ranks(2, train_rank, prepare_run(calm))
+    settings = remote(tmp_path, corpus, bucket, parallel)
+    ranks(2, train_rank, prepare_run(stopping(settings, 4)))
+    run = prepare_run(settings)
+    bucket.proxy.fail("kill", lambda request: request.method == "GET" and request.path.endswith("4/__1_0.distcp"))
+    with pytest.raises(RankError):
+        ranks(2, train_rank, run)
+    bucket.proxy.reset()
+    ranks(2, train_rank, run)
+    assert curve(tmp_path / "run") == curve(tmp_path / "calm")
+    checkpoint = bucket.folder / "step-00000004"
+    for name in ("__0_0.distcp", "__1_0.distcp", METADATA):
+        sent = {path: num_bytes for path, num_bytes in bucket.proxy.sent.items() if path.endswith(f"4/{name}")}
+        assert [*sent.values()] == [(checkpoint / name).stat().st_size]
+    for step in (6, 7):
+        flip(bucket.folder / f"step-{step:08d}" / "__1_0.distcp")
+    ranks(2, train_rank, prepare_run(settings))
+    assert curve(tmp_path / "run") == curve(tmp_path / "calm")
 
 
 def flip(file: RemotePath) -> None:
