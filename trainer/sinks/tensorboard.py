@@ -27,7 +27,7 @@ class TensorBoardSink(Sink):
     retry_s = RETRY_S
 
     def open(self, session: Session) -> None:
-        _QuietWriters.begin()
+        _QuietWriters.install()
         self._folder = str(session.run_dir / TENSORBOARD_DIR)
         self._failed_s: float | None = None
         self._writer: SummaryWriter | None = None
@@ -47,7 +47,7 @@ class TensorBoardSink(Sink):
 
     def close(self) -> None:
         self._close_writer()
-        _QuietWriters.end()
+        _QuietWriters.uninstall()
 
     def _close_writer(self) -> None:
         if self._writer is not None:
@@ -95,13 +95,13 @@ class _QuietWriters:
     before = threading.excepthook
 
     @classmethod
-    def begin(cls) -> None:
+    def install(cls) -> None:
         if cls.num_open == 0:
             cls.before, threading.excepthook = threading.excepthook, cls._hook
         cls.num_open += 1
 
     @classmethod
-    def end(cls) -> None:
+    def uninstall(cls) -> None:
         cls.num_open -= 1
         if cls.num_open == 0:
             threading.excepthook = cls.before
