@@ -18,9 +18,10 @@ Moment = Literal["start-up", "training", "save"]
 MOMENTS: tuple[Moment, ...] = ("start-up", "training", "save")
 SHARES = (0.4, 0.4, 0.2)
 """How often a kill waits for each of MOMENTS."""
-PACE = 0.8
-"""A run that has done more than this share of the steps for its number of kills is killed during its start-up."""
-PATIENCE_S = 120.0
+SLOWEST, FASTEST = 0.6, 0.8
+"""Shares of the steps for the number of kills so far. A run that has done less is not killed before it has caught up:
+else it would be killed again and again before its next checkpoint. One that has done more is killed in its start-up."""
+PATIENCE_S = 300.0
 """Seconds after which a kill no longer waits for a step or a save."""
 HANG_S = 900.0
 """Seconds that a run may take to end after the last kill."""
@@ -124,10 +125,13 @@ class Attack:
     def _kill_at_some_moment(self, command: "subprocess.Popen[bytes]") -> None:
         """Wait for a random moment, and kill a process. If the command ends meanwhile, this is the moment."""
         moment = self.chosen.choices(MOMENTS, SHARES)[0]
-        most = PACE * NUM_STEPS * (len(self.kills) + 1) / self.num_kills
-        had_ended = command.poll()
-        if self._look() > most or had_ended is not None:  # without the command, the others are about to end
+        least = SLOWEST * NUM_STEPS * len(self.kills) / self.num_kills
+        most = FASTEST * NUM_STEPS * (len(self.kills) + 1) / self.num_kills
+        had_ended, steps = command.poll(), self._look()
+        if steps > most or had_ended is not None:  # without the command, the others are about to end
             moment = "start-up"
+        elif steps < least and moment == "start-up":
+            moment = "training"
         end_s = self._since_s + PATIENCE_S
         if moment == "start-up":
             end_s = time.monotonic() + self.chosen.uniform(0.0, statistics.median(self._startups_s))
@@ -136,8 +140,8 @@ class Attack:
             steps = self._look()
             is_now: dict[Moment, bool] = {
                 "start-up": True,  # it is over already
-                "training": steps >= self._fewest + wanted,
-                "save": steps > most or self._is_saving(),
+                "training": steps >= max(least, self._fewest + wanted),
+                "save": steps > most or (steps >= least and self._is_saving()),
             }
             if self._trains and is_now[moment]:
                 time.sleep(self.chosen.uniform(0.0, 0.1) if moment == "training" else 0.0)

@@ -43,6 +43,7 @@ class Verdict:
             "kills": len(self.kills),
             "by_victim": dict(Counter(kill.victim for kill in self.kills)),
             "by_moment": dict(Counter(kill.moment for kill in self.kills)),
+            "steps_at_kills": [kill.step for kill in self.kills],
             "commands_started": len(self.layouts),
             "layouts": dict(Counter(self.layouts)),
             **self.curve.record("curve"),
