@@ -1,0 +1,82 @@
+"""Fits find the laws behind tables of runs, as published ones, and those that made synthetic tables."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foretrain.scaling.laws.fit import DELTA, fit
+from foretrain.scaling.laws.forms import FORMS
+
+POINTS = Path(__file__).with_name("chinchilla_points.csv")
+"""245 runs of Figure 4 of arXiv 2203.15556, as the authors of arXiv 2404.10102 have read them off."""
+
+
+def chinchilla_points() -> tuple[np.ndarray, np.ndarray]:
+    """Parameters and tokens of each run (tokens = FLOPs / 6 N), and its loss; the lowest losses first."""
+    rows = list(csv.DictReader(POINTS.read_text().splitlines()))
+    sizes, flops, losses = (np.array([float(row[key]) for row in rows]) for key in ("parameters", "flops", "loss"))
+    order = np.argsort(losses)
+    return np.stack([sizes, flops / (6 * sizes)], axis=1)[order], losses[order]
+
+
+def test_the_published_runs_give_the_corrected_law_of_chinchilla() -> None:
+    # arXiv 2404.10102 leaves out the five runs with the highest losses.
+    x_NV, losses = chinchilla_points()
+    found = fit(FORMS.get("chinchilla"), x_NV[:-5], losses[:-5])
+    assert len(losses) == 245
+    assert found.values["alpha"] == pytest.approx(0.3473, abs=1e-3)
+    assert found.values["beta"] == pytest.approx(0.3672, abs=1e-3)
+    assert found.values["E"] == pytest.approx(1.8172, abs=1e-3)
+    assert found.objective <= 1.0184e-3
+
+
+def test_five_runs_with_high_losses_change_the_exponent_of_the_tokens() -> None:
+    found = fit(FORMS.get("chinchilla"), *chinchilla_points())
+    assert found.values["beta"] == pytest.approx(0.453, abs=1e-3)
+
+
+@pytest.mark.parametrize("delta", [DELTA, None])
+def test_a_fit_of_runs_without_noise_is_the_law_that_made_them(delta: float | None) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        alpha, beta = random.uniform(0.15, 0.6, 2)
+        law = {"E": random.uniform(0.5, 3.0), "A": random.uniform(50, 2000), "B": random.uniform(50, 5000)}
+        law |= {"alpha": alpha, "beta": beta}
+        x_NV = np.exp(random.uniform(np.log([1e6, 1e8]), np.log([1e9, 1e11]), (30, 2)))
+        losses = law["E"] + law["A"] / x_NV[:, 0] ** alpha + law["B"] / x_NV[:, 1] ** beta
+        found = fit(FORMS.get("chinchilla"), x_NV, losses, delta)
+        assert found.loss(x_NV) == pytest.approx(losses, rel=1e-5)
+        assert found.values == pytest.approx(law, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["compute", "compute_no_e"])
+def test_a_fit_does_not_depend_on_the_unit_of_compute(name: str) -> None:
+    random = np.random.default_rng(1)
+    flops = np.geomspace(1e15, 1e21, 15)[:, None]
+    losses = (1.7 + 900.0 / flops[:, 0] ** 0.15) * np.exp(0.003 * random.standard_normal(15))
+    form = FORMS.get(name)
+    found, in_petaflops = fit(form, flops, losses, None), fit(form, flops / 1e15, losses, None)
+    far = np.array([[1e23]])
+    assert found.loss(far) == pytest.approx(in_petaflops.loss(far / 1e15), rel=1e-6)
+
+
+def test_one_wrong_run_of_thirty_changes_a_fit_little() -> None:
+    flops = np.geomspace(1e15, 1e21, 30)[:, None]
+    random = np.random.default_rng(2)
+    losses = (1.7 + 900.0 / flops[:, 0] ** 0.15) * np.exp(0.003 * random.standard_normal(30))
+    calm = fit(FORMS.get("compute"), flops, losses, None).loss(np.array([[1e22]]))
+    losses[10] *= 1.3
+    assert fit(FORMS.get("compute"), flops, losses, None).loss(np.array([[1e22]])) == pytest.approx(calm, rel=0.01)
+
+
+def test_bad_tables_are_refused_with_what_to_do() -> None:
+    form, x_NV = FORMS.get("compute"), np.geomspace(1e15, 1e18, 4)[:, None]
+    with pytest.raises(
+        ValueError, match=r"2 runs cannot determine the 3 parameters of L\(C\) = E \+ a / C\^b: add runs"
+    ):
+        fit(form, x_NV[:2], np.array([3.0, 2.9]))
+    for bad in (np.nan, np.inf, 0.0, -1.0):
+        with pytest.raises(ValueError, match="is not a positive number: leave that run out"):
+            fit(form, x_NV, np.array([3.0, bad, 2.8, 2.7]))
