@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.checkpoint.contestants import CONTESTANTS, OURS
-from benchmarks.checkpoint.report import MIB, Record, bar_records, bar_table, bars, contest_table, slowest
+from benchmarks.checkpoint.report import MIB, Record, bar_records, bar_table, bars, contest_table, limits, slowest
 from benchmarks.data.__main__ import machine
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.launcher.local.run import RankError, call_local
@@ -59,8 +59,9 @@ def main(
             records.append(record)
             _write(out, record)
     measured = bars(records)
-    _write(out, {"type": "summary", "bars": bar_records(measured)})
-    Console(width=TABLE_WIDTH).print(contest_table(records, names), bar_table(measured))
+    _write(out, {"type": "summary", "bars": bar_records(measured), "limits": bar_records(limits(records))})
+    tables = (bar_table(measured, "Bars"), bar_table(limits(records), "What the machine allows"))
+    Console(width=TABLE_WIDTH).print(contest_table(records, names), *tables)
     if check and any(bar.passed is False for bar in measured):
         raise typer.Exit(1)
 

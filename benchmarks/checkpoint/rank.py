@@ -3,9 +3,11 @@
 import importlib
 import os
 import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,8 @@ def measure(contestant: str, config: Config, folder: Path, peers: Path | None) -
 
 
 def measure_steps(contestant: str, config: Config, folder: Path) -> dict[str, float]:
-    """Medians of the seconds of steps while a save is written, and of those before and after. For one rank."""
+    """Medians of the seconds of steps while a save is written, of those before and after, and of steps beside a bare
+    write of as many bytes by another process. For one rank."""
     groups = _groups(config, None)
     module, _, name = contestant.partition(":")
     ours: Ours = getattr(importlib.import_module(module), name)(config, groups, folder)
@@ -90,16 +93,51 @@ def measure_steps(contestant: str, config: Config, folder: Path) -> dict[str, fl
             while ours.checkpoints.is_saving and not ours.checkpoints.is_busy:
                 ours.checkpoints.advance()
         without += [_step_s(ours, tokens) for _ in range(2)]
+    share = checkpoint_bytes(config) // ours.engine.groups.layout.world_size
+    beside: list[tuple[float, float]] = []
+    for _ in range(MOST_SAVES):
+        with _another_process_writes(folder / "bare", share) as writes:
+            while writes():
+                beside.append(_step_s(ours, tokens))
+        without += [_step_s(ours, tokens) for _ in range(2)]
     destroy_groups()
     during += partly if len(during) < FEWEST_STEPS else []
     return {
         "step_s": _median([wall_s for wall_s, _ in without]),
         "step_while_writing_s": _median([wall_s for wall_s, _ in during]),
+        "step_beside_bare_write_s": _median([wall_s for wall_s, _ in beside]),
         "step_cpu_s": _median([cpu_s for _, cpu_s in without]),
         "step_while_writing_cpu_s": _median([cpu_s for _, cpu_s in during]),
         "num_steps": len(without),
         "num_steps_while_writing": len(during),
+        "num_steps_beside_bare_write": len(beside),
     }
+
+
+_BARE_WRITE = """
+import os, sys
+path, num_bytes = sys.argv[1], int(sys.argv[2])
+block = memoryview(os.urandom(1 << 24))
+with open(path, "wb", buffering=0) as file:
+    print("begins", flush=True)
+    while num_bytes > 0:
+        num_bytes -= file.write(block[:num_bytes])
+    os.fsync(file.fileno())
+os.unlink(path)
+"""
+
+
+@contextmanager
+def _another_process_writes(path: Path, num_bytes: int) -> Iterator[Callable[[], bool]]:
+    """A block beside which another process writes that many bytes, and no more: what any save costs at least.
+
+    Yields a function that says whether it still writes.
+    """
+    command = [sys.executable, "-S", "-c", _BARE_WRITE, str(path), str(num_bytes)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield lambda: process.poll() is None
 
 
 def _step_s(ours: Ours, tokens: torch.Tensor) -> tuple[float, float]:

@@ -40,6 +40,13 @@ def bars(records: Sequence[Record]) -> list[Bar]:
     ]
 
 
+def limits(records: Sequence[Record]) -> list[Bar]:
+    """The same for a bare write by another process, which costs steps as much as any save must. Not a bar of ours."""
+    steps = [each for each in records if each["type"] == "steps" and "step_beside_bare_write_s" in each]
+    slowdown = _median([each["step_beside_bare_write_s"] / each["step_s"] for each in steps])
+    return [Bar("steps beside a bare write by another process / other steps", slowdown, 1.02)]
+
+
 def _slowdown(steps: Record) -> float:
     return steps["step_while_writing_s"] / steps["step_s"]
 
@@ -77,9 +84,9 @@ def contest_table(records: Sequence[Record], names: Sequence[str]) -> Table:
     return table
 
 
-def bar_table(measured: Sequence[Bar]) -> Table:
+def bar_table(measured: Sequence[Bar], title: str) -> Table:
     """A row for each bar."""
-    table = Table("bar", "measured", "at most", "", title="Bars")
+    table = Table("bar", "measured", "at most", "", title=title)
     for bar in measured:
         verdict = {True: "passed", False: "FAILED", None: "not measured"}[bar.passed]
         table.add_row(bar.name, "-" if bar.value is None else f"{bar.value:.3f}", f"{bar.limit:g}", verdict)
