@@ -3,11 +3,8 @@
 import json
 import os
 import socket
-import sys
 import threading
-import traceback
 from collections.abc import Iterable, Mapping
-from types import FrameType
 from typing import Any
 
 import torch
@@ -17,6 +14,7 @@ from torch._C import _distributed_c10d as c10d
 from foretrain.parallel.engine import Engine
 from foretrain.parallel.groups import Groups
 from foretrain.trainer.watch.reports import Collective, Group, RankReport
+from foretrain.trainer.watch.stacks import Call, stacks
 
 _READS_DATA = ("data_pipeline/stream/batches.py", "__next__")
 """The file and the function in which a rank waits for its batch."""
@@ -43,8 +41,7 @@ def known_groups(groups: Groups) -> dict[str, Group]:
 
 def snapshot(groups: Groups, engine: Engine, step: int, phase: str, elapsed_s: float, *, is_late: bool) -> RankReport:
     """The report of this rank. It may be called from any thread, and waits for no other rank or device."""
-    frames = sys._current_frames()
-    main = frames.get(threading.main_thread().ident or 0)
+    calls = stacks()
     known = known_groups(groups)
     entries = flight_record(groups.device)
     for entry in entries:
@@ -58,11 +55,11 @@ def snapshot(groups: Groups, engine: Engine, step: int, phase: str, elapsed_s: f
         phase=phase,
         elapsed_s=round(elapsed_s, 1),
         is_late=is_late,
-        waits_for_data=_waits_for_data(main),
+        waits_for_data=_waits_for_data(calls.get(threading.main_thread().name, [])),
         groups=known,
         collectives=newest(entries),
         channels=engine.channels,
-        stacks=stacks(frames),
+        stacks={name: [*map(str, each)] for name, each in calls.items()},
     )
 
 
@@ -95,24 +92,6 @@ def newest(entries: Iterable[Mapping[str, Any]]) -> list[Collective]:
     return sorted(found.values(), key=lambda each: each.order)
 
 
-def stacks(frames: Mapping[int, FrameType]) -> dict[str, list[str]]:
-    """Where each thread is, innermost call last: "file:line in function: code". The main thread comes first."""
-    threads = {thread.ident: thread for thread in threading.enumerate()}
-    me, main = threading.get_ident(), threading.main_thread().ident
-    found = {}
-    for ident in sorted(frames.keys() - {me}, key=lambda ident: ident != main):
-        name = threads[ident].name if ident in threads else f"thread {ident}"
-        found[name] = [
-            f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line or ''}"
-            for frame in traceback.extract_stack(frames[ident])
-        ]
-    return found
-
-
-def _waits_for_data(frame: FrameType | None) -> bool:
+def _waits_for_data(calls: Iterable[Call]) -> bool:
     file, function = _READS_DATA
-    while frame is not None:
-        if frame.f_code.co_name == function and frame.f_code.co_filename.endswith(file):
-            return True
-        frame = frame.f_back
-    return False
+    return any(call.function == function and call.file.endswith(file) for call in calls)
