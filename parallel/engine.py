@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from foretrain.configs.schema import Config
-from foretrain.parallel.exchanges import Channel
+from foretrain.parallel.exchanges import Exchanges
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.loss import IGNORE
 from foretrain.parallel.phases import PhaseClock
@@ -89,10 +89,14 @@ class Engine:
                 raise ValueError(
                     f"a parameter group of {type(optimizer).__name__} has no peak_lr, which the schedule multiplies"
                 )
+        self.exchanges = Exchanges(host_waits=groups.device.type != "cuda")
+        """What this rank exchanges with single other ranks."""
         self._pipeline = None
         if groups.layout.pp > 1:
             num_microbatches = groups.layout.num_microbatches(config.train)
-            self._pipeline = Pipeline(groups, stages, num_microbatches, self._loss, self.zero.accumulate_assigned)
+            self._pipeline = Pipeline(
+                groups, stages, num_microbatches, self._loss, self.zero.accumulate_assigned, self.exchanges
+            )
         self._takes_loss_scale = any(getattr(stage, "takes_loss_scale", False) for stage in stages)
         self._holds_loss = self._pipeline is None or self._pipeline.holds_last
         self._update_clock: PhaseClock | None = None
@@ -106,11 +110,6 @@ class Engine:
         """
         self.zero.await_weights()
         return self._stages
-
-    @property
-    def channels(self) -> Sequence[Channel]:
-        """What this rank has exchanged with other pipeline ranks; none without a pipeline."""
-        return [] if self._pipeline is None else self._pipeline.exchanges.channels
 
     def train_step(
         self,

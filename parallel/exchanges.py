@@ -1,55 +1,89 @@
-"""What this rank has sent to and asked for from other pipeline ranks, so that a hang can be explained."""
+"""What this rank has sent to other ranks and asked them for, one rank at a time, so that a hang can be explained."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import NamedTuple
 
-What = Literal["activations", "gradients"]
+NUM_KEPT = 100
+"""Micro-batches that a channel remembers. Hosts that never wait for exchanges are about a step apart at most."""
 
 
 @dataclass
 class Channel:
-    """What one stage sends to another, as one of the two ranks sees it. Its micro-batches come in a fixed order."""
+    """What one end sends to another, as one of the two ranks sees it. Both ranks take its exchanges in one order."""
 
-    what: What
-    source: int
-    """The stage that sends."""
-    destination: int
-    """The stage that receives."""
+    what: str
+    """Such as "activations"."""
+    source: str
+    """The end that sends, such as "pipeline stage 0 (rank 0)"."""
+    destination: str
+    """The end that receives."""
     peer: int
     """The global rank at the other end."""
     is_send: bool
     """Whether this rank sends."""
+    awaited: int | None
+    """The number of the exchange whose end the host waits for; the first has the number 1, and 0 is none.
+
+    None if that is not known: on a GPU, the host does not wait.
+    """
     count: int = 0
-    """Micro-batches that this rank has sent, or asked for, since the start."""
-    microbatch: int = -1
-    """The last of them."""
-    awaited: list[int] = field(default_factory=list)
-    """Micro-batches that this rank has asked for and not used yet. On a GPU, the host uses them without a wait."""
+    """Exchanges that this rank has started, as sender or receiver."""
+    recent: list[int | None] = field(default_factory=list)
+    """The micro-batches of the last of them, in their order; None for those without one."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The same at both ends."""
+        return self.what, self.source, self.destination
+
+    def named(self, number: int) -> str:
+        """An exchange in words. The micro-batch of one that this rank has not started, or long ago, is not known."""
+        place = number - 1 - self.count + len(self.recent)
+        microbatch = self.recent[place] if 0 <= place < len(self.recent) else None
+        of = "" if microbatch is None else f" of micro-batch {microbatch}"
+        return f"the exchange of the {self.what}{of} from {self.source} to {self.destination}"
+
+
+class Started(NamedTuple):
+    """An exchange that this rank has started."""
+
+    channel: Channel
+    number: int
 
 
 class Exchanges:
-    """The channels of one rank. Its methods are called when a schedule starts an exchange, or has ended it."""
+    """The channels of one rank. `host_waits`: whether its host waits for exchanges, as on CPUs."""
 
-    def __init__(self) -> None:
-        self._channels: dict[tuple[What, int, int], Channel] = {}
+    def __init__(self, *, host_waits: bool) -> None:
+        self._host_waits = host_waits
+        self._channels: dict[tuple[str, str, str], Channel] = {}
 
     @property
     def channels(self) -> list[Channel]:
         """The channels that have been used."""
         return [*self._channels.values()]
 
-    def start(self, what: What, source: int, destination: int, microbatch: int, *, peer: int, is_send: bool) -> None:
-        """Note that this rank sends a micro-batch to `peer`, or asks for it."""
-        key = (what, source, destination)
-        channel = self._channels.get(key) or Channel(what, source, destination, peer, is_send)
-        self._channels[key] = channel
+    def start(
+        self, what: str, source: str, destination: str, microbatch: int | None = None, *, peer: int, is_send: bool
+    ) -> Started:
+        """Note that this rank sends something to `peer`, or asks it for that."""
+        new = Channel(what, source, destination, peer, is_send, awaited=0 if self._host_waits else None)
+        channel = self._channels.setdefault(new.key, new)
+        channel.recent = [*channel.recent[1 - NUM_KEPT :], microbatch]
         channel.count += 1
-        channel.microbatch = microbatch
-        if not is_send:
-            channel.awaited.append(microbatch)
+        return Started(channel, channel.count)
 
-    def arrived(self, what: What, source: int, destination: int, microbatch: int) -> None:
-        """Note that what this rank has asked for is here; nothing if it did not ask for it."""
-        channel = self._channels.get((what, source, destination))
-        if channel is not None and microbatch in channel.awaited:
-            channel.awaited.remove(microbatch)
+
+@contextmanager
+def waiting(started: Iterable[Started]) -> Iterator[None]:
+    """A block in which the host waits for the end of exchanges. Nothing is noted where that is not known."""
+    known = [each for each in started if each.channel.awaited is not None]
+    for channel, number in known:
+        channel.awaited = number
+    try:
+        yield
+    finally:
+        for channel, _ in known:
+            channel.awaited = 0

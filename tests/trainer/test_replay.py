@@ -1,6 +1,7 @@
 """A step that is computed again finds the rank that computes wrongly, and changes nothing in a sound run."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.launcher.local.run import RankError
 from foretrain.parallel.engine import Engine
+from foretrain.parallel.exchanges import Channel, Exchanges
 from foretrain.parallel.layout import Layout
 from foretrain.trainer.consistency.verdict import (
     FIRST_SHIFTS,
@@ -199,6 +201,33 @@ def test_replays_find_no_fault_in_a_sound_run_and_leave_its_curve_to_the_bit(
         ranks(run.layout.world_size, train_rank, run)
     assert len(losses(tmp_path / "with")) == NUM_STEPS
     assert losses(tmp_path / "with") == losses(tmp_path / "without")
+
+
+def exchanges_of(run: Run) -> list[Channel]:
+    """Train, and return what this rank has noted of its exchanges with other ranks."""
+    noted: list[Exchanges] = []
+    make = Exchanges.__init__
+
+    def keep(self: Exchanges, **options: Any) -> None:
+        make(self, **options)
+        noted.append(self)
+
+    Exchanges.__init__ = keep  # type: ignore[method-assign]
+    train_rank(run)
+    (exchanges,) = noted
+    return exchanges.channels
+
+
+@pytest.mark.long
+def test_both_ranks_note_each_exchange_of_samples_so_that_a_hang_names_it(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    found = ranks(3, exchanges_of, prepare_run(config(tmp_path, corpus, ParallelConfig(dp=3))))
+    ends = Counter((channel.key, channel.count) for channels in found for channel in channels)
+    # In each of two replays, a rank computes the gradients of the next replica too.
+    pairs = [("rank 1", "rank 0"), ("rank 2", "rank 1"), ("rank 0", "rank 2")]
+    assert ends == {(("samples of a replay", *pair), 2): 2 for pair in pairs}
+    assert all(channel.awaited == 0 for channels in found for channel in channels)
 
 
 SPOILED = {

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foretrain.data_pipeline.stream.batch import Batch
 from foretrain.parallel.engine import Engine
+from foretrain.parallel.exchanges import Started, waiting
 from foretrain.trainer.consistency.check import InconsistentRanksError
 from foretrain.trainer.consistency.checksum import checksum
 from foretrain.trainer.consistency.verdict import (
@@ -104,18 +105,29 @@ class Replay:
         if source == rank:
             return tensors
         received = [None if each is None else torch.empty_like(each) for each in tensors]
+        sent, asked = self._started(rank, target, is_send=True), self._started(source, rank, is_send=False)
         works = [
-            exchange(each.contiguous(), other, group=self._groups.cpu)
-            for exchange, others, other in ((dist.isend, tensors, target), (dist.irecv, received, source))
+            (started, exchange(each.contiguous(), other, group=self._groups.cpu))
+            for started, exchange, others, other in (
+                (sent, dist.isend, tensors, target),
+                (asked, dist.irecv, received, source),
+            )
             for each in others
             if each is not None
         ]
-        for work in works:
+        for started, work in works:
             assert work is not None
-            work.wait()
+            with waiting([started]):
+                work.wait()
         inputs, targets, positions = received
         assert inputs is not None and targets is not None
         return inputs, targets, positions
+
+    def _started(self, source: int, destination: int, *, is_send: bool) -> Started:
+        """The exchange of samples between two ranks, which starts now, and is noted."""
+        peer = destination if is_send else source
+        ends = f"rank {source}", f"rank {destination}"
+        return self._engine.exchanges.start("samples of a replay", *ends, peer=peer, is_send=is_send)
 
     def _gather(self, word: int) -> list[int]:
         words = [torch.zeros((), dtype=torch.int64) for _ in range(self._groups.layout.world_size)]

@@ -44,7 +44,7 @@ def find(reports: Mapping[int, RankReport], world_size: int) -> Finding:
     silent = [rank for rank in range(world_size) if rank not in reports]
     waits: list[Wait] = []
     for report in reports.values():
-        own = [*_collective_waits(report, reports), *_receive_waits(report, reports)]
+        own = [*_collective_waits(report, reports), *_exchange_waits(report, reports)]
         waits += own or [*_send_waits(report, reports)]
     waiting = {wait.rank for wait in waits}
     awaited = {rank for wait in waits for rank in wait.missing}
@@ -85,46 +85,36 @@ def _entered(report: RankReport, group: str) -> int:
     return max((each.number for each in report.collectives if each.group == group), default=0)
 
 
-def _receive_waits(report: RankReport, reports: Mapping[int, RankReport]) -> Iterator[Wait]:
-    """What a rank has asked another pipeline rank for and has not got."""
+def _exchange_waits(report: RankReport, reports: Mapping[int, RankReport]) -> Iterator[Wait]:
+    """The exchanges whose end a rank waits for; on a GPU, whose host never waits, what it has asked for in vain."""
     for channel in report.channels:
-        if channel.is_send:
-            continue
-        if channel.peer not in reports:
-            unsent = channel.awaited[:1]
-        else:
-            num_unsent = channel.count - _other_end(channel, reports[channel.peer]).count
-            unsent = channel.awaited[-num_unsent:][:1] if num_unsent > 0 else []
-            if num_unsent > 0 and not unsent:  # on a GPU, the host continues before a micro-batch is here
-                unsent = [channel.microbatch]
-        if unsent:
-            yield Wait(report.rank, frozenset({channel.peer}), f"the exchange of {_named(channel, unsent[0])}")
+        if channel.awaited:
+            has_entered = _other_count(channel, reports) >= channel.awaited
+            missing = frozenset() if has_entered else frozenset({channel.peer})
+            yield Wait(report.rank, missing, channel.named(channel.awaited))
+        elif channel.awaited is None and not channel.is_send:
+            yield from _behind(channel, report, reports)
 
 
 def _send_waits(report: RankReport, reports: Mapping[int, RankReport]) -> Iterator[Wait]:
-    """What a rank has sent to another pipeline rank, and that one has not asked for."""
+    """On a GPU, what a rank has sent and the other one has not asked for."""
     for channel in report.channels:
-        if not channel.is_send:
-            continue
-        is_silent = channel.peer not in reports
-        if is_silent or channel.count > _other_end(channel, reports[channel.peer]).count:
-            exchange = f"the exchange of {_named(channel, channel.microbatch)}"
-            yield Wait(report.rank, frozenset({channel.peer}), exchange)
+        if channel.awaited is None and channel.is_send:
+            yield from _behind(channel, report, reports)
 
 
-def _other_end(channel: Channel, report: RankReport) -> Channel:
-    key = (channel.what, channel.source, channel.destination)
-    for each in report.channels:
-        if (each.what, each.source, each.destination) == key:
-            return each
-    return Channel(*key, peer=-1, is_send=not channel.is_send)
+def _behind(channel: Channel, report: RankReport, reports: Mapping[int, RankReport]) -> Iterator[Wait]:
+    """The first exchange that the other end has not started, if this one has. It is not known of a silent rank."""
+    if channel.peer in reports:
+        number = _other_count(channel, reports) + 1
+        if channel.count >= number:
+            yield Wait(report.rank, frozenset({channel.peer}), channel.named(number))
 
 
-def _named(channel: Channel, microbatch: int) -> str:
-    return (
-        f"the {channel.what} of micro-batch {microbatch} from pipeline stage {channel.source} to stage "
-        f"{channel.destination}"
-    )
+def _other_count(channel: Channel, reports: Mapping[int, RankReport]) -> int:
+    """The exchanges of a channel that the rank at its other end has started, as far as is known."""
+    channels = reports[channel.peer].channels if channel.peer in reports else []
+    return next((each.count for each in channels if each.key == channel.key), 0)
 
 
 def listed(ranks: Iterable[int]) -> str:

@@ -65,7 +65,7 @@ class RankReport:
     def position(self) -> dict[str, int]:
         """How far the rank is in each process group and each channel. In a run that hangs, it stays the same."""
         far = {each.group: each.number for each in self.collectives}  # the last one of a group remains
-        return far | {f"{each.what} {each.source} {each.destination}": each.count for each in self.channels}
+        return far | {" ".join(each.key): each.count for each in self.channels}
 
     def write(self, folder: Path) -> None:
         """Write the report into a folder, as a file that is complete or absent."""

@@ -58,7 +58,7 @@ def snapshot(groups: Groups, engine: Engine, step: int, phase: str, elapsed_s: f
         waits_for_data=_waits_for_data(calls.get(threading.main_thread().name, [])),
         groups=known,
         collectives=newest(entries),
-        channels=engine.channels,
+        channels=engine.exchanges.channels,
         stacks={name: [*map(str, each)] for name, each in calls.items()},
     )
 

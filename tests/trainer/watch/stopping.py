@@ -4,9 +4,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed.pipelining import schedules
 
 from foretrain.data_pipeline.stream.batches import Batches
 from foretrain.parallel.engine import Engine
@@ -17,10 +20,13 @@ from foretrain.trainer.checkpoint.files import Checkpoints
 from foretrain.trainer.evaluation import Evaluation
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.shared_batches import SharedBatches
+from foretrain.trainer.watch.snapshot import snapshot
 from tests.trainer.steps import before_each_step
 
 STOPS_AT = 7
 """The step in which a rank stops: late enough for the watch to know how long a step takes."""
+STOPPED = "stopped"
+"""The folder of the run in which ranks write, before they stop, what they have entered."""
 
 Matches = Callable[..., bool]
 
@@ -34,20 +40,34 @@ def anything(engine: Engine) -> Matches:
     return lambda *args, **kwargs: True
 
 
-def exchange(what: str, is_send: bool) -> Callable[[Engine], Matches]:
-    return lambda engine: lambda self, found, *args, **kwargs: found == what and kwargs["is_send"] == is_send
+def exchange(what: str, *, is_send: bool, source: str = "") -> Callable[[Engine], Matches]:
+    """Exchanges that carry `what`, from a certain stage or from any."""
+    return lambda engine: (
+        lambda self, found, found_source, *args, **kwargs: (
+            found == what and source in found_source and kwargs["is_send"] == is_send
+        )
+    )
 
 
+MEGATRON, DEEPSPEED = "megatron.core.tensor_parallel", "deepspeed.comm.torch:TorchBackend"
 PLACES: Mapping[str, tuple[Any, str, Callable[[Engine], Matches]]] = {
     "gradient reduction": (dist, "reduce_scatter_tensor", anything),
     "weight gathering": (dist, "all_gather_into_tensor", anything),
     "gradient sum": (dist, "all_reduce", in_group("replicas")),
+    "gathering by DeepSpeed": (DEEPSPEED, "all_gather_into_tensor", anything),
+    "reduction by DeepSpeed": (DEEPSPEED, "reduce_scatter_tensor", anything),
     "tensor-parallel sum": (dist, "all_reduce", in_group("tp")),
+    "gathering of the sequence": (f"{MEGATRON}.layers", "dist_all_gather_func", in_group("tp")),
+    "scattering of the sequence": (f"{MEGATRON}.mappings", "dist_reduce_scatter_func", in_group("tp")),
+    "sum of tied embeddings": (dist, "all_reduce", in_group("embedding")),
     "exchange of heads": (dist, "all_to_all_single", anything),
     "sending activations": (Exchanges, "start", exchange("activations", is_send=True)),
     "asking for activations": (Exchanges, "start", exchange("activations", is_send=False)),
     "sending gradients": (Exchanges, "start", exchange("gradients", is_send=True)),
     "asking for gradients": (Exchanges, "start", exchange("gradients", is_send=False)),
+    "sending activations of stage 1": (Exchanges, "start", exchange("activations", is_send=True, source="stage 1 ")),
+    "sending gradients of stage 2": (Exchanges, "start", exchange("gradients", is_send=True, source="stage 2 ")),
+    "sending shapes": (Exchanges, "start", exchange("shapes of activations", is_send=True)),
     "batch sharing": (SharedBatches, "__next__", anything),
     "agreement on a stop": (Telemetry, "on_step", anything),
     "consistency check": (ConsistencyCheck, "after_step", anything),
@@ -57,25 +77,59 @@ PLACES: Mapping[str, tuple[Any, str, Callable[[Engine], Matches]]] = {
 """Where a rank may stop: the function that it has not called yet, and with which arguments."""
 
 
-def train_and_stop(run: Any, rank: int, place: str) -> None:
-    """Train; in or after step STOPS_AT, `rank` stops itself just before the place."""
+def train_and_stop(run: Any, stops: Mapping[int, str]) -> None:
+    """Train; in or after step STOPS_AT, each rank of `stops` stops itself just before its place."""
+
+    def plant(engine: Engine, number: int) -> None:
+        place = stops.get(engine.groups.rank)
+        if number == STOPS_AT and place is not None:
+            stop_before(place, engine, run.run_dir / STOPPED)
+
+    before_each_step(plant)
+    train_rank(run)
+
+
+def stop_before(place: str, engine: Engine, record: Path) -> None:
+    """Have this process stop itself when it is going to call a function, after it has noted what it has entered."""
     owner, name, matching = PLACES[place]
-    original = getattr(owner, name)
-    is_due: Matches = lambda *args, **kwargs: False  # noqa: E731
+    if isinstance(owner, str):
+        module, _, attribute = owner.partition(":")
+        owner = import_module(module)
+        owner = getattr(owner, attribute) if attribute else owner
+    original, is_due, finish = getattr(owner, name), matching(engine), keep_exchanges()
 
     def stop_first(*args: Any, **kwargs: Any) -> Any:
         if is_due(*args, **kwargs):
+            # What was started in the background ends before, so that the report does not depend on the moment.
+            engine.zero.await_weights()
+            finish()
+            record.mkdir(exist_ok=True)
+            snapshot(engine.groups, engine, STOPS_AT, place, 0.0, is_late=False).write(record)
             os.kill(os.getpid(), signal.SIGSTOP)
         return original(*args, **kwargs)
 
-    def note(engine: Engine, number: int) -> None:
-        nonlocal is_due
-        if number == STOPS_AT and engine.groups.rank == rank:
-            is_due = matching(engine)
-
     setattr(owner, name, stop_first)
-    before_each_step(note)
-    train_rank(run)
+
+
+def keep_exchanges() -> Callable[[], None]:
+    """A function that waits for the exchanges of pipelines that start from now on, and that nothing has waited for."""
+    start, wait = schedules._batch_p2p, schedules._wait_batch_p2p
+    pending: list[list[dist.Work]] = []
+
+    def start_kept(*args: Any, **kwargs: Any) -> list[dist.Work]:
+        pending.append(start(*args, **kwargs))
+        return pending[-1]
+
+    def wait_once(work: list[dist.Work]) -> None:
+        pending[:] = [each for each in pending if each is not work]
+        wait(work)
+
+    def finish() -> None:
+        while pending:
+            wait_once(pending[0])
+
+    schedules._batch_p2p, schedules._wait_batch_p2p = start_kept, wait_once
+    return finish
 
 
 def train_and_block(run: Any, rank: int) -> None:

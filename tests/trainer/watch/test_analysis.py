@@ -1,13 +1,15 @@
 """The report of a hang names the rank that is the cause, and the operation that it never entered."""
 
+import re
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foretrain.parallel.exchanges import Channel, Exchanges
+from foretrain.parallel.exchanges import NUM_KEPT, Channel, Exchanges, waiting
 from foretrain.trainer.watch.analysis import find, hangs, listed
 from foretrain.trainer.watch.reports import Collective, Group, RankReport, fresh_reports
 from foretrain.trainer.watch.text import hang_text, slow_text
@@ -108,45 +110,77 @@ def test_ranks_that_have_all_entered_everything_are_no_cause(program: list[str])
     assert (finding.causes, finding.waits) == ([], [])
 
 
-def ends(sent: Sequence[int], asked: Sequence[int], arrived: Sequence[int] = ()) -> tuple[list[Channel], list[Channel]]:
-    """Both ends of the activations from stage 0 on rank 1 to stage 1 on rank 5."""
-    sender, receiver = Exchanges(), Exchanges()
-    for microbatch in sent:
-        sender.start("activations", 0, 1, microbatch, peer=5, is_send=True)
-    for microbatch in asked:
-        receiver.start("activations", 0, 1, microbatch, peer=1, is_send=False)
-    for microbatch in arrived:
-        receiver.arrived("activations", 0, 1, microbatch)
-    return sender.channels, receiver.channels
+STAGES = "pipeline stage 0 (rank 1)", "stage 1 (rank 5)"
+
+
+def ends(
+    sent: Sequence[int],
+    asked: Sequence[int],
+    *,
+    sender_awaits: int = 0,
+    receiver_awaits: int = 0,
+    host_waits: bool = True,
+) -> tuple[list[Channel], list[Channel]]:
+    """Both ends of the activations from stage 0 on rank 1 to stage 1 on rank 5, by micro-batches.
+
+    The host of an end may wait for one of its exchanges; the first has the number 1.
+    """
+    sender, receiver = (Exchanges(host_waits=host_waits) for _ in range(2))
+    sends = [sender.start("activations", *STAGES, each, peer=5, is_send=True) for each in sent]
+    receives = [receiver.start("activations", *STAGES, each, peer=1, is_send=False) for each in asked]
+    with waiting(sends[sender_awaits - 1 : sender_awaits]), waiting(receives[receiver_awaits - 1 : receiver_awaits]):
+        return deepcopy(sender.channels), deepcopy(receiver.channels)
 
 
 def exchange(microbatch: int) -> str:
-    return f"the exchange of the activations of micro-batch {microbatch} from pipeline stage 0 to stage 1"
+    return f"the exchange of the activations of micro-batch {microbatch} from {STAGES[0]} to {STAGES[1]}"
+
+
+def others(*ranks: int) -> dict[int, RankReport]:
+    """Reports of the other ranks, which wait for nothing."""
+    return {rank: report(rank) for rank in range(WORLD) if rank not in ranks}
 
 
 def test_a_micro_batch_that_was_never_sent_is_named() -> None:
-    sender, receiver = ends(sent=[0, 1], asked=[0, 1, 2], arrived=[0, 1])
+    sender, receiver = ends(sent=[0, 1], asked=[0, 1, 2, 3], receiver_awaits=3)
     for reports in (
         {1: report(1, channels=sender), 5: report(5, channels=receiver)},
         {5: report(5, channels=receiver)},
     ):
-        finding = find(reports | {rank: report(rank) for rank in (0, 2, 3, 4, 6, 7)}, WORLD)
+        finding = find(reports | others(1, 5), WORLD)
         assert finding.causes == [1]
         assert [(wait.rank, wait.operation) for wait in finding.direct(1)] == [(5, exchange(2))]
 
 
 def test_a_micro_batch_that_nobody_asked_for_is_named() -> None:
-    sender, receiver = ends(sent=[0, 1], asked=[0], arrived=[0])
+    sender, receiver = ends(sent=[0, 1], asked=[0], sender_awaits=2)
     for reports in ({1: report(1, channels=sender), 5: report(5, channels=receiver)}, {1: report(1, channels=sender)}):
-        finding = find(reports | {rank: report(rank) for rank in (0, 2, 3, 4, 6, 7)}, WORLD)
+        finding = find(reports | others(1, 5), WORLD)
         assert finding.causes == [5]
         assert [(wait.rank, wait.operation) for wait in finding.direct(5)] == [(1, exchange(1))]
 
 
-def test_on_a_gpu_whose_host_never_waits_a_missing_micro_batch_is_named_too() -> None:
-    sender, receiver = ends(sent=[0], asked=[0, 1], arrived=[0, 1])
+def test_exchanges_that_the_host_does_not_wait_for_are_not_named() -> None:
+    sender, receiver = ends(sent=[0, 1, 2], asked=[0, 1])
+    for reports in ({1: report(1, channels=sender)}, {5: report(5, channels=receiver)}):
+        finding = find(reports | others(1, 5), WORLD)
+        assert (len(finding.silent), finding.waits) == (1, [])
+
+
+def test_on_a_gpu_whose_host_never_waits_the_first_micro_batch_that_is_missing_is_named() -> None:
+    sender, receiver = ends(sent=[0], asked=[0, 1, 2], receiver_awaits=3, host_waits=False)
     finding = find({1: report(1, channels=sender), 5: report(5, channels=receiver)}, WORLD)
-    assert exchange(1) in [wait.operation for wait in finding.waits]
+    assert [wait.operation for wait in finding.waits] == [exchange(1)]
+
+
+def test_a_channel_remembers_the_micro_batches_of_its_last_exchanges() -> None:
+    exchanges = Exchanges(host_waits=True)
+    started = [exchanges.start("activations", *STAGES, number % 7, peer=5, is_send=True) for number in range(250)]
+    (channel,) = exchanges.channels
+    of = [re.findall(r"of micro-batch (\d)", channel.named(each.number)) for each in started]
+    assert of == [[str(number % 7)] if number >= 250 - NUM_KEPT else [] for number in range(250)]
+    shapes = exchanges.start("shapes of activations", *STAGES, peer=5, is_send=True)
+    assert shapes.channel.named(1) == f"the exchange of the shapes of activations from {STAGES[0]} to {STAGES[1]}"
 
 
 def stuck() -> dict[int, RankReport]:

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +15,104 @@ from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.exit_status import EXIT_HANG
 from foretrain.trainer.run.folder import HANGS
 from foretrain.trainer.run.setup import prepare_run
+from foretrain.trainer.watch.reports import RankReport, file_name
 from tests.conftest import RunOnRanks
 from tests.trainer import test_resume
-from tests.trainer.watch.stopping import STOPS_AT, train_and_block, train_and_starve, train_and_stop
+from tests.trainer.watch.stopping import STOPPED, STOPS_AT, train_and_block, train_and_starve, train_and_stop
 
-ACTIVATIONS = r"the exchange of the activations of micro-batch \d from pipeline stage 0 to stage 1"
-GRADIENTS = r"the exchange of the gradients of micro-batch 0 from pipeline stage 1 to stage 0"
-CASES: dict[str, tuple[str, int, str]] = {
-    # gloo reduces with all_reduce, and keeps a rank's part
-    "gradient reduction": ("dp=2", 1, r"all_reduce number \d+ of the data-parallel group \(ranks 0-1\)"),
-    "weight gathering": ("dp=2", 0, r"\w+ number \d+ of the data-parallel group \(ranks 0-1\)"),
-    "gradient sum": ("dp=2 zero 0", 1, r"all_reduce number \d+ of the data-parallel group \(ranks 0-1\)"),
-    "tensor-parallel sum": ("tp=2 dp=2", 3, r"all_reduce number \d+ of the tensor-parallel group \(ranks 2-3\)"),
-    "exchange of heads": ("cp=2", 1, r"all_to_all number \d+ of the context-parallel group \(ranks 0-1\)"),
-    "sending activations": ("pp=2", 0, ACTIVATIONS),
-    "asking for activations": ("pp=2", 1, ACTIVATIONS),
-    "sending gradients": ("pp=2", 1, GRADIENTS),
-    "asking for gradients": ("pp=2", 0, f"({GRADIENTS}|{ACTIVATIONS})"),  # 1F1B starts both exchanges together
-    "batch sharing": ("tp=2", 0, r"broadcast number \d+ of the group that shares batches \(ranks 0-1\)"),
-    "agreement on a stop": ("dp=2", 1, r"all_reduce number \d+ of the group of all ranks \(ranks 0-1\)"),
-    "consistency check": ("dp=2", 0, r"\w+ number \d+ of the .*\(ranks 0-1\)"),
-    "evaluation": ("dp=2", 1, r"\w+ number \d+ of the .*\(ranks 0-1\)"),
-    "checkpoint": ("dp=2", 0, r"\w+ number \d+ of the .*\(ranks 0-1\)"),
-}
-"""For each place where a rank stops: the layout, the rank, and what the report says that it never entered."""
+
+@dataclass(frozen=True)
+class Case:
+    """Ranks that stop."""
+
+    layout: str
+    stops: Mapping[int, str]
+    """The ranks and their places."""
+    operations: Mapping[int, Sequence[str]]
+    """All that the report says each of them never entered. "{next}" is the number of the collective of its group that
+    follows on the last that the rank entered, and "{later}" that of the one after it."""
+
+
+def one(layout: str, rank: int, place: str, *operations: str) -> Case:
+    return Case(layout, {rank: place}, {rank: operations})
+
+
+def exchanged(what: str, source: int, source_rank: int, destination: int, destination_rank: int) -> str:
+    return (
+        f"the exchange of the {what} from pipeline stage {source} (rank {source_rank}) to stage {destination} "
+        f"(rank {destination_rank})"
+    )
+
+
+REDUCED = "all_reduce number {next} of the data-parallel group (ranks 0-1)"  # gloo scatters what it has reduced
+GATHERED = "all_gather number {next} of the data-parallel group (ranks 0-1)"
+AGREED = "all_reduce number {next} of the group of all ranks (ranks 0-1)"
+FIRST_ACTIVATIONS = exchanged("activations of micro-batch 0", 0, 0, 1, 1)
+# 1F1B starts both together, and waits for both.
+IN_TURN = exchanged("activations of micro-batch 1", 0, 0, 1, 1), exchanged("gradients of micro-batch 0", 1, 1, 0, 0)
+CASES = (
+    one("dp=2", 1, "gradient reduction", REDUCED),
+    one("dp=2", 0, "weight gathering", GATHERED, AGREED),  # the host waits in the second one
+    one("dp=2 zero 0", 1, "gradient sum", REDUCED),
+    # Two micro-batches are reduced at a time.
+    one("dp=2 zero 2", 1, "gradient reduction", REDUCED, REDUCED.replace("next", "later")),
+    one("dp=2 zero 3", 1, "gathering by DeepSpeed", GATHERED),
+    one("dp=2 zero 3", 0, "reduction by DeepSpeed", REDUCED),
+    one(
+        "tp=2 dp=2",
+        3,
+        "tensor-parallel sum",
+        "all_reduce number {next} of the data-parallel group (ranks 1, 3)",
+        "all_reduce number {next} of the tensor-parallel group (ranks 2-3)",
+    ),
+    Case(
+        "tp=2 dp=2 sp",
+        {1: "gathering of the sequence", 3: "scattering of the sequence"},
+        {
+            1: ["all_gather number {next} of the tensor-parallel group (ranks 0-1)"],
+            3: ["all_reduce number {next} of the tensor-parallel group (ranks 2-3)"],
+        },
+    ),
+    one("cp=2", 1, "exchange of heads", "all_to_all number {next} of the context-parallel group (ranks 0-1)"),
+    one("pp=2", 0, "sending activations", FIRST_ACTIVATIONS),
+    one("pp=2", 1, "asking for activations", FIRST_ACTIVATIONS),
+    one("pp=2", 1, "sending gradients", *IN_TURN),
+    one("pp=2", 0, "asking for gradients", *IN_TURN),
+    one("pp=2", 1, "sum of tied embeddings", "all_reduce number {next} of the group of tied embeddings (ranks 0-1)"),
+    Case(
+        "pp=2 vpp=2 dp=2",
+        {2: "sending activations of stage 1", 1: "sending gradients of stage 2"},
+        {
+            2: [exchanged("activations of micro-batch 0", 1, 2, 2, 0)],
+            1: [exchanged("gradients of micro-batch 0", 2, 1, 1, 3)],
+        },
+    ),
+    Case(
+        "pp=2 zbv dp=2",
+        {0: "asking for gradients", 1: "sending shapes"},
+        {
+            0: [exchanged("activations of micro-batch 3", 0, 0, 1, 2)],  # it would send them next
+            1: [exchanged("shapes of activations", 0, 1, 1, 3)],
+        },
+    ),
+    one("tp=2", 0, "batch sharing", "broadcast number {next} of the group that shares batches (ranks 0-1)"),
+    one("dp=2", 1, "agreement on a stop", AGREED),
+    one("dp=2", 0, "consistency check", AGREED),
+    one("dp=2", 1, "evaluation", AGREED),
+    one("dp=2", 0, "checkpoint", AGREED),
+)
 LAYOUTS = {
     "dp=2": ParallelConfig(dp=2),
     "dp=2 zero 0": ParallelConfig(dp=2, zero_stage=0),
+    "dp=2 zero 2": ParallelConfig(dp=2, zero_stage=2),
+    "dp=2 zero 3": ParallelConfig(dp=2, zero_stage=3),
     "tp=2": ParallelConfig(tp=2),
     "tp=2 dp=2": ParallelConfig(tp=2, dp=2),
+    "tp=2 dp=2 sp": ParallelConfig(tp=2, dp=2, sp=True),
     "cp=2": ParallelConfig(cp=2),
     "pp=2": ParallelConfig(pp=2),
+    "pp=2 vpp=2 dp=2": ParallelConfig(pp=2, vpp=2, dp=2, schedule="interleaved_1f1b"),
+    "pp=2 zbv dp=2": ParallelConfig(pp=2, vpp=2, dp=2, schedule="zbv"),
 }
 HANG_S = 4.0
 BETWEEN_STEPS = ("agreement on a stop", "consistency check", "evaluation", "checkpoint", "weight gathering")
@@ -53,6 +122,10 @@ BETWEEN_STEPS = ("agreement on a stop", "consistency check", "evaluation", "chec
 def config(run_dir: Path, corpus: Path, layout: str, **train: Any) -> Config:
     found = test_resume.config(run_dir, corpus, LAYOUTS[layout], num_tokens=4 * STOPS_AT * 8 * 32, **train)
     found.parallel.hang_s = HANG_S
+    if found.parallel.vpp > 1:
+        found.model.num_layers, found.train.micro_batch_size = 4, 1
+    if found.parallel.zero_stage == 3:  # DeepSpeed keeps smaller matrices on every replica
+        found.model.d_model, found.model.d_ff = 256, 512
     return found
 
 
@@ -61,23 +134,50 @@ def report_of(run_dir: Path) -> str:
     return path.read_text()
 
 
+def never_entered(report: str) -> dict[int, list[str]]:
+    """What the report says that each rank that gives no sign of life never entered."""
+    blocks = re.findall(r"^rank (\d+) on .* gives no sign of life.*\n((?:  It .*\n)*)", report, re.MULTILINE)
+    pattern = r"  It never entered, or did not finish, (.*): ranks? [\d, -]+ waits? in it\n"
+    return {int(rank): re.findall(pattern, lines) for rank, lines in blocks}
+
+
+def next_numbers(record: RankReport, operation: str) -> dict[str, int]:
+    """The numbers of the next collectives of the group of an operation, after what a rank had entered."""
+    label = operation.partition(" of the ")[2].partition(" (")[0]
+    names = [name for name, group in record.groups.items() if group.label == label]
+    last = max((each.number for each in record.collectives if each.group in names), default=0)
+    return {"next": last + 1, "later": last + 2}
+
+
 @pytest.mark.parametrize(
-    "place", [pytest.param(place, marks=[] if place == "gradient reduction" else pytest.mark.long) for place in CASES]
+    "case",
+    [
+        pytest.param(
+            case,
+            id=f"{case.layout}, {', '.join(case.stops.values())}",
+            marks=[] if case is CASES[0] else pytest.mark.long,
+        )
+        for case in CASES
+    ],
 )
 def test_a_rank_that_is_stopped_in_any_operation_is_named_with_the_operation(
-    place: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks
+    case: Case, tmp_path: Path, corpus: Path, ranks: RunOnRanks
 ) -> None:
-    layout, stopped, operation = CASES[place]
-    every = {"eval_every": STOPS_AT, "check_every": STOPS_AT, "checkpoint_every": STOPS_AT}
-    run = prepare_run(config(tmp_path, corpus, layout, **every))
-    run.config.parallel.hang_s = HANG_S / (2 if place in BETWEEN_STEPS else 1)
+    is_between = not {*case.stops.values()}.isdisjoint(BETWEEN_STEPS)
+    every = {"eval_every": STOPS_AT if is_between else STOPS_AT - 1, "check_every": STOPS_AT}
+    run = prepare_run(config(tmp_path, corpus, case.layout, checkpoint_every=STOPS_AT, **every))
+    run.config.parallel.hang_s = HANG_S / (2 if is_between else 1)
     with pytest.raises(RankError, match=f"exited with status {EXIT_HANG}"):
-        ranks(run.layout.world_size, train_and_stop, run, stopped, place)
+        ranks(run.layout.world_size, train_and_stop, run, case.stops)
     report = report_of(tmp_path)
-    assert re.search(rf"rank {stopped} on .* gives no sign of life", report)
-    assert re.search(f"It never entered, or did not finish, {operation}", report), report
-    for rank in {*range(run.layout.world_size)} - {stopped}:
-        (path,) = tmp_path.glob(f"{HANGS}/*/rank-{rank:05}.json")
+    records = {rank: RankReport.read(tmp_path / STOPPED / file_name(rank)) for rank in case.stops}
+    expected = {
+        rank: [each.format(**next_numbers(records[rank], each)) for each in operations]
+        for rank, operations in case.operations.items()
+    }
+    assert never_entered(report) == expected, report
+    for rank in {*range(run.layout.world_size)} - {*case.stops}:
+        (path,) = tmp_path.glob(f"{HANGS}/*/{file_name(rank)}")
         assert any("in train_rank" in call for call in json.loads(path.read_text())["stacks"]["MainThread"])
 
 
