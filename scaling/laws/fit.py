@@ -28,8 +28,8 @@ GRID = (0.03, 0.08, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0)
 NUM_REFINED = 8
 """Starts that are refined."""
 _LEAST_COEFFICIENT = 0.02
-"""A coefficient that the linear problem puts at zero starts at this share of the loss: with much less, the objective would
-not depend on it, and the minimizer could not find that it is needed."""
+"""A coefficient that the linear problem puts at zero starts at this share of the loss. With much less, the objective
+would not depend on it, and the minimizer could not find that it is needed."""
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ class Pauses:
         for state, reports in (("alive", others | {self._rank: own}), ("silent", others)):
             finding = find(reports, self._size)
             named = {wait.operation for wait in finding.direct(self._rank)}
-            named = {each for each in named if not each.startswith("barrier")}  # a rank has come to the end
+            named = {each for each in named if not each.startswith("barrier")}  # a rank is at its end already
             if finding.causes != [self._rank] or named != {*awaited.values()}:
                 return f"{state}, the causes are {finding.causes}, and it never entered {named}, not {awaited}"
         self._named |= awaited
