@@ -21,8 +21,8 @@ from foretrain.trainer.run.folder import CONFIG_FILE, LOGS, checkpoints_in, step
 from foretrain.trainer.run.setup import Run, check_resume, prepare_run
 from foretrain.trainer.sinks.comparison import ComparisonSink, difference, relative_difference, steps_of
 
-ROUNDING = 1e-5
-"""Relative difference that another layout may make."""
+ROUNDING = {"fp32": 1e-5, "bf16": 1e-3}
+"""Relative difference that another layout may make, by precision."""
 MOST_STEPS = 10
 """Steps that are taken again if their number is not given."""
 
@@ -38,7 +38,7 @@ class Replay:
     num_ranks: int | None
     """The ranks that took the steps; None: as many as the layout names."""
     tolerance: float
-    """Relative difference of losses and gradient norms that is allowed; 0: none, not of a bit."""
+    """Relative difference of losses and gradient norms that is allowed; 0: the bits must be equal."""
     other_settings: tuple[str, ...] = ()
     """Settings that the user has given other values than those of the run."""
 
@@ -71,23 +71,24 @@ class Verdict:
         if self.differing:
             return self._accusation(replay)
         if not self.is_complete(replay):
-            steps = f"{self.compared} of {len(replay.recorded)} steps"
-            return f"the replay ended after {steps}" + (", which are equal to the record" if self.compared else "")
+            return f"the replay ended after {self.compared} of {len(replay.recorded)} steps, and they do not differ"
         how = "equal to the last bit" if not replay.tolerance else f"equal within {replay.tolerance:g} (relative)"
-        return f"{replay.steps}: the loss and the gradient norm of all {self.compared} steps are {how}"
+        text = f"{replay.steps}: the loss and the gradient norm of all {self.compared} steps are {how}"
+        return f"{text}; then a rank failed (status {self.status})" if self.status else text
 
     def _accusation(self, replay: Replay) -> str:
         size = f"by at most {self.greatest:.1e} (relative)"
         found = (
             f"{len(self.differing)} of {self.compared} steps differ, {size}; the first is step {min(self.differing)}. "
         )
-        if replay.other_settings and not replay.tolerance and self.greatest < ROUNDING:
-            changed = ", ".join(replay.other_settings)
-            return f"{found}Other settings ({changed}) may round differently: allow that with --tolerance {ROUNDING:g}."
+        rounding, changed = ROUNDING[replay.config.train.precision], ", ".join(replay.other_settings)
+        if changed and not replay.tolerance and self.greatest < rounding:
+            return f"{found}Other settings ({changed}) may round differently: allow that with --tolerance {rounding:g}."
+        unless = f"unless the settings ({changed}) have made the difference, or " if changed else "unless "
         return (
-            f"{found}This machine or that of the run computed wrongly, unless the run had another layout in these "
+            f"{found}This machine or that of the run computed wrongly, {unless}the run had another layout in these "
             "steps, or they have other hardware or libraries, or kernels that are not deterministic. Replay the same "
-            "steps on a third machine to see which of them. If it was that of the run, continue from "
+            "steps on a third machine to see which machine is wrong. If it is that of the run, continue from "
             f"{replay.checkpoint}, and remove later checkpoints."
         )
 
@@ -111,7 +112,7 @@ def plan(
     if missing:
         raise ValueError(
             f"{run_dir / METRICS_FILE} has {missing[0] - start - 1} steps after step {start}, and then lacks step "
-            f"{missing[0]}: lower --steps"
+            f"{missing[0]}: use --steps {missing[0] - start - 1}"
         )
     recorded = {step: steps[step] for step in range(start + 1, end + 1)}
     # The config of the next checkpoint is that with which the steps before it were taken.
@@ -166,6 +167,8 @@ def replay(replay: Replay) -> Verdict:
     finally:
         if status in (EXIT_DONE, EXIT_RESUME):
             rmtree(folder)
+        else:
+            print(f"the logs of the ranks are in {folder / LOGS}", flush=True)
 
 
 def _judged(replay: Replay, status: int, metrics: Path) -> Verdict:

@@ -179,13 +179,14 @@ def replay(
         typer.Option(min=1, help="Number of steps. Default: up to 10, but no further than the next checkpoint."),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Relative difference that is allowed; 0: not of a bit.")
+        float, typer.Option(min=0.0, help="Relative difference that is allowed; 0: the bits must be equal.")
     ] = 0.0,
 ) -> None:
     """Take steps of a run again on this machine, and compare them with what the run has recorded.
 
     Compares the loss and the gradient norm of each step, to the last bit: if one differs, this machine or that of the
-    run has computed wrongly. Exits with 1 then, and with 2 if not all steps could be taken.
+    run has computed wrongly. Exits with 1 then, and with 2 if not all steps could be
+    taken, or a rank failed.
 
     Example: `foretrain replay runs/dry_run --after 200 --steps 5`
     """
@@ -197,7 +198,7 @@ def replay(
     typer.echo(verdict.text(plan))
     if verdict.differing:
         raise typer.Exit(EXIT_DIFFERS)
-    raise typer.Exit(EXIT_DONE if verdict.is_complete(plan) else EXIT_BAD_INPUT)
+    raise typer.Exit(EXIT_DONE if verdict.is_complete(plan) and not verdict.status else EXIT_BAD_INPUT)
 
 
 def generate(

@@ -19,8 +19,9 @@ MOMENTS: tuple[Moment, ...] = ("start-up", "training", "save")
 SHARES = (0.4, 0.4, 0.2)
 """How often a kill waits for each of MOMENTS."""
 SLOWEST, FASTEST = 0.6, 0.8
-"""Shares of the steps for the number of kills so far. A run that has done less is not killed before it has caught up:
-else it would be killed again and again before its next checkpoint. One that has done more is killed in its start-up."""
+"""Shares of the steps for the number of kills so far. A run that has done less is not killed before it has caught up,
+or PATIENCE_S have passed: else it would be killed again and again before its next checkpoint. One that has done more is
+killed in its start-up."""
 PATIENCE_S = 300.0
 """Seconds after which a kill no longer waits for a step or a save."""
 HANG_S = 900.0

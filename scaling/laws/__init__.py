@@ -1,1 +1,1 @@
-"""Laws of the loss: their forms, their fit to tables of runs, and how well the fit is known."""
+"""Laws of the loss: their forms, and their fit to tables of runs."""

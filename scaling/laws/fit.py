@@ -68,14 +68,17 @@ def fit(form: Form, x_NV: Floats, loss_N: Floats, delta: float | None = DELTA) -
     """Fit a law to runs with variables `x_NV`, in the order of `form.variables`, and losses in nats per token.
 
     `delta`: where the Huber loss of a difference of logarithms changes from a square to a line; None: by the noise of
-    the runs, which uses them better if their noise is larger than DELTA. Raises ValueError if there are fewer runs than
-    parameters, or if a value is not a positive number.
+    the runs, which uses them better if their noise is larger than DELTA. Raises ValueError if the runs have fewer
+    sizes than the law has parameters, if a variable is the same in all of them, or if a value is not a positive number.
     """
     x_NV, loss_N = np.asarray(x_NV, dtype=float), np.asarray(loss_N, dtype=float)
-    if len(loss_N) < len(form.parameters):
+    if x_NV.shape != (len(loss_N), len(form.variables)):
+        raise ValueError(f"{form.formula} needs {' and '.join(form.variables)} of each run, and one loss")
+    num_sizes = len(np.unique(x_NV, axis=0))
+    if num_sizes < len(form.parameters) or (np.ptp(x_NV, axis=0) == 0).any():
         raise ValueError(
-            f"{len(loss_N)} runs cannot determine the {len(form.parameters)} parameters of {form.formula}: add runs, "
-            "or use a law with fewer parameters"
+            f"runs of {num_sizes} sizes, in which each of {', '.join(form.variables)} must vary, cannot determine the "
+            f"{len(form.parameters)} parameters of {form.formula}: add runs, or use a law with fewer parameters"
         )
     if not (np.isfinite(x_NV).all() and np.isfinite(loss_N).all() and (x_NV > 0).all() and (loss_N > 0).all()):
         raise ValueError("a size or a loss of a run is not a positive number: leave that run out")
@@ -86,8 +89,9 @@ def fit(form: Form, x_NV: Floats, loss_N: Floats, delta: float | None = DELTA) -
     theta_P, value = _best(form, starts, log_x_NV, log_loss_N, first)
     if delta is not None:
         return Fit(form, theta_P, scale_V, value, delta)
-    residuals = form.log_loss(theta_P, log_x_NV) - log_loss_N
-    delta = max(DELTA, HUBER_TUNING * MAD_TO_STD * float(np.median(np.abs(residuals))))
+    # The first law goes almost through as many runs as it has parameters, which show nothing of the noise.
+    distances = np.sort(np.abs(form.log_loss(theta_P, log_x_NV) - log_loss_N))[len(theta_P) :]
+    delta = max(DELTA, HUBER_TUNING * MAD_TO_STD * float(np.median(distances))) if len(distances) else DELTA
     theta_P, value = _best(form, [theta_P, *starts[:2]], log_x_NV, log_loss_N, delta)
     return Fit(form, theta_P, scale_V, value, delta)
 
@@ -127,8 +131,8 @@ def _starts(form: Form, log_x_NV: Floats, log_loss_N: Floats, delta: float) -> l
 def _refined(form: Form, start_P: Floats, log_x_NV: Floats, log_loss_N: Floats, delta: float) -> tuple[Floats, float]:
     """The parameters at the nearest minimum, and the objective there.
 
-    Begins with least squares: with a small delta, the objective has a kink in each run that the law goes through, at
-    which the minimizer stops.
+    Begins with a large delta, which is almost least squares: with a small one, the objective has a kink in each run
+    that the law goes through, at which the minimizer stops.
     """
     theta_P = start_P
     for smooth in (max(delta, 0.1), max(delta, 0.01), delta, delta):  # the last two: its curvature begins again

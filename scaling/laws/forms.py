@@ -94,7 +94,7 @@ class Form:
         return log_loss, derivatives
 
 
-FORMS: Registry[Form] = Registry("law", "--law")
+FORMS: Registry[Form] = Registry("law", "the law")
 """The laws by name."""
 
 FORMS.register(

@@ -107,7 +107,7 @@ def test_a_replay_that_ends_early_is_no_proof(tmp_path: Path, corpus: Path, rank
     assert (again.status, again.err) == (2, "")
     assert again.out.splitlines()[1:] == [
         "step 5: the same",
-        "the replay ended after 1 of 4 steps, which are equal to the record",
+        "the replay ended after 1 of 4 steps, and they do not differ",
     ]
 
 
@@ -144,7 +144,7 @@ def test_what_cannot_be_replayed_is_refused_with_what_to_do(tmp_path: Path, corp
     assert_refused(refused(tmp_path / "none"), "none has no metrics.jsonl: name the folder of a run")
     run_dir = trained(config(tmp_path / "run", corpus, "one process"), ranks)
     assert_refused(refused(run_dir, "--after", "5"), "there is no checkpoint of that step", "use 4, 8")
-    assert_refused(refused(run_dir, "--steps", "9"), "has 4 steps after step 8, and then lacks step 13: lower --steps")
+    assert_refused(refused(run_dir, "--steps", "9"), "has 4 steps after step 8, and then lacks step 13: use --steps 4")
     assert_refused(refused(run_dir, "optimizer.lr=1"), "cannot be resumed, because these change the curve", num_lines=3)
     metrics = run_dir / METRICS_FILE
     lines = metrics.read_text().splitlines(keepends=True)

@@ -138,7 +138,7 @@ def test_steps_that_a_killed_run_could_not_write_are_reported_when_it_resumes(
     sink = JsonLinesSink()
     sink.open(Session(Config(), tmp_path, 28, 1000, 1))
     sink.close()
-    assert f"{tmp_path / METRICS_FILE} lacks 15 steps (14 to 28): the run died before" in caplog.text
+    assert f"{tmp_path / METRICS_FILE} lacks 15 steps (14 to 28), which could not be written" in caplog.text
 
 
 def test_tensorboard_leaves_the_hook_of_threads_as_it_was(tmp_path: Path) -> None:

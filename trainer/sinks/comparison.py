@@ -26,7 +26,7 @@ class ComparisonSink(Sink):
         print(f"step {number}: {f'DIFFERS: {found}' if found else 'the same'}", flush=True)
 
     def message(self, text: str) -> None:
-        """Nothing: what the run says of itself, such as that it can be resumed, is not meant for its user."""
+        """Print nothing: lines such as "stopped, the same command continues from here" are not true of a replay."""
 
 
 def steps_of(records: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:

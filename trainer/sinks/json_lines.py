@@ -39,7 +39,7 @@ class JsonLinesSink(Sink):
             self._file: FileIO = self._path.open("ab", buffering=0)
         if missing:
             logger.warning(
-                "%s lacks %d steps (%d to %d): the run died before it could write them",
+                "%s lacks %d steps (%d to %d), which could not be written",
                 self._path,
                 len(missing),
                 missing[0],

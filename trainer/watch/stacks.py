@@ -1,4 +1,4 @@
-"""Where the Python threads of this process are, found without a touch of their frames.
+"""Where the Python threads of this process are, found without reading their frames from Python.
 
 In CPython 3.11, a walk over the frames of a thread that runs can end the process with a segmentation fault
 (https://github.com/python/cpython/issues/99110). faulthandler reads them as they are at one moment.
@@ -31,11 +31,16 @@ class Call(NamedTuple):
 
 
 def stacks() -> dict[str, list[Call]]:
-    """The calls of each other thread by its name, innermost call last, 100 at most. The main thread comes first."""
-    with _scratch_file() as file:
-        faulthandler.dump_traceback(file.fileno(), all_threads=True)
-        file.seek(0)
-        found = parse(file.read().decode(errors="replace").splitlines())
+    """The calls of each other thread by its name, innermost call last: of 100 threads at most. The main thread comes
+    first. Nothing if the process has no file descriptor left.
+    """
+    try:
+        with _scratch_file() as file:
+            faulthandler.dump_traceback(file.fileno(), all_threads=True)
+            file.seek(0)
+            found = parse(file.read().decode(errors="replace").splitlines())
+    except OSError:  # the rest of a report is worth more than its stacks
+        return {}
     threads = {thread.ident: thread.name for thread in threading.enumerate()}
     me, main = threading.get_ident(), threading.main_thread().ident
     idents = sorted(found.keys() - {me}, key=lambda ident: ident != main)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foretrain.scaling.laws.fit import DELTA, fit
+from foretrain.scaling.laws.fit import DELTA, HUBER_TUNING, fit
 from foretrain.scaling.laws.forms import FORMS
 
 POINTS = Path(__file__).with_name("chinchilla_points.csv")
@@ -62,6 +62,15 @@ def test_a_fit_does_not_depend_on_the_unit_of_compute(name: str) -> None:
     assert found.loss(far) == pytest.approx(in_petaflops.loss(far / 1e15), rel=1e-6)
 
 
+def test_the_delta_that_is_chosen_by_the_noise_shows_it_also_with_few_runs() -> None:
+    random, found = np.random.default_rng(3), []
+    flops = np.geomspace(1e15, 1e21, 8)[:, None]
+    for _ in range(40):
+        losses = (1.7 + 900.0 / flops[:, 0] ** 0.15) * np.exp(0.01 * random.standard_normal(8))
+        found.append(fit(FORMS.get("compute"), flops, losses, None).delta)
+    assert 0.7 < np.median(found) / (HUBER_TUNING * 0.01) < 1.3
+
+
 def test_one_wrong_run_of_thirty_changes_a_fit_little() -> None:
     flops = np.geomspace(1e15, 1e21, 30)[:, None]
     random = np.random.default_rng(2)
@@ -73,10 +82,18 @@ def test_one_wrong_run_of_thirty_changes_a_fit_little() -> None:
 
 def test_bad_tables_are_refused_with_what_to_do() -> None:
     form, x_NV = FORMS.get("compute"), np.geomspace(1e15, 1e18, 4)[:, None]
-    with pytest.raises(
-        ValueError, match=r"2 runs cannot determine the 3 parameters of L\(C\) = E \+ a / C\^b: add runs"
-    ):
+    too_few = (
+        r"runs of 2 sizes, in which each of C must vary, cannot determine the 3 parameters of L\(C\) = .*: add runs"
+    )
+    with pytest.raises(ValueError, match=too_few):
         fit(form, x_NV[:2], np.array([3.0, 2.9]))
+    with pytest.raises(ValueError, match=too_few):  # other seeds are not other sizes
+        fit(form, x_NV[[0, 1, 0, 1]], np.array([3.0, 2.9, 3.1, 2.8]))
+    one_budget = np.stack([np.geomspace(1e6, 1e9, 8), np.full(8, 1e10)], axis=1)
+    with pytest.raises(ValueError, match="in which each of N, D must vary"):
+        fit(FORMS.get("chinchilla"), one_budget, np.linspace(4.0, 3.0, 8))
+    with pytest.raises(ValueError, match="needs N and D of each run, and one loss"):
+        fit(FORMS.get("chinchilla"), one_budget[:, :1], np.linspace(4.0, 3.0, 8))
     for bad in (np.nan, np.inf, 0.0, -1.0):
         with pytest.raises(ValueError, match="is not a positive number: leave that run out"):
             fit(form, x_NV, np.array([3.0, bad, 2.8, 2.7]))
