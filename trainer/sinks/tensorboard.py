@@ -27,11 +27,10 @@ class TensorBoardSink(Sink):
     retry_s = RETRY_S
 
     def open(self, session: Session) -> None:
-        _QuietWriters.install()
         self._folder = str(session.run_dir / TENSORBOARD_DIR)
         self._failed_s: float | None = None
-        self._writer: SummaryWriter | None = None
-        self._open_after(session.start_step)
+        self._writer: SummaryWriter | None = self._writer_after(session.start_step)
+        _QuietWriters.install()
 
     def rewind(self, step: int) -> None:
         self._close_writer()
@@ -57,12 +56,16 @@ class TensorBoardSink(Sink):
                 self._note(error)
         self._writer = None
 
-    def _open_after(self, step: int) -> None:
+    def _writer_after(self, step: int) -> "SummaryWriter":
+        """A writer of the steps after `step`. Raises OSError if its folder cannot be made."""
         # Imported here because it can be slow (it imports TensorFlow if that is installed), and only rank 0 writes.
         from torch.utils.tensorboard import SummaryWriter
 
+        return SummaryWriter(self._folder, purge_step=step + 1 if step else 0)
+
+    def _open_after(self, step: int) -> None:
         try:
-            self._writer = SummaryWriter(self._folder, purge_step=step + 1 if step else 0)
+            self._writer = self._writer_after(step)
         except OSError as error:
             self._note(error)
 
