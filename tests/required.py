@@ -17,5 +17,8 @@ def not_here(why: str) -> NoReturn:
 
 
 def forbidden_here(why: str) -> NoReturn:
-    """Skip the test, also in CI, since what it does is not allowed on this machine, which no installation changes."""
+    """Skip the test, also in CI, since what it does is not allowed on this machine, which no installation changes.
+
+    For tests beside which another one, that is never skipped, keeps the promise.
+    """
     pytest.skip(why)

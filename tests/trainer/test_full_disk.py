@@ -91,6 +91,23 @@ def test_lines_of_metrics_that_have_no_room_are_written_later_and_warned_of_once
     assert "cannot be written (No space left on device): its lines are kept in memory" in caplog.text
 
 
+def test_lines_that_a_full_device_refuses_are_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As above, also where no small disk may be mounted: /dev/full has no room for anyone."""
+    sink = JsonLinesSink()
+    open_on(sink, tmp_path)
+    with Path("/dev/full").open("ab", buffering=0) as full:
+        for step in range(1, 21):
+            with monkeypatch.context() as patch:
+                if 6 <= step <= 15:
+                    patch.setattr(sink, "_file", full)
+                sink.step({"step": step, "loss": 1.0 / step})
+    sink.close()
+    assert [record["step"] for record in read_metrics(tmp_path / METRICS_FILE)] == [*range(1, 21)]
+    assert caplog.text.count("cannot be written (No space left on device)") == 1
+
+
 def test_lines_of_metrics_that_are_lost_at_the_end_are_counted(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     sink = open_on(JsonLinesSink(), disk)
     fill(disk)
