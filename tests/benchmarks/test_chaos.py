@@ -1,6 +1,5 @@
 """The benchmark that kills runs sees what they leave, curves that differ, and runs that end by themselves."""
 
-import json
 import random
 import subprocess
 import sys
@@ -9,9 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from benchmarks.chaos.__main__ import app
 from benchmarks.chaos.attack import Attack, ChaosError, Kill
 from benchmarks.chaos.campaign import Verdict
 from benchmarks.chaos.target import MARK, SHARED_MEMORY, Target, unused_shared_memory
@@ -71,13 +68,3 @@ def test_shared_memory_that_nobody_uses_is_found() -> None:
 def test_a_run_that_ends_without_a_kill_is_an_error_with_its_output(tmp_path: Path) -> None:
     with pytest.raises(ChaosError, match=r"status 2 after 0 kills:\n(.|\n)*there is no corpus at"):
         Attack(Target(tmp_path, tmp_path / "nowhere"), 0, random.Random(0)).run()
-
-
-@pytest.mark.long
-def test_the_command_writes_a_line_for_each_run(tmp_path: Path) -> None:
-    ended = CliRunner().invoke(app, ["--kills", "1", "--out", str(tmp_path / "out.jsonl")])
-    assert ended.exit_code == 0, ended.output
-    header, run, summary = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert (header["kills"], run["kills"], run["passed"], run["left"]) == (1, 1, True, [])
-    assert sum(run["by_victim"].values()) == sum(run["by_moment"].values()) == 1
-    assert (summary["runs"], summary["failed_runs"]) == (1, 0)

@@ -8,7 +8,6 @@ from foretrain.trainer.goodput.ledger import of_training
 from foretrain.trainer.goodput.view import in_words
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.model.table import num_params
-from foretrain.trainer.plots import loss_curve
 from foretrain.trainer.run.setup import Run
 from foretrain.trainer.run.summary import summary
 from foretrain.trainer.text.inference import continue_all, load_model
@@ -18,6 +17,9 @@ PLOT_FILE = "loss.png"
 
 def finish(run: Run) -> None:
     """Draw the plot, print the table, and generate text, from the files in the run folder."""
+    # Matplotlib takes half a second to import, which would delay each start of ranks.
+    from foretrain.trainer.plots import loss_curve
+
     console = Console()
     entropy = run.data.unigram_entropy_nats
     metrics = run.run_dir / METRICS_FILE
