@@ -12,17 +12,11 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from scipy.optimize import minimize, nnls
+from scipy.optimize import nnls
 
 from foretrain.scaling.laws.forms import Floats, Form
+from foretrain.scaling.laws.huber import DELTA, delta_by_noise, huber_sum, refined
 
-DELTA = 1e-3
-"""Where the Huber loss of a difference of logarithms changes from a square to a line, as in both papers."""
-HUBER_TUNING = 1.345
-"""Standard deviations at which the Huber loss changes if it is chosen by the noise: 95 % as efficient as least squares
-if the noise is normal (Huber, Robust Statistics, 1981)."""
-MAD_TO_STD = 1.4826
-"""The standard deviation of a normal distribution, in median absolute deviations."""
 GRID = (0.03, 0.08, 0.15, 0.25, 0.35, 0.5, 0.7, 1.0)
 """Exponents at which fits start."""
 NUM_REFINED = 8
@@ -89,9 +83,7 @@ def fit(form: Form, x_NV: Floats, loss_N: Floats, delta: float | None = DELTA) -
     theta_P, value = _best(form, starts, log_x_NV, log_loss_N, first)
     if delta is not None:
         return Fit(form, theta_P, scale_V, value, delta)
-    # The first law goes almost through as many runs as it has parameters, which show nothing of the noise.
-    distances = np.sort(np.abs(form.log_loss(theta_P, log_x_NV) - log_loss_N))[len(theta_P) :]
-    delta = max(DELTA, HUBER_TUNING * MAD_TO_STD * float(np.median(distances))) if len(distances) else DELTA
+    delta = delta_by_noise(np.abs(form.log_loss(theta_P, log_x_NV) - log_loss_N), len(theta_P))
     theta_P, value = _best(form, [theta_P, *starts[:2]], log_x_NV, log_loss_N, delta)
     return Fit(form, theta_P, scale_V, value, delta)
 
@@ -99,17 +91,19 @@ def fit(form: Form, x_NV: Floats, loss_N: Floats, delta: float | None = DELTA) -
 def objective(form: Form, theta_P: Floats, log_x_NV: Floats, log_loss_N: Floats, delta: float) -> tuple[float, Floats]:
     """The sum of the Huber losses, and its derivatives by the parameters."""
     log_loss, derivatives = form.gradient(theta_P, log_x_NV)
-    difference = log_loss - log_loss_N
-    size = np.abs(difference)
-    huber = np.where(size <= delta, 0.5 * difference**2, delta * (size - 0.5 * delta))
-    return float(huber.sum()), np.clip(difference, -delta, delta) @ derivatives
+    return huber_sum(log_loss - log_loss_N, derivatives, delta)
 
 
 def _best(
     form: Form, starts: Sequence[Floats], log_x_NV: Floats, log_loss_N: Floats, delta: float
 ) -> tuple[Floats, float]:
     """The parameters with the least objective among the minima that the starts lead to, and that objective."""
-    minima = [_refined(form, start, log_x_NV, log_loss_N, delta) for start in starts]
+
+    def differences(theta_P: Floats) -> tuple[Floats, Floats]:
+        log_loss, derivatives = form.gradient(theta_P, log_x_NV)
+        return log_loss - log_loss_N, derivatives
+
+    minima = [refined(differences, start, delta) for start in starts]
     return min(minima, key=lambda minimum: minimum[1])
 
 
@@ -126,21 +120,3 @@ def _starts(form: Form, log_x_NV: Floats, log_loss_N: Floats, delta: float) -> l
         found.append((objective(form, theta_P, log_x_NV, log_loss_N, delta)[0], theta_P))
     found.sort(key=lambda each: each[0])
     return [theta_P for _, theta_P in found[:NUM_REFINED]]
-
-
-def _refined(form: Form, start_P: Floats, log_x_NV: Floats, log_loss_N: Floats, delta: float) -> tuple[Floats, float]:
-    """The parameters at the nearest minimum, and the objective there.
-
-    Begins with a large delta, which is almost least squares: with a small one, the objective has a kink in each run
-    that the law goes through, at which the minimizer stops.
-    """
-    theta_P = start_P
-    for smooth in (max(delta, 0.1), max(delta, 0.01), delta, delta):  # the last two: its curvature begins again
-        scale = 1.0 / (smooth**2 * len(log_loss_N))  # makes tolerances, which are absolute, small beside the objective
-
-        def scaled(theta_P: Floats, delta: float = smooth, scale: float = scale) -> tuple[float, Floats]:
-            value, gradient = objective(form, theta_P, log_x_NV, log_loss_N, delta)
-            return scale * value, scale * gradient
-
-        theta_P = minimize(scaled, theta_P, jac=True, method="BFGS", options={"gtol": 1e-9, "maxiter": 2000}).x
-    return theta_P, objective(form, theta_P, log_x_NV, log_loss_N, delta)[0]

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foretrain.scaling.laws.fit import DELTA, HUBER_TUNING, fit
+from foretrain.scaling.laws.fit import fit
 from foretrain.scaling.laws.forms import FORMS
+from foretrain.scaling.laws.huber import DELTA, HUBER_TUNING
 
 POINTS = Path(__file__).with_name("chinchilla_points.csv")
 """245 runs of Figure 4 of arXiv 2203.15556, as the authors of arXiv 2404.10102 have read them off."""
