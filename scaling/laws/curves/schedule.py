@@ -21,7 +21,7 @@ Integers = np.ndarray
 GROUPING = 0.1
 """Width of a group of changes beside its distance, and the largest difference of the logarithms of its rates. The loss
 differs from that of the full sum by less than 1e-6 of it for smooth schedules, and less than 1e-5 for noisy ones."""
-_LEAST_RATE = 1e-300
+LEAST_RATE = 1e-300
 """Stands for a rate of zero where its logarithm is needed."""
 
 
@@ -122,7 +122,7 @@ class Schedule:
         """The levels of a binary tree over some changes: first the changes, last the root."""
         size = 1 << max(len(change_K) - 1, 0).bit_length()
         before = self.sums[change_K - 1]
-        log_rate = np.log(np.maximum(self.rate_T[change_K], _LEAST_RATE))
+        log_rate = np.log(np.maximum(self.rate_T[change_K], LEAST_RATE))
         drop = self.rate_T[change_K - 1] - self.rate_T[change_K]
         never = np.iinfo(np.int64).max
 

@@ -1,0 +1,1 @@
+"""How well laws of curves predict the published losses of warm-up-stable-decay runs from other schedules."""
