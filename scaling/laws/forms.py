@@ -1,15 +1,17 @@
 """Forms of laws: the loss of a run as a sum of power laws of its size. Pure.
 
-A form is a sum of terms c * x1^-p1 * x2^-p2 ..., each with a coefficient c > 0 and an exponent p for each variable x. A
-term without variables is a constant, the loss that no size removes. Fits use the logarithm of the loss, which is the
-logarithm of a sum of exponentials (arXiv 2203.15556, equation 3).
+A form is a sum of terms c * x1^-p1 * x2^-p2 ..., each with a coefficient c > 0 and an exponent p > 0 for each variable
+x. A term without variables is a constant, the loss that no size removes. Fits use the logarithm of the loss, which is
+the logarithm of a sum of exponentials (arXiv 2203.15556, equation 3).
+
+Shapes: P parameters, R runs, V variables, T terms. `theta_P` are the logarithms of the coefficients, and then those of
+the exponents. Arrays may have leading axes, which are broadcast: many problems are then computed at once.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import logsumexp
 
 from foretrain.registry import Registry
 
@@ -23,7 +25,7 @@ class Term:
     coefficient: str
     """The name of its coefficient, which is positive."""
     exponents: tuple[tuple[str, str], ...] = ()
-    """The name of each exponent, and its variable."""
+    """The name of each exponent, which is positive, and its variable."""
 
 
 @dataclass(frozen=True)
@@ -60,38 +62,35 @@ class Form:
         """The coefficient of the term without variables; None if there is none."""
         return next((term.coefficient for term in self.terms if not term.exponents), None)
 
-    def log_terms(self, theta_P: Floats, log_x_NV: Floats) -> Floats:
-        """The logarithm of each term (runs, terms).
-
-        `theta_P`: the logarithms of the coefficients, and the exponents. `log_x_NV`: the logarithms of the variables.
-        """
-        return theta_P[: len(self.terms)] - self.powers(theta_P[len(self.terms) :], log_x_NV)
-
-    def powers(self, exponents: Floats, log_x_NV: Floats) -> Floats:
-        """The sum of exponent * log variable of each term (runs, terms)."""
-        result = np.zeros((len(log_x_NV), len(self.terms)))
-        for column, term in enumerate(self.terms):
+    @cached_property
+    def _powers(self) -> Floats:
+        """1.0 where a term has an exponent of a variable (T, exponents, V)."""
+        powers_TEV = np.zeros((len(self.terms), len(self.exponents), len(self.variables)))
+        for number, term in enumerate(self.terms):
             for name, variable in term.exponents:
-                exponent = exponents[self.exponents.index(name)]
-                result[:, column] += exponent * log_x_NV[:, self.variables.index(variable)]
-        return result
+                powers_TEV[number, self.exponents.index(name), self.variables.index(variable)] = 1.0
+        return powers_TEV
 
-    def log_loss(self, theta_P: Floats, log_x_NV: Floats) -> Floats:
-        """The logarithm of the loss of each run."""
-        return np.asarray(logsumexp(self.log_terms(theta_P, log_x_NV), axis=1))
+    def split(self, theta_P: Floats) -> tuple[Floats, Floats]:
+        """The logarithms of the coefficients (..., T), and the exponents."""
+        num_terms = len(self.terms)
+        return theta_P[..., :num_terms], np.exp(theta_P[..., num_terms:])
 
-    def gradient(self, theta_P: Floats, log_x_NV: Floats) -> tuple[Floats, Floats]:
-        """The logarithm of the loss of each run (runs), and its derivatives by the parameters (runs, parameters)."""
-        log_terms = self.log_terms(theta_P, log_x_NV)
-        log_loss = np.asarray(logsumexp(log_terms, axis=1))
-        share = np.exp(log_terms - log_loss[:, None])
-        derivatives = np.zeros((len(log_x_NV), len(theta_P)))
-        derivatives[:, : len(self.terms)] = share
-        for column, term in enumerate(self.terms):
-            for name, variable in term.exponents:
-                place = len(self.terms) + self.exponents.index(name)
-                derivatives[:, place] -= share[:, column] * log_x_NV[:, self.variables.index(variable)]
-        return log_loss, derivatives
+    def log_loss(self, theta_P: Floats, log_x_RV: Floats) -> Floats:
+        """The logarithm of the loss of each run (..., R). `log_x_RV`: the logarithms of the variables."""
+        return self.gradient(theta_P, log_x_RV)[0]
+
+    def gradient(self, theta_P: Floats, log_x_RV: Floats) -> tuple[Floats, Floats]:
+        """The logarithm of the loss of each run (..., R), and its derivatives by the parameters (..., R, P)."""
+        log_coefficients_T, exponents_E = self.split(theta_P)
+        powers_RTE = np.einsum("...rv,tev->...rte", log_x_RV, self._powers) * exponents_E[..., None, None, :]
+        log_terms_RT = log_coefficients_T[..., None, :] - powers_RTE.sum(-1)
+        largest_R = log_terms_RT.max(-1)
+        shares_RT = np.exp(log_terms_RT - largest_R[..., None])
+        sums_R = shares_RT.sum(-1)
+        shares_RT /= sums_R[..., None]
+        by_exponents_RE = -np.einsum("...rt,...rte->...re", shares_RT, powers_RTE)
+        return largest_R + np.log(sums_R), np.concatenate([shares_RT, by_exponents_RE], axis=-1)
 
 
 FORMS: Registry[Form] = Registry("law", "the law")

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foretrain.scaling.laws.fit import fit
+from foretrain.scaling.laws.fit import TUNING, fit
 from foretrain.scaling.laws.forms import FORMS
-from foretrain.scaling.laws.huber import DELTA, HUBER_TUNING
+from foretrain.scaling.laws.huber import DELTA
 
 POINTS = Path(__file__).with_name("chinchilla_points.csv")
 """245 runs of Figure 4 of arXiv 2203.15556, as the authors of arXiv 2404.10102 have read them off."""
@@ -25,7 +25,7 @@ def chinchilla_points() -> tuple[np.ndarray, np.ndarray]:
 def test_the_published_runs_give_the_corrected_law_of_chinchilla() -> None:
     # arXiv 2404.10102 leaves out the five runs with the highest losses.
     x_NV, losses = chinchilla_points()
-    found = fit(FORMS.get("chinchilla"), x_NV[:-5], losses[:-5])
+    found = fit(FORMS.get("chinchilla"), x_NV[:-5], losses[:-5], DELTA)
     assert len(losses) == 245
     assert found.values["alpha"] == pytest.approx(0.3473, abs=1e-3)
     assert found.values["beta"] == pytest.approx(0.3672, abs=1e-3)
@@ -34,7 +34,7 @@ def test_the_published_runs_give_the_corrected_law_of_chinchilla() -> None:
 
 
 def test_five_runs_with_high_losses_change_the_exponent_of_the_tokens() -> None:
-    found = fit(FORMS.get("chinchilla"), *chinchilla_points())
+    found = fit(FORMS.get("chinchilla"), *chinchilla_points(), DELTA)
     assert found.values["beta"] == pytest.approx(0.453, abs=1e-3)
 
 
@@ -58,7 +58,7 @@ def test_a_fit_does_not_depend_on_the_unit_of_compute(name: str) -> None:
     flops = np.geomspace(1e15, 1e21, 15)[:, None]
     losses = (1.7 + 900.0 / flops[:, 0] ** 0.15) * np.exp(0.003 * random.standard_normal(15))
     form = FORMS.get(name)
-    found, in_petaflops = fit(form, flops, losses, None), fit(form, flops / 1e15, losses, None)
+    found, in_petaflops = fit(form, flops, losses), fit(form, flops / 1e15, losses)
     far = np.array([[1e23]])
     assert found.loss(far) == pytest.approx(in_petaflops.loss(far / 1e15), rel=1e-6)
 
@@ -68,17 +68,17 @@ def test_the_delta_that_is_chosen_by_the_noise_shows_it_also_with_few_runs() -> 
     flops = np.geomspace(1e15, 1e21, 8)[:, None]
     for _ in range(40):
         losses = (1.7 + 900.0 / flops[:, 0] ** 0.15) * np.exp(0.01 * random.standard_normal(8))
-        found.append(fit(FORMS.get("compute"), flops, losses, None).delta)
-    assert 0.7 < np.median(found) / (HUBER_TUNING * 0.01) < 1.3
+        found.append(fit(FORMS.get("compute"), flops, losses).delta)
+    assert 0.7 < np.median(found) / (TUNING * 0.01) < 1.3
 
 
 def test_one_wrong_run_of_thirty_changes_a_fit_little() -> None:
     flops = np.geomspace(1e15, 1e21, 30)[:, None]
     random = np.random.default_rng(2)
     losses = (1.7 + 900.0 / flops[:, 0] ** 0.15) * np.exp(0.003 * random.standard_normal(30))
-    calm = fit(FORMS.get("compute"), flops, losses, None).loss(np.array([[1e22]]))
+    calm = fit(FORMS.get("compute"), flops, losses).loss(np.array([[1e22]]))
     losses[10] *= 1.3
-    assert fit(FORMS.get("compute"), flops, losses, None).loss(np.array([[1e22]])) == pytest.approx(calm, rel=0.01)
+    assert fit(FORMS.get("compute"), flops, losses).loss(np.array([[1e22]])) == pytest.approx(calm, rel=0.01)
 
 
 def test_bad_tables_are_refused_with_what_to_do() -> None:
