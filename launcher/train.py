@@ -16,6 +16,7 @@ from foretrain.trainer.checkpoint.space import check_room
 from foretrain.trainer.goodput import facts
 from foretrain.trainer.goodput.facts import Fact
 from foretrain.trainer.run import owner
+from foretrain.trainer.run.description import Description
 from foretrain.trainer.run.environment import record
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
 from foretrain.trainer.run.folder import CONFIG_FILE, LOGS
@@ -105,8 +106,10 @@ def announce(run: Run) -> None:
             owner.claim(run.run_dir, run.checkpoints.place)
         configs.save(run.config, run.run_dir / CONFIG_FILE)
         record({"parent": run.parent} if run.parent else {}, run.run_dir)
+        Description.of(run).write(run.run_dir)
         facts.append(run.run_dir, Fact("process", round(facts.process_start_s(), 3)))
         return
+    Description.of(run).write(run.run_dir)  # the version that trained it may have written none
     from foretrain.trainer.run.finish import finish
 
     finish(run)

@@ -11,8 +11,11 @@ import pytest
 
 from foretrain.configs import load as configs
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.model.table import num_params
+from foretrain.trainer.run.description import Description
 from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_RESUME
 from foretrain.trainer.run.folder import CHECKPOINTS
+from foretrain.trainer.run.setup import prepare_run
 from tests.cli import CONFIG, NUM_STEPS, Ended, assert_refused, called, end, foretrain, start, wait_for_a_step
 from tests.processes import assert_gone
 
@@ -59,6 +62,10 @@ def test_a_run_leaves_its_full_record(complete_run: Ended, folder: Path) -> None
     assert configs.diff(configs.load(folder / "tiny.yaml"), saved) == ["model.vocab_size: None -> 300"]
     ran_on = json.loads((run_dir / "environment.json").read_text())
     assert {"python", "platform", "command", "packages", "git"} <= ran_on.keys()
+    described, here = Description.read(run_dir), [f"data.path={folder}/corpus", f"run_dir={run_dir}"]
+    assert described == Description.of(prepare_run(configs.load(run_dir / "config.yaml", here)))
+    assert described.num_tokens == NUM_STEPS * 8 * 32 and described.num_params == num_params(saved.model)
+    assert described.flops == described.flops_per_token * described.num_tokens
     assert [path.name for path in (run_dir / CHECKPOINTS).iterdir()] == [f"step-{NUM_STEPS:08}"]
     assert list((run_dir / "tensorboard").iterdir())
 

@@ -1,7 +1,7 @@
 """The part of the accelerators' peak that training uses: MFU and HFU. Pure arithmetic.
 
-With F the FLOPs of training on a token as `flops_per_token` counts them, T tokens a second over all accelerators, N
-accelerators and P the peak of one (`cluster.gpu_peak_tflops`):
+With F the FLOPs of training on a token as `trainer/model/size.py` defines them, T tokens a second over all
+accelerators, N accelerators and P the peak of one (`cluster.gpu_peak_tflops`):
 
     MFU = F T / (N P)          model FLOPs utilization (arXiv 2204.02311, appendix B)
     HFU = (F + R) T / (N P)    hardware FLOPs utilization: R are the FLOPs that recomputation adds for a token

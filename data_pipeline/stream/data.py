@@ -92,6 +92,13 @@ class Data:
         return only if only is not None else _hash(self.fingerprints)
 
     @property
+    def held_out_fingerprint(self) -> str:
+        """One fingerprint of the held-out splits of all sources."""
+        fingerprints = {source.name: source.stream.fingerprint for source in self.held_out}
+        only = fingerprints.get("")
+        return only if only is not None else _hash(fingerprints)
+
+    @property
     def any_stream(self) -> TokenStream:
         """The train split of one source. All sources have the same vocabulary, EOT and tokenizer."""
         return self.train.sources[0].stream

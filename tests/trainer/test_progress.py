@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from foretrain.configs.schema import Config, TrainConfig
+from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.run.summary import summary
 from foretrain.trainer.sinks import Reporter, Session, TerminalSink
 from foretrain.trainer.sinks.terminal import SPEED_WINDOW_STEPS, Speed
@@ -145,7 +146,12 @@ def summary_text(records: list[dict[str, Any]], run_dir: Path) -> str:
     console, file = log_console()
     console.width = 120
     table = summary(
-        records, run_dir=run_dir, layout="dp 2, tp 2, pp 2", num_params=12345, unigram_entropy_nats=6.0, goodput="90.0%"
+        records,
+        run_dir=run_dir,
+        layout="dp 2, tp 2, pp 2",
+        size=ModelSize(num_params=12345, num_params_without_embeddings=2345, flops_per_token=80_000),
+        unigram_entropy_nats=6.0,
+        goodput="90.0%",
     )
     console.print(table)
     return file.getvalue()
@@ -162,7 +168,8 @@ def test_the_summary_shows_the_results_of_the_run(tmp_path: Path) -> None:
         r"time in steps +│ 0:00:",
         r"goodput +│ 90\.0%",
         r"speed +│ 200 tokens/s",
-        r"parameters +│ 12,345",
+        r"parameters +│ 12,345 \(2,345 without embeddings\)",
+        r"training FLOPs +│ 1\.6e\+08 \(6 N D would be 1\.481e\+08\)",
         r"layout +│ dp 2, tp 2, pp 2",
         r"first training loss +│ 8\.0000",
         r"final training loss +│ 3\.0000",

@@ -7,7 +7,7 @@ from foretrain.trainer.goodput import facts
 from foretrain.trainer.goodput.ledger import of_training
 from foretrain.trainer.goodput.view import in_words
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
-from foretrain.trainer.model.table import num_params
+from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.run.setup import Run
 from foretrain.trainer.run.summary import summary
 from foretrain.trainer.text.inference import continue_all, load_model
@@ -28,7 +28,7 @@ def finish(run: Run) -> None:
         read_metrics(metrics),
         run_dir=run.run_dir,
         layout=str(run.layout),
-        num_params=num_params(run.config.model),
+        size=ModelSize.of(run.config.model),
         unigram_entropy_nats=entropy,
         goodput=in_words(of_training(facts.read(run.run_dir))),
     )

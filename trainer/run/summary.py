@@ -11,6 +11,7 @@ from rich.table import Table
 
 from foretrain.progress import format_duration
 from foretrain.trainer.metrics import FINAL_SHARE, final_loss
+from foretrain.trainer.model.size import ModelSize
 
 
 def summary(
@@ -18,15 +19,15 @@ def summary(
     *,
     run_dir: Path | str,
     layout: str,
-    num_params: int,
+    size: ModelSize,
     unigram_entropy_nats: float,
     goodput: str,
 ) -> Table:
     """A table of the results of a run, from its metrics (`read_metrics`), which may span several sessions.
 
     The time is the sum over steps, without evaluations and checkpoints. Losses are in nats per token. The speed is the
-    median over steps of `tokens_per_s`. `goodput`: in words, "" if it is not known. Raises ValueError if the metrics
-    hold no training step.
+    median over steps of `tokens_per_s`. `size`: that of the model. `goodput`: in words, "" if it is not known. Raises
+    ValueError if the metrics hold no training step.
     """
     train = [record for record in records if record["kind"] == "train"]
     val_losses = [record["val_loss"] for record in records if record["kind"] == "eval"]
@@ -43,7 +44,9 @@ def summary(
     if goodput:
         table.add_row("goodput", goodput)
     table.add_row("speed", f"{speed:,.0f} tokens/s (median step)")
-    table.add_row("parameters", f"{num_params:,}")
+    table.add_row("parameters", f"{size.num_params:,} ({size.num_params_without_embeddings:,} without embeddings)")
+    tokens = train[-1]["tokens"]
+    table.add_row("training FLOPs", f"{size.flops(tokens):.4g} (6 N D would be {size.flops_6nd(tokens):.4g})")
     table.add_row("layout", layout)
     table.add_row("first training loss", f"{train[0]['loss']:.4f}")
     table.add_row("final training loss", f"{final:.4f} (mean of the last {FINAL_SHARE:.0%} of steps)")
