@@ -19,6 +19,8 @@ from typing import Any
 from foretrain.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
+VAL_LOSS_ERROR = "val_loss_standard_error"
+"""In the record of an evaluation, the standard error of its held-out loss; records of older versions have none."""
 FINAL_SHARE = 0.1
 """Share of the steps, at the end of a run, over which its final loss is the mean."""
 

@@ -1,1 +1,1 @@
-"""Laws of the loss: their forms, and their fit to tables of runs."""
+"""Laws of the loss: their forms, the runs that they are fitted to, and the fit."""

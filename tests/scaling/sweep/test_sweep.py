@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from foretrain.configs import load as configs
+from foretrain.scaling.laws.runs import read_runs
 from foretrain.scaling.records import RESULTS_FILE, TRIALS
 from foretrain.scaling.sweep import trial as trial_module
 from foretrain.scaling.sweep.plan import Ask
@@ -81,6 +82,19 @@ def test_a_trial_has_a_run_folder(complete: Ended, folder: Path) -> None:
         config = configs.load(run / "config.yaml")
         assert config.optimizer.lr == line["values"]["optimizer.lr"]
         assert config.train.seed == config.data.seed == line["seed"]
+
+
+def test_a_law_can_be_fitted_to_the_trials_of_a_sweep(complete: Ended, folder: Path) -> None:
+    runs, problems = read_runs([folder / "sweeps/complete"])
+    assert not problems
+    lines = {line["trial"][:16]: line for line in results(folder / "sweeps/complete")}
+    assert {Path(run.name).name for run in runs} == lines.keys()
+    for run in runs:
+        line = lines[Path(run.name).name]
+        assert (run.loss, run.num_params, run.num_tokens) == (line["val_loss"], line["num_params"], line["num_tokens"])
+        assert (run.seed, run.parametrization, run.tokens_per_step) == (line["seed"], "mup", 8 * 32)
+        assert run.schedule is not None and run.schedule.warmup_tokens == 256
+    assert len({(run.data_fingerprint, run.held_out_fingerprint, run.tokenizer_sha256) for run in runs}) == 1
 
 
 @pytest.mark.long
@@ -155,6 +169,13 @@ def test_a_trial_that_diverges_has_a_result_and_ends_early(folder: Path) -> None
     assert (line["status"], line["loss"], line["val_loss"]) == ("diverged", None, None)
     assert f"diverged at step {line['diverged_at']}" in ended.err
     assert line["diverged_at"] <= num_steps(folder / "sweeps/diverged") < 2e6 / 256 / 2
+    assert read_runs([folder / "sweeps/diverged"]) == (
+        [],
+        [
+            f"{folder}/sweeps/diverged/{TRIALS}/{line['trial'][:16]} diverged at step {line['diverged_at']}: train it "
+            "with other settings, or leave it out"
+        ],
+    )
     # The files in the folder are enough: nothing is trained again.
     trial = folder / "sweeps/diverged" / TRIALS / line["trial"][:16]
     (trial / OUTCOME_FILE).unlink()
