@@ -105,7 +105,11 @@ class TrainConfig:
     eval_every: int = setting(100, changes_curve=False)
     """Steps between evaluations on held-out samples; 0: only at the end."""
     eval_samples: int = setting(64, changes_curve=False)
-    """Held-out samples of every evaluation, always the same; 0: no evaluation."""
+    """Held-out samples of every evaluation, spread evenly over the held-out set, always the same; 0: no evaluation."""
+    eval_standard_error: float | None = setting(None, changes_curve=False, since="0.2.0")
+    """Standard error of the held-out loss, in nats per token, for which evaluations have as many samples as it needs,
+    `eval_samples` at the least and all held-out samples at the most. The first evaluation of the run finds that number.
+    None: `eval_samples` is the number."""
     recompute: Literal["none", "selective", "full"] = setting("none", changes_curve=False)
     """Activations that the backward pass computes again instead of keeping them. selective: those inside attention and
     of the feed-forward activation; full: all inside a block."""
@@ -169,6 +173,13 @@ class TrainConfig:
             stop_after=self.stop_after,
             recompute_layers=self.recompute_layers,
             spike_threshold=self.spike_threshold,
+            eval_standard_error=self.eval_standard_error,
+        )
+        require(
+            self.eval_standard_error is None or self.eval_samples >= 2,
+            f"eval_standard_error = {self.eval_standard_error} is estimated from the first eval_samples samples, and "
+            f"eval_samples = {self.eval_samples}: set it to 2 or more (64 is a good start), or leave "
+            "eval_standard_error out",
         )
         require_not_negative(self, "eval_every", "eval_samples", "check_every", "checkpoint_every", "keep_checkpoints")
         require_not_negative(self, "checkpoint_minutes", "keep_every", "keep_best", "replay_every")

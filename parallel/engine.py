@@ -151,18 +151,35 @@ class Engine:
         self._forward_backward(self.zero.start_trial, tokens_BL, targets_BL, positions_BL)
         self.zero.end_trial()
 
-    def eval_step(self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None) -> tuple[float, int]:
-        """(sum of losses in nats, count) over the valid tokens of one global batch, the same on every rank."""
+    def eval_step(
+        self, tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(sum of losses in nats, number of tokens) over the valid tokens of each sample of one global batch.
+
+        Both have the shape (samples of all replicas,) and are in host memory, in float64 and int64, the same on every
+        rank.
+        """
         tokens_BL, targets_BL = self._own(tokens_BL), self._own(targets_BL)
-        num_tokens = self._count_tokens(targets_BL)
+        counts = self._among_all((targets_BL != IGNORE).sum(dim=1).cpu())
+        dist.all_reduce(counts, group=self.groups.cpu)
         tokens_BL, targets_BL = (to_device(each, self.groups.device) for each in (tokens_BL, targets_BL))
         if self._pipeline is None:
             losses = self._forward(tokens_BL, targets_BL, self._for_stages(positions_BL))
         else:
-            losses = self._pipeline.evaluate(tokens_BL, targets_BL, self._for_stages(positions_BL), scale=1.0)
-        total = self._sum_of(losses)
+            losses = self._pipeline.evaluate(tokens_BL, targets_BL, self._for_stages(positions_BL))
+        mine = torch.zeros(len(targets_BL), dtype=torch.float64, device=self.groups.device)
+        if self._holds_loss and self.groups.at.tp == 0:  # tensor-parallel ranks have the same losses
+            mine += torch.cat(losses)
+        total = self._among_all(mine)
         dist.all_reduce(total)
-        return total.item(), num_tokens
+        return total.cpu(), counts // (self.groups.layout.tp * self.groups.layout.pp)
+
+    def _among_all(self, values_B: Tensor) -> Tensor:
+        """Values of this replica's samples in their places among those of all replicas, which are 0."""
+        size = len(values_B) * self.groups.layout.dp
+        values = values_B.new_zeros(size)
+        values[self.groups.share.samples(size)] = values_B
+        return values
 
     def _forward_backward(
         self, start: Callable[[], None], tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None
@@ -203,10 +220,11 @@ class Engine:
 
     @torch.no_grad()
     def _forward(self, tokens_BL: Tensor, targets_BL: Tensor, for_stages: dict[str, Any]) -> list[Tensor]:
+        """The losses of the samples of each micro-batch, without a pipeline."""
         module = self.zero.module
         module.eval()
         microbatches = self._microbatches(tokens_BL, targets_BL, for_stages)
-        losses = [self._loss(module(tokens, **kwargs), targets, scale=1.0) for tokens, targets, kwargs in microbatches]
+        losses = [self._loss(module(tokens, **kwargs), targets, scale=None) for tokens, targets, kwargs in microbatches]
         module.train()
         return losses
 
@@ -226,8 +244,10 @@ class Engine:
             keywords = {name: x[rows] if isinstance(x, Tensor) else x for name, x in for_stages.items()}
             yield tokens_BL[rows], targets_BL[rows], keywords
 
-    def _loss(self, logits: Tensor, targets_BL: Tensor, scale: float) -> Tensor:
-        return self._token_losses(logits, targets_BL).sum() * scale
+    def _loss(self, logits: Tensor, targets_BL: Tensor, scale: float | None) -> Tensor:
+        """The sum of all losses times `scale`, a scalar; without `scale`, that of each sample (B,) in float64."""
+        losses_LB = self._token_losses(logits, targets_BL)
+        return losses_LB.double().sum(dim=0) if scale is None else losses_LB.sum() * scale
 
     def _count_tokens(self, targets_BL: Tensor) -> int:
         """Valid tokens of the global batch, counted in host memory before the batch is on the device."""

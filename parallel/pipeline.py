@@ -23,9 +23,10 @@ class Pipeline:
     """Runs this rank's stages by a schedule.
 
     `stages` are modules in the order of `layout.stages_of`. `loss_fn(output, target, scale)` returns a scalar whose
-    gradients are used as they are: the caller's `scale` divides by the number of microbatches. `on_weight_gradients` is
-    called with a stage's parameters each time that a schedule has computed weight gradients on their own. What the
-    stages exchange with other ranks is noted in `exchanges`.
+    gradients are used as they are: the caller's `scale` divides by the number of microbatches. In an evaluation, the
+    scale is None, and any tensor may be returned. `on_weight_gradients` is called with a stage's parameters each time
+    that a schedule has computed weight gradients on their own. What the stages exchange with other ranks is noted in
+    `exchanges`.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class Pipeline:
         groups: Groups,
         stages: Sequence[nn.Module],
         num_microbatches: int,
-        loss_fn: Callable[[Tensor, Tensor, float], Tensor],
+        loss_fn: Callable[[Tensor, Tensor, float | None], Tensor],
         on_weight_gradients: Callable[[Iterable[nn.Parameter]], None],
         exchanges: Exchanges,
     ) -> None:
@@ -66,16 +67,16 @@ class Pipeline:
         return losses
 
     @torch.no_grad()
-    def evaluate(self, inputs: Tensor, targets: Tensor, for_stages: dict[str, Any], scale: float) -> list[Tensor]:
-        """The same as `step` without backward."""
+    def evaluate(self, inputs: Tensor, targets: Tensor, for_stages: dict[str, Any]) -> list[Tensor]:
+        """The same as `step` without backward, and with None as `scale`."""
         losses: list[Tensor] = []
-        self._schedule.eval(*self._arguments(inputs), **self._keywords(targets, scale, losses), **for_stages)
+        self._schedule.eval(*self._arguments(inputs), **self._keywords(targets, None, losses), **for_stages)
         return losses
 
     def _arguments(self, inputs: Tensor) -> tuple[Tensor, ...]:
         return (inputs,) if self.holds_first else ()
 
-    def _keywords(self, targets: Tensor, scale: float, losses: list[Tensor]) -> dict[str, Any]:
+    def _keywords(self, targets: Tensor, scale: float | None, losses: list[Tensor]) -> dict[str, Any]:
         for_loss = {"target": targets, "losses": losses} if self.holds_last else {}
         return {**for_loss, "loss_kwargs": {"scale": scale}, "return_outputs": False}
 

@@ -1,60 +1,168 @@
-"""The loss on held-out samples, always the same ones."""
+"""The loss on held-out samples, always the same ones, with its standard error.
+
+The samples are windows spread evenly over the held-out stream of each source. Each source gives its share of them by
+weight, and the loss of all samples is the mean of the sources' losses by weight.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.distributed as dist
 
-from foretrain.data_pipeline.stream.batch import IGNORE, Batch, IntArray
-from foretrain.data_pipeline.stream.held_out import held_out
+from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.stream.batch import IntArray
+from foretrain.data_pipeline.stream.data import HeldOut
+from foretrain.data_pipeline.stream.held_out import NO_WINDOW, HeldOutSamples, documents_of, num_windows, spread
 from foretrain.parallel.engine import Engine
 from foretrain.parallel.groups import Groups
+from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.objectives.base import Objective
 from foretrain.trainer.run.setup import Run
+from foretrain.trainer.standard_error import Estimate, combined, estimate, rounded_up, samples_needed
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The number of samples that the standard error asked for needs."""
+
+    num_samples: int
+    standard_error: float
+    """The standard error of the held-out loss with that many."""
+    is_reached: bool
+    """Whether it is the one asked for, or smaller; else all held-out windows are samples."""
 
 
 class Evaluation:
-    """Evaluates the model of `engine`. Every rank makes one, and calls it together."""
+    """Evaluates the model of `engine`. Every rank makes one, and calls it together.
+
+    The number of samples is `train.eval_samples`. With `train.eval_standard_error`, the first evaluation begins with
+    that number, and takes more samples until the standard error is the one asked for; their number is then kept.
+    """
 
     def __init__(self, run: Run, groups: Groups, engine: Engine, objective: Objective) -> None:
-        self._engine, self._objective = engine, objective
-        self._size = run.config.train.global_batch_size
-        self._share = groups.share.samples(self._size)
-        self._batches = _held_out(run) if run.config.train.eval_samples else {}
+        self._engine, self._objective, self._groups = engine, objective, groups
+        self._train, self._seq_len = run.config.train, run.config.model.seq_len
+        self._share = groups.share.samples(self._train.global_batch_size)
+        self._sources, self._with_positions = run.data.held_out, run.data.train.has_positions
+        self._weights = [source.weight for source in self._sources]
+        self._held: _Held | None = None
+        wanted = self._train.eval_standard_error
+        self.num_samples = self._train.eval_samples if wanted is None else None
+        """Samples of every evaluation; None: the next one chooses. A run that resumes sets it."""
 
-    def __call__(self) -> tuple[float, dict[str, float]]:
-        """Mean loss, nats per token: of all held-out samples, and of those of each source that has a name."""
-        sums = {name: self._sums(batch) for name, batch in self._batches.items()}
-        total, count = map(sum, zip(*sums.values(), strict=True))
-        return total / count, {name: loss / num_tokens for name, (loss, num_tokens) in sums.items() if name}
+    def read(self) -> None:
+        """Read the samples of the next evaluation. Raises CorpusError, on every rank, if any rank cannot."""
+        self._read(self.num_samples or self._train.eval_samples)
 
-    def _sums(self, batch: Batch) -> tuple[float, int]:
-        """(sum of losses, number of tokens) over the samples of a batch of any size."""
-        total, count = 0.0, 0
-        for first in range(0, len(batch.tokens_BL), self._size):
-            part = _filled_up(batch, range(first, first + self._size)[self._share])
-            loss, num_tokens = self._engine.eval_step(*self._objective.tensors(part))
-            total, count = total + loss, count + num_tokens
-        return total, count
+    def __call__(self) -> tuple[HeldOutLoss, Choice | None]:
+        """The loss of the held-out samples, and the number of samples if this evaluation has chosen it."""
+        if self.num_samples is not None:
+            return self._loss(self._estimates(self.num_samples)), None
+        return self._choose()
+
+    def _choose(self) -> tuple[HeldOutLoss, Choice | None]:
+        wanted, num_samples = self._train.eval_standard_error, self._train.eval_samples
+        assert wanted is not None
+        while True:
+            estimates = self._estimates(num_samples)
+            loss = self._loss(estimates)
+            needed = samples_needed(estimates, self._weights, wanted)
+            if needed is None or loss.standard_error is None or loss.num_samples is None:
+                return loss, None  # it is not finite, or there is one window: a later evaluation may know more
+            is_reached = loss.standard_error <= wanted
+            if is_reached or self._has_all(num_samples):
+                self.num_samples = num_samples
+                return loss, Choice(loss.num_samples, loss.standard_error, is_reached)
+            num_samples = max(needed, rounded_up(num_samples + 1))
+
+    def _loss(self, estimates: list[Estimate]) -> HeldOutLoss:
+        total = combined(estimates, self._weights)
+        named = [(source.name, each) for source, each in zip(self._sources, estimates, strict=True) if source.name]
+        return HeldOutLoss(
+            total.mean,
+            {name: each.mean for name, each in named},
+            total.standard_error,
+            {name: each.standard_error for name, each in named if each.standard_error is not None},
+            total.num_samples,
+        )
+
+    def _estimates(self, num_samples: int) -> list[Estimate]:
+        """The mean loss of each source."""
+        held = self._read(num_samples)
+        return [self._estimate(*each) for each in zip(held.samples, held.documents, strict=True)]
+
+    def _estimate(self, samples: HeldOutSamples, document_N: IntArray) -> Estimate:
+        size, losses, counts = self._share.stop - self._share.start, [], []
+        count = len(document_N)
+        for number in range(-(-count // self._train.global_batch_size)):
+            batch = samples.batch(slice(number * size, (number + 1) * size))
+            loss_B, num_tokens_B = self._engine.eval_step(*self._objective.tensors(batch))
+            losses.append(loss_B)
+            counts.append(num_tokens_B)
+        loss_N, num_tokens_N = torch.cat(losses)[:count], torch.cat(counts)[:count]
+        # With the same bits on every rank, since what follows decides how many samples all of them take.
+        dist.broadcast(loss_N, group=self._groups.cpu, group_src=0)
+        return estimate(loss_N.numpy(), num_tokens_N.numpy(), document_N)
+
+    def _counts(self, num_samples: int) -> list[int]:
+        """The number of samples of each source: its share, but two at the least, which a standard error needs."""
+        total, least = sum(self._weights), 1 if len(self._sources) == 1 else 2
+        shares = [max(least, round(num_samples * weight / total)) for weight in self._weights]
+        return [min(share, self._windows(source)) for share, source in zip(shares, self._sources, strict=True)]
+
+    def _windows(self, source: HeldOut) -> int:
+        return num_windows(source.stream, self._seq_len)
+
+    def _has_all(self, num_samples: int) -> bool:
+        """Whether these are all windows of each source that counts."""
+        counts = self._counts(num_samples)
+        return all(
+            count == self._windows(source) or not source.weight
+            for count, source in zip(counts, self._sources, strict=True)
+        )
+
+    def _read(self, num_samples: int) -> "_Held":
+        if self._held is None or self._held.num_samples != num_samples:
+            self._held = None  # before others are read, since there may be memory for one of them only
+            problem, samples, documents = "", [], []
+            try:
+                for source, count in zip(self._sources, self._counts(num_samples), strict=True):
+                    stream, windows_N = source.stream, spread(count, self._windows(source))
+                    samples.append(
+                        HeldOutSamples(stream, self._seq_len, self._own(windows_N), with_positions=self._with_positions)
+                    )
+                    if self._groups.rank == 0:
+                        documents.append(documents_of(stream, self._seq_len, windows_N))
+            except CorpusError as error:
+                problem = str(error)
+            self._held = _Held(num_samples, samples, self._agree(problem, documents))
+        return self._held
+
+    def _own(self, windows_N: IntArray) -> IntArray:
+        """This rank's windows, filled up to complete batches."""
+        size = self._train.global_batch_size
+        filled = np.full(-(-len(windows_N) // size) * size, NO_WINDOW, dtype=np.int64)
+        filled[: len(windows_N)] = windows_N
+        return filled.reshape(-1, size)[:, self._share].ravel()
+
+    def _agree(self, problem: str, documents: list[IntArray]) -> list[IntArray]:
+        """The documents that rank 0 has found. Raises CorpusError on every rank if any of them has a problem."""
+        everyones: list[tuple[str, list[IntArray]]] = [("", [])] * self._groups.layout.world_size
+        dist.all_gather_object(everyones, (problem, documents), group=self._groups.cpu)
+        for each, _ in everyones:
+            if each:
+                raise CorpusError(f"held-out samples cannot be read: {each}")
+        return everyones[0][1]
 
 
-def _held_out(run: Run) -> dict[str, Batch]:
-    """The samples of every evaluation by source: as many of each as its weight asks for, but one at the least."""
-    config, sources = run.config, run.data.held_out
-    total_weight = sum(source.weight for source in sources)
-    counts = [max(1, round(config.train.eval_samples * source.weight / total_weight)) for source in sources]
-    with_positions = run.data.train.has_positions
-    return {
-        source.name: held_out(source.stream, config.model.seq_len, count, with_positions=with_positions)
-        for source, count in zip(sources, counts, strict=True)
-    }
+@dataclass(frozen=True)
+class _Held:
+    """The samples of an evaluation in memory, by source."""
 
-
-def _filled_up(batch: Batch, rows: range) -> Batch:
-    """The samples in `rows`; those beyond the end of the batch carry no loss."""
-
-    def fill(array: IntArray, value: int) -> IntArray:
-        part = array[rows.start : rows.stop]
-        return np.pad(part, ((0, len(rows) - len(part)), (0, 0)), constant_values=value)
-
-    positions_BL = None if batch.positions_BL is None else fill(batch.positions_BL, 0)
-    filled = Batch(fill(batch.tokens_BL, 0), fill(batch.targets_BL, IGNORE), positions_BL)
-    filled.samples_B = np.array(rows)
-    return filled
+    num_samples: int
+    """The number that was asked for."""
+    samples: list[HeldOutSamples]
+    """This rank's part of them."""
+    documents: list[IntArray]
+    """The documents of all samples, by the positions at which they begin."""

@@ -1,7 +1,7 @@
 """The metrics of a run as JSON lines: their format, and how they are read.
 
     {"kind": "train", "step": 7, "samples": 112, "tokens": 28672, "loss": 6.1, "lr": 0.001, "step_s": 0.2, ...}
-    {"kind": "eval", "step": 7, "val_loss": 6.2}
+    {"kind": "eval", "step": 7, "val_loss": 6.2, "val_loss_standard_error": 0.02, "val_samples": 64}
     {"kind": "replaced", "step": 8, "g": 130, "shard": "train-000003.tar", "offset_bytes": 52736, ...}
     {"kind": "data_changed", "step": 8, "change": "data.sources.web.weight: 0.7 -> 0.6"}
     {"kind": "spike", "step": 90, "loss": 9.7, "grad_norm": 31.5, "reason": "loss 9.7 is above 6.3", ...}

@@ -87,9 +87,8 @@ class Trainer:
         if config.train.replay_every:
             self.callbacks.append(ReplayCheck(Replay(self.engine, self._objective), config.train.replay_every))
         if config.train.eval_samples:
-            self.callbacks.append(
-                PeriodicEvaluation(Evaluation(run, groups, self.engine, self._objective), config.train.eval_every)
-            )
+            evaluation = Evaluation(run, groups, self.engine, self._objective)
+            self.callbacks.append(PeriodicEvaluation(evaluation, config.train))
         self.callbacks.append(CheckpointWriter())
         if groups.layout.world_size > 1:
             self.callbacks.append(StragglerWatch(self._clock))

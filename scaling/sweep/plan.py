@@ -197,8 +197,8 @@ def _value(config: Config, key: str) -> Value:
     return found
 
 
-_KEPT = ("data.path", "train.eval_samples")
-"""They leave the curve too, but the first stands for the tokens, by their fingerprint, and the other decides over the
+_KEPT = ("data.path", "train.eval_samples", "train.eval_standard_error")
+"""They leave the curve too, but the first stands for the tokens, by their fingerprint, and the others decide over the
 held-out loss."""
 
 

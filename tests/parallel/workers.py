@@ -122,7 +122,7 @@ def _documents(case: Case) -> Curve:
     results, losses = [], []
     for step in range(case.num_steps):
         total, count = engine.eval_step(*local(100 + step))
-        losses.append(total / count)
+        losses.append(float(total.sum() / count.sum()))
         results.append(engine.train_step(*local(step)))
     return results, losses
 
@@ -137,7 +137,7 @@ def _held_out(case: Case) -> Curve:
             results.append(engine.train_step(tokens[share], targets[share]))
         tokens, targets = batch(100, case.model, case.train)
         total, count = engine.eval_step(tokens[share], targets[share])
-        losses.append(total / count)
+        losses.append(float(total.sum() / count.sum()))
     return results, losses
 
 

@@ -80,8 +80,8 @@ class OneFile(Sink):
     def step(self, metrics: Mapping[str, float]) -> None:
         self._received.append(["step", dict(metrics)])
 
-    def evaluation(self, step: int, val_loss: float, by_source: Mapping[str, float]) -> None:
-        self._received.append(["evaluation", step, val_loss])
+    def evaluation(self, step: int, loss: HeldOutLoss) -> None:
+        self._received.append(["evaluation", step, loss.total])
 
     def message(self, text: str) -> None:
         self._received.append(["message", text])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from foretrain.configs.schema import Config
+from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.metrics import METRICS_FILE, final_loss, read_metrics
 from foretrain.trainer.sinks import JsonLinesSink, Reporter, Session, TensorBoardSink
 
@@ -41,7 +42,7 @@ def losses_by_step(run_dir: Path) -> list[tuple[int, float]]:
 def test_what_is_written_is_read_back_in_order(tmp_path: Path) -> None:
     with writer(tmp_path) as report:
         report.step(train_metrics(1, 2.5))
-        report.evaluation(1, 2.75, {})
+        report.evaluation(1, HeldOutLoss(2.75))
     assert read_metrics(tmp_path / METRICS_FILE) == [
         {"kind": "train", **train_metrics(1, 2.5)},
         {"kind": "eval", "step": 1, "val_loss": 2.75},
@@ -70,7 +71,7 @@ def test_a_value_that_is_not_finite_stays_valid_json_and_comes_back(tmp_path: Pa
 def test_a_resumed_run_drops_the_steps_it_will_take_again(tmp_path: Path) -> None:
     write_steps(tmp_path, 1, 7)
     with writer(tmp_path, resume_step=7) as report:
-        report.evaluation(7, 1.5, {})
+        report.evaluation(7, HeldOutLoss(1.5))
         report.step(train_metrics(8, 1.0))
     write_steps(tmp_path, 6, 9, resume_step=5, loss=2.0)
     assert losses_by_step(tmp_path) == [(step, 1.0 if step <= 5 else 2.0) for step in range(1, 10)]
@@ -78,7 +79,7 @@ def test_a_resumed_run_drops_the_steps_it_will_take_again(tmp_path: Path) -> Non
 
 def test_a_fresh_start_in_a_used_folder_keeps_nothing(tmp_path: Path) -> None:
     with writer(tmp_path) as report:
-        report.evaluation(0, 9.0, {})
+        report.evaluation(0, HeldOutLoss(9.0))
         report.step(train_metrics(1, 1.0))
     write_steps(tmp_path, 1, 2, loss=2.0)
     assert losses_by_step(tmp_path) == [(1, 2.0), (2, 2.0)]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.metrics import METRICS_FILE
 from foretrain.trainer.plots import loss_curve, smooth
 from tests.trainer.test_metrics import writer
@@ -21,7 +22,7 @@ def write_run(run_dir: Path, losses: list[float], val_losses: dict[int, float]) 
         for step, loss in enumerate(losses, start=1):
             report.step({"step": step, "tokens": 4096 * step, "loss": loss, "lr": 1e-3})
         for step, val_loss in val_losses.items():
-            report.evaluation(step, val_loss, {})
+            report.evaluation(step, HeldOutLoss(val_loss))
     return run_dir / METRICS_FILE
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from foretrain.configs.schema import Config, TrainConfig
+from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.run.summary import summary
 from foretrain.trainer.sinks import Reporter, Session, TerminalSink
@@ -79,7 +80,7 @@ def test_a_log_shows_held_out_losses_and_messages_as_they_are_written() -> None:
     console, file = log_console()
     message = "saved [bold] to runs/a-name-that-is-longer-than-the-width-of-the-console"
     with progress_of(100, 10, console) as progress:
-        progress.evaluation(7, 1.5, {})
+        progress.evaluation(7, HeldOutLoss(1.5))
         progress.message(message)
     assert file.getvalue() == f"step   7/100  held-out loss 1.5000\n{message}\n"
 
@@ -103,7 +104,7 @@ def test_a_terminal_shows_the_latest_values_in_place_within_its_width(monkeypatc
     with os.fdopen(follower, "w") as terminal, progress_of(300, 10, Console(file=terminal)) as progress:
         for step in range(1, 10):
             progress.step(train_metrics(step))
-        progress.evaluation(9, 1.5, {})
+        progress.evaluation(9, HeldOutLoss(1.5))
         progress.message("checkpoint saved")
     reader.join()
     os.close(leader)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from foretrain.data_pipeline.stream.batch import Batch
 from foretrain.registry import Registry
 from foretrain.trainer.goodput.causes import Cause
+from foretrain.trainer.metrics import VAL_LOSS_ERROR
 
 if TYPE_CHECKING:
     from foretrain.trainer.trainer import Trainer
@@ -49,9 +50,27 @@ class HeldOutLoss:
     """The result of an evaluation, in nats per token, the same on every rank."""
 
     total: float
-    """Mean over all held-out tokens."""
-    by_source: dict[str, float]
+    """Mean over the held-out tokens; of several data sources, the mean of their losses by weight."""
+    by_source: dict[str, float] = field(default_factory=dict)
     """Mean over the held-out tokens of each data source that has a name."""
+    standard_error: float | None = None
+    """Standard error of `total` over held-out samples, see `trainer/standard_error.py`; None if it is not known."""
+    standard_error_by_source: dict[str, float] = field(default_factory=dict)
+    """Those that are known of `by_source`."""
+    num_samples: int | None = None
+    """Held-out samples."""
+
+    def __str__(self) -> str:
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.4f}"
+        return f"{self.total:.4f}{error}"
+
+    @property
+    def as_metrics(self) -> dict[str, float]:
+        """What is known of it by the names of metrics."""
+        losses = {f"val_loss/{name}": loss for name, loss in self.by_source.items()}
+        errors = {f"{VAL_LOSS_ERROR}/{name}": error for name, error in self.standard_error_by_source.items()}
+        total = {"val_loss": self.total, VAL_LOSS_ERROR: self.standard_error, "val_samples": self.num_samples}
+        return {name: value for name, value in (total | losses | errors).items() if value is not None}
 
 
 @dataclass(frozen=True)

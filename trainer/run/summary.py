@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from foretrain.progress import format_duration
-from foretrain.trainer.metrics import FINAL_SHARE, final_loss
+from foretrain.trainer.metrics import FINAL_SHARE, VAL_LOSS_ERROR, final_loss
 from foretrain.trainer.model.size import ModelSize
 
 
@@ -30,7 +30,7 @@ def summary(
     ValueError if the metrics hold no training step.
     """
     train = [record for record in records if record["kind"] == "train"]
-    val_losses = [record["val_loss"] for record in records if record["kind"] == "eval"]
+    evaluations = [record for record in records if record["kind"] == "eval"]
     if not train:
         raise ValueError(f"the metrics in {run_dir} hold no training step: there is nothing to summarise")
     final = final_loss(train)
@@ -50,14 +50,21 @@ def summary(
     table.add_row("layout", layout)
     table.add_row("first training loss", f"{train[0]['loss']:.4f}")
     table.add_row("final training loss", f"{final:.4f} (mean of the last {FINAL_SHARE:.0%} of steps)")
-    if val_losses:
-        table.add_row("held-out loss", f"{val_losses[-1]:.4f}", style="bold")
+    if evaluations:
+        table.add_row("held-out loss", _held_out(evaluations[-1]), style="bold")
     table.add_row("unigram entropy", f"{unigram_entropy_nats:.4f} (knowing only how often each token occurs)")
-    last = val_losses[-1] if val_losses else final
+    last = evaluations[-1]["val_loss"] if evaluations else final
     table.add_row("loss against it", _against_unigram(last, unigram_entropy_nats))
     names = sorted(path.name for path in Path(run_dir).iterdir() if not path.name.startswith("."))
     table.add_row("files", f"{run_dir}{os.sep}: {', '.join(names)}")
     return table
+
+
+def _held_out(evaluation: Mapping[str, Any]) -> str:
+    error = evaluation.get(VAL_LOSS_ERROR)
+    if error is None:  # one sample, or a record of an older version
+        return f"{evaluation['val_loss']:.4f}"
+    return f"{evaluation['val_loss']:.4f} ± {error:.4f} (standard error, {evaluation['val_samples']:,} samples)"
 
 
 def _against_unigram(loss: float, unigram_entropy_nats: float) -> str:

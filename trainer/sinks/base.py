@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from foretrain.configs.schema import Config
 from foretrain.registry import Registry
+from foretrain.trainer.callbacks.base import HeldOutLoss
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Sink:
     def step(self, metrics: Mapping[str, float]) -> None:
         """Receive the metrics of one optimizer step, among them `step`, `loss`, `grad_norm`, `lr` and `step_s`."""
 
-    def evaluation(self, step: int, val_loss: float, by_source: Mapping[str, float]) -> None:
-        """Receive the held-out loss after `step` steps, in nats per token: of all samples, and by data source."""
+    def evaluation(self, step: int, loss: HeldOutLoss) -> None:
+        """Receive the held-out loss after `step` steps."""
 
     def event(self, kind: str, step: int, fields: Mapping[str, Any], message: str) -> None:
         """Receive something that happened at `step`: as named fields that JSON can hold, and as one line of text."""
@@ -72,10 +73,10 @@ class Reporter(ExitStack):
         for sink in self._sinks:
             sink.step(metrics)
 
-    def evaluation(self, step: int, val_loss: float, by_source: Mapping[str, float]) -> None:
+    def evaluation(self, step: int, loss: HeldOutLoss) -> None:
         """Report one evaluation."""
         for sink in self._sinks:
-            sink.evaluation(step, val_loss, by_source)
+            sink.evaluation(step, loss)
 
     def event(self, kind: str, step: int, fields: Mapping[str, Any], message: str) -> None:
         """Report something that happened."""

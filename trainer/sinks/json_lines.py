@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from io import FileIO
 from typing import Any
 
+from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.metrics import METRICS_FILE, rewind, to_line
 from foretrain.trainer.sinks.base import Session, Sink
 
@@ -49,9 +50,8 @@ class JsonLinesSink(Sink):
     def step(self, metrics: Mapping[str, float]) -> None:
         self._write({"kind": "train", **metrics})
 
-    def evaluation(self, step: int, val_loss: float, by_source: Mapping[str, float]) -> None:
-        named = {f"val_loss/{name}": loss for name, loss in by_source.items()}
-        self._write({"kind": "eval", "step": step, "val_loss": val_loss, **named})
+    def evaluation(self, step: int, loss: HeldOutLoss) -> None:
+        self._write({"kind": "eval", "step": step, **loss.as_metrics})
 
     def event(self, kind: str, step: int, fields: Mapping[str, Any], message: str) -> None:
         self._write({"kind": kind, "step": step, **fields})

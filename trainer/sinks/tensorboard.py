@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.sinks.base import Session, Sink
 
 if TYPE_CHECKING:
@@ -40,9 +41,8 @@ class TensorBoardSink(Sink):
         step = int(metrics["step"])
         self._add(step, {f"train/{name}": value for name, value in metrics.items() if name != "step"})
 
-    def evaluation(self, step: int, val_loss: float, by_source: Mapping[str, float]) -> None:
-        losses = {f"eval/val_loss/{name}": loss for name, loss in by_source.items()}
-        self._add(step, {"eval/val_loss": val_loss, **losses})
+    def evaluation(self, step: int, loss: HeldOutLoss) -> None:
+        self._add(step, {f"eval/{name}": value for name, value in loss.as_metrics.items()})
 
     def close(self) -> None:
         self._close_writer()

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from foretrain.progress import bar_line, format_duration, is_terminal
+from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.sinks.base import Session, Sink
 
 SPEED_WINDOW_STEPS = 50
@@ -33,7 +34,7 @@ class TerminalSink(Sink):
         self._speed = Speed(session.tokens_per_step)
         self._latest: Mapping[str, Any] = {"step": session.start_step}
         self._printed_step = session.start_step
-        self._val_loss: float | None = None
+        self._held_out: HeldOutLoss | None = None
         self._started_s = time.monotonic()
         self._live: Live | None = None
         if is_terminal(self._console):
@@ -53,11 +54,11 @@ class TerminalSink(Sink):
         if not self._live and (metrics["step"] % self._log_every == 0 or at_end):
             self._print_step()
 
-    def evaluation(self, step: int, val_loss: float, by_source: Mapping[str, float]) -> None:
-        self._val_loss = val_loss
+    def evaluation(self, step: int, loss: HeldOutLoss) -> None:
+        self._held_out = loss
         if not self._live:
-            each = "".join(f"  {name} {loss:.4f}" for name, loss in by_source.items())
-            self.message(f"{self._count(step)}  held-out loss {val_loss:.4f}{each}")
+            each = "".join(f"  {name} {value:.4f}" for name, value in loss.by_source.items())
+            self.message(f"{self._count(step)}  held-out loss {loss}{each}")
 
     def rewind(self, step: int) -> None:
         self._start_step = self._printed_step = step
@@ -101,8 +102,8 @@ class TerminalSink(Sink):
         if step == self._start_step:
             return Group(bar, Text("the first step is the slowest ...", style="dim"))
         values = self._values()
-        if self._val_loss is not None:
-            values.insert(1, f"held-out {self._val_loss:.4f}")
+        if self._held_out is not None:
+            values.insert(1, f"held-out {self._held_out}")
         return Group(bar, Text("  ".join(values), style="cyan", no_wrap=True, overflow="ellipsis"))
 
 

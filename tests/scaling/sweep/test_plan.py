@@ -95,6 +95,7 @@ def test_a_setting_that_keeps_the_result_keeps_the_key(override: str) -> None:
         "train.num_tokens=2e6",
         "train.global_batch_size=32",
         "train.eval_samples=32",
+        "train.eval_standard_error=0.01",
         "train.precision=bf16",
         "model.seq_len=128",
         "data.packing=documents",

@@ -37,7 +37,7 @@ def train_and_save(config: Config, num_steps: int, folder: Path) -> Saved:
     state = ModelState(engine.groups, engine.zero, [shard for stage in stages for shard in stage.shards()])
     record = CheckpointRecord(num_steps, 0, seed=0, data_fingerprint="", mixture_fingerprint="", stage="")
     checkpoint = Checkpoints(folder, Retention(newest=1)).save(num_steps, state, record, config)
-    loss, num_tokens = engine.eval_step(*batches[-1])
-    saved = Saved(checkpoint, loss / num_tokens, engine.train_step(*batches[-1]).loss)
+    losses, counts = engine.eval_step(*batches[-1])
+    saved = Saved(checkpoint, float(losses.sum() / counts.sum()), engine.train_step(*batches[-1]).loss)
     destroy_groups()
     return saved

@@ -50,7 +50,7 @@ def pause_before_each_exchange(
             for rank in range(layout.world_size):
                 pauses = Pauses(groups, report, reports) if rank == groups.rank else None
                 with pauses.running() if pauses else nothing():
-                    pipeline.evaluate(inputs, targets, {}, scale=1.0)
+                    pipeline.evaluate(inputs, targets, {})
                     pipeline.step(inputs, targets, {}, scale=1.0)
                 dist.barrier()
                 if pauses:
@@ -65,8 +65,8 @@ def make_pipeline(groups: Groups, num_microbatches: int, exchanges: Exchanges) -
     return Pipeline(groups, stages, num_microbatches, squares, lambda parameters: None, exchanges)
 
 
-def squares(output: Tensor, target: Tensor, scale: float) -> Tensor:
-    return (output - target).square().sum() * scale
+def squares(output: Tensor, target: Tensor, scale: float | None) -> Tensor:
+    return (output - target).square().sum() * (scale or 1.0)
 
 
 @contextmanager
