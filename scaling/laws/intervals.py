@@ -133,28 +133,32 @@ def _end(
     limit_B = np.where(is_open_B, 1.0, limit_B)
     share_B = _leverage(problems, minima.theta_BP, slope_BP)
     own_B = np.maximum(share_B, 1e-8) if own_variance_B is None else own_variance_B / variance_B
-    target_B = best_B + side * limit_B * np.sqrt(variance_B * (share_B + own_B))
+    own_B = np.where(is_open_B, 1.0, np.maximum(own_B, 1e-8))
+    # The first target is nearer than the end of a linear law: from afar, a fit may end in another minimum.
+    target_B = best_B + side * 0.5 * limit_B * np.sqrt(variance_B * (share_B + own_B))
     inner_B, outer_B = best_B.copy(), np.full_like(best_B, np.nan)
     inner_excess_B, outer_excess_B = -limit_B, np.full_like(best_B, np.nan)
-    end_B, is_done_B, theta_BP = target_B.copy(), is_open_B.copy(), minima.theta_BP
+    end_B, is_done_B, inner_BP = target_B.copy(), is_open_B.copy(), minima.theta_BP
     for _ in range(MAX_ROUNDS):
-        found = minimize(problems, theta_BP, Pull(quantity, 1.0 / own_B, target_B), max_steps=100)
-        theta_BP = found.theta_BP
+        found = minimize(problems, inner_BP, Pull(quantity, 1.0 / own_B, target_B), max_steps=100)
         reached_B = found.objective_B if own_variance_B is None else found.total_B
         excess_B = np.sqrt(2.0 * np.maximum(reached_B - minima.objective_B, 0.0) / variance_B) - limit_B
-        end_B = np.where(is_done_B, end_B, quantity(theta_BP)[0] if own_variance_B is None else target_B)
-        is_far_B = ~is_done_B & (np.abs(end_B - best_B) > UNBOUNDED)
+        value_B = quantity(found.theta_BP)[0] if own_variance_B is None else target_B
+        end_B = np.where(is_done_B, end_B, value_B)
+        is_far_B = ~is_done_B & (np.abs(value_B - best_B) > UNBOUNDED)
         end_B = np.where(is_far_B, side * np.inf, end_B)
         is_done_B = is_done_B | is_far_B | (np.abs(excess_B) < TOLERANCE * limit_B)
         if is_done_B.all():
             break
         is_inner_B = excess_B < 0.0
+        inner_BP = np.where(is_inner_B[:, None], found.theta_BP, inner_BP)
         inner_B, inner_excess_B = _where(is_inner_B, (target_B, excess_B), (inner_B, inner_excess_B))
         outer_B, outer_excess_B = _where(is_inner_B, (outer_B, outer_excess_B), (target_B, excess_B))
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore"):
             between_B = inner_B - inner_excess_B * (outer_B - inner_B) / (outer_excess_B - inner_excess_B)
-        growth_B = np.clip(1.1 * limit_B / np.maximum(inner_excess_B + limit_B, 1e-3 * limit_B), 1.1, 4.0)
-        target_B = np.where(np.isnan(outer_B), best_B + growth_B * (inner_B - best_B), between_B)
+        growth_B = np.clip(1.05 * limit_B / np.maximum(inner_excess_B + limit_B, 1e-3 * limit_B), 1.05, 2.0)
+        beyond_B = np.where(inner_B == best_B, target_B, best_B + growth_B * (inner_B - best_B))
+        target_B = np.where(is_done_B, target_B, np.where(np.isnan(outer_B), beyond_B, between_B))
     return np.where(is_open_B, side * np.inf, end_B)
 
 

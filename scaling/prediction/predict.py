@@ -1,0 +1,128 @@
+"""From a fit and a config to `prediction.json`: the loss that is predicted for a run that has not begun."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from foretrain.scaling.laws.evidence import Evidence, Prediction
+from foretrain.scaling.laws.forms import FORMS, Floats
+from foretrain.scaling.laws.intervals import Interval
+from foretrain.scaling.prediction.fit import evidence_in
+from foretrain.scaling.prediction.record import FitRecord, PredictionRecord
+from foretrain.scaling.prediction.table import SAME
+
+MOST_DIFFERENT_TOKENS_PER_PARAM = 1.25
+"""The largest factor between the tokens per parameter of a target and those of the runs, if the law knows compute
+alone."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A run whose loss is predicted."""
+
+    num_params: float | None
+    """N, as the fit counts it."""
+    num_tokens: float | None
+    """D."""
+    flops: float
+    """C."""
+    same: Mapping[str, Any]
+    """What it shares with the runs of the fit, by the names of SAME; without what is not known."""
+    settings: Mapping[str, Any]
+    """What else identifies it, for people."""
+
+    def variables(self, names: tuple[str, ...]) -> Floats:
+        """The variables of a law. Raises ValueError if the target lacks one."""
+        known = {"N": self.num_params, "D": self.num_tokens, "C": self.flops}
+        missing = [name for name in names if known[name] is None]
+        if missing:
+            raise ValueError(f"the law needs {' and '.join(missing)} of the target")
+        return np.array([known[name] for name in names], dtype=float)
+
+
+def predict(record: FitRecord, seal: str, target: Target, code: str = "") -> PredictionRecord:
+    """The sealed prediction for a target. `seal`: of the fit's file.
+
+    Raises ValueError with every reason why the fit does not support it, each with what to do.
+    """
+    evidence = evidence_in(record)
+    reasons = objections(record, evidence, target)
+    if reasons:
+        lines = "\n".join(f"- {reason}" for reason in reasons)
+        raise ValueError(f"the runs of the fit do not support this prediction:\n{lines}")
+    found = evidence.predict(target.variables(evidence.fit.form.variables))
+    return PredictionRecord(
+        target={"N": target.num_params, "D": target.num_tokens, "C": target.flops, **target.same, **target.settings},
+        loss=found.loss,
+        intervals=_bounds(found.intervals),
+        mean_intervals=_bounds(found.mean_intervals),
+        ratio=target.flops / evidence.compute_range[1],
+        fit={
+            "seal": seal,
+            "law": record.law,
+            "parameters": {name: each["value"] for name, each in record.parameters.items()},
+            "runs": [{"name": run["name"], "loss": run["loss"], "C": run["C"]} for run in record.runs],
+            "run_std": record.run_std,
+            "widening": record.widening,
+        },
+        baselines=baselines(record, target),
+        code=code,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def objections(record: FitRecord, evidence: Evidence, target: Target) -> list[str]:
+    """Why the fit does not support a prediction for the target, each with what to do; empty if it does."""
+    found = evidence.objections(target.flops)
+    for field, value in target.same.items():
+        expected = record.same.get(field)
+        if expected is not None and value != expected:
+            found.append(
+                f"the target's {field} ({value}) is not that of the runs ({expected}): fit runs that share its "
+                f"{SAME[field]}, or change the config"
+            )
+    if evidence.fit.form.variables == ("C",) and target.num_params and target.num_tokens:
+        found.extend(_tokens_per_param(record, target.num_tokens / target.num_params))
+    if not found:
+        unbounded = _is_unbounded(evidence.predict(target.variables(evidence.fit.form.variables)))
+        if unbounded:
+            found.append("the runs do not bound the loss of the target: add sizes, or seeds for each size")
+    return found
+
+
+def baselines(record: FitRecord, target: Target) -> dict[str, float]:
+    """The losses that rules without care predict: that of the largest run, and a power law of compute alone."""
+    largest = max(record.runs, key=lambda run: run["C"])
+    losses, compute = np.array([[run["loss"], run["C"]] for run in record.runs]).T
+    found = {"largest_run": float(largest["loss"])}
+    if len(set(compute)) >= len(FORMS.get("compute_no_e").parameters):
+        slope, constant = np.polyfit(np.log(compute), np.log(losses), 1)
+        found["power_law"] = float(np.exp(constant + slope * np.log(target.flops)))
+    return found
+
+
+def _tokens_per_param(record: FitRecord, wanted: float) -> list[str]:
+    """The objection to a target that is trained for longer or shorter than the runs, for its size."""
+    known = [run["D"] / run["N"] for run in record.runs if run.get("N") and run.get("D")]
+    if not known:
+        return []
+    low, high = min(known), max(known)
+    factor = MOST_DIFFERENT_TOKENS_PER_PARAM
+    if low / factor <= wanted <= high * factor:
+        return []
+    return [
+        f"the target has {wanted:.3g} tokens per parameter, and the runs have {low:.3g} to {high:.3g}, which a law of "
+        "compute cannot tell apart: change train.num_tokens, or fit runs with several numbers of tokens per parameter"
+    ]
+
+
+def _is_unbounded(prediction: Prediction) -> bool:
+    return any(each.low <= 0 or not math.isfinite(each.high) for each in prediction.intervals)
+
+
+def _bounds(intervals: tuple[Interval, ...]) -> dict[str, list[float]]:
+    return {f"{each.level:g}": [each.low, each.high] for each in intervals}

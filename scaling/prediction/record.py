@@ -1,0 +1,115 @@
+"""The files of fits and predictions, and the seal that shows whether one was changed.
+
+A seal is the SHA-256 of everything else in the file, written as JSON with sorted keys and without spaces. It shows a
+later change by accident or by hand. It cannot show who made the file: commit it, or publish its seal, before the run.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from foretrain.files import write_atomically
+
+VERSION = 1
+SEAL = "seal"
+
+
+def seal_of(values: dict[str, Any]) -> str:
+    """The seal of a file with these values."""
+    rest = {name: value for name, value in values.items() if name != SEAL}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Sealed:
+    """A file with a seal: its fields, and how it is written and read."""
+
+    KIND = ""
+    """What the file is, as people call it."""
+
+    def write(self, path: Path) -> str:
+        """Write the file with its seal, and return the seal."""
+        values = {"kind": self.KIND, "version": VERSION, **asdict(self)}  # type: ignore[call-overload]
+        seal = seal_of(values)
+        write_atomically(path, json.dumps({**values, SEAL: seal}, indent=1) + "\n", durable=True)
+        return seal
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a file. Raises ValueError, which names it, if it is another file or was changed after it was sealed."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a {cls.KIND}: {error}") from error
+        if not isinstance(values, dict) or values.get("kind") != cls.KIND:
+            raise ValueError(f"{path} is not a {cls.KIND}")
+        if values.get("version", VERSION) > VERSION:
+            raise ValueError(f"{path} was written by a newer foretrain: update foretrain")
+        if values.get(SEAL) != seal_of(values):
+            raise ValueError(f"{path} was changed after it was sealed: restore it, or make a new {cls.KIND}")
+        names = {each.name for each in fields(cls)}  # type: ignore[arg-type]
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRecord(Sealed):
+    """`fit.json`: the runs, the law that was fitted to them, and what is known of it."""
+
+    KIND = "fit"
+
+    law: str
+    """Its name in the registry of laws."""
+    formula: str
+    embeddings: bool
+    """Whether N counts embeddings."""
+    runs: list[dict[str, Any]]
+    """Name, loss, loss_error, seed, N, D, C and fingerprint of each run."""
+    same: dict[str, Any]
+    """What the runs share, such as the tokenizer, by the name of the field."""
+    parameters: dict[str, Any]
+    """Value and intervals of each parameter; an end that is not bounded is null."""
+    unidentified: list[str]
+    """Parameters that the runs do not bound on both sides."""
+    objective: float
+    delta: float
+    run_std: float | None
+    """The standard deviation of the logarithm of the loss of one run, by its seed; None: the runs do not show it."""
+    noise_freedom: int
+    """Replicates beyond one for each size; 0: the noise is that of the runs around the law."""
+    misfit: float | None
+    """The probability that noise alone is as far from the law."""
+    backtest: list[dict[str, Any]]
+    """For each range of extrapolation: cases, errors and coverage."""
+    widening: float
+    """The factor by which the back-test widens intervals."""
+    reach: float
+    """The largest compute that the back-test supports, over that of the largest run."""
+    code: str = ""
+    time: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionRecord(Sealed):
+    """`prediction.json`: the loss that is predicted for a run that has not begun."""
+
+    KIND = "prediction"
+
+    target: dict[str, Any]
+    """N, D, C, tokens and settings of the run, and what it shares with the runs of the fit."""
+    loss: float
+    """Predicted held-out loss after the last step, nats per token."""
+    intervals: dict[str, list[float]]
+    """For one run, by level: the uncertainty of the law, and the noise of a seed."""
+    mean_intervals: dict[str, list[float]]
+    """For the mean of many runs, by level."""
+    ratio: float
+    """Compute of the target over that of the largest run of the fit."""
+    fit: dict[str, Any]
+    """The fit, with its runs and its seal."""
+    baselines: dict[str, float] = field(default_factory=dict)
+    """What simpler rules predict, for comparison."""
+    code: str = ""
+    time: str = ""
+    """When it was sealed, in UTC."""

@@ -1,0 +1,73 @@
+"""The score of a sealed prediction: what its run has measured, and whether it began after the seal."""
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from foretrain.scaling.laws.runs import RunFacts
+from foretrain.scaling.prediction.record import PredictionRecord
+from foretrain.scaling.prediction.table import SAME
+
+SIZE_TOLERANCE = 1e-6
+"""The largest relative difference of N, D and C between a prediction and its run."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a prediction did."""
+
+    measured: float
+    """Held-out loss of the run, nats per token."""
+    error: float
+    """Predicted loss over the measured one, minus 1."""
+    inside: dict[str, bool]
+    """Whether the loss is in the interval, by level."""
+    baseline_errors: dict[str, float]
+    """The errors of simpler rules."""
+    problems: list[str]
+    """Why the score does not count; empty if it does."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the prediction was made for this run, before it began."""
+        return not self.problems
+
+    def record(self) -> dict[str, Any]:
+        """The score for a JSON file."""
+        return {**vars(self), "counts": self.counts}
+
+
+def score(prediction: PredictionRecord, run: RunFacts, began: datetime | None) -> Score:
+    """The score of a prediction. `began`: when the run began; None: it is not known, and the score does not count."""
+    return Score(
+        measured=run.loss,
+        error=prediction.loss / run.loss - 1.0,
+        inside={level: low <= run.loss <= high for level, (low, high) in prediction.intervals.items()},
+        baseline_errors={name: loss / run.loss - 1.0 for name, loss in prediction.baselines.items()},
+        problems=_problems(prediction, run, began),
+    )
+
+
+def _problems(prediction: PredictionRecord, run: RunFacts, began: datetime | None) -> list[str]:
+    found = []
+    if began is None:
+        found.append("the run does not say when it began: predictions count for runs that begin after their seal")
+    elif began <= datetime.fromisoformat(prediction.time):
+        found.append(f"the run began at {began.isoformat(timespec='seconds')}, before the seal ({prediction.time})")
+    target = prediction.target
+    sizes = {"N": run.num_params, "N_without_embeddings": run.num_params_without_embeddings}
+    if target.get("N") is not None and not any(_same(target["N"], value) for value in sizes.values()):
+        found.append(f"the prediction is for N = {target['N']:g}, and the run has {run.num_params:g}")
+    for name, value in (("D", run.num_tokens), ("C", run.flops)):
+        if target.get(name) is not None and not _same(target[name], value):
+            found.append(f"the prediction is for {name} = {target[name]:g}, and the run has {value or math.nan:g}")
+    for field in SAME:
+        expected, value = target.get(field), getattr(run, field)
+        if expected and value and expected != value:
+            found.append(f"the prediction is for the {field} {expected}, and the run has {value}")
+    return found
+
+
+def _same(expected: float, value: float | None) -> bool:
+    return value is not None and abs(value - expected) <= SIZE_TOLERANCE * expected

@@ -1,0 +1,130 @@
+"""The runs of a fit: from run folders, sweeps and ladders, or from a table; and whether one law can hold for them."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from foretrain.scaling.laws.forms import FORMS, Floats, Form
+from foretrain.scaling.laws.runs import RunFacts, read_runs
+
+AUTO = "auto"
+MOST_COLLINEAR = 0.95
+"""The largest correlation of log N and log D at which a law can tell parameters from tokens."""
+LEAST_SIZES_OF_BOTH = 8
+"""With fewer sizes, a law of N and D has too few runs for its five parameters."""
+SAME = {
+    "tokenizer_sha256": "tokenizers",
+    "data_fingerprint": "training data",
+    "held_out_fingerprint": "held-out data",
+    "mixture_fingerprint": "mixtures, orders or packings of the data",
+    "parametrization": "parametrizations",
+    "seq_len": "sequence lengths",
+}
+"""What must be the same in all runs of a fit, and in its targets, and how it is called."""
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """Runs to which one law is fitted."""
+
+    form: Form
+    runs: tuple[RunFacts, ...]
+    embeddings: bool
+    """Whether N counts embeddings."""
+
+    @property
+    def variables(self) -> Floats:
+        """The variables of the law for each run (R, V)."""
+        return np.array([[value_of(run, name, self.embeddings) for name in self.form.variables] for run in self.runs])
+
+    @property
+    def losses(self) -> Floats:
+        """The loss of each run (R), nats per token."""
+        return np.array([run.loss for run in self.runs])
+
+    @property
+    def compute(self) -> Floats:
+        """The FLOPs of each run (R)."""
+        return np.array([value_of(run, "C", self.embeddings) for run in self.runs])
+
+
+def value_of(run: RunFacts, name: str, embeddings: bool) -> float:
+    """N, D or C of a run. C is 6 N D if a table does not have it. Raises ValueError, which names the run and a column.
+
+    A table that has N and C without D is completed in the same way.
+    """
+    found = {each: run.variable(each, embeddings=embeddings) for each in ("N", "D", "C")}
+    if found["C"] is None and found["N"] and found["D"]:
+        found["C"] = 6.0 * found["N"] * found["D"]
+    if found["D"] is None and found["N"] and found["C"]:
+        found["D"] = found["C"] / (6.0 * found["N"])
+    value = found[name]
+    if value is None:
+        column = "N_without_embeddings" if name == "N" and not embeddings else name
+        raise ValueError(f"{run.name} has no {column}: add the column, or two of N, D and C")
+    return value
+
+
+def read_table(paths: Sequence[Path | str], law: str = AUTO, *, embeddings: bool = True) -> RunTable:
+    """The runs in folders of runs, sweeps and ladders, and in .csv tables.
+
+    `law`: a name of FORMS, or AUTO: a law of N and D if the runs tell them apart, else of compute. Raises ValueError
+    with a line for every reason why no law can be fitted.
+    """
+    runs: list[RunFacts] = []
+    problems: list[str] = []
+    for path in map(Path, paths):
+        found, bad = _rows(path) if path.suffix == ".csv" else read_runs([path])
+        runs.extend(found)
+        problems.extend(bad)
+    problems.extend(differences(runs))
+    if problems:
+        raise ValueError("no law can be fitted to these runs:\n" + "\n".join(f"- {problem}" for problem in problems))
+    if len(runs) < 2:
+        raise ValueError(f"{len(runs)} run cannot show how the loss falls with size: give at least three sizes")
+    form = _chosen(runs, embeddings) if law == AUTO else FORMS.get(law)
+    return RunTable(form, tuple(runs), embeddings)
+
+
+def differences(runs: Sequence[RunFacts]) -> list[str]:
+    """What differs between runs although one law needs it to be the same, a line for each."""
+    found = []
+    for field, what in SAME.items():
+        values: dict[object, str] = {}
+        for run in runs:
+            if value := getattr(run, field):
+                values.setdefault(value, run.name)
+        if len(values) > 1:
+            names = " and ".join(list(values.values())[:2])
+            found.append(f"the runs have {len(values)} different {what}, such as {names}: fit runs that share them")
+    return found
+
+
+def _rows(path: Path) -> tuple[list[RunFacts], list[str]]:
+    """The runs of a table, and a line for each row that cannot be used."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    found, problems = [], []
+    for number, row in enumerate(rows, start=2):
+        try:
+            found.append(RunFacts.of_row(row, f"{path}:{number}"))
+        except ValueError as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def _chosen(runs: Sequence[RunFacts], embeddings: bool) -> Form:
+    """The law of N and D if the runs tell them apart, else that of compute."""
+    by_compute = FORMS.get("compute")
+    try:
+        sizes_RV = np.array([[value_of(run, name, embeddings) for name in ("N", "D")] for run in runs])
+    except ValueError:
+        return by_compute
+    log_RV = np.log(np.unique(sizes_RV, axis=0))
+    if len(log_RV) < LEAST_SIZES_OF_BOTH or (np.ptp(log_RV, axis=0) == 0).any():
+        return by_compute
+    correlation = float(np.corrcoef(log_RV.T)[0, 1])
+    return FORMS.get("chinchilla") if abs(correlation) < MOST_COLLINEAR else by_compute
