@@ -148,11 +148,13 @@ def sweep(
     """
     from foretrain.configs import load as configs
     from foretrain.scaling.console import console_for_tables
+    from foretrain.scaling.layouts import parse_layout
     from foretrain.scaling.sweep.plan import Ask
     from foretrain.scaling.sweep.progress import SweepProgress
     from foretrain.scaling.sweep.report import print_end
-    from foretrain.scaling.sweep.run import make_plan, open_sweep, runner_of
+    from foretrain.scaling.sweep.run import make_plan, open_sweep
     from foretrain.scaling.sweep.space import parse_numbers
+    from foretrain.scaling.trials.folder import runner_of
 
     with ExitStack() as until_done:
         with bad_input():
@@ -167,7 +169,7 @@ def sweep(
                 layout,
             )
             plan = make_plan(ask, lambda more: configs.load(config, [*(overrides or []), *more]), out)
-            runner = runner_of(plan, out, on, jobs)
+            runner = runner_of(plan.base, parse_layout(layout), out, on, jobs, "sweep")
             trials = until_done.enter_context(open_sweep(plan, out))
         with bad_input(), SweepProgress(plan.num_trials) as progress:
             status = trials.run(runner, progress)

@@ -8,8 +8,9 @@ from fractions import Fraction
 from itertools import product
 
 from foretrain.configs.keys import find_key
-from foretrain.scaling.sweep.plan import Ask, Point, Setting, Trial
+from foretrain.scaling.sweep.plan import Ask, Setting
 from foretrain.scaling.sweep.space import Axis
+from foretrain.scaling.trials.trial import Point, Trial
 
 KEPT_OF = 3
 """A rung of successive halving keeps one setting in this many."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeGuard
 
-from foretrain.scaling.sweep.plan import Trial, Value
-from foretrain.scaling.sweep.record import Outcome
+from foretrain.scaling.trials.record import Outcome
+from foretrain.scaling.trials.trial import Trial, Value
 
 
 @dataclass(frozen=True)

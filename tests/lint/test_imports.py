@@ -20,6 +20,7 @@ PLANTED = {
     "coordinates": ("foretrain/trainer/mup/view.py", "foretrain.trainer.build"),
     "data-floors": ("foretrain/data_pipeline/stream/order.py", "foretrain.data_pipeline.inspect.stats"),
     "studies": ("foretrain/scaling/transfer/optimum.py", "foretrain.scaling.sweep.plan"),
+    "trials": ("foretrain/scaling/trials/curve.py", "foretrain.scaling.sweep.search"),
     "launchers": ("foretrain/launcher/local/run.py", "foretrain.trainer.run.setup"),
     "array": ("foretrain/launcher/ray/driver.py", "foretrain.launcher.array.task"),
     "pure": ("foretrain/trainer/mup/table.py", "torch"),

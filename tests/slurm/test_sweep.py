@@ -8,7 +8,7 @@ import pytest
 
 from foretrain.launcher.launches import launches
 from foretrain.scaling.records import RESULTS_FILE
-from foretrain.scaling.sweep.cluster import BATCH
+from foretrain.scaling.trials.cluster import BATCH
 from foretrain.trainer.run.exit_status import EXIT_DONE
 from tests.cli import called, start
 from tests.processes import assert_none, wait_until

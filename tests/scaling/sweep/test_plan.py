@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.scaling.layouts import parse_layout
-from foretrain.scaling.sweep.plan import (
-    Ask,
-    Corpus,
-    Setting,
-    Trial,
-    check_axes,
-    setting_of,
-    shown,
-    trials_of,
-)
+from foretrain.scaling.sweep.plan import Ask, Setting, check_axes, setting_of, trials_of
+from foretrain.scaling.trials.trial import Corpus, Trial, shown
 from foretrain.trainer.schedule import factor
 
 OVER = ("optimizer.lr=1e-3",)

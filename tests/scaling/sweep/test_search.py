@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foretrain.configs import load as configs
-from foretrain.scaling.sweep.plan import Ask, Corpus, Setting, Trial, setting_of, trials_of
+from foretrain.scaling.sweep.plan import Ask, Setting, setting_of, trials_of
 from foretrain.scaling.sweep.search import KEPT_OF, MIN_KEPT, check_distinct, kept, points, shares
 from foretrain.scaling.sweep.space import parse_axis
+from foretrain.scaling.trials.trial import Corpus, Trial
 
 
 def settings(*rates: str) -> list[Setting]:

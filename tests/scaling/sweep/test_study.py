@@ -21,10 +21,10 @@ from foretrain.scaling.records import RESULTS_FILE
 from foretrain.scaling.sweep import plot, summary
 from foretrain.scaling.sweep.plan import Ask
 from foretrain.scaling.sweep.progress import SweepProgress, best_table
-from foretrain.scaling.sweep.record import OUTCOME_FILE, Outcome, recorded, trial_config
 from foretrain.scaling.sweep.report import print_end
 from foretrain.scaling.sweep.run import SweepPlan, make_plan, open_sweep
-from foretrain.scaling.sweep.runner import TrialEnd
+from foretrain.scaling.trials.record import OUTCOME_FILE, Outcome, recorded, trial_config
+from foretrain.scaling.trials.runner import TrialEnd
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED
 
 RATES = "optimizer.lr=2^-9..2^-1"

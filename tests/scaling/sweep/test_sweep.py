@@ -16,10 +16,10 @@ import pytest
 from foretrain.configs import load as configs
 from foretrain.scaling.laws.runs import read_runs
 from foretrain.scaling.records import RESULTS_FILE, TRIALS
-from foretrain.scaling.sweep import trial as trial_module
 from foretrain.scaling.sweep.plan import Ask
-from foretrain.scaling.sweep.record import OUTCOME_FILE, TRIAL_CONFIG
 from foretrain.scaling.sweep.run import make_plan
+from foretrain.scaling.trials import run as trial_module
+from foretrain.scaling.trials.record import OUTCOME_FILE, TRIAL_CONFIG
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
 from foretrain.trainer.run.folder import LOGS

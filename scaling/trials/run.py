@@ -1,6 +1,6 @@
 """One trial, from its folder: what its ranks run, and a command that runs it to its end.
 
-    python -m foretrain.scaling.sweep.trial OUT/trials/NAME
+    python -m foretrain.scaling.trials.run OUT/trials/NAME
 
 starts the trial, or resumes it from its newest checkpoint, unless it has ended. Exits with 0 if the trial has an
 outcome (to diverge is one), with 85 if a signal stopped it, so that the same command resumes it, and with 1 if it
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from foretrain.launcher import train
 from foretrain.launcher.logs import log_path, open_log
-from foretrain.scaling.sweep.local import LocalRunner
-from foretrain.scaling.sweep.record import trial_config
+from foretrain.scaling.trials.local import LocalRunner
+from foretrain.scaling.trials.record import trial_config
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
 from foretrain.trainer.run.folder import LOGS
 from foretrain.trainer.run.stopping import catch_signals

@@ -1,4 +1,4 @@
-"""Runs the trials of a sweep on this machine, several at a time. They end with this process."""
+"""Runs trials on this machine, several at a time. They end with this process."""
 
 import time
 from collections import deque
@@ -14,12 +14,12 @@ from foretrain.launcher.local.pool import Call, CallEnd, RankPool
 from foretrain.launcher.local.report import headline
 from foretrain.launcher.logs import last_lines, log_path
 from foretrain.parallel.layout import Layout
-from foretrain.scaling.sweep.record import conclude, outcome_of
-from foretrain.scaling.sweep.runner import TAIL_LINES, TrialEnd, split_ended
+from foretrain.scaling.trials.record import conclude, outcome_of
+from foretrain.scaling.trials.runner import TAIL_LINES, TrialEnd, split_ended
 from foretrain.trainer.run.exit_status import EXIT_RESUME
 from foretrain.trainer.run.folder import LOGS
 
-RANK = "foretrain.scaling.sweep.trial:rank"
+RANK = "foretrain.scaling.trials.run:rank"
 PRELOAD = (
     *forkserver.PRELOAD,
     *("torch.utils.tensorboard", "matplotlib.figure"),

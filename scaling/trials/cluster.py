@@ -1,6 +1,6 @@
-"""Runs the trials of a sweep on a cluster, as a job array.
+"""Runs trials on a cluster, as a job array.
 
-Each is `python -m foretrain.scaling.sweep.trial FOLDER`.
+Each is `python -m foretrain.scaling.trials.run FOLDER`.
 """
 
 import os
@@ -17,23 +17,35 @@ from foretrain.launcher.array.watch import Ended as TaskEnded
 from foretrain.launcher.job import plugin_path
 from foretrain.launcher.logs import last_lines
 from foretrain.launcher.protocol import ArrayRunner, Launcher
-from foretrain.scaling.sweep.runner import TAIL_LINES, TrialEnd, split_ended
+from foretrain.scaling.trials.runner import TAIL_LINES, TrialEnd, split_ended
 
 BATCH = "batch"
-"""Name of the folder, in a sweep's, with scripts, logs, and how each command ended."""
+"""Name of the folder, in that of the study, with scripts, logs, and how each command ended."""
 
 
 class ClusterRunner:
     """Runs trials as tasks of a job array. Ctrl-C ends them, or if they outlive the command, the next run joins."""
 
     def __init__(
-        self, out: Path, config: Config, launcher: Launcher, arrays: ArrayRunner, *, ranks: int, at_once: int | None
+        self,
+        out: Path,
+        config: Config,
+        launcher: Launcher,
+        arrays: ArrayRunner,
+        *,
+        name: str,
+        ranks: int,
+        at_once: int | None,
     ) -> None:
-        """`config` holds the settings of the launch; `arrays` are the launcher's; each trial has `ranks` ranks."""
+        """`config` holds the settings of the launch; `arrays` are the launcher's; each trial has `ranks` ranks.
+
+        `name` is that of the job array.
+        """
         self.outlives_stop = arrays.outlives_command
         self._launcher, self._arrays = launcher, arrays
         self._out = out.absolute()
         self._config = config
+        self._name = name
         self._ranks = ranks
         self._at_once = at_once
         self.stopped_by: int | None = None
@@ -45,24 +57,24 @@ class ClusterRunner:
         waiting = {folder.name: folder for folder in configs}
         try:
             for task in self._ended_tasks(waiting):
-                if task.name in waiting:  # else it belongs to an earlier sweep
+                if task.name in waiting:  # else it belongs to an earlier study in the folder
                     yield TrialEnd(waiting.pop(task.name), None if task.status == 0 else _explain(task))
         except KeyboardInterrupt:
             self.stopped_by = signal.SIGINT
 
     def _ended_tasks(self, waiting: dict[str, Path]) -> Iterator[TaskEnded]:
-        yield from self._arrays.follow(self._out / BATCH)  # tasks of an earlier sweep that was stopped still run
+        yield from self._arrays.follow(self._out / BATCH)  # tasks of an earlier call that was stopped still run
         if waiting:
             with running(self._array(waiting), self._launcher) as ends:
                 yield from ends
 
     def _array(self, waiting: dict[str, Path]) -> JobArray:
         tasks = (
-            Task(name, (sys.executable, "-m", "foretrain.scaling.sweep.trial", str(folder.absolute())))
+            Task(name, (sys.executable, "-m", "foretrain.scaling.trials.run", str(folder.absolute())))
             for name, folder in waiting.items()
         )
         return JobArray(
-            name=f"sweep-{self._out.name}",
+            name=self._name,
             folder=self._out / BATCH,
             tasks=tuple(tasks),
             launch=self._config.launch,

@@ -1,7 +1,5 @@
-"""The files of a sweep: what was asked, and the outcome of each trial. The same trials always leave the same bytes.
+"""The files of the trials of a study. The same trials always leave the same bytes.
 
-OUT/sweep.json      what was asked
-OUT/config.yaml     the config from which every trial is made
 OUT/results.jsonl   a line for each trial that has ended, in the order of the plan
 OUT/trials/NAME/    a run folder; trial.yaml is its config, result.json its outcome
 """
@@ -17,8 +15,8 @@ from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.files import write_atomically
 from foretrain.scaling.records import RESULTS_FILE, TrialRecord, to_json
-from foretrain.scaling.sweep.curve import Steps, diverged_at
-from foretrain.scaling.sweep.plan import Trial
+from foretrain.scaling.trials.curve import Steps, diverged_at
+from foretrain.scaling.trials.trial import Trial
 from foretrain.trainer.metrics import METRICS_FILE, final_loss, read_metrics
 from foretrain.trainer.run.folder import newest_checkpoint, step_of
 

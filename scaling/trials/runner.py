@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from foretrain.configs.schema import Config
-from foretrain.scaling.sweep.record import conclude, recorded, trial_config
+from foretrain.scaling.trials.record import conclude, recorded, trial_config
 
 TAIL_LINES = 15
 """Lines of its log that are shown of a trial that failed."""
@@ -22,7 +22,7 @@ class TrialEnd:
 
 
 class Runner(Protocol):
-    """Runs the trials of a sweep."""
+    """Runs the trials of a study."""
 
     outlives_stop: bool
     """Whether trials continue when the runner is asked to stop, so that the next runner joins them."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foretrain.scaling.sweep.curve import Steps, diverged_at
+from foretrain.scaling.trials.curve import Steps, diverged_at
 
 STEPS = Steps(total=100, warmup=10)
 SOUND = [5.0 * math.exp(-step / 40) + 2.0 for step in range(100)]

@@ -1,0 +1,1 @@
+"""Small runs of complete configs, each trained once: what studies such as sweeps and ladders consist of."""
