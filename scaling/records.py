@@ -6,10 +6,10 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 COORD_CHECK_FILE = "coord_check.json"
-SWEEP_FILE, RESULTS_FILE, TRIALS = "sweep.json", "results.jsonl", "trials"
+SWEEP_FILE, LADDER_FILE, RESULTS_FILE, TRIALS = "sweep.json", "ladder.json", "results.jsonl", "trials"
 
 VERSION = 1
-"""The version of `coord_check.json` and of the files of a sweep."""
+"""The version of `coord_check.json` and of the files of a sweep and a ladder."""
 
 MIN_CHECK_WIDTH = 64
 """The smallest width at which a coordinate check is evidence. Narrower models are farther from the limit of infinite
@@ -67,6 +67,36 @@ class SweepRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LadderRecord:
+    """`ladder.json`: the plan of a ladder."""
+
+    budget_flops: float
+    """FLOPs of all runs that were allowed."""
+    seeds: list[int]
+    tokens_per_param: float
+    """Training tokens of a rung for each of its parameters, embeddings and head included."""
+    batch: str
+    """The rule of the batch and the learning rate: "fixed" or "sqrt"."""
+    ratio: float
+    """Ratio of the costs of neighbouring rungs that the ladder aims at."""
+    min_width: int
+    parametrization: str
+    flops: int
+    """FLOPs of all runs."""
+    target: dict[str, Any]
+    """The model that the ladder leads to, with the numbers that a rung has."""
+    rungs: list[dict[str, Any]]
+    """Small to large: shape, parameters, tokens, batch, learning rate, FLOPs of one run, epochs of the data, and of the
+    run of each seed the folder in `trials`, and the key, which is in `results.jsonl` too."""
+    layout: str = "dp=1"
+    sweep: str = ""
+    """The sweep whose values the ladder uses; "": those of the config."""
+    code: str | None = None
+    """Version of the code that planned the ladder."""
+    version: int = VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialRecord:
     """A line of `results.jsonl`: a trial and its outcome. No line contains a time or a speed."""
 
@@ -91,7 +121,7 @@ class TrialRecord:
     diverged_at: int | None = None
 
 
-Record = TypeVar("Record", CoordCheckRecord, SweepRecord, TrialRecord)
+Record = TypeVar("Record", CoordCheckRecord, SweepRecord, LadderRecord, TrialRecord)
 
 
 def from_json(kind: type[Record], text: str | bytes) -> Record:
@@ -115,7 +145,7 @@ def from_json(kind: type[Record], text: str | bytes) -> Record:
     return record
 
 
-def to_json(record: CoordCheckRecord | SweepRecord | TrialRecord, indent: int | None = None) -> str:
+def to_json(record: CoordCheckRecord | SweepRecord | LadderRecord | TrialRecord, indent: int | None = None) -> str:
     """The JSON text of a record, with a final newline."""
     found = asdict(record)
     if isinstance(record, TrialRecord) and record.budget_tokens is None:

@@ -39,6 +39,7 @@ app.command("mup", rich_help_panel="Scaling")(scaling.mup_table)
 app.command("coord-check", rich_help_panel="Scaling")(scaling.coord_check)
 app.command(rich_help_panel="Scaling")(scaling.sweep)
 app.command(rich_help_panel="Scaling")(scaling.transfer)
+app.command(rich_help_panel="Scaling")(scaling.ladder)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.files import write_atomically
-from foretrain.scaling.records import SWEEP_FILE, TRIALS, SweepRecord, to_json
+from foretrain.scaling.records import LADDER_FILE, SWEEP_FILE, TRIALS, SweepRecord, to_json
 from foretrain.scaling.sweep import plan as planning
 from foretrain.scaling.sweep import search
 from foretrain.scaling.sweep.plan import Ask, Resolve, Setting
@@ -73,8 +73,13 @@ def make_plan(ask: Ask, resolve: Resolve, out: Path) -> SweepPlan:
 
 @contextmanager
 def open_sweep(plan: SweepPlan, out: Path) -> "Iterator[Sweep]":
-    """Yield the sweep of a plan, with its folder made and locked. Raises ValueError if another sweep runs there."""
+    """Yield the sweep of a plan, with its folder made and locked.
+
+    Raises ValueError if another sweep runs there, or if it is the folder of a ladder.
+    """
     with locked(out):
+        if (out / LADDER_FILE).exists():
+            raise ValueError(f"{out} holds a ladder: choose another --out")
         (out / TRIALS).mkdir(parents=True, exist_ok=True)
         configs.save(plan.base, out / CONFIG_FILE)
         write_atomically(out / SWEEP_FILE, to_json(_asked(plan), indent=1))

@@ -1,6 +1,6 @@
 """Makes the target's config with the values that a sweep tuned, and the evidence for them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from json import dumps
 from pathlib import Path
@@ -16,7 +16,7 @@ from foretrain.scaling.records import COORD_CHECK_FILE
 from foretrain.scaling.transfer import coordinates, evidence
 from foretrain.scaling.transfer.coordinates import read_check
 from foretrain.scaling.transfer.study import Study, study
-from foretrain.scaling.transfer.sweep_folder import RATE, read_sweep
+from foretrain.scaling.transfer.sweep_folder import RATE, Sweep, read_sweep
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.run.folder import CONFIG_FILE
 
@@ -37,14 +37,19 @@ class Transfer:
 
 def make_transfer(folder: Path, to: str, overrides: Sequence[str] = (), coord_check: Path | None = None) -> Transfer:
     """The transfer of a sweep to the config `to`. Raises ValueError if the sweep, config or check cannot be read."""
-    sweep = read_sweep(folder)
+    return transfer_to(read_sweep(folder), lambda more: configs.load(to, [*overrides, *more]), coord_check)
+
+
+def transfer_to(sweep: Sweep, resolve: Callable[[Sequence[str]], Config], coord_check: Path | None = None) -> Transfer:
+    """The transfer of a sweep to the config that `resolve` makes with further overrides. Raises ValueError likewise."""
+    folder = sweep.folder
     check = read_check(coord_check or folder / COORD_CHECK_FILE)
-    found = study(sweep, configs.load(to, overrides))
-    target = with_vocabulary(configs.load(to, [*overrides, *_settings(found.values)]))
+    found = study(sweep, resolve(()))
+    target = with_vocabulary(resolve(settings(found.values)))
     if target.model.vocab_size is not None:
         blueprint(target)
     swept = {**found.largest.best_others, **found.values}
-    base = configs.load((folder / CONFIG_FILE).resolve(), _settings(swept))
+    base = configs.load((folder / CONFIG_FILE).resolve(), settings(swept))
     objections = (*evidence.objections(found, base, target), *coordinates.objections(check, sweep, target))
     lines = [*_found(found), coordinates.summary(check)]
     lines += filter(None, (evidence.horizon(found, target), evidence.unjudged(base, target)))
@@ -64,7 +69,8 @@ def with_vocabulary(config: Config) -> Config:
     return replace(config, model=replace(config.model, vocab_size=vocab_size))
 
 
-def _settings(values: Mapping[str, Any]) -> list[str]:
+def settings(values: Mapping[str, Any]) -> list[str]:
+    """KEY=VALUE of each value, as `load` takes them."""
     return [f"{key}={dumps(value)}" for key, value in values.items()]
 
 

@@ -18,7 +18,7 @@ def proxy(
     Raises ValueError if that is impossible.
     """
     sized = replace(config, model=resized(config.model, width, depth))
-    return _fitted(_shortened(_seeded(sized, seed), share), layout)
+    return _fitted(on_share(_seeded(sized, seed), share), layout)
 
 
 def _seeded(config: Config, seed: int) -> Config:
@@ -27,22 +27,25 @@ def _seeded(config: Config, seed: int) -> Config:
     return replace(config, data=replace(config.data, seed=seed), train=train, sample=SampleConfig())
 
 
-def _shortened(config: Config, share: Fraction) -> Config:
-    """The run on a share of its tokens. Warm-up, decay and changes of the mixture shrink with it."""
+def on_share(config: Config, share: Fraction) -> Config:
+    """The run on a share of its tokens, or on a multiple. Warm-up, decay and changes of the mixture scale with it."""
     if share == 1:
         return config
 
     def part(num_tokens: int) -> int:
         return round(num_tokens * share)
 
-    old = config.schedule
+    old, num_tokens = config.schedule, max(1, part(config.train.num_tokens))
+    warmup_tokens, decay_tokens = part(old.warmup_tokens), part(old.decay_tokens)
+    if old.kind == "constant":  # both may have been rounded up
+        decay_tokens = min(decay_tokens, num_tokens - warmup_tokens)
     stages = {
         name: replace(stage, from_tokens=max(1, part(stage.from_tokens))) for name, stage in config.data.stages.items()
     }
     return replace(
         config,
-        schedule=replace(old, warmup_tokens=part(old.warmup_tokens), decay_tokens=part(old.decay_tokens)),
-        train=replace(config.train, num_tokens=max(1, part(config.train.num_tokens))),
+        schedule=replace(old, warmup_tokens=warmup_tokens, decay_tokens=decay_tokens),
+        train=replace(config.train, num_tokens=num_tokens),
         data=replace(config.data, stages=stages),
     )
 

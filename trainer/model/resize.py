@@ -28,7 +28,7 @@ def resized(
             return size and size * new // old
         raise ValueError(
             f"a model of d_model = {width} in the proportions of this one (d_model = {model.d_model}, {name} = {size})"
-            f" would have {name} = {size * new / old:g}: take a multiple of {_step(model)}"
+            f" would have {name} = {size * new / old:g}: take a multiple of {width_step(model)}"
         )
 
     heads = num_heads or part("num_heads", model.num_heads, width, model.d_model)
@@ -44,7 +44,7 @@ def resized(
     )
 
 
-def _step(model: ModelConfig) -> int:
-    """The smallest possible width; all possible widths are multiples of it."""
+def width_step(model: ModelConfig) -> int:
+    """The smallest width in the proportions of `model`; all possible widths are multiples of it."""
     parts = [size for size in (model.num_heads, model.num_kv_heads, model.d_ff) if size is not None]
     return lcm(*(model.d_model // gcd(size, model.d_model) for size in parts))
