@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from foretrain.verbs import checkpoint, data, scaling, training
+from foretrain.verbs import checkpoint, data, prediction, scaling, training
 
 app = typer.Typer(
     help="Pretrain language models with data, tensor, context and pipeline parallelism.",
@@ -39,7 +39,7 @@ app.command("mup", rich_help_panel="Scaling")(scaling.mup_table)
 app.command("coord-check", rich_help_panel="Scaling")(scaling.coord_check)
 app.command(rich_help_panel="Scaling")(scaling.sweep)
 app.command(rich_help_panel="Scaling")(scaling.transfer)
-app.command(rich_help_panel="Scaling")(scaling.ladder)
+app.command(rich_help_panel="Scaling")(prediction.ladder)
 
 
 def main() -> None:

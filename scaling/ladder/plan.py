@@ -174,7 +174,8 @@ def _first_step(target: Config) -> Config:
     """The target for one step, on one rank: it needs the same tokenizer, and hardly any data."""
     tokens_per_step = target.train.global_batch_size * target.model.seq_len
     share = Fraction(min(tokens_per_step, target.train.num_tokens), target.train.num_tokens)
-    return proxy(target, None, None, 0, Layout(), share)
+    without_stages = replace(target, data=replace(target.data, stages={}))
+    return proxy(without_stages, None, None, 0, Layout(), share)
 
 
 def _tokens_per_param(ask: Ask, target: Config) -> float:

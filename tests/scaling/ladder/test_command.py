@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 
@@ -234,6 +234,14 @@ def test_the_summary_has_the_loss_of_every_seed_and_the_noise_between_them(plan:
         for run in rung["runs"]
     ]
     assert [line["trial"] for line in lines] == keys
+
+
+def test_a_ladder_that_was_planned_meanwhile_in_the_folder_is_not_overwritten(plan: LadderPlan, tmp_path: Path) -> None:
+    with open_ladder(plan, tmp_path):
+        pass
+    other = replace(plan, ask=replace(plan.ask, budget_flops=3e10))
+    with pytest.raises(ValueError, match="holds another ladder"), open_ladder(other, tmp_path):
+        raise AssertionError("it was opened")
 
 
 def test_a_ladder_that_was_stopped_trains_the_rest_alone(plan: LadderPlan, tmp_path: Path) -> None:
