@@ -40,6 +40,10 @@ app.command("coord-check", rich_help_panel="Scaling")(scaling.coord_check)
 app.command(rich_help_panel="Scaling")(scaling.sweep)
 app.command(rich_help_panel="Scaling")(scaling.transfer)
 app.command(rich_help_panel="Scaling")(prediction.ladder)
+app.command(rich_help_panel="Scaling")(prediction.fit)
+app.command(rich_help_panel="Scaling")(prediction.predict)
+app.command(rich_help_panel="Scaling")(prediction.score)
+app.command(rich_help_panel="Scaling")(prediction.tally)
 
 
 def main() -> None:

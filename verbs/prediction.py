@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from foretrain.trainer.run.exit_status import EXIT_FAILED
-from foretrain.verbs.shared import ConfigArgument, Overrides, bad_input
+from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input, check_writable
 
 
 def ladder(
@@ -113,3 +113,141 @@ def ladder(
             status = runs.run(runner, progress)
         report.print_end(runs, status, console)
     raise typer.Exit(status)
+
+
+def fit(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUNS|TABLE.csv", help="Folders of runs, sweeps or ladders, and .csv tables."),
+    ],
+    law: Annotated[
+        str,
+        typer.Option(help="chinchilla: of N and D; compute, compute_no_e: of C; auto: N and D if the runs allow it."),
+    ] = "auto",
+    without_embeddings: Annotated[
+        bool, typer.Option("--without-embeddings", help="N counts no embeddings. Default: it counts all parameters.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the fit to this .json file.")] = None,
+) -> None:
+    """Fit a law of the loss to finished runs, with intervals, noise, and a back-test.
+
+    A table has a column loss, and N and D, or C (FLOPs); seed and loss_error may be there. The fit says when a
+    parameter is not identified, separates the noise of seeds from a misspecified law, and predicts its own larger runs
+    from its smaller ones.
+
+    Example: `foretrain fit ladders/small --out ladders/small/fit.json`
+    """
+    from foretrain.scaling.console import console_for_tables
+    from foretrain.scaling.prediction import report
+    from foretrain.scaling.prediction.fit import evidence_of, fit_record
+    from foretrain.scaling.prediction.table import read_table
+    from foretrain.trainer.run.environment import code_version
+
+    with bad_input():
+        if out is not None:
+            check_writable(out)
+        table = read_table(runs, law, embeddings=not without_embeddings)
+        record = fit_record(table, evidence_of(table), code_version() or "")
+        if out is not None:
+            record.write(out)
+    report.print_fit(record, console_for_tables())
+
+
+def predict(
+    fit: Annotated[Path, typer.Option("--fit", metavar="FIT", help="A file that `foretrain fit` has written.")],
+    config: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="The config of the run: a YAML file, or a preset.")
+    ] = None,
+    overrides: Overrides = None,
+    params: Annotated[
+        float | None, typer.Option(help="Without a config: N, parameters as the fit counts them.")
+    ] = None,
+    tokens: Annotated[float | None, typer.Option(help="Without a config: D, training tokens.")] = None,
+    flops: Annotated[float | None, typer.Option(help="Without a config: C, training FLOPs. Default: 6 N D.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Seal the prediction into this file, such as prediction.json.")
+    ] = None,
+) -> None:
+    """Predict the final loss of a run that has not started, with intervals of 80, 90 and 95 %, and seal it.
+
+    Refused, with every reason, if the runs of the fit do not support it: other data, tokenizer or parametrization, an
+    extrapolation that the back-test does not cover, or too few sizes. The sealed file shows a later change. It cannot
+    show when it was made: commit it, or publish its seal, before the run.
+
+    Example: `foretrain predict runs/mup_proxy --fit ladders/small/fit.json --out prediction.json`
+    """
+    from foretrain.configs import load as configs
+    from foretrain.scaling.console import console_for_tables
+    from foretrain.scaling.prediction import report
+    from foretrain.scaling.prediction.predict import predict as predicted
+    from foretrain.scaling.prediction.record import FitRecord
+    from foretrain.scaling.prediction.target import target_of, target_of_numbers
+    from foretrain.trainer.run.environment import code_version
+
+    console = console_for_tables()
+    with bad_input():
+        record, seal = FitRecord.read_with_seal(fit)
+        if config is None:
+            target = target_of_numbers(params, tokens, flops)
+        else:
+            target = target_of(configs.load(config, overrides or []), embeddings=record.embeddings)
+        if out is not None:
+            if out.exists():
+                raise ValueError(f"{out} exists: a sealed prediction is not replaced; give --out another name")
+            check_writable(out)
+        prediction = predicted(record, seal, target, code_version() or "")
+        report.print_prediction(prediction, console)
+        if out is not None:
+            console.print(f"sealed: {prediction.write(out)}", highlight=False, soft_wrap=True)
+
+
+def score(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of the finished run.")],
+    prediction: Annotated[Path, typer.Option(metavar="FILE", help="The sealed prediction.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the score to this file. Default: beside the prediction.")
+    ] = None,
+) -> None:
+    """Score a sealed prediction by its finished run.
+
+    Exits with 1 if the score does not count, because the run started before the seal or is another run.
+
+    Example: `foretrain score runs/large --prediction prediction.json`
+    """
+    from foretrain.scaling.console import console_for_tables
+    from foretrain.scaling.laws.runs import RunFacts
+    from foretrain.scaling.prediction import report
+    from foretrain.scaling.prediction.record import PredictionRecord
+    from foretrain.scaling.prediction.score import score as scored
+    from foretrain.scaling.prediction.target import start_of
+
+    with bad_input():
+        record, seal = PredictionRecord.read_with_seal(prediction)
+        found = scored(record, RunFacts.of_folder(run), start_of(run))
+        out = out or prediction.with_name(f"{prediction.stem}.score.json")
+        found.record(str(run), seal).write(out)
+    report.print_score(record, found, console_for_tables())
+    raise typer.Exit(0 if found.counts else EXIT_DIFFERS)
+
+
+def tally(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with predictions and their scores.")],
+) -> None:
+    """Show all sealed predictions of a folder with their scores: how many were inside of their intervals, and errors.
+
+    Predictions without a score, and scores that do not count, are listed apart.
+
+    Example: `foretrain tally predictions`
+    """
+    from foretrain.scaling.console import console_for_tables
+    from foretrain.scaling.prediction import report
+    from foretrain.scaling.prediction.folder import read_folder
+    from foretrain.scaling.prediction.tally import tally as rows
+
+    console = console_for_tables()
+    with bad_input():
+        found = read_folder(folder)
+    if found.scored:
+        report.print_tally(rows(found.scored), console)
+    for line in found.notes:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -21,6 +21,8 @@ GRID = (0.05, 0.12, 0.25, 0.45, 0.8)
 """Exponents at which fits start, each with the same part of the loss in each term."""
 NUM_REFINED = 6
 """Starts that are refined."""
+LEAST_SHARE = 1e-6
+"""A coefficient that is not needed gets this share of the loss, and not zero, from which no interval can start."""
 SMOOTHING = (0.1, 0.01)
 """Values of delta with which a fit begins: with a small one, the objective has a kink in each run that the law goes
 through, at which the minimizer stops."""
@@ -140,8 +142,18 @@ def fit_by_noise(problems: Problems) -> tuple[Problems, Minima]:
     minima = best(problems)
     for _ in range(NUM_ROUNDS):
         problems = with_delta(problems, np.maximum(DELTA, TUNING * noise(problems, minima.theta_BP)))
-        minima = minimize(problems, minima.theta_BP)
-    return problems, minima
+        minima = minimize(problems, _positive(problems, minima.theta_BP))
+    theta_BP = _positive(problems, minima.theta_BP)
+    objective_B = problems.objective(problems.residual(theta_BP))
+    return problems, Minima(theta_BP, objective_B, objective_B)
+
+
+def _positive(problems: Problems, theta_BP: Floats) -> Floats:
+    """Parameters of which each coefficient is at least LEAST_SHARE of the loss at the geometric mean of the sizes."""
+    mean_B = np.average(problems.log_loss_BR, axis=1, weights=problems.weight_BR)
+    least_BP = np.full_like(theta_BP, -np.inf)
+    least_BP[:, : len(problems.form.terms)] = mean_B[:, None] + np.log(LEAST_SHARE)
+    return np.maximum(theta_BP, least_BP)
 
 
 def noise(problems: Problems, theta_BP: Floats) -> Floats:

@@ -46,7 +46,7 @@ class Spread:
     """How far runs are from their laws."""
 
     variance_B: Floats
-    """Of the logarithm of the loss of one run, as it enters the uncertainty of a fit."""
+    """The variance of the logarithm of the loss of one run, as it enters the uncertainty of a fit."""
     freedom_B: Floats
     """Degrees of freedom of the variance."""
 

@@ -78,7 +78,7 @@ class _Point:
     """Without the pull."""
     total_B: Floats
     distance_B: Floats | None = None
-    """Of the quantity from the target of the pull."""
+    """The quantity minus the target of the pull."""
     direction_BP: Floats | None = None
     """The derivatives of the quantity."""
 

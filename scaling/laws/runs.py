@@ -16,9 +16,9 @@ from typing import Any, Self
 from foretrain.configs import load as configs
 from foretrain.configs.optimization import ScheduleConfig
 from foretrain.configs.schema import Config
-from foretrain.scaling.records import SWEEP_FILE, TRIALS
-from foretrain.scaling.sweep.curve import diverged_at
-from foretrain.scaling.sweep.record import steps_of
+from foretrain.scaling.records import LADDER_FILE, SWEEP_FILE, TRIALS
+from foretrain.scaling.trials.curve import diverged_at
+from foretrain.scaling.trials.record import steps_of
 from foretrain.trainer.metrics import METRICS_FILE, VAL_LOSS_ERROR, read_metrics
 from foretrain.trainer.run.description import Description
 from foretrain.trainer.run.folder import CONFIG_FILE, DESCRIPTION_FILE, ENVIRONMENT_FILE
@@ -156,9 +156,9 @@ def read_runs(paths: Iterable[Path | str], *, must_be_finished: bool = True) -> 
 
 
 def run_folders(path: Path | str) -> list[Path]:
-    """The run folders that a path stands for: the trials of a sweep, by name, or the path itself."""
+    """The run folders that a path stands for: the trials of a sweep or a ladder, by name, or the path itself."""
     path = Path(path)
-    if not (path / SWEEP_FILE).is_file():
+    if not any((path / file).is_file() for file in (SWEEP_FILE, LADDER_FILE)):
         return [path]
     return sorted(folder for folder in (path / TRIALS).iterdir() if folder.is_dir())
 

@@ -1,4 +1,4 @@
-"""From a fit and a config to `prediction.json`: the loss that is predicted for a run that has not begun."""
+"""From a fit and a config to `prediction.json`: the loss that is predicted for a run that has not started."""
 
 import math
 from collections.abc import Mapping
@@ -116,7 +116,7 @@ def _tokens_per_param(record: FitRecord, wanted: float) -> list[str]:
         return []
     return [
         f"the target has {wanted:.3g} tokens per parameter, and the runs have {low:.3g} to {high:.3g}, which a law of "
-        "compute cannot tell apart: change train.num_tokens, or fit runs with several numbers of tokens per parameter"
+        "compute does not know: change train.num_tokens, or fit runs with several numbers of tokens per parameter"
     ]
 
 

@@ -38,7 +38,15 @@ class Sealed:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a file. Raises ValueError, which names it, if it is another file or was changed after it was sealed."""
+        """The content of a file, as `read_with_seal` reads it."""
+        return cls.read_with_seal(path)[0]
+
+    @classmethod
+    def read_with_seal(cls, path: Path) -> tuple[Self, str]:
+        """The content of a file, and its seal.
+
+        Raises ValueError, which names the file, if it is another one or was changed after it was sealed.
+        """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -50,7 +58,7 @@ class Sealed:
         if values.get(SEAL) != seal_of(values):
             raise ValueError(f"{path} was changed after it was sealed: restore it, or make a new {cls.KIND}")
         names = {each.name for each in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{name: value for name, value in values.items() if name in names})
+        return cls(**{name: value for name, value in values.items() if name in names}), values[SEAL]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +100,7 @@ class FitRecord(Sealed):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionRecord(Sealed):
-    """`prediction.json`: the loss that is predicted for a run that has not begun."""
+    """`prediction.json`: the loss that is predicted for a run that has not started."""
 
     KIND = "prediction"
 
@@ -113,3 +121,22 @@ class PredictionRecord(Sealed):
     code: str = ""
     time: str = ""
     """When it was sealed, in UTC."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRecord(Sealed):
+    """`*.score.json`: how a prediction did."""
+
+    KIND = "score"
+
+    prediction: str
+    """The seal of the prediction."""
+    run: str
+    """The folder of the run."""
+    measured: float
+    error: float
+    inside: dict[str, bool]
+    baseline_errors: dict[str, float]
+    problems: list[str]
+    """Why the score does not count; empty if it does."""
+    time: str = ""

@@ -2,11 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
 
 from foretrain.scaling.laws.runs import RunFacts
-from foretrain.scaling.prediction.record import PredictionRecord
+from foretrain.scaling.prediction.record import PredictionRecord, ScoreRecord
 from foretrain.scaling.prediction.table import SAME
 
 SIZE_TOLERANCE = 1e-6
@@ -33,9 +32,10 @@ class Score:
         """Whether the prediction was made for this run, before it began."""
         return not self.problems
 
-    def record(self) -> dict[str, Any]:
-        """The score for a JSON file."""
-        return {**vars(self), "counts": self.counts}
+    def record(self, run: str, prediction: str) -> ScoreRecord:
+        """The file of the score. `run`: the run's folder; `prediction`: the seal of the prediction."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return ScoreRecord(run=run, prediction=prediction, time=now, **vars(self))
 
 
 def score(prediction: PredictionRecord, run: RunFacts, began: datetime | None) -> Score:

@@ -12,7 +12,7 @@ from foretrain.scaling.laws.runs import RunFacts, read_runs
 
 AUTO = "auto"
 MOST_COLLINEAR = 0.95
-"""The largest correlation of log N and log D at which a law can tell parameters from tokens."""
+"""The largest correlation of log N and log D at which a law can separate parameters from tokens."""
 LEAST_SIZES_OF_BOTH = 8
 """With fewer sizes, a law of N and D has too few runs for its five parameters."""
 SAME = {
@@ -71,7 +71,7 @@ def value_of(run: RunFacts, name: str, embeddings: bool) -> float:
 def read_table(paths: Sequence[Path | str], law: str = AUTO, *, embeddings: bool = True) -> RunTable:
     """The runs in folders of runs, sweeps and ladders, and in .csv tables.
 
-    `law`: a name of FORMS, or AUTO: a law of N and D if the runs tell them apart, else of compute. Raises ValueError
+    `law`: a name of FORMS, or AUTO: a law of N and D if the runs separate them, else of compute. Raises ValueError
     with a line for every reason why no law can be fitted.
     """
     runs: list[RunFacts] = []
@@ -117,7 +117,7 @@ def _rows(path: Path) -> tuple[list[RunFacts], list[str]]:
 
 
 def _chosen(runs: Sequence[RunFacts], embeddings: bool) -> Form:
-    """The law of N and D if the runs tell them apart, else that of compute."""
+    """The law of N and D if the runs separate them, else that of compute."""
     by_compute = FORMS.get("compute")
     try:
         sizes_RV = np.array([[value_of(run, name, embeddings) for name in ("N", "D")] for run in runs])

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import Any
+
+from foretrain.scaling.prediction.record import PredictionRecord, ScoreRecord
 
 RANGES = (1, 3, 10, 30, 100, math.inf)
 """Where a tally divides predictions by the compute of their target over that of the largest run of their fit."""
@@ -69,14 +70,8 @@ def _row(low: float, high: float, part: Sequence[Scored]) -> Row:
     )
 
 
-def scored_of(name: str, prediction: dict[str, Any], score: dict[str, Any]) -> Scored:
-    """A prediction and its score, from their files."""
-    low, high = prediction["intervals"]["0.9"]
-    return Scored(
-        name,
-        prediction["ratio"],
-        score["error"],
-        (high - low) / prediction["loss"],
-        score["inside"],
-        score["baseline_errors"],
-    )
+def scored_of(name: str, prediction: PredictionRecord, score: ScoreRecord) -> Scored:
+    """A prediction and its score."""
+    low, high = prediction.intervals["0.9"]
+    width = (high - low) / prediction.loss
+    return Scored(name, prediction.ratio, score.error, width, score.inside, score.baseline_errors)

@@ -111,7 +111,7 @@ def test_intervals_that_ignore_the_uncertainty_of_the_noise_hold_the_truth_too_s
 
 
 def test_an_end_that_the_runs_do_not_bound_is_infinite() -> None:
-    study = by_compute(noise=0.03, num_trials=40)  # so much noise that no constant may be needed
+    study = by_compute(noise=0.03, num_trials=40)  # a noise at which no constant may be needed
     one = fit(study.form, study.x_RV, study.law(study.x_RV))
     low_B, high_B = bounds(*study.fits, study.spread, lambda theta_BP: one.value("E", theta_BP), 0.95)
     assert np.mean(np.isneginf(low_B)) > 0.4 and np.isfinite(high_B).all()

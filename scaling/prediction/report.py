@@ -1,0 +1,138 @@
+"""Prints fits, predictions, scores and tallies."""
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from foretrain.scaling.laws.evidence import LEVELS
+from foretrain.scaling.laws.noise import SIGNIFICANCE
+from foretrain.scaling.prediction.record import FitRecord, PredictionRecord
+from foretrain.scaling.prediction.score import Score
+from foretrain.scaling.prediction.tally import Row
+
+
+def print_fit(record: FitRecord, console: Console) -> None:
+    """Print the law, its parameters with intervals, its noise, and its back-test."""
+    compute = [run["C"] for run in record.runs]
+    num_sizes = len({(run.get("N"), run.get("D"), run["C"]) for run in record.runs})
+    _say(console, f"{record.formula}: {len(record.runs)} runs of {num_sizes} sizes, {_flops(compute)} FLOPs")
+    table = _table("parameter", "value", *(f"{100 * level:g} % interval" for level in LEVELS))
+    for name, found in record.parameters.items():
+        table.add_row(name, f"{found['value']:.5g}", *(_interval(each) for each in found["intervals"].values()))
+    console.print(table)
+    for name in record.unidentified:
+        _say(console, f"{name} is not identified: the runs do not bound it on both sides (95 % interval)")
+    _say(console, _noise(record))
+    if not record.backtest:
+        _say(console, "back-test: none, since too few sizes are larger than those that a law needs")
+        return
+    table = _table(
+        "from ratio", "cases", "fits", "median error", "worst", *(f"in {100 * level:g} %" for level in LEVELS)
+    )
+    for row in record.backtest:
+        inside = (f"{row[f'inside_{level:g}']:.0%}" for level in LEVELS)
+        numbers = (f"{100 * row[name]:.2f} %" for name in ("median_error", "worst_error"))
+        table.add_row(f"{row['from_ratio']}x", str(row["cases"]), str(row["fits"]), *numbers, *inside)
+    console.print(table)
+    _say(
+        console,
+        f"intervals are widened by {record.widening:.2f}, as the back-test asks"
+        if record.widening > 1.0
+        else "the back-test's errors are no larger than its intervals say",
+    )
+
+
+def print_prediction(record: PredictionRecord, console: Console) -> None:
+    """Print the predicted loss, its intervals, and how far it extrapolates."""
+    low, high = record.intervals["0.9"]
+    size = f"{record.target['C']:.3g} FLOPs, {record.ratio:.3g} times the largest run"
+    _say(console, f"predicted loss {record.loss:.4f}, at {size}")
+    table = _table("interval", "one run", "mean of many runs")
+    for level, interval in record.intervals.items():
+        table.add_row(f"{100 * float(level):g} %", _interval(interval), _interval(record.mean_intervals[level]))
+    console.print(table)
+    _say(console, f"width of the 90 % interval: {100 * (high - low) / record.loss:.2f} % of the loss")
+    for name, loss in record.baselines.items():
+        _say(console, f"{_BASELINES[name]}: {loss:.4f}")
+
+
+def print_score(record: PredictionRecord, found: Score, console: Console) -> None:
+    """Print how a prediction did."""
+    off = f"{100 * found.error:+.2f} % ({record.ratio:.3g}x)"
+    _say(console, f"predicted {record.loss:.4f}, measured {found.measured:.4f}: {off}")
+    for level, is_inside in found.inside.items():
+        _say(console, f"{'inside' if is_inside else 'outside'} of the {100 * float(level):g} % interval")
+    for name, error in found.baseline_errors.items():
+        _say(console, f"{_BASELINES[name]}: {100 * error:+.2f} %")
+    for problem in found.problems:
+        _say(console, f"does not count: {problem}")
+
+
+def print_tally(rows: Sequence[Row], console: Console) -> None:
+    """Print how the predictions did, by how far they extrapolate."""
+    levels = list(dict.fromkeys(level for row in rows for level in row.inside))
+    names = list(dict.fromkeys(name for row in rows for name in row.baselines))
+    table = _table(
+        "ratio",
+        "predictions",
+        *(f"in {100 * float(level):g} %" for level in levels),
+        "median error",
+        "worst",
+        "mean width (90 %)",
+        *(_BASELINES[name] for name in names),
+    )
+    for row in rows:
+        high = "" if math.isinf(row.high) else f" to {row.high:g}x"
+        table.add_row(
+            f"{row.low:g}x{high or ' or more'}",
+            str(row.count),
+            *(f"{row.inside.get(level, 0)} of {row.count}" for level in levels),
+            *(f"{100 * value:.2f} %" for value in (row.median_error, row.worst_error, row.mean_width)),
+            *(f"{100 * row.baselines[name]:.2f} %" if name in row.baselines else "" for name in names),
+        )
+    console.print(table)
+
+
+_BASELINES = {"largest_run": "loss of the largest run", "power_law": "power law without a constant"}
+
+
+def _noise(record: FitRecord) -> str:
+    """What is known of the noise of a run."""
+    if record.run_std is None:
+        return "noise: not known, since the law goes through as many sizes as it has parameters"
+    source = f"{record.noise_freedom} replicates" if record.noise_freedom else "the runs' distances from the law"
+    words = f"noise of one run: {100 * record.run_std:.2f} % of its loss (from {source})"
+    if record.misfit is None:
+        return words
+    if record.misfit < SIGNIFICANCE:
+        return (
+            f"{words}; the law is misspecified: noise alone would be as far from it with a probability of "
+            f"{record.misfit:.2g}, so each size counts as one run"
+        )
+    return f"{words}; the law fits within the noise (probability {record.misfit:.2f})"
+
+
+def _interval(bounds: Sequence[float | None]) -> str:
+    low, high = bounds
+    return f"{_number(low, '-inf')} to {_number(high, 'inf')}"
+
+
+def _number(value: float | None, otherwise: str) -> str:
+    return otherwise if value is None else f"{value:.5g}"
+
+
+def _flops(compute: Sequence[float]) -> str:
+    return f"{min(compute):.3g} to {max(compute):.3g}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(*columns, box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

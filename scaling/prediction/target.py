@@ -1,0 +1,52 @@
+"""The run whose loss is predicted, from its config or from numbers, and when a run has started."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from foretrain.configs.schema import Config
+from foretrain.scaling.prediction.predict import Target
+from foretrain.scaling.prediction.table import SAME
+from foretrain.trainer.goodput import facts
+from foretrain.trainer.run.description import Description
+from foretrain.trainer.run.setup import prepare_run
+
+
+def target_of(config: Config, *, embeddings: bool) -> Target:
+    """The target that a config describes. Its corpus must be there: it decides the vocabulary and the tokens.
+
+    `embeddings`: whether N counts them. Raises ValueError if the config cannot be trained.
+    """
+    run = prepare_run(config)
+    found = Description.of(run)
+    known = {**vars(found), "parametrization": run.config.mup.parametrization, "seq_len": run.config.model.seq_len}
+    return Target(
+        num_params=float(found.num_params if embeddings else found.num_params_without_embeddings),
+        num_tokens=float(found.num_tokens),
+        flops=float(found.flops),
+        same={field: known[field] for field in SAME if known[field]},
+        settings={
+            "model": run.config.model.name,
+            "d_model": run.config.model.d_model,
+            "num_layers": run.config.model.num_layers,
+            "global_batch_size": run.config.train.global_batch_size,
+            "lr": run.config.optimizer.lr,
+        },
+    )
+
+
+def target_of_numbers(num_params: float | None, num_tokens: float | None, flops: float | None) -> Target:
+    """The target with these N, D and C; C is 6 N D if it is not given. Raises ValueError if it cannot be known."""
+    for name, value in (("--params", num_params), ("--tokens", num_tokens), ("--flops", flops)):
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} {value:g} is not a positive number")
+    if flops is None:
+        if num_params is None or num_tokens is None:
+            raise ValueError("give a config, or --flops, or --params and --tokens")
+        flops = 6.0 * num_params * num_tokens
+    return Target(num_params, num_tokens, flops, {}, {})
+
+
+def start_of(run_dir: Path) -> datetime | None:
+    """When a run was launched or started first, in UTC; None if its folder does not say."""
+    times_s = [fact.at_s for fact in facts.read(run_dir)]
+    return datetime.fromtimestamp(min(times_s), UTC) if times_s else None

@@ -1,0 +1,176 @@
+"""A prediction is sealed, refused with every reason if its runs do not support it, and scored by its own run alone."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from foretrain.scaling.laws.forms import FORMS
+from foretrain.scaling.laws.runs import RunFacts
+from foretrain.scaling.prediction.fit import evidence_of, fit_record
+from foretrain.scaling.prediction.folder import read_folder
+from foretrain.scaling.prediction.predict import Target, predict
+from foretrain.scaling.prediction.record import FitRecord, PredictionRecord
+from foretrain.scaling.prediction.score import score
+from foretrain.scaling.prediction.table import RunTable
+from foretrain.verbs.app import app
+
+TRUE: dict[str, Any] = {"tokenizer_sha256": "t", "parametrization": "mup"}
+
+
+def law(flops: Any) -> Any:
+    return 1.8 + 1000 / flops**0.18
+
+
+def runs(noise: float = 0.004, seeds: int = 2, num: int = 8) -> tuple[RunFacts, ...]:
+    """Runs at 20 tokens per parameter."""
+    random = np.random.default_rng(0)
+    found = []
+    for flops in np.geomspace(1e15, 1e18, num):
+        params = float(np.sqrt(flops / 120))
+        for seed in range(seeds):
+            loss = float(law(flops) * np.exp(noise * random.standard_normal()))
+            sizes: dict[str, Any] = {"num_params": params, "num_tokens": 20 * params, "flops": float(flops)}
+            found.append(RunFacts(name=f"runs/{flops:.0e}-{seed}", loss=loss, seed=seed, **sizes, **TRUE))
+    return tuple(found)
+
+
+def record_of(found: tuple[RunFacts, ...], form: str = "compute") -> FitRecord:
+    table = RunTable(FORMS.get(form), found, embeddings=True)
+    return fit_record(table, evidence_of(table))
+
+
+def target(flops: float = 3e19, tokens_per_param: float = 20.0, **same: Any) -> Target:
+    params = float(np.sqrt(flops / 6 / tokens_per_param))
+    return Target(params, params * tokens_per_param, flops, {**TRUE, **same}, {})
+
+
+@pytest.fixture(scope="module")
+def fitted() -> FitRecord:
+    return record_of(runs())
+
+
+def test_a_prediction_at_30_times_the_compute_holds_the_truth(fitted: FitRecord) -> None:
+    found = predict(fitted, "seal", target())
+    low, high = found.intervals["0.95"]
+    assert low < law(3e19) < high and found.ratio == pytest.approx(30.0)
+    widths = [high - low for low, high in found.intervals.values()]
+    means = [high - low for low, high in found.mean_intervals.values()]
+    assert widths == sorted(widths) and all(mean < one for mean, one in zip(means, widths, strict=True))
+    assert set(found.baselines) == {"largest_run", "power_law"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (target(1e17), "is not larger than the largest run"),
+        (target(1e24), "and the back-test of these runs supports 1e+04 times: add runs of up to"),
+        (target(tokenizer_sha256="other"), "the target's tokenizer_sha256 (other) is not that of the runs (t)"),
+        (target(parametrization="standard"), "fit runs that share its parametrizations"),
+        (target(tokens_per_param=100), "the target has 100 tokens per parameter, and the runs have 20 to 20"),
+    ],
+)
+def test_what_the_runs_do_not_support_is_refused(changed: Target, words: str, fitted: FitRecord) -> None:
+    with pytest.raises(ValueError, match="the runs of the fit do not support this prediction") as refused:
+        predict(fitted, "seal", changed)
+    assert words in str(refused.value)
+
+
+def test_as_many_sizes_as_parameters_support_no_prediction() -> None:
+    with pytest.raises(ValueError, match=r"3 sizes determine the 3 parameters of .* exactly"):
+        predict(record_of(runs(num=3, seeds=1)), "seal", target(2e18))
+
+
+def test_every_reason_is_given(fitted: FitRecord) -> None:
+    with pytest.raises(ValueError, match="do not support") as refused:
+        predict(fitted, "seal", target(1e17, tokens_per_param=100, tokenizer_sha256="other"))
+    assert len(str(refused.value).splitlines()) == 4
+
+
+def test_a_changed_file_is_detected_whatever_was_changed(fitted: FitRecord, tmp_path: Path) -> None:
+    path = tmp_path / "prediction.json"
+    predict(fitted, "seal", target()).write(path)
+    values = json.loads(path.read_text())
+    assert PredictionRecord.read(path).loss == values["loss"]
+    for name in set(values) - {"kind", "version"}:
+        path.write_text(json.dumps({**values, name: "changed"}))
+        with pytest.raises(ValueError, match="was changed after it was sealed: restore it, or make a new prediction"):
+            PredictionRecord.read(path)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="is not a prediction"):
+        PredictionRecord.read(path)
+
+
+def called(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(each) for each in arguments], env={"COLUMNS": "200"})
+
+
+BEFORE, AFTER = datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def measured(loss: float, of: Target) -> RunFacts:
+    sizes: dict[str, Any] = {"num_params": of.num_params, "num_tokens": of.num_tokens, "flops": of.flops}
+    return RunFacts(name="runs/large", loss=loss, **sizes, **TRUE)
+
+
+def test_a_score_has_the_error_and_the_intervals_that_hold_the_loss(fitted: FitRecord) -> None:
+    found = predict(fitted, "seal", target())
+    right = score(found, measured(found.loss, target()), AFTER)
+    assert right.counts and right.error == 0.0 and all(right.inside.values())
+    wrong = score(found, measured(2 * found.loss, target()), AFTER)
+    assert wrong.counts and wrong.error == pytest.approx(-0.5) and not any(wrong.inside.values())
+    assert wrong.baseline_errors["largest_run"] == pytest.approx(found.baselines["largest_run"] / 2 / found.loss - 1)
+
+
+def test_a_run_that_started_before_the_seal_or_is_another_one_does_not_count(fitted: FitRecord) -> None:
+    found = predict(fitted, "seal", target())
+    run = measured(found.loss, target())
+    assert "before the seal" in score(found, run, BEFORE).problems[0]
+    assert "does not say when it began" in score(found, run, None).problems[0]
+    assert "D = " in score(found, replace(run, num_tokens=1.0), AFTER).problems[0]
+    assert "tokenizer_sha256" in score(found, replace(run, tokenizer_sha256="x"), AFTER).problems[0]
+
+
+def test_a_tally_counts_what_counts_and_names_the_rest(fitted: FitRecord, tmp_path: Path) -> None:
+    for number, flops in enumerate((3e18, 5e18, 3e19, 2e20, 3e20)):
+        each = target(flops)
+        found = predict(fitted, "seal", each)
+        seal = found.write(tmp_path / f"{number}.json")
+        began = BEFORE if number == 3 else AFTER
+        scored = score(found, measured(float(law(flops)), each), began)
+        if number < 4:
+            scored.record("runs/large", seal).write(tmp_path / f"{number}.score.json")
+    found_all = read_folder(tmp_path)
+    assert len(found_all.scored) == 3
+    assert [line.partition(": ")[2].split(":")[0] for line in found_all.notes] == ["does not count", "not scored yet"]
+    ended = called("tally", tmp_path)
+    assert ended.exit_code == 0, ended.output
+    assert "1x to 3x" not in ended.output and "3x to 10x" in ended.output and "3 of 3" in ended.output
+
+
+def test_the_commands_fit_predict_and_refuse(tmp_path: Path) -> None:
+    rows = "".join(
+        f"{flops},{law(flops) * (1 + 0.002 * (-1) ** k)}\n" for k, flops in enumerate(np.geomspace(1e15, 1e18, 9))
+    )
+    (tmp_path / "runs.csv").write_text("C,loss\n" + rows)
+    fit_file, out = tmp_path / "fit.json", tmp_path / "prediction.json"
+    ended = called("fit", tmp_path / "runs.csv", "--out", fit_file)
+    assert ended.exit_code == 0, ended.output
+    assert "L(C) = E + a / C^b: 9 runs of 9 sizes" in ended.output and "noise of one run" in ended.output
+    ended = called("predict", "--fit", fit_file, "--flops", "1e20", "--out", out)
+    assert ended.exit_code == 0, ended.output
+    assert "100 times the largest run" in ended.output and "sealed: " in ended.output
+    again = called("predict", "--fit", fit_file, "--flops", "1e20", "--out", out)
+    assert again.exit_code == 2 and "a sealed prediction is not replaced" in again.output
+    for arguments, words in (
+        (["--flops", "-1"], "--flops -1 is not a positive number"),
+        ([], "give a config, or --flops, or --params and --tokens"),
+        (["--flops", "1e10"], "is not larger than the largest run"),
+    ):
+        refused = called("predict", "--fit", fit_file, *arguments)
+        assert refused.exit_code == 2 and words in refused.output
