@@ -44,6 +44,9 @@ class RunFacts:
     """Held-out loss after the last step, nats per token."""
     loss_error: float | None = None
     """Standard error of this loss over held-out samples; the noise of seeds is not in it."""
+    num_held_out_samples: int | None = None
+    """Held-out samples of this loss. Runs on one held-out split with one `seq_len` and equal numbers took the same
+    ones; None in a run of an older version, which took the first ones."""
     num_params: float | None = None
     """N: parameters in all."""
     num_params_without_embeddings: float | None = None
@@ -104,6 +107,7 @@ class RunFacts:
             name=str(folder),
             loss=evaluation["val_loss"],
             loss_error=evaluation.get(VAL_LOSS_ERROR),
+            num_held_out_samples=evaluation.get("val_samples"),
             num_params=description.num_params,
             num_params_without_embeddings=description.num_params_without_embeddings,
             num_tokens=num_tokens,

@@ -63,7 +63,7 @@ def write_run(folder: Path, records: list[dict[str, Any]]) -> Path:
 
 
 def test_the_facts_of_a_finished_run_are_those_in_its_folder(tmp_path: Path) -> None:
-    last = evaluation(5, 3.25, **{VAL_LOSS_ERROR: 0.01})
+    last = evaluation(5, 3.25, **{VAL_LOSS_ERROR: 0.01, "val_samples": 64})
     changed = {"kind": "data_changed", "step": 3, "change": "data.seed: 0 -> 1"}
     folder = write_run(tmp_path / "run", [*FIVE_STEPS[:2], evaluation(2), *FIVE_STEPS[2:], changed, last])
     run = RunFacts.of_folder(folder)
@@ -71,6 +71,7 @@ def test_the_facts_of_a_finished_run_are_those_in_its_folder(tmp_path: Path) -> 
         name=str(folder),
         loss=3.25,
         loss_error=0.01,
+        num_held_out_samples=64,
         num_params=1000,
         num_params_without_embeddings=400,
         num_tokens=1280,
@@ -93,7 +94,8 @@ def test_the_facts_of_a_finished_run_are_those_in_its_folder(tmp_path: Path) -> 
 
 
 def test_an_evaluation_of_an_older_version_has_no_standard_error(tmp_path: Path) -> None:
-    assert RunFacts.of_folder(write_run(tmp_path / "run", [*FIVE_STEPS, evaluation(5)])).loss_error is None
+    run = RunFacts.of_folder(write_run(tmp_path / "run", [*FIVE_STEPS, evaluation(5)]))
+    assert (run.loss, run.loss_error, run.num_held_out_samples) == (3.5, None, None)
 
 
 def test_a_run_that_continues_is_taken_at_its_last_evaluation_if_that_is_asked_for(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_a_law_can_be_fitted_to_the_trials_of_a_sweep(complete: Ended, folder: P
         line = lines[Path(run.name).name]
         assert (run.loss, run.num_params, run.num_tokens) == (line["val_loss"], line["num_params"], line["num_tokens"])
         assert (run.seed, run.parametrization, run.tokens_per_step) == (line["seed"], "mup", 8 * 32)
+        assert run.loss_error is not None and run.num_held_out_samples == 8
         assert run.schedule is not None and run.schedule.warmup_tokens == 256
     assert len({(run.data_fingerprint, run.held_out_fingerprint, run.tokenizer_sha256) for run in runs}) == 1
 
