@@ -4,6 +4,7 @@ The samples are windows spread evenly over the held-out stream of each source. E
 weight, and the loss of all samples is the mean of the sources' losses by weight.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +28,8 @@ class Choice:
     """The number of samples that the standard error asked for needs."""
 
     num_samples: int
-    standard_error: float
-    """The standard error of the held-out loss with that many."""
+    standard_error: float | None
+    """The standard error of the held-out loss with that many; None if it is not known."""
     is_reached: bool
     """Whether it is the one asked for, or smaller; else all held-out windows are samples."""
 
@@ -67,13 +68,13 @@ class Evaluation:
         while True:
             estimates = self._estimates(num_samples)
             loss = self._loss(estimates)
-            needed = samples_needed(estimates, self._weights, wanted)
-            if needed is None or loss.standard_error is None or loss.num_samples is None:
-                return loss, None  # it is not finite, or there is one window: a later evaluation may know more
-            is_reached = loss.standard_error <= wanted
+            if not math.isfinite(loss.total):
+                return loss, None  # a later evaluation may choose
+            is_reached = loss.standard_error is not None and loss.standard_error <= wanted
             if is_reached or self._has_all(num_samples):
                 self.num_samples = num_samples
-                return loss, Choice(loss.num_samples, loss.standard_error, is_reached)
+                return loss, Choice(loss.num_samples or 0, loss.standard_error, is_reached)
+            needed = samples_needed(estimates, self._weights, wanted) or 2 * num_samples
             num_samples = max(needed, rounded_up(num_samples + 1))
 
     def _loss(self, estimates: list[Estimate]) -> HeldOutLoss:

@@ -134,6 +134,24 @@ def test_an_error_that_the_held_out_set_is_too_small_for_takes_all_of_it_and_say
     assert easily is not None and easily.is_reached and easily.num_samples == easy.num_samples == 4
 
 
+def as_one_document(run: Run) -> list[Evaluations]:
+    """`evaluate` of a held-out set that is one document."""
+    evaluation_module.documents_of = lambda stream, seq_len, windows_N: 0 * windows_N
+    return evaluate(run)
+
+
+@pytest.mark.long
+def test_of_one_document_all_windows_are_taken_and_no_error_is_claimed(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    data = DataConfig(path=str(corpus))
+    run = prepare_run(settings(tmp_path, data, eval_samples=4, eval_standard_error=0.1))
+    [[(evaluations, _)]] = ranks(1, as_one_document, run)
+    windows = num_windows(open_corpus(corpus, "val"), SEQ_LEN)
+    assert evaluations[0][1] == Choice(windows, None, is_reached=False)
+    assert VAL_LOSS_ERROR not in evaluations[0][0].as_metrics
+
+
 def records_of(run_dir: Path, kind: str) -> list[dict[str, Any]]:
     return [record for record in read_metrics(run_dir / METRICS_FILE) if record["kind"] == kind]
 

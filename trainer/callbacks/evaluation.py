@@ -41,6 +41,8 @@ class PeriodicEvaluation(Callback):
 
     def _announcement(self, step: Step, choice: Choice) -> str:
         chosen = f"step {step.number}: evaluations have {choice.num_samples:,} samples from now on"
+        if choice.standard_error is None:
+            return f"{chosen}, which are all: a source has one held-out document only, so no standard error is known"
         if choice.is_reached:
             return f"{chosen}, with a standard error of {choice.standard_error:.2g}"
         return (
