@@ -1,5 +1,6 @@
 """The benchmark that kills runs sees what they leave, curves that differ, and runs that end by themselves."""
 
+import json
 import random
 import subprocess
 import sys
@@ -8,10 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmarks.chaos.__main__ import app
 from benchmarks.chaos.attack import Attack, ChaosError, Kill
 from benchmarks.chaos.campaign import Verdict
 from benchmarks.chaos.target import MARK, SHARED_MEMORY, Target, unused_shared_memory
+from benchmarks.data.__main__ import machine
 from benchmarks.gpu.curves import compare
 from tests.processes import wait_until
 
@@ -68,3 +72,15 @@ def test_shared_memory_that_nobody_uses_is_found() -> None:
 def test_a_run_that_ends_without_a_kill_is_an_error_with_its_output(tmp_path: Path) -> None:
     with pytest.raises(ChaosError, match=r"status 2 after 0 kills:\n(.|\n)*there is no corpus at"):
         Attack(Target(tmp_path, tmp_path / "nowhere"), 0, random.Random(0)).run()
+
+
+def test_a_benchmark_that_was_stopped_continues_and_one_that_is_complete_does_nothing_more(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    header = {"type": "header", "kills": 3, "per_run": 2, "seed": 0, **machine()}
+    runs = [{"type": "run", "passed": True, "kills": kills} for kills in (2, 1)]
+    out.write_text("".join(f"{json.dumps(each)}\n" for each in (header, *runs)))
+    again = CliRunner().invoke(app, ["--kills", "3", "--per-run", "2", "--out", str(out)])
+    assert again.exit_code == 0 and "3 kills of 2 runs; 0 runs failed" in again.output
+    assert [json.loads(line)["type"] for line in out.read_text().splitlines()] == ["header", "run", "run", "summary"]
+    other = CliRunner().invoke(app, ["--kills", "4", "--per-run", "2", "--out", str(out)])
+    assert other.exit_code == 2 and "give another file" in other.output
