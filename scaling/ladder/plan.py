@@ -78,6 +78,9 @@ class Ask:
         if self.coord_check is not None and self.sweep is None:
             raise ValueError("--coord-check judges the values of a sweep: give --sweep FOLDER too, or leave it out")
 
+    def __str__(self) -> str:
+        return f"{self.num_points} rungs with {self.num_seeds} seed{'s' if self.num_seeds > 1 else ''} each"
+
 
 @dataclass(frozen=True)
 class LadderPlan:
@@ -221,9 +224,9 @@ def rungs_of(ask: Ask, target: Config, rules: Rules, ratio: float) -> tuple[Rung
     places = choose(flops, ask.num_points, ratio, ask.budget_flops)
     if not places:
         raise ValueError(
-            f"--budget {ask.budget_flops:g} is too small for {ask.num_points} rungs with {ask.num_seeds} seeds each, "
-            f"which take {_rounded_up(least_flops(flops, ask.num_points))} FLOPs or more: raise it, or lower --points, "
-            "--seeds or --tokens-per-param"
+            f"--budget {ask.budget_flops:g} is too small for {ask}, which take "
+            f"{_rounded_up(least_flops(flops, ask.num_points))} FLOPs or more: raise it, or lower --points, --seeds or "
+            "--tokens-per-param"
         )
     return tuple(possible.rungs[place] for place in places)
 

@@ -104,9 +104,8 @@ def _about(plan: LadderPlan) -> Iterator[str]:
     ratios = [large.flops / small.flops for small, large in pairwise(plan.rungs)]
     largest, goal = plan.rungs[-1], plan.goal
     steps = " to ".join(dict.fromkeys(f"{ratio:.3g}" for ratio in (min(ratios), max(ratios))))
-    seeds = f"{plan.ask.num_seeds} seed{'s' if plan.ask.num_seeds > 1 else ''}"
     yield (
-        f"cost: {plan.flops:.3g} FLOPs for {len(plan.rungs)} rungs with {seeds} each, "
+        f"cost: {plan.flops:.3g} FLOPs for {plan.ask}, "
         f"{plan.flops / plan.ask.budget_flops:.0%} of the budget of {plan.ask.budget_flops:g}; a rung costs {steps} "
         "times the one below"
     )

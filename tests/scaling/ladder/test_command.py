@@ -61,16 +61,18 @@ def test_a_dry_run_prints_the_rungs_their_cost_and_how_far_the_target_is_and_wri
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--tokens-per-param", "20"], "times: measured on small models, 4 epochs cost 0.7 % of the loss"),
-        (["--tokens-per-param", "20"], "the target trains on 5.03 tokens per parameter, and is not on the line"),
-        (["--seeds", "1"], "one seed shows no noise"),
-        (["mup.parametrization=standard", "--allow-standard"], "one learning rate is not the best for all rungs"),
+        (
+            ["--tokens-per-param", "20"],
+            ["11.3 times: measured on small models, 4 epochs cost 0.7 %", "is not on the line"],
+        ),
+        (["--seeds", "1"], ["one seed shows no noise"]),
+        (["mup.parametrization=standard", "--allow-standard"], ["one learning rate is not the best for all rungs"]),
     ],
 )
-def test_the_plan_warns_of_what_may_spoil_a_prediction(arguments: list[str], says: str, folder: Path) -> None:
+def test_the_plan_warns_of_what_may_spoil_a_prediction(arguments: list[str], says: list[str], folder: Path) -> None:
     ended = ladder(folder, "ladders/dry", *LADDER, *arguments, "--dry-run", "--budget", "1e11")
     assert ended.status == 0, ended.err
-    assert says in ended.out
+    assert [words for words in says if words not in ended.out] == [], ended.out
 
 
 @pytest.mark.parametrize(
@@ -154,8 +156,7 @@ def test_another_ladder_in_the_same_folder_is_refused(
     arguments: list[str], says: str, planned: Ended, folder: Path
 ) -> None:
     before = (folder / "ladders/planned" / LADDER_FILE).read_bytes()
-    for how in ("--no-run", "--dry-run"):
-        assert_refused(ladder(folder, "ladders/planned", *LADDER, *arguments, how), "holds another ladder", says)
+    assert_refused(ladder(folder, "ladders/planned", *LADDER, *arguments), "holds another ladder", says)
     assert (folder / "ladders/planned" / LADDER_FILE).read_bytes() == before
 
 
