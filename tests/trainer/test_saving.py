@@ -27,8 +27,8 @@ from tests.conftest import RunOnRanks
 from tests.trainer.steps import before_each_step
 
 NUM_STEPS = 3
-FULL = "(File too large|as on a full disk)"
-"""What is said where a file cannot grow. torch's writer often hides what the file system said."""
+FULL = "File too large"
+"""What the file system says where a file cannot grow."""
 
 
 def config(run_dir: Path, corpus: Path, dp: int = 1, **train: Any) -> Config:

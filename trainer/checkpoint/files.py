@@ -6,7 +6,7 @@ complete or absent: `folders.py` says how.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -241,18 +241,10 @@ class Checkpoints:
 
     @staticmethod
     def _reason(error: BaseException | None) -> str:
-        return "" if error is None else _why_not_written([error]) or f"{type(error).__name__}: {error}"
-
-
-def _why_not_written(errors: Sequence[BaseException]) -> str | None:
-    """What the file system said to the ranks; None if an error is another one."""
-    for each in errors:
-        error: BaseException | None = each
-        while error is not None:
-            if isinstance(error, OSError):
-                return str(error)
-            error = error.__cause__ or error.__context__
-    # torch's writer of zip files hides the error of the file system, and the way between ranks loses its context.
-    if all("inline_container" in str(each) for each in errors):
-        return "a file takes no more bytes, as on a full disk"
-    return None
+        """Why this rank could not do its part: what the file system said, if it was that. Empty without an error."""
+        cause = error
+        while cause is not None:
+            if isinstance(cause, OSError):
+                return str(cause)
+            cause = cause.__cause__ or cause.__context__
+        return "" if error is None else f"{type(error).__name__}: {error}"

@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import (
+    DEFAULT_SUFFIX,
+    FileSystem,
+    FileSystemReader,
+    FileSystemWriter,
+    _StorageInfo,
+)
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -16,11 +22,12 @@ from torch.distributed.checkpoint.metadata import (
     StorageMeta,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem, SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
-from torch.utils.serialization import config
 
 from foretrain.trainer.checkpoint.checksums import ChecksumReader, ChecksumWriter
+from foretrain.trainer.checkpoint.frames import Frame, frame_of
 from foretrain.trainer.checkpoint.manifest import METADATA
 from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.reading.blocks import read_wanted
@@ -29,6 +36,8 @@ from foretrain.trainer.checkpoint.reading.stored import Wanted, place_of_element
 
 BUFFER_BYTES = 2**16
 """Smaller pieces of a file are joined before they are written."""
+_FRAMES: dict[tuple[int, ...], Frame] = {}
+"""The frames of tensors of fp32, by their sizes: those of the first save serve all others."""
 
 
 class ChecksummedFiles(FileSystem):
@@ -45,11 +54,7 @@ class ChecksummedFiles(FileSystem):
             with ChecksumReader(path) as reader:
                 yield reader
             return
-        # torch.save writes a tensor in dozens of small pieces, and would add checksums that torch does not read.
-        with (
-            config.patch("save.compute_crc32", False),  # type: ignore[attr-defined]
-            io.BufferedWriter(ChecksumWriter(path), BUFFER_BYTES) as writer,
-        ):
+        with io.BufferedWriter(ChecksumWriter(path), BUFFER_BYTES) as writer:
             yield writer  # type: ignore[misc]
 
     def init_path(self, path: Any) -> Any:
@@ -82,9 +87,36 @@ class RankWriter(FileSystemWriter):
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         super().set_up_storage_writer(is_coordinator, rank=self._rank, use_collectives=False)
 
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Write all parts into one file, byte for byte as torch.save writes them.
+
+        torch.save itself writes each in dozens of small pieces under Python's lock, for which steps would wait.
+        """
+        name = f"{plan.storage_data.prefix}0{DEFAULT_SUFFIX}"
+        results = []
+        with self.fs.create_stream(self.fs.concat_path(self.path, name), "wb") as stream:
+            for item in plan.items:
+                start = stream.tell()
+                _write_tensor(stream, planner.resolve_data(item))
+                length = stream.tell() - start
+                results.append(WriteResult(item.index, length, _StorageInfo(name, start, length)))
+        done: Future[list[WriteResult]] = Future()
+        done.set_result(results)
+        return done
+
     def storage_meta(self) -> StorageMeta:
         """What the metadata says of the folder: a text, since other readers know no Place."""
         return StorageMeta(checkpoint_id=str(self.path), save_id=self.save_id)
+
+
+def _write_tensor(stream: io.IOBase, tensor: Any) -> None:
+    """Write a contiguous tensor of fp32 in host memory, with a storage of its own."""
+    sizes = tuple(tensor.shape)
+    frame = _FRAMES.get(sizes)
+    if frame is None:
+        frame = _FRAMES[sizes] = frame_of(tensor)
+    for part in (frame.before, tensor.view(-1).numpy(), frame.after):
+        stream.write(part)  # type: ignore[attr-defined]
 
 
 class CheckpointReader(FileSystemReader):

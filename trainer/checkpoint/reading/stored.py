@@ -1,20 +1,17 @@
 """Where the elements of a stored tensor are in its file, and what of them a rank needs."""
 
-import io
-import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.serialization import skip_data
 
 from foretrain.trainer.checkpoint.boxes import Box, boxes_of
+from foretrain.trainer.checkpoint.frames import frame_of
 
 ITEM_BYTES = 4
 """Bytes of an element: everything is stored in fp32."""
@@ -107,34 +104,10 @@ def place_of_elements(sizes: Sequence[int], num_bytes: int) -> int | None:
 @cache
 def _layout(sizes: tuple[int, ...]) -> tuple[int, int]:
     """Bytes that precede the elements, and all bytes, of what torch.save writes."""
-    file: Any = _Measure()
-    with FakeTensorMode(), skip_data(materialize_fake_tensors=True):  # which needs no memory
-        torch.save(torch.empty(sizes, device="cpu"), file)
-    return file.skipped_at, file.num_bytes
-
-
-class _Measure(io.RawIOBase):
-    """A file that keeps nothing of what is written, but how much it is, and where the elements are left out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.num_bytes = self.skipped_at = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_CUR and offset:
-            self.skipped_at = self.num_bytes
-            self.num_bytes += offset
-        return self.num_bytes
-
-    def write(self, data: Any) -> int:
-        self.num_bytes += memoryview(data).nbytes
-        return memoryview(data).nbytes
+    with FakeTensorMode():  # which needs no memory
+        tensor = torch.empty(sizes, device="cpu")
+        frame = frame_of(tensor)
+    return len(frame.before), len(frame.before) + tensor.nbytes + len(frame.after)
 
 
 def _in_bytes(sizes: Sequence[int]) -> tuple[int, ...]:
