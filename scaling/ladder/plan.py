@@ -21,13 +21,13 @@ from foretrain.scaling.ladder.rungs import (
     least_steps,
     target_rung,
 )
-from foretrain.scaling.ladder.size import ModelSize
 from foretrain.scaling.layouts import parse_layout
 from foretrain.scaling.transfer.sweep_folder import read_sweep
 from foretrain.scaling.transfer.transfer import Transfer, settings, transfer_to
 from foretrain.scaling.trials.proxy import on_share, proxy
 from foretrain.scaling.trials.trial import Corpus, Trial, trial_of
 from foretrain.trainer import schedule
+from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.optimizers.entry import OPTIMIZERS
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 from foretrain.configs.model import ModelConfig
 from foretrain.configs.schema import Config
-from foretrain.scaling.ladder.size import ModelSize
 from foretrain.trainer.model.resize import resized, width_step
+from foretrain.trainer.model.size import ModelSize
 
 BatchRule = Literal["fixed", "sqrt"]
 

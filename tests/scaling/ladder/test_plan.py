@@ -17,9 +17,9 @@ from foretrain.configs.parametrization import BaseConfig, MupConfig
 from foretrain.configs.schema import Config
 from foretrain.scaling.ladder.plan import Ask, LadderPlan, make_plan, rungs_of
 from foretrain.scaling.ladder.rungs import MIN_STEPS, Rules, choose, default_ratio, family, least_flops, target_rung
-from foretrain.scaling.ladder.size import ModelSize
 from foretrain.scaling.transfer.sweep_folder import RATE
 from foretrain.scaling.trials.trial import Corpus
+from foretrain.trainer.model.size import ModelSize
 from tests.scaling.transfer.builder import Folder, target
 
 VOCAB_SIZE = 512
