@@ -127,6 +127,10 @@ def fit(
     without_embeddings: Annotated[
         bool, typer.Option("--without-embeddings", help="N counts no embeddings. Default: it counts all parameters.")
     ] = False,
+    lowest: Annotated[
+        bool,
+        typer.Option("--lowest", help="Of runs of the same size, as in a sweep, take the one with the lowest loss."),
+    ] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the fit to this .json file.")] = None,
 ) -> None:
     """Fit a law of the loss to finished runs, with intervals, noise, and a back-test.
@@ -146,7 +150,7 @@ def fit(
     with bad_input():
         if out is not None:
             check_writable(out)
-        table = read_table(runs, law, embeddings=not without_embeddings)
+        table = read_table(runs, law, embeddings=not without_embeddings, lowest=lowest)
         record = fit_record(table, evidence_of(table), code_version() or "")
         if out is not None:
             record.write(out)

@@ -1,15 +1,15 @@
 """What runs show of the loss of larger ones: a law, its noise, its intervals, and its back-test. Pure."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from foretrain.scaling.laws.backtest import BackTest, backtest
 from foretrain.scaling.laws.fit import Fit, fit
-from foretrain.scaling.laws.forms import Floats, Form
+from foretrain.scaling.laws.forms import FORMS, Floats, Form
 from foretrain.scaling.laws.intervals import Interval, Spread, bounds, loss_at, spread, surprise
-from foretrain.scaling.laws.minimize import Minima
+from foretrain.scaling.laws.minimize import Minima, Pull, minimize
 from foretrain.scaling.laws.noise import SIGNIFICANCE, Replicates, lack_of_fit, replicates, sizes
 
 LEVELS = (0.8, 0.9, 0.95)
@@ -21,19 +21,37 @@ UNTESTED_DISTANCE = 1.0
 from runs over a factor of 100 to at most 100 times the largest."""
 
 
+USUAL_STD = 0.25
+"""How far exponents are from the usual ones, as the standard deviation of their logarithm: twice that of the published
+ones."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The loss that runs predict for a size, in nats per token."""
 
     loss: float
+    """The most likely one if exponents are seldom far from the usual ones, and if a constant that the runs do not need
+    is seldom there."""
     intervals: tuple[Interval, ...]
-    """For the loss of one run, of LEVELS: the uncertainty of the law, and the noise of the run."""
+    """From the runs alone. For the loss of one run, of LEVELS: the uncertainty of the law, and the noise of the run."""
     mean_intervals: tuple[Interval, ...]
     """For the mean of many runs: the uncertainty of the law alone."""
 
     def interval(self, level: float) -> Interval:
         """The interval of one run at a level of LEVELS."""
         return next(each for each in self.intervals if each.level == level)
+
+
+def aicc(found: Fit) -> float:
+    """Akaike's criterion for few runs (Hurvich and Tsai, 1989), for normal noise; infinite without enough sizes."""
+    residual_R = found.problem.residual(found.theta_P[None])[0]
+    num, num_parameters = found.num_sizes, len(found.theta_P) + 1  # one is the variance of the noise
+    if num - num_parameters - 1 <= 0:
+        return float("inf")
+    variance = max(float(np.mean(residual_R**2)), 1e-16)
+    correction = 2.0 * num_parameters * (num_parameters + 1) / (num - num_parameters - 1)
+    return len(residual_R) * float(np.log(variance)) + 2.0 * num_parameters + correction
 
 
 @dataclass(frozen=True)
@@ -89,6 +107,39 @@ class Evidence:
         objective_B = np.array([self.fit.objective])
         return Minima(self.fit.theta_P[None], objective_B, objective_B)
 
+    @cached_property
+    def _usual(self) -> Floats:
+        """The parameters that are most likely if exponents are near the usual ones too."""
+        variance_B = self._spread.variance_B
+        if not np.isfinite(variance_B[0]):
+            return self._minima.theta_BP
+        pulls = (
+            Pull(partial(self.fit.value, name), variance_B / USUAL_STD**2, np.array([np.log(value)]))
+            for name, value in self.fit.form.usual
+        )
+        return minimize(self.fit.problem, self._minima.theta_BP, *pulls).theta_BP
+
+    def _likely(self, x_NV: Floats) -> float:
+        """The logarithm of the most likely loss: the mean over the law and the simpler one, weighted by AICc."""
+        with_constant = float(self.fit.form.log_loss(self._usual[0], self.fit.log_x(x_NV))[0])
+        if self._simpler is None:
+            return with_constant
+        other = float(np.log(self._simpler.loss(x_NV)[0]))
+        scores = np.array([aicc(self.fit), aicc(self._simpler)])
+        if not np.isfinite(scores).all():  # too few sizes to show that a constant is needed
+            return other
+        weights = np.exp(-0.5 * (scores - scores.min()))
+        return float(weights @ [with_constant, other] / weights.sum())
+
+    @cached_property
+    def _simpler(self) -> Fit | None:
+        """The fit of the law without its constant to the same runs."""
+        name = self.fit.form.simpler
+        if name is None:
+            return None
+        x_NV = np.exp(self.fit.problem.log_x_BRV[0]) * self.fit.scale_V
+        return fit(FORMS.get(name), x_NV, np.exp(self.fit.problem.log_loss_BR[0]))
+
     @property
     def run_std(self) -> float:
         """The standard deviation of the logarithm of the loss of one run, by its seed."""
@@ -113,10 +164,12 @@ class Evidence:
         quantity = loss_at(self.fit.form, self.fit.log_x(np.asarray(x_V, dtype=float)[None]))
         best = float(quantity(self._minima.theta_BP)[0][0])
         own_B = np.array([self.run_std**2 / num_runs])
+        means = tuple(self._interval(quantity, best, level, None) for level in LEVELS)
+        likely = float(np.exp(self._likely(np.asarray(x_V, dtype=float)[None])))
         return Prediction(
-            float(np.exp(best)),
+            likely if likely in means[0] else float(np.exp(best)),  # else the runs contradict what is usual
             tuple(self._interval(quantity, best, level, own_B) for level in LEVELS),
-            tuple(self._interval(quantity, best, level, None) for level in LEVELS),
+            means,
         )
 
     def surprise(self, x_V: Floats, loss: float) -> float:

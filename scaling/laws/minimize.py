@@ -8,7 +8,7 @@ its minima with those of scipy.optimize.
 Shapes: B problems, R runs, V variables, P parameters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,36 +69,37 @@ class Problems:
 
 @dataclass
 class _Point:
-    """The parameters of all problems, and what follows from them."""
+    """The parameters of all problems, and what follows from them. K: pulls."""
 
     theta_BP: Floats
     residual_BR: Floats
     slope_BRP: Floats
     objective_B: Floats
-    """Without the pull."""
+    """Without pulls."""
     total_B: Floats
-    distance_B: Floats | None = None
-    """The quantity minus the target of the pull."""
-    direction_BP: Floats | None = None
-    """The derivatives of the quantity."""
+    distance_BK: Floats
+    """The quantity of each pull minus its target."""
+    direction_BKP: Floats
+    """The derivatives of the quantities."""
 
     @classmethod
-    def at(cls, problems: Problems, theta_BP: Floats, pull: Pull | None) -> "_Point":
+    def at(cls, problems: Problems, theta_BP: Floats, pulls: Sequence[Pull]) -> "_Point":
         log_loss_BR, slope_BRP = problems.form.gradient(theta_BP, problems.log_x_BRV)
         residual_BR = log_loss_BR - problems.log_loss_BR
         objective_B = problems.objective(residual_BR)
-        if pull is None:
-            return cls(theta_BP, residual_BR, slope_BRP, objective_B, objective_B)
-        quantity_B, direction_BP = pull.quantity(theta_BP)
-        distance_B = quantity_B - pull.target_B
-        total_B = objective_B + 0.5 * pull.weight_B * distance_B**2
-        return cls(theta_BP, residual_BR, slope_BRP, objective_B, total_B, distance_B, direction_BP)
+        distance_BK = np.zeros((len(theta_BP), len(pulls)))
+        direction_BKP = np.zeros((*distance_BK.shape, theta_BP.shape[1]))
+        total_B = objective_B.copy()
+        for place, pull in enumerate(pulls):
+            quantity_B, direction_BKP[:, place] = pull.quantity(theta_BP)
+            distance_BK[:, place] = quantity_B - pull.target_B
+            total_B += 0.5 * pull.weight_B * distance_BK[:, place] ** 2
+        return cls(theta_BP, residual_BR, slope_BRP, objective_B, total_B, distance_BK, direction_BKP)
 
     def replace(self, other: "_Point", where_B: Floats) -> None:
         """Take over the problems of another point at which `where_B` is true."""
         for name, array in vars(other).items():
-            if array is not None:
-                getattr(self, name)[where_B] = array[where_B]
+            getattr(self, name)[where_B] = array[where_B]
 
 
 @dataclass(frozen=True)
@@ -107,18 +108,17 @@ class Minima:
 
     theta_BP: Floats
     objective_B: Floats
-    """The sum of the Huber losses, without the pull."""
+    """The sum of the Huber losses, without pulls."""
     total_B: Floats
-    """With the pull."""
+    """With pulls."""
 
 
-def minimize(problems: Problems, theta_BP: Floats, pull: Pull | None = None, max_steps: int = MAX_STEPS) -> Minima:
+def minimize(problems: Problems, theta_BP: Floats, *pulls: Pull, max_steps: int = MAX_STEPS) -> Minima:
     """The nearest minimum of each problem from the parameters `theta_BP`."""
-    point = _Point.at(problems, theta_BP.copy(), pull)
-    point.objective_B, point.total_B = point.objective_B.copy(), point.total_B.copy()
+    point = _Point.at(problems, theta_BP.copy(), pulls)
     damping_B, num_small_B = np.full(len(theta_BP), 1e-3), np.zeros(len(theta_BP), dtype=int)
     for _ in range(max_steps):
-        other = _Point.at(problems, point.theta_BP + _step(problems, point, pull, damping_B), pull)
+        other = _Point.at(problems, point.theta_BP + _step(problems, point, pulls, damping_B), pulls)
         is_lower_B = other.total_B <= point.total_B
         is_small_B = point.total_B - other.total_B <= GAIN * point.total_B
         num_small_B = np.where(is_lower_B, np.where(is_small_B, num_small_B + 1, 0), num_small_B)
@@ -130,18 +130,18 @@ def minimize(problems: Problems, theta_BP: Floats, pull: Pull | None = None, max
     return Minima(point.theta_BP, point.objective_B, point.total_B)
 
 
-def _step(problems: Problems, point: _Point, pull: Pull | None, damping_B: Floats) -> Floats:
+def _step(problems: Problems, point: _Point, pulls: Sequence[Pull], damping_B: Floats) -> Floats:
     """The step of Levenberg and Marquardt (B, P)."""
     size_BR = np.maximum(np.abs(point.residual_BR), 1e-300)
     weight_BR = problems.weight_BR * np.minimum(1.0, problems.delta_B[:, None] / size_BR)
     weighted_BRP = point.slope_BRP * weight_BR[..., None]
     curvature_BPP = np.einsum("brp,brq->bpq", weighted_BRP, point.slope_BRP)
     gradient_BP = np.einsum("brp,br->bp", weighted_BRP, point.residual_BR)
-    if pull is not None:
-        assert point.direction_BP is not None and point.distance_B is not None
-        pulled_BP = pull.weight_B[:, None] * point.direction_BP
-        curvature_BPP += pulled_BP[..., None] * point.direction_BP[:, None]
-        gradient_BP += pulled_BP * point.distance_B[:, None]
+    for place, pull in enumerate(pulls):
+        direction_BP = point.direction_BKP[:, place]
+        pulled_BP = pull.weight_B[:, None] * direction_BP
+        curvature_BPP += pulled_BP[..., None] * direction_BP[:, None]
+        gradient_BP += pulled_BP * point.distance_BK[:, place, None]
     diagonal_BP = np.einsum("bpp->bp", curvature_BPP)
     # Parameters on which no run depends, such as the exponent of a term that is zero, must not make it singular.
     scale_BP = diagonal_BP + 1e-9 * diagonal_BP.max(1, keepdims=True) + 1e-300

@@ -8,9 +8,16 @@ import numpy as np
 
 from foretrain.scaling.laws.backtest import RATIOS, BackTest
 from foretrain.scaling.laws.evidence import LEVELS, UNTESTED_DISTANCE, Evidence
-from foretrain.scaling.laws.forms import FORMS
+from foretrain.scaling.laws.fit import check_runs
+from foretrain.scaling.laws.forms import FORMS, Floats, Form
 from foretrain.scaling.prediction.record import FitRecord
 from foretrain.scaling.prediction.table import SAME, RunTable, value_of
+
+SIMILAR = 20.0
+"""A law of N and D that holds for usual numbers of tokens per parameter does not hold for extreme ones: runs are left
+out whose number is that many times a target's, or a target's theirs."""
+LEAST_SPARE = 2
+"""Runs are left out if those that stay have that many sizes for each parameter of the law."""
 
 
 def evidence_of(table: RunTable) -> Evidence:
@@ -18,12 +25,34 @@ def evidence_of(table: RunTable) -> Evidence:
     return Evidence.of(table.form, table.variables, table.losses, table.compute)
 
 
-def evidence_in(record: FitRecord) -> Evidence:
-    """The evidence that a fit's file has: the same law, from the same runs."""
+def evidence_in(record: FitRecord, tokens_per_param: float | None = None) -> Evidence:
+    """The evidence that a fit's file has: the same law, from the same runs.
+
+    `tokens_per_param`: those of a target, whose evidence is that of the runs with similar ones; see `similar`.
+    """
     form = FORMS.get(record.law)
     x_RV = np.array([[run[name] for name in form.variables] for run in record.runs], dtype=float)
     loss_R, compute_R = (np.array([run[name] for run in record.runs], dtype=float) for name in ("loss", "C"))
-    return Evidence.of(form, x_RV, loss_R, compute_R)
+    is_used_R = similar(form, x_RV, tokens_per_param)
+    return Evidence.of(form, x_RV[is_used_R], loss_R[is_used_R], compute_R[is_used_R])
+
+
+def similar(form: Form, x_RV: Floats, tokens_per_param: float | None) -> Floats:
+    """Which runs have tokens per parameter within a factor of SIMILAR of a target's, as a mask (R).
+
+    All of them for a law of compute, and if the others could not determine the law.
+    """
+    is_used_R = np.ones(len(x_RV), dtype=bool)
+    if tokens_per_param is None or not {"N", "D"} <= {*form.variables}:
+        return is_used_R
+    log_R = np.log(x_RV[:, form.variables.index("D")] / x_RV[:, form.variables.index("N")] / tokens_per_param)
+    is_similar_R = np.abs(log_R) <= np.log(SIMILAR)
+    try:
+        check_runs(form, x_RV[is_similar_R], np.ones(int(is_similar_R.sum())))
+    except ValueError:
+        return is_used_R
+    num_sizes = len(np.unique(x_RV[is_similar_R], axis=0))
+    return is_similar_R if num_sizes >= LEAST_SPARE * len(form.parameters) else is_used_R
 
 
 def fit_record(table: RunTable, evidence: Evidence, code: str = "") -> FitRecord:

@@ -35,6 +35,11 @@ class Target:
     settings: Mapping[str, Any]
     """What else identifies it, for people."""
 
+    @property
+    def tokens_per_param(self) -> float | None:
+        """D / N; None if it is not known."""
+        return self.num_tokens / self.num_params if self.num_tokens and self.num_params else None
+
     def variables(self, names: tuple[str, ...]) -> Floats:
         """The variables of a law. Raises ValueError if the target lacks one."""
         known = {"N": self.num_params, "D": self.num_tokens, "C": self.flops}
@@ -49,7 +54,7 @@ def predict(record: FitRecord, seal: str, target: Target, code: str = "") -> Pre
 
     Raises ValueError with every reason why the fit does not support it, each with what to do.
     """
-    evidence = evidence_in(record)
+    evidence = evidence_in(record, target.tokens_per_param)
     reasons = objections(record, evidence, target)
     if reasons:
         lines = "\n".join(f"- {reason}" for reason in reasons)
@@ -85,8 +90,8 @@ def objections(record: FitRecord, evidence: Evidence, target: Target) -> list[st
                 f"the target's {field} ({value}) is not that of the runs ({expected}): fit runs that share its "
                 f"{SAME[field]}, or change the config"
             )
-    if evidence.fit.form.variables == ("C",) and target.num_params and target.num_tokens:
-        found.extend(_tokens_per_param(record, target.num_tokens / target.num_params))
+    if evidence.fit.form.variables == ("C",) and target.tokens_per_param is not None:
+        found.extend(_tokens_per_param(record, target.tokens_per_param))
     if not found:
         unbounded = _is_unbounded(evidence.predict(target.variables(evidence.fit.form.variables)))
         if unbounded:
@@ -95,13 +100,17 @@ def objections(record: FitRecord, evidence: Evidence, target: Target) -> list[st
 
 
 def baselines(record: FitRecord, target: Target) -> dict[str, float]:
+    """The losses that rules without care predict for a target."""
+    compute_R, loss_R = np.array([[run["C"], run["loss"]] for run in record.runs]).T
+    return baselines_of(compute_R, loss_R, target.flops)
+
+
+def baselines_of(compute_R: Floats, loss_R: Floats, flops: float) -> dict[str, float]:
     """The losses that rules without care predict: that of the largest run, and a power law of compute alone."""
-    largest = max(record.runs, key=lambda run: run["C"])
-    losses, compute = np.array([[run["loss"], run["C"]] for run in record.runs]).T
-    found = {"largest_run": float(largest["loss"])}
-    if len(set(compute)) >= len(FORMS.get("compute_no_e").parameters):
-        slope, constant = np.polyfit(np.log(compute), np.log(losses), 1)
-        found["power_law"] = float(np.exp(constant + slope * np.log(target.flops)))
+    found = {"largest_run": float(loss_R[np.argmax(compute_R)])}
+    if len(np.unique(compute_R)) >= len(FORMS.get("compute_no_e").parameters):
+        slope, constant = np.polyfit(np.log(compute_R), np.log(loss_R), 1)
+        found["power_law"] = float(np.exp(constant + slope * np.log(flops)))
     return found
 
 

@@ -15,6 +15,13 @@ MOST_COLLINEAR = 0.95
 """The largest correlation of log N and log D at which a law can separate parameters from tokens."""
 LEAST_SIZES_OF_BOTH = 8
 """With fewer sizes, a law of N and D has too few runs for its five parameters."""
+ALIASES = {
+    "N": ("params", "parameters", "num_params", "model size"),
+    "D": ("tokens", "num_tokens", "training tokens"),
+    "C": ("flops", "training flop", "training flops", "compute"),
+    "loss": ("val_loss", "final loss"),
+}
+"""Other names of the columns of a table, in small letters."""
 SAME = {
     "tokenizer_sha256": "tokenizers",
     "data_fingerprint": "training data",
@@ -68,25 +75,57 @@ def value_of(run: RunFacts, name: str, embeddings: bool) -> float:
     return value
 
 
-def read_table(paths: Sequence[Path | str], law: str = AUTO, *, embeddings: bool = True) -> RunTable:
+def read_table(
+    paths: Sequence[Path | str], law: str = AUTO, *, embeddings: bool = True, lowest: bool = False
+) -> RunTable:
     """The runs in folders of runs, sweeps and ladders, and in .csv tables.
 
-    `law`: a name of FORMS, or AUTO: a law of N and D if the runs separate them, else of compute. Raises ValueError
-    with a line for every reason why no law can be fitted.
+    `law`: a name of FORMS, or AUTO: a law of N and D if the runs separate them, else of compute. `lowest`: of runs of
+    the same size, take the one with the lowest loss. Raises ValueError with a line for every reason why no law can be
+    fitted.
     """
+    return table_of(*read_facts(paths), law, embeddings=embeddings, lowest=lowest)
+
+
+def read_facts(paths: Sequence[Path | str]) -> tuple[list[RunFacts], list[str]]:
+    """The runs of paths, and a line for each that cannot be used."""
     runs: list[RunFacts] = []
     problems: list[str] = []
     for path in map(Path, paths):
         found, bad = _rows(path) if path.suffix == ".csv" else read_runs([path])
         runs.extend(found)
         problems.extend(bad)
-    problems.extend(differences(runs))
+    return runs, problems
+
+
+def table_of(
+    runs: Sequence[RunFacts],
+    problems: Sequence[str] = (),
+    law: str = AUTO,
+    *,
+    embeddings: bool = True,
+    lowest: bool = False,
+) -> RunTable:
+    """The table of runs; see `read_table`. `problems`: why some cannot be used."""
+    problems = [*problems, *differences(runs)]
     if problems:
         raise ValueError("no law can be fitted to these runs:\n" + "\n".join(f"- {problem}" for problem in problems))
     if len(runs) < 2:
         raise ValueError(f"{len(runs)} run cannot show how the loss falls with size: give at least three sizes")
+    if lowest:
+        runs = _lowest(runs)
     form = _chosen(runs, embeddings) if law == AUTO else FORMS.get(law)
     return RunTable(form, tuple(runs), embeddings)
+
+
+def _lowest(runs: Sequence[RunFacts]) -> list[RunFacts]:
+    """The run with the lowest loss of each size, in the order of the sizes' first runs."""
+    found: dict[object, RunFacts] = {}
+    for run in runs:
+        size = run.num_params, run.num_tokens, run.flops
+        if size not in found or run.loss < found[size].loss:
+            found[size] = run
+    return list(found.values())
 
 
 def differences(runs: Sequence[RunFacts]) -> list[str]:
@@ -106,7 +145,7 @@ def differences(runs: Sequence[RunFacts]) -> list[str]:
 def _rows(path: Path) -> tuple[list[RunFacts], list[str]]:
     """The runs of a table, and a line for each row that cannot be used."""
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [{_column(name): value for name, value in row.items() if name} for row in csv.DictReader(file)]
     found, problems = [], []
     for number, row in enumerate(rows, start=2):
         try:
@@ -114,6 +153,12 @@ def _rows(path: Path) -> tuple[list[RunFacts], list[str]]:
         except ValueError as error:
             problems.append(str(error))
     return found, problems
+
+
+def _column(name: str) -> str:
+    """The name of a column of a table, as RunFacts knows it."""
+    plain = name.strip().lower()
+    return next((column for column, others in ALIASES.items() if plain in (column.lower(), *others)), name.strip())
 
 
 def _chosen(runs: Sequence[RunFacts], embeddings: bool) -> Form:

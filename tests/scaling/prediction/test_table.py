@@ -35,6 +35,21 @@ def test_tokens_follow_from_compute_and_parameters(tmp_path: Path) -> None:
     assert found.variables[:, 1] == pytest.approx([1e8, 2e8, 4e8])
 
 
+def test_columns_may_have_other_names(tmp_path: Path) -> None:
+    rows = "\n1e6,6e14,3\n2e6,2.4e15,2.8\n4e6,9.6e15,2.6\n"
+    found = read_table([table(tmp_path, "Model Size,Training FLOP,loss" + rows)])
+    assert found.compute == pytest.approx([6e14, 2.4e15, 9.6e15]) and found.runs[0].num_params == 1e6
+
+
+def test_of_a_grid_of_hyperparameters_the_lowest_loss_of_each_size_can_be_taken(tmp_path: Path) -> None:
+    rows = "".join(
+        f"{size},{3 - 0.1 * k + 0.05 * lr},{lr}\n" for lr in (2, 0, 1) for k, size in enumerate((1e15, 2e15))
+    )
+    path = table(tmp_path, "C,loss,lr\n" + rows)
+    assert read_table([path], lowest=True).losses == pytest.approx([3.0, 2.9])
+    assert len(read_table([path]).runs) == 6
+
+
 def test_a_table_without_sizes_names_the_row_and_the_column(tmp_path: Path) -> None:
     path = table(tmp_path, "N,loss\n1e6,3\n2e6,2.9\n3e6,2.8\n")
     with pytest.raises(ValueError, match=r"runs\.csv:2 has no C: add the column, or two of N, D and C"):

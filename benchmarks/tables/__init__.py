@@ -1,0 +1,1 @@
+"""Predictions of published runs from smaller ones of the same table."""

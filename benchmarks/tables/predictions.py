@@ -1,0 +1,105 @@
+"""The predictions of the runs of a table from smaller ones, and how they did."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+
+from foretrain.scaling.laws.evidence import Evidence
+from foretrain.scaling.laws.runs import RunFacts
+from foretrain.scaling.prediction.fit import similar
+from foretrain.scaling.prediction.predict import baselines_of
+from foretrain.scaling.prediction.table import RunTable, table_of
+
+LEVELS = (0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One run, and what was predicted for it."""
+
+    ratio: float
+    """Compute of the run over that of the largest run that was used."""
+    num_runs: int
+    refused: str = ""
+    """Why the tool refuses the prediction; the other values are then not known."""
+    error: float = 0.0
+    """Predicted loss over the measured one, minus 1."""
+    width: float = 0.0
+    """Width of the interval at 90 %, over the prediction."""
+    inside: tuple[bool, ...] = ()
+    """Whether the loss is inside of the interval, for each of LEVELS."""
+    baseline_errors: tuple[tuple[str, float], ...] = ()
+
+
+def predictions(
+    runs: Sequence[RunFacts], least: float, *, lowest: bool, on_target: Callable[[], None] = lambda: None
+) -> Iterator[Predicted]:
+    """Yield the prediction of each run for which there are runs with at most 1/least of its compute."""
+    everything = table_of(runs, lowest=lowest)
+    for place, compute in enumerate(everything.compute):
+        smaller = [
+            run for run, other in zip(everything.runs, everything.compute, strict=True) if other <= compute / least
+        ]
+        if len(smaller) >= 2:
+            yield _predicted(smaller, everything, place)
+        on_target()
+
+
+def _predicted(smaller: Sequence[RunFacts], everything: RunTable, place: int) -> Predicted:
+    compute, loss = float(everything.compute[place]), float(everything.losses[place])
+    table = table_of(smaller)
+    ratio = compute / float(table.compute.max())
+    target = RunTable(table.form, (everything.runs[place],), everything.embeddings)
+    try:
+        tokens_per_param = _tokens_per_param(everything.runs[place])
+        used_R = similar(table.form, table.variables, tokens_per_param)
+        evidence = Evidence.of(table.form, table.variables[used_R], table.losses[used_R], table.compute[used_R])
+    except ValueError as error:
+        return Predicted(ratio, len(smaller), str(error))
+    reasons = evidence.objections(compute)
+    if reasons:
+        return Predicted(ratio, len(smaller), reasons[0])
+    found = evidence.predict(target.variables[0])
+    intervals = [found.interval(level) for level in LEVELS]
+    return Predicted(
+        ratio,
+        int(used_R.sum()),
+        error=found.loss / loss - 1.0,
+        width=(intervals[1].high - intervals[1].low) / found.loss,
+        inside=tuple(loss in interval for interval in intervals),
+        baseline_errors=tuple(
+            (name, value / loss - 1.0) for name, value in baselines_of(table.compute, table.losses, compute).items()
+        ),
+    )
+
+
+def _tokens_per_param(run: RunFacts) -> float | None:
+    if run.num_params and run.num_tokens:
+        return run.num_tokens / run.num_params
+    if run.num_params and run.flops:
+        return run.flops / 6.0 / run.num_params**2
+    return None
+
+
+def summary(found: Sequence[Predicted]) -> dict[str, Any]:
+    """How the predictions did, for a line of the results."""
+    made = [each for each in found if not each.refused]
+    result: dict[str, Any] = {"targets": len(found), "refused": len(found) - len(made), "predicted": len(made)}
+    if not made:
+        return result
+    errors = np.array([each.error for each in made])
+    names = dict(made[0].baseline_errors)
+    return {
+        **result,
+        "median_error": float(np.median(np.abs(errors))),
+        "p90_error": float(np.quantile(np.abs(errors), 0.9)),
+        "mean_signed_error": float(errors.mean()),
+        "mean_width": fmean(each.width for each in made),
+        "median_width": median(each.width for each in made),
+        **{f"inside_{level:g}": fmean(each.inside[number] for each in made) for number, level in enumerate(LEVELS)},
+        "median_ratio": median(each.ratio for each in made),
+        **{f"median_error_of_{name}": median(abs(dict(each.baseline_errors)[name]) for each in made) for name in names},
+    }
