@@ -141,6 +141,11 @@ class Evidence:
         return fit(FORMS.get(name), x_NV, np.exp(self.fit.problem.log_loss_BR[0]))
 
     @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the variance of the runs around the law."""
+        return float(self._spread.freedom_B[0])
+
+    @property
     def run_std(self) -> float:
         """The standard deviation of the logarithm of the loss of one run, by its seed."""
         if self.noise.freedom >= LEAST_FREEDOM:

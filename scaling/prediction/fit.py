@@ -10,6 +10,7 @@ from foretrain.scaling.laws.backtest import RATIOS, BackTest
 from foretrain.scaling.laws.evidence import LEVELS, UNTESTED_DISTANCE, Evidence
 from foretrain.scaling.laws.fit import check_runs
 from foretrain.scaling.laws.forms import FORMS, Floats, Form
+from foretrain.scaling.prediction.curves import recorded_curves
 from foretrain.scaling.prediction.record import FitRecord
 from foretrain.scaling.prediction.table import SAME, RunTable, value_of
 
@@ -75,6 +76,7 @@ def fit_record(table: RunTable, evidence: Evidence, code: str = "") -> FitRecord
         backtest=backtest_rows(evidence.backtest),
         widening=evidence.backtest.widening,
         reach=(high / low) ** distance,
+        curves=recorded_curves(table.runs),
         code=code,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )

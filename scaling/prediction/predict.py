@@ -11,8 +11,11 @@ import numpy as np
 from foretrain.scaling.laws.evidence import Evidence, Prediction
 from foretrain.scaling.laws.forms import FORMS, Floats
 from foretrain.scaling.laws.intervals import Interval
+from foretrain.scaling.prediction.curve import predicted_curve
+from foretrain.scaling.prediction.curves import curves_in, left, refusal
 from foretrain.scaling.prediction.fit import evidence_in
 from foretrain.scaling.prediction.record import FitRecord, PredictionRecord
+from foretrain.scaling.prediction.shape import shape_of
 from foretrain.scaling.prediction.table import SAME
 
 MOST_DIFFERENT_TOKENS_PER_PARAM = 1.25
@@ -34,6 +37,8 @@ class Target:
     """What it shares with the runs of the fit, by the names of SAME; without what is not known."""
     settings: Mapping[str, Any]
     """What else identifies it, for people."""
+    schedule: Mapping[str, Any] | None = None
+    """The result of `schedule_shape`; None: it is not known."""
 
     @property
     def tokens_per_param(self) -> float | None:
@@ -60,11 +65,12 @@ def predict(record: FitRecord, seal: str, target: Target, code: str = "") -> Pre
         lines = "\n".join(f"- {reason}" for reason in reasons)
         raise ValueError(f"the runs of the fit do not support this prediction:\n{lines}")
     found = evidence.predict(target.variables(evidence.fit.form.variables))
+    intervals, mean_intervals = _bounds(found.intervals), _bounds(found.mean_intervals)
     return PredictionRecord(
         target={"N": target.num_params, "D": target.num_tokens, "C": target.flops, **target.same, **target.settings},
         loss=found.loss,
-        intervals=_bounds(found.intervals),
-        mean_intervals=_bounds(found.mean_intervals),
+        intervals=intervals,
+        mean_intervals=mean_intervals,
         ratio=target.flops / evidence.compute_range[1],
         fit={
             "seal": seal,
@@ -75,9 +81,36 @@ def predict(record: FitRecord, seal: str, target: Target, code: str = "") -> Pre
             "widening": record.widening,
         },
         baselines=baselines(record, target),
+        curve=curve_of(record, target, evidence.freedom, found.loss, intervals, mean_intervals),
         code=code,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def curve_of(
+    record: FitRecord,
+    target: Target,
+    law_freedom: float,
+    loss: float,
+    intervals: Mapping[str, list[float]],
+    mean_intervals: Mapping[str, list[float]],
+) -> dict[str, Any]:
+    """The predicted curve for `PredictionRecord`; `refused`, with the reason, if the fit does not support one."""
+    if refused := refusal(record.curves, target.schedule):
+        return {"refused": refused}
+    curves = curves_in(record)
+    sound = [number for number, run in enumerate(record.runs) if run["name"] not in left(record.curves)]
+    return predicted_curve(
+        shape_of(curves),
+        curves.only(sound),
+        loss=loss,
+        intervals=intervals,
+        mean_intervals=mean_intervals,
+        law_freedom=law_freedom,
+        flops=target.flops,
+        num_tokens=target.num_tokens or 0.0,
+        schedule=record.curves["schedule"],
+    ).to_dict()
 
 
 def objections(record: FitRecord, evidence: Evidence, target: Target) -> list[str]:

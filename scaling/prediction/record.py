@@ -1,26 +1,12 @@
-"""The files of fits and predictions, and the seal that shows whether one was changed.
+"""The files of fits, predictions and scores, with the seal that shows whether one was changed."""
 
-A seal is the SHA-256 of everything else in the file, written as JSON with sorted keys and without spaces. It shows a
-later change by accident or by hand. It cannot show who made the file: commit it, or publish its seal, before the run.
-"""
-
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 from foretrain.files import write_atomically
-
-VERSION = 1
-SEAL = "seal"
-
-
-def seal_of(values: dict[str, Any]) -> str:
-    """The seal of a file with these values."""
-    rest = {name: value for name, value in values.items() if name != SEAL}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+from foretrain.trainer.prediction.sealed import PREDICTION, SEAL, VERSION, read_sealed, seal_of
 
 
 class Sealed:
@@ -47,16 +33,7 @@ class Sealed:
 
         Raises ValueError, which names the file, if it is another one or was changed after it was sealed.
         """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not a {cls.KIND}: {error}") from error
-        if not isinstance(values, dict) or values.get("kind") != cls.KIND:
-            raise ValueError(f"{path} is not a {cls.KIND}")
-        if values.get("version", VERSION) > VERSION:
-            raise ValueError(f"{path} was written by a newer foretrain: update foretrain")
-        if values.get(SEAL) != seal_of(values):
-            raise ValueError(f"{path} was changed after it was sealed: restore it, or make a new {cls.KIND}")
+        values = read_sealed(path, cls.KIND)
         names = {each.name for each in fields(cls)}  # type: ignore[arg-type]
         return cls(**{name: value for name, value in values.items() if name in names}), values[SEAL]
 
@@ -94,6 +71,8 @@ class FitRecord(Sealed):
     """The factor by which the back-test widens intervals."""
     reach: float
     """The largest compute that the back-test supports, over that of the largest run."""
+    curves: dict[str, Any] = field(default_factory=dict)
+    """The loss curves of the runs, see scaling/prediction/curves.py; or `refused`, which says why they have none."""
     code: str = ""
     time: str = ""
 
@@ -102,7 +81,7 @@ class FitRecord(Sealed):
 class PredictionRecord(Sealed):
     """`prediction.json`: the loss that is predicted for a run that has not started."""
 
-    KIND = "prediction"
+    KIND = PREDICTION
 
     target: dict[str, Any]
     """N, D, C, tokens and settings of the run, and what it shares with the runs of the fit."""
@@ -118,6 +97,8 @@ class PredictionRecord(Sealed):
     """The fit, with its runs and its seal."""
     baselines: dict[str, float] = field(default_factory=dict)
     """What simpler rules predict, for comparison."""
+    curve: dict[str, Any] = field(default_factory=dict)
+    """The loss curve, as `PredictedCurve` has it; or `refused`, which says why there is none."""
     code: str = ""
     time: str = ""
     """When it was sealed, in UTC."""

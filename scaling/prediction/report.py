@@ -3,18 +3,21 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from foretrain.scaling.laws.evidence import LEVELS
 from foretrain.scaling.laws.noise import SIGNIFICANCE
+from foretrain.scaling.prediction.limits import FALSE_ALARM
 from foretrain.scaling.prediction.record import FitRecord, PredictionRecord
 from foretrain.scaling.prediction.score import Score
 from foretrain.scaling.prediction.tally import Row
+from foretrain.trainer.prediction.curve import PredictedCurve
 
 
 def print_fit(record: FitRecord, console: Console) -> None:
-    """Print the law, its parameters with intervals, its noise, and its back-test."""
+    """Print the law, its parameters with intervals, its noise, its back-test, and what is wrong with the curves."""
     compute = [run["C"] for run in record.runs]
     num_sizes = len({(run.get("N"), run.get("D"), run["C"]) for run in record.runs})
     _say(console, f"{record.formula}: {len(record.runs)} runs of {num_sizes} sizes, {_flops(compute)} FLOPs")
@@ -25,6 +28,11 @@ def print_fit(record: FitRecord, console: Console) -> None:
     for name in record.unidentified:
         _say(console, f"{name} is not identified: the runs do not bound it on both sides (95 % interval)")
     _say(console, _noise(record))
+    _print_backtest(record, console)
+    _print_curves(record, console)
+
+
+def _print_backtest(record: FitRecord, console: Console) -> None:
     if not record.backtest:
         _say(console, "back-test: none, since too few sizes are larger than those that a law needs")
         return
@@ -44,6 +52,27 @@ def print_fit(record: FitRecord, console: Console) -> None:
     )
 
 
+def _print_curves(record: FitRecord, console: Console) -> None:
+    """Print whether the loss curves have one shape, and which runs leave it."""
+    if "refused" in record.curves:
+        _say(console, f"loss curves: not compared, since {record.curves['refused']}")
+        return
+    for run in record.curves["leaving"]:
+        where = f"from {100 * run['start']:.0f} % of its tokens on" if run["start"] else "from its start on"
+        by = f"{100 * run['change']:+.1f} %, {run['excess']:.1f} times the limit"
+        _say(
+            console,
+            f"WARNING: {run['name']} leaves the common curve {where} ({by}): look for what differs in it, such as its "
+            "learning rate or its data, before you trust the fit",
+        )
+    count = len(record.runs) - len(record.curves["leaving"])
+    _say(
+        console,
+        f"loss curves: {count} of {len(record.runs)} runs have one shape (a run leaves it in {100 * FALSE_ALARM:g} % "
+        "of sound fits)",
+    )
+
+
 def print_prediction(record: PredictionRecord, console: Console) -> None:
     """Print the predicted loss, its intervals, and how far it extrapolates."""
     low, high = record.intervals["0.9"]
@@ -56,6 +85,7 @@ def print_prediction(record: PredictionRecord, console: Console) -> None:
     _say(console, f"width of the 90 % interval: {100 * (high - low) / record.loss:.2f} % of the loss")
     for name, loss in record.baselines.items():
         _say(console, f"{_BASELINES[name]}: {loss:.4f}")
+    _say(console, _curve(record))
 
 
 def print_score(record: PredictionRecord, found: Score, console: Console) -> None:
@@ -96,6 +126,19 @@ def print_tally(rows: Sequence[Row], console: Console) -> None:
 
 
 _BASELINES = {"largest_run": "loss of the largest run", "power_law": "power law without a constant"}
+
+
+def _curve(record: PredictionRecord) -> str:
+    """What is said of the predicted curve."""
+    if "refused" in record.curve:
+        return f"loss curve: none, since {record.curve['refused']}"
+    curve = PredictedCurve.of(record.curve)
+    widths = [np.log(high / low) for low, high in curve.bounds["0.9"]]
+    drift = ", with a drift over compute that the runs show" if curve.drift != "none" else ""
+    return (
+        f"loss curve: the shape of the runs' curves{drift}; its 90 % band is {100 * min(widths):.2g} to "
+        f"{100 * max(widths):.2g} % wide (train.prediction=FILE compares the run with it)"
+    )
 
 
 def _noise(record: FitRecord) -> str:

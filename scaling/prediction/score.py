@@ -1,15 +1,11 @@
 """The score of a sealed prediction: what its run has measured, and whether it began after the seal."""
 
-import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from foretrain.scaling.laws.runs import RunFacts
 from foretrain.scaling.prediction.record import PredictionRecord, ScoreRecord
-from foretrain.scaling.prediction.table import SAME
-
-SIZE_TOLERANCE = 1e-6
-"""The largest relative difference of N, D and C between a prediction and its run."""
+from foretrain.trainer.prediction.target import SAME, mismatches
 
 
 @dataclass(frozen=True)
@@ -55,19 +51,6 @@ def _problems(prediction: PredictionRecord, run: RunFacts, began: datetime | Non
         found.append("the run does not say when it began: predictions count for runs that begin after their seal")
     elif began <= datetime.fromisoformat(prediction.time):
         found.append(f"the run began at {began.isoformat(timespec='seconds')}, before the seal ({prediction.time})")
-    target = prediction.target
-    sizes = {"N": run.num_params, "N_without_embeddings": run.num_params_without_embeddings}
-    if target.get("N") is not None and not any(_same(target["N"], value) for value in sizes.values()):
-        found.append(f"the prediction is for N = {target['N']:g}, and the run has {run.num_params:g}")
-    for name, value in (("D", run.num_tokens), ("C", run.flops)):
-        if target.get(name) is not None and not _same(target[name], value):
-            found.append(f"the prediction is for {name} = {target[name]:g}, and the run has {value or math.nan:g}")
-    for field in SAME:
-        expected, value = target.get(field), getattr(run, field)
-        if expected and value and expected != value:
-            found.append(f"the prediction is for the {field} {expected}, and the run has {value}")
-    return found
-
-
-def _same(expected: float, value: float | None) -> bool:
-    return value is not None and abs(value - expected) <= SIZE_TOLERANCE * expected
+    counts = (run.num_params, run.num_params_without_embeddings)
+    same = {field: getattr(run, field) for field in SAME}
+    return found + mismatches(prediction.target, counts, run.num_tokens, run.flops, same)

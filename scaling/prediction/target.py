@@ -5,9 +5,13 @@ from pathlib import Path
 
 from foretrain.configs.schema import Config
 from foretrain.scaling.prediction.predict import Target
+from foretrain.scaling.prediction.record import PredictionRecord
 from foretrain.scaling.prediction.table import SAME
 from foretrain.trainer.goodput import facts
+from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.prediction.target import schedule_shape
 from foretrain.trainer.run.description import Description
+from foretrain.trainer.run.folder import PREDICTION_FILE
 from foretrain.trainer.run.setup import prepare_run
 
 
@@ -31,6 +35,7 @@ def target_of(config: Config, *, embeddings: bool) -> Target:
             "global_batch_size": run.config.train.global_batch_size,
             "lr": run.config.optimizer.lr,
         },
+        schedule=schedule_shape(run.config.schedule, run.config.train.num_tokens),
     )
 
 
@@ -44,6 +49,26 @@ def target_of_numbers(num_params: float | None, num_tokens: float | None, flops:
             raise ValueError("give a config, or --flops, or --params and --tokens")
         flops = 6.0 * num_params * num_tokens
     return Target(num_params, num_tokens, flops, {}, {})
+
+
+def own_prediction(run_dir: Path) -> Path:
+    """The sealed prediction with which a run was compared: its file if that is still there, else the run's copy.
+
+    Raises ValueError if the run had none, or if the copy is not the one that the run's metrics name.
+    """
+    events = []
+    if (run_dir / METRICS_FILE).is_file():
+        events = [record for record in read_metrics(run_dir / METRICS_FILE) if record["kind"] == "prediction"]
+    if not events:
+        raise ValueError(f"{run_dir} was trained without train.prediction: give --prediction FILE")
+    seal = events[-1]["seal"]
+    for path in (Path(events[-1]["path"]), run_dir / PREDICTION_FILE):
+        if path.is_file() and PredictionRecord.read_with_seal(path)[1] == seal:
+            return path
+    raise ValueError(
+        f"{run_dir / PREDICTION_FILE} is not the prediction of the run, whose seal begins with {seal[:16]}: restore "
+        "it, or give --prediction FILE"
+    )
 
 
 def start_of(run_dir: Path) -> datetime | None:

@@ -1,0 +1,1 @@
+"""What a run reads of its sealed prediction, and how it is compared with it. Pure."""

@@ -1,0 +1,114 @@
+"""The loss curve that a prediction foretells, and how a run does against it so far. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from foretrain.trainer.prediction.course import Noise, averages, distances
+from foretrain.trainer.prediction.windows import Floats
+
+RETURN = 0.5
+"""A curve that has left its course is back when both averages are within this share of their limits."""
+SHOWN_LEVEL = "0.95"
+"""The band that messages and plots show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedCurve:
+    """The training loss of a run, as means over windows of its tokens, in nats per token."""
+
+    edges: list[float]
+    """Where the windows begin and end, as shares of the training tokens (K + 1)."""
+    tokens: list[int]
+    """Tokens trained at the end of each window (K)."""
+    loss: list[float]
+    """The expected mean training loss in each window (K)."""
+    bounds: dict[str, list[list[float]]]
+    """Low and high end of the band in each window, by level (K, 2)."""
+    noise: dict[str, Any]
+    """The fields of `Noise`."""
+    limits: dict[str, float]
+    """Limits of the averages `level` and `change` of course.py."""
+    false_alarm: float
+    """The share of sound runs that exceed a limit in any window."""
+    schedule: dict[str, Any]
+    """The schedule of the runs whose shape it has, as `schedule_shape` says it."""
+    final_ratio: float
+    """Training loss in the last window over the final held-out loss. They differ, since held-out samples are others,
+    and were not trained on."""
+    drift: str = "none"
+    """How the shape depends on size: none, or linear in the logarithm of compute."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The curve in the values of a prediction. Raises ValueError if they are not one."""
+        try:
+            found = cls(**values)
+            Noise(**found.noise)
+        except TypeError as error:
+            raise ValueError(f"its curve cannot be read: {error}") from error
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The curve as plain values that JSON can hold."""
+        return asdict(self)
+
+    def middle_tokens(self) -> Floats:
+        """Tokens trained in the middle of each window (K): where its mean is drawn."""
+        edge_K = np.array(self.edges) * self.tokens[-1]
+        return np.asarray((edge_K[1:] + edge_K[:-1]) / 2)
+
+    def at(self, num_tokens: float) -> float | None:
+        """The expected training loss after `num_tokens`; None before the first window."""
+        if num_tokens < self.edges[0] * self.tokens[-1]:
+            return None
+        return float(np.interp(num_tokens, self.middle_tokens(), self.loss))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a run does after its last complete window."""
+
+    window: int
+    """The number of that window, from 0."""
+    mean: float
+    """The mean training loss in it."""
+    distance: float
+    """Its distance from the expected loss, in standard deviations of the band."""
+    excess: float
+    """The larger one of the two averages, over its limit."""
+    is_outside: bool
+    """Whether the run has left its course, and is not back."""
+
+
+def excesses(curve: PredictedCurve, mean_K: Floats) -> Floats:
+    """The larger one of the two averages, over its limit, after each window that has a mean (N).
+
+    A mean is NaN where there is none.
+    """
+    known_N = np.flatnonzero(np.isfinite(mean_K))
+    covariance_NN = Noise(**curve.noise).covariance()[np.ix_(known_N, known_N)]
+    found = averages(covariance_NN, _off(curve, mean_K)[None, known_N])
+    level_N, change_N = np.abs(found.level_BK[0]), np.abs(found.change_BK[0])
+    return np.maximum(level_N / curve.limits["level"], change_N / curve.limits["change"])
+
+
+def standing(curve: PredictedCurve, mean_K: Floats) -> Standing | None:
+    """How a run does whose means are `mean_K`, NaN where there is none; None before the first mean."""
+    known_N = np.flatnonzero(np.isfinite(mean_K))
+    if not len(known_N):
+        return None
+    excess_N, is_outside = excesses(curve, mean_K), False
+    for excess in excess_N:
+        is_outside = bool(excess >= (RETURN if is_outside else 1.0))
+    last = int(known_N[-1])
+    distance = float(distances(Noise(**curve.noise), _off(curve, mean_K))[last])
+    return Standing(last, float(mean_K[last]), distance, float(excess_N[-1]), is_outside)
+
+
+def _off(curve: PredictedCurve, mean_K: Floats) -> Floats:
+    """How far a run is from the curve, in the logarithm of the loss (K)."""
+    # A loss that is 0, as that of a model that has learned all by heart, has none.
+    return np.asarray(np.log(np.maximum(mean_K, 1e-12)) - np.log(curve.loss))
