@@ -159,6 +159,8 @@ class TrainConfig:
     """Steps between lines on the terminal. The metrics file has every step."""
     callbacks: list[str] = setting(default_factory=list, changes_curve=False, since="0.2.0")
     """Names of callbacks that plugins registered and that the run uses."""
+    prediction: str | None = setting(None, changes_curve=False, since="0.2.0")
+    """A file of `foretrain predict --out`: the sealed prediction of this run, with which its loss is compared."""
     sinks: list[str] = setting(default_factory=lambda: ["terminal", "tensorboard"], changes_curve=False, since="0.2.0")
     """Names of what receives the metrics, in addition to the file metrics.jsonl."""
     stop_after: int | None = setting(None, changes_curve=False)

@@ -187,6 +187,7 @@ def _prepared(replay: Replay, folder: Path) -> Run:
         stop_after=max(replay.recorded),
         sinks=[],
         init_from=None,
+        prediction=None,
         branch_from=None,
         checkpoint_folder=None,
         checkpoint_every=0,

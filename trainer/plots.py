@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from foretrain.trainer.metrics import final_loss, read_metrics
+from foretrain.trainer.prediction.curve import SHOWN_LEVEL, PredictedCurve
 
 SMOOTHING_SHARE = 0.02
 """Each point of the smoothed line is a mean over this share of the run's steps."""
@@ -16,12 +18,18 @@ TRAIN_COLOR, EVAL_COLOR, RATE_COLOR, QUIET_COLOR = "#2563eb", "#ea580c", "#0d948
 
 
 def loss_curve(
-    metrics_path: Path | str, png_path: Path | str, *, unigram_entropy_nats: float | None = None, title: str = ""
+    metrics_path: Path | str,
+    png_path: Path | str,
+    *,
+    unigram_entropy_nats: float | None = None,
+    title: str = "",
+    predicted: PredictedCurve | None = None,
 ) -> None:
     """Draw the training loss, the held-out loss and the learning rate of a metrics file into a PNG.
 
     The horizontal line is the entropy of single tokens, which is the loss of a model that knows only how often each
-    token occurs. Raises ValueError if the file holds no training step.
+    token occurs. `predicted`: the curve whose band is drawn behind. Raises ValueError if the file holds no training
+    step.
     """
     records = read_metrics(metrics_path)
     train = [record for record in records if record["kind"] == "train"]
@@ -37,6 +45,8 @@ def loss_curve(
     FigureCanvasAgg(figure)
     loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
     loss = _column(train, "loss")
+    if predicted is not None:
+        _draw_band(loss_axes, predicted, unit_tokens)
     loss_axes.plot(tokens, loss, color=TRAIN_COLOR, alpha=0.25, linewidth=0.8)
     smoothed = smooth(loss, max(1, round(SMOOTHING_SHARE * len(loss))))
     loss_axes.plot(tokens, smoothed, color=TRAIN_COLOR, linewidth=1.6, label=f"training {final_loss(train):.2f}")
@@ -68,6 +78,13 @@ def loss_curve(
         axes.grid(alpha=0.25, linewidth=0.6)
     figure.align_ylabels()
     figure.savefig(png_path)
+
+
+def _draw_band(axes: Axes, curve: PredictedCurve, unit_tokens: float) -> None:
+    tokens, level = curve.middle_tokens() / unit_tokens, f"{100 * float(SHOWN_LEVEL):g} %"
+    low, high = np.array(curve.bounds[SHOWN_LEVEL]).T
+    axes.fill_between(tokens, low, high, color=QUIET_COLOR, alpha=0.2, linewidth=0, label=f"predicted, {level}")
+    axes.plot(tokens, curve.loss, color=QUIET_COLOR, linewidth=1)
 
 
 def smooth(values: np.ndarray, width: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from foretrain.trainer.callbacks.device import DeviceMetrics
 from foretrain.trainer.callbacks.evaluation import PeriodicEvaluation
 from foretrain.trainer.callbacks.goodput import Goodput
 from foretrain.trainer.callbacks.memory import MemoryCheck
+from foretrain.trainer.callbacks.prediction import PredictionWatch
 from foretrain.trainer.callbacks.replay import ReplayCheck
 from foretrain.trainer.callbacks.stragglers import StragglerWatch
 from foretrain.trainer.callbacks.telemetry import Telemetry
@@ -79,6 +80,8 @@ class Trainer:
         added = [*(CALLBACKS.get(name)() for name in config.train.callbacks), *callbacks]
         on_gpus = [DeviceMetrics(config, groups)] if groups.device.type == "cuda" else []
         self.callbacks: list[Callback] = [self._watch, Announcement(), self._telemetry, self._goodput, *on_gpus, *added]
+        if run.prediction is not None:
+            self.callbacks.append(PredictionWatch(run.prediction))
         if config.train.check_memory:
             unchanged = UnchangedState(self.state, config.run_dir)
             self.callbacks.append(MemoryCheck(unchanged, config.train.check_every))

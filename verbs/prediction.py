@@ -207,7 +207,10 @@ def predict(
 
 def score(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of the finished run.")],
-    prediction: Annotated[Path, typer.Option(metavar="FILE", help="The sealed prediction.")],
+    prediction: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The sealed prediction. Default: the run's own, of train.prediction."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the score to this file. Default: beside the prediction.")
     ] = None,
@@ -216,16 +219,17 @@ def score(
 
     Exits with 1 if the score does not count, because the run started before the seal or is another run.
 
-    Example: `foretrain score runs/large --prediction prediction.json`
+    Example: `foretrain score runs/large`
     """
     from foretrain.scaling.console import console_for_tables
     from foretrain.scaling.laws.runs import RunFacts
     from foretrain.scaling.prediction import report
     from foretrain.scaling.prediction.record import PredictionRecord
     from foretrain.scaling.prediction.score import score as scored
-    from foretrain.scaling.prediction.target import start_of
+    from foretrain.scaling.prediction.target import own_prediction, start_of
 
     with bad_input():
+        prediction = prediction or own_prediction(run)
         record, seal = PredictionRecord.read_with_seal(prediction)
         found = scored(record, RunFacts.of_folder(run), start_of(run))
         out = out or prediction.with_name(f"{prediction.stem}.score.json")

@@ -22,8 +22,11 @@ def proxy(
 
 
 def _seeded(config: Config, seed: int) -> Config:
-    """The config with another seed, to be trained to its end without samples: only its loss is wanted."""
-    train = replace(config.train, seed=seed, stop_after=None)
+    """The config with another seed, to be trained to its end without samples: only its loss is wanted.
+
+    It is not the run that a prediction was made for.
+    """
+    train = replace(config.train, seed=seed, stop_after=None, prediction=None)
     return replace(config, data=replace(config.data, seed=seed), train=train, sample=SampleConfig())
 
 

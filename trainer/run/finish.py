@@ -23,7 +23,13 @@ def finish(run: Run) -> None:
     console = Console()
     entropy = run.data.unigram_entropy_nats
     metrics = run.run_dir / METRICS_FILE
-    loss_curve(metrics, run.run_dir / PLOT_FILE, unigram_entropy_nats=entropy, title=run.config.model.name)
+    loss_curve(
+        metrics,
+        run.run_dir / PLOT_FILE,
+        unigram_entropy_nats=entropy,
+        title=run.config.model.name,
+        predicted=run.prediction.curve if run.prediction else None,
+    )
     table = summary(
         read_metrics(metrics),
         run_dir=run.run_dir,

@@ -31,6 +31,7 @@ from foretrain.trainer.mup.parametrize import blueprint
 from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
 from foretrain.trainer.run import origin, owner
 from foretrain.trainer.run.folder import checkpoints_of
+from foretrain.trainer.run.predicted import SealedPrediction, prediction_of
 from foretrain.trainer.sinks import SINKS
 from foretrain.trainer.stages.cost import balance_stages, flop_costs
 
@@ -48,6 +49,8 @@ class Run:
     """The checkpoint that it resumes from; None for a new run."""
     init: Place | None = None
     """The checkpoint with whose weights a new run starts; None: with random ones."""
+    prediction: SealedPrediction | None = None
+    """The sealed prediction with which its loss is compared."""
 
     @property
     def start_step(self) -> int:
@@ -184,7 +187,7 @@ def prepare_run(
         layout = balance_stages(layout, config.model.num_layers, flop_costs(config.model, config.train))
     blueprint(config)
     schedule.check(config.schedule, config.train.num_tokens)
-    config = _with_absolute_checkpoints(config)
+    config = _with_absolute_paths(config)
     checkpoint = _find_checkpoint(config, thoroughly=check_corpus)
     init, resume = None, None
     if checkpoint is not None:
@@ -197,6 +200,7 @@ def prepare_run(
         if config.train.init_optimizer:
             origin.check_state(init, "train.init_from", config)
     run = Run(config, layout, data, resume, init)
+    run = replace(run, prediction=prediction_of(run))
     data.check_budget(run.total_steps * config.train.global_batch_size, run.left_out)
     return run
 
@@ -209,12 +213,14 @@ def _check_replay(config: Config, layout: Layout) -> None:
         )
 
 
-def _with_absolute_checkpoints(config: Config) -> Config:
-    """A relative `train.checkpoint_folder` is one of the working directory, which later commands do not know."""
-    if config.train.checkpoint_folder is None:
-        return config
-    folder = str(place_of(config.train.checkpoint_folder).absolute())
-    return replace(config, train=replace(config.train, checkpoint_folder=folder))
+def _with_absolute_paths(config: Config) -> Config:
+    """A relative path in `train` is one of the working directory, which later commands do not know."""
+    train = config.train
+    if train.checkpoint_folder is not None:
+        train = replace(train, checkpoint_folder=str(place_of(train.checkpoint_folder).absolute()))
+    if train.prediction is not None:
+        train = replace(train, prediction=str(Path(train.prediction).absolute()))
+    return replace(config, train=train)
 
 
 def _find_checkpoint(config: Config, *, thoroughly: bool) -> Place | None:

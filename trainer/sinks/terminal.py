@@ -85,6 +85,8 @@ class TerminalSink(Sink):
             f"lr {self._latest['lr']:.2e}",
             f"{'-' if speed is None else f'{speed:,.0f}'} tok/s",
         ]
+        if "prediction_z" in self._latest:
+            values.insert(1, f"{self._latest['prediction_z']:+.1f} sd of {self._latest['predicted_loss']:.4f}")
         if "mfu" in self._latest:  # on GPUs
             values += [f"MFU {self._latest['mfu']:.1%}", f"{self._latest['device_peak_gib']:.1f} GiB"]
             phases = {"forward_backward_s": "forward and backward", "reduce_s": "reduce", "update_s": "update"}
