@@ -22,9 +22,9 @@ class PredictionWatch(Callback):
     """Compares means of the training loss over windows of tokens with the predicted curve, and warns if the run leaves
     it.
 
-    It warns once when one of the two averages of `trainer/prediction/course.py` exceeds its limit, and says when both
-    are within half of it again. `PredictedCurve.false_alarm` is the share of sound runs of which it ever warns: 1 % if
-    the noise of the run is that of the ladder's runs. With few runs the limits are larger, since they show the noise
+    It warns once when one of the two averages of `trainer/prediction/course.py` exceeds its limit, and says when the
+    run is back where it was before. `PredictedCurve.false_alarm`, 1 %, is the share of sound runs of which it ever
+    warns, if their noise is that of the ladder's runs. With few runs the limits are larger, since they show the noise
     worse. No limit is below what the ladder's own runs have reached.
 
     All ranks have the loss of a step, with the same bits, and compute the same; nothing is exchanged. A resumed run

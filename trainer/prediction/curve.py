@@ -6,11 +6,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from foretrain.trainer.prediction.course import Noise, averages, distances
+from foretrain.trainer.prediction.course import Averages, Noise, averages, distances
 from foretrain.trainer.prediction.windows import Floats
 
-RETURN = 0.5
-"""A curve that has left its course is back when both averages are within this share of their limits."""
+LEVEL_RETURN = 0.5
+"""A run that has left its course is back only if the average of its distances is within this share of the limit."""
+RETURN = 0.25
+"""It must also have come back to this share of the largest distance from what the average was before it left."""
+MEMORY = 6
+"""Windows before an alarm at which the run is taken to have been on its course."""
 SHOWN_LEVEL = "0.95"
 """The band that messages and plots show."""
 
@@ -88,11 +92,7 @@ def excesses(curve: PredictedCurve, mean_K: Floats) -> Floats:
 
     A mean is NaN where there is none.
     """
-    known_N = np.flatnonzero(np.isfinite(mean_K))
-    covariance_NN = Noise(**curve.noise).covariance()[np.ix_(known_N, known_N)]
-    found = averages(covariance_NN, _off(curve, mean_K)[None, known_N])
-    level_N, change_N = np.abs(found.level_BK[0]), np.abs(found.change_BK[0])
-    return np.maximum(level_N / curve.limits["level"], change_N / curve.limits["change"])
+    return _excesses(curve, _averages(curve, mean_K))
 
 
 def standing(curve: PredictedCurve, mean_K: Floats) -> Standing | None:
@@ -100,12 +100,46 @@ def standing(curve: PredictedCurve, mean_K: Floats) -> Standing | None:
     known_N = np.flatnonzero(np.isfinite(mean_K))
     if not len(known_N):
         return None
-    excess_N, is_outside = excesses(curve, mean_K), False
-    for excess in excess_N:
-        is_outside = bool(excess >= (RETURN if is_outside else 1.0))
-    last = int(known_N[-1])
-    distance = float(distances(Noise(**curve.noise), _off(curve, mean_K))[last])
-    return Standing(last, float(mean_K[last]), distance, float(excess_N[-1]), is_outside)
+    found = _averages(curve, mean_K)
+    excess_N, last = _excesses(curve, found), int(known_N[-1])
+    return Standing(
+        last,
+        float(mean_K[last]),
+        float(distances(Noise(**curve.noise), _off(curve, mean_K))[last]),
+        float(excess_N[-1]),
+        _is_outside(found.level_BK[0], excess_N, curve.limits["level"]),
+    )
+
+
+def _is_outside(level_N: Floats, excess_N: Floats, limit: float) -> bool:
+    """Whether a run has left its course, and is not back, after the last of its windows.
+
+    It is back if the average of its distances is within half of the limit, and most of the way back to what it was
+    before: a run that has changed inside of a wide band stays outside although its innovations are small again. From
+    then on, only the average of its distances can take it outside, since its return is a change, too.
+    """
+    is_outside, was_outside, before, farthest = False, False, 0.0, 0.0
+    for number, (level, excess) in enumerate(zip(level_N, excess_N, strict=True)):
+        if not is_outside and (abs(level) / limit if was_outside else excess) >= 1.0:
+            is_outside = was_outside = True
+            farthest = 0.0
+            before = float(level_N[number - MEMORY]) if number >= MEMORY else 0.0
+        if is_outside:
+            away = abs(level - before)
+            farthest = max(farthest, away)
+            is_outside = away > RETURN * farthest or abs(level) > LEVEL_RETURN * limit
+    return is_outside
+
+
+def _averages(curve: PredictedCurve, mean_K: Floats) -> Averages:
+    known_N = np.flatnonzero(np.isfinite(mean_K))
+    covariance_NN = Noise(**curve.noise).covariance()[np.ix_(known_N, known_N)]
+    return averages(covariance_NN, _off(curve, mean_K)[None, known_N])
+
+
+def _excesses(curve: PredictedCurve, found: Averages) -> Floats:
+    level_N, change_N = np.abs(found.level_BK[0]), np.abs(found.change_BK[0])
+    return np.maximum(level_N / curve.limits["level"], change_N / curve.limits["change"])
 
 
 def _off(curve: PredictedCurve, mean_K: Floats) -> Floats:
