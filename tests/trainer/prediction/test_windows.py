@@ -35,13 +35,13 @@ def test_a_run_that_is_stopped_after_any_step_continues_with_the_same_means(
     num_steps: int, data: st.DataObject
 ) -> None:
     stop = data.draw(st.integers(0, num_steps))
-    whole, parts = WindowMeans(), WindowMeans()
+    complete, parts = WindowMeans(), WindowMeans()
     completed = []
     for step, loss in curve(num_steps):
-        completed += [windows.add((step - 1) / num_steps, step / num_steps, loss) for windows in (whole, parts)]
+        completed += [windows.add((step - 1) / num_steps, step / num_steps, loss) for windows in (complete, parts)]
         if step == stop:
             parts = WindowMeans(**json.loads(json.dumps(parts.state())))
-        np.testing.assert_array_equal(whole.means(), parts.means())
+        np.testing.assert_array_equal(complete.means(), parts.means())
     assert 0 < sum(completed) / 2 <= NUM_WINDOWS and completed[-1]
 
 
