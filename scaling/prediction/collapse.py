@@ -20,7 +20,7 @@ from foretrain.trainer.prediction.windows import EDGES, NUM_WINDOWS
 LEAST_OTHERS = 4
 """With fewer other runs, a run is not judged."""
 
-SMALL_SAMPLE = 2.0
+SMALL_SAMPLE = 1.5
 """Limits are larger by this, over the degrees of freedom: the correlations too are those of few runs. By simulation of
 ladders of 5 to 15 runs."""
 

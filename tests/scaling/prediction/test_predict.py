@@ -12,12 +12,14 @@ from typer.testing import CliRunner, Result
 
 from foretrain.scaling.laws.forms import FORMS
 from foretrain.scaling.laws.runs import RunFacts
+from foretrain.scaling.prediction import table
 from foretrain.scaling.prediction.fit import evidence_of, fit_record
 from foretrain.scaling.prediction.folder import read_folder
 from foretrain.scaling.prediction.predict import Target, predict
 from foretrain.scaling.prediction.record import FitRecord, PredictionRecord
 from foretrain.scaling.prediction.score import score
 from foretrain.scaling.prediction.table import RunTable
+from foretrain.trainer.prediction.target import SAME
 from foretrain.verbs.app import app
 
 TRUE: dict[str, Any] = {"tokenizer_sha256": "t", "parametrization": "mup"}
@@ -41,8 +43,8 @@ def runs(noise: float = 0.004, seeds: int = 2, num: int = 8) -> tuple[RunFacts, 
 
 
 def record_of(found: tuple[RunFacts, ...], form: str = "compute") -> FitRecord:
-    table = RunTable(FORMS.get(form), found, embeddings=True)
-    return fit_record(table, evidence_of(table))
+    runs_of_fit = RunTable(FORMS.get(form), found, embeddings=True)
+    return fit_record(runs_of_fit, evidence_of(runs_of_fit))
 
 
 def target(flops: float = 3e19, tokens_per_param: float = 20.0, **same: Any) -> Target:
@@ -79,6 +81,10 @@ def test_what_the_runs_do_not_support_is_refused(changed: Target, words: str, fi
     with pytest.raises(ValueError, match="the runs of the fit do not support this prediction") as refused:
         predict(fitted, "seal", changed)
     assert words in str(refused.value)
+
+
+def test_a_run_is_compared_in_all_that_a_prediction_says_of_it() -> None:
+    assert tuple(table.SAME) == SAME
 
 
 def test_as_many_sizes_as_parameters_support_no_prediction() -> None:
