@@ -43,9 +43,10 @@ def test_a_run_that_is_killed_50_times_has_the_curve_of_a_calm_one_and_leaves_no
 
 
 def test_a_run_with_another_layout_after_each_kill_has_the_curve_within_float_noise(
-    tmp_path: Path, corpus: Path
+    tmp_path_factory: pytest.TempPathFactory, corpus: Path
 ) -> None:
-    verdict = Campaign(tmp_path, corpus).attack(NUM_KILLS_WITH_LAYOUTS, changes_layout=True, seed=SEED)
+    folder = tmp_path_factory.mktemp("chaos")  # a short name: it is that of sockets too
+    verdict = Campaign(folder, corpus).attack(NUM_KILLS_WITH_LAYOUTS, changes_layout=True, seed=SEED)
     assert len(verdict.kills) == NUM_KILLS_WITH_LAYOUTS
     assert len({*verdict.layouts}) > 3
     assert_spread([kill.step for kill in verdict.kills])
