@@ -111,7 +111,9 @@ def table_of(
     if problems:
         raise ValueError("no law can be fitted to these runs:\n" + "\n".join(f"- {problem}" for problem in problems))
     if len(runs) < 2:
-        raise ValueError(f"{len(runs)} run cannot show how the loss falls with size: give at least three sizes")
+        raise ValueError(
+            f"how the loss falls with size needs at least three sizes, and there are {len(runs)} runs: add some"
+        )
     if lowest:
         runs = _lowest(runs)
     form = _chosen(runs, embeddings) if law == AUTO else FORMS.get(law)

@@ -63,7 +63,7 @@ def test_every_bad_row_is_named(tmp_path: Path) -> None:
 
 
 def test_one_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="1 run cannot show how the loss falls with size"):
+    with pytest.raises(ValueError, match="needs at least three sizes, and there are 1 runs: add some"):
         read_table([table(tmp_path, "C,loss\n1e15,3\n")])
 
 
