@@ -224,7 +224,7 @@ def score(
     from foretrain.scaling.console import console_for_tables
     from foretrain.scaling.laws.runs import RunFacts
     from foretrain.scaling.prediction import report
-    from foretrain.scaling.prediction.record import PredictionRecord
+    from foretrain.scaling.prediction.record import PredictionRecord, ScoreRecord
     from foretrain.scaling.prediction.score import score as scored
     from foretrain.scaling.prediction.target import own_prediction, start_of
 
@@ -233,6 +233,11 @@ def score(
         record, seal = PredictionRecord.read_with_seal(prediction)
         found = scored(record, RunFacts.of_folder(run), start_of(run))
         out = out or prediction.with_name(f"{prediction.stem}.score.json")
+        if out.exists() and Path(other := ScoreRecord.read(out).run).resolve() != run.resolve():
+            raise ValueError(
+                f"{out} has the score of another run, {other}, and is not replaced: give --out another name; a tally "
+                "counts the first score of a prediction"
+            )
         found.record(str(run), seal).write(out)
     report.print_score(record, found, console_for_tables())
     raise typer.Exit(0 if found.counts else EXIT_DIFFERS)

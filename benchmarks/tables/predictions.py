@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from foretrain.scaling.laws.evidence import Evidence
+from foretrain.scaling.laws.evidence import LEVELS, Evidence
 from foretrain.scaling.laws.runs import RunFacts
 from foretrain.scaling.prediction.fit import similar
 from foretrain.scaling.prediction.predict import baselines_of
-from foretrain.scaling.prediction.table import RunTable, table_of
-
-LEVELS = (0.8, 0.9, 0.95)
+from foretrain.scaling.prediction.table import RunTable, table_of, value_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def _predicted(smaller: Sequence[RunFacts], everything: RunTable, place: int) ->
     ratio = compute / float(table.compute.max())
     target = RunTable(table.form, (everything.runs[place],), everything.embeddings)
     try:
-        tokens_per_param = _tokens_per_param(everything.runs[place])
+        tokens_per_param = _tokens_per_param(everything.runs[place], everything.embeddings)
         used_R = similar(table.form, table.variables, tokens_per_param)
         evidence = Evidence.of(table.form, table.variables[used_R], table.losses[used_R], table.compute[used_R])
     except ValueError as error:
@@ -76,12 +74,12 @@ def _predicted(smaller: Sequence[RunFacts], everything: RunTable, place: int) ->
     )
 
 
-def _tokens_per_param(run: RunFacts) -> float | None:
-    if run.num_params and run.num_tokens:
-        return run.num_tokens / run.num_params
-    if run.num_params and run.flops:
-        return run.flops / 6.0 / run.num_params**2
-    return None
+def _tokens_per_param(run: RunFacts, embeddings: bool) -> float | None:
+    """D / N of a run; None if the table does not say it."""
+    try:
+        return value_of(run, "D", embeddings) / value_of(run, "N", embeddings)
+    except ValueError:
+        return None
 
 
 def summary(found: Sequence[Predicted]) -> dict[str, Any]:

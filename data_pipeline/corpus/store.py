@@ -43,13 +43,13 @@ class Store(ABC):
         """Return all of a small file. Raises CorpusError."""
         return self.path(name).read_bytes()
 
-    def expect(self, name: str, size_bytes: int | None, sha256: str) -> None:  # noqa: B027
+    def expect(self, name: str, size_bytes: int | None, sha256: str) -> None:  # noqa: B027 (a store may have nothing to do)
         """Set what the manifest says of a file, against which the file is checked when it is fetched.
 
         size_bytes is None if the manifest does not say it.
         """
 
-    def prefetch(self, names: Iterable[str]) -> None:  # noqa: B027
+    def prefetch(self, names: Iterable[str]) -> None:  # noqa: B027 (a store may have nothing to do)
         """Fetch files in the background, in this order, which replaces the order of the previous call."""
 
     @property
@@ -57,7 +57,7 @@ class Store(ABC):
         """What this store has done so far in this process."""
         return StoreCounts()
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:  # noqa: B027 (a store may have nothing to do)
         """Stop the work in the background."""
 
 

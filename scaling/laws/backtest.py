@@ -11,7 +11,7 @@ from scipy import stats
 from foretrain.scaling.laws.fit import check_runs, fit_by_noise, table
 from foretrain.scaling.laws.forms import Floats, Form
 from foretrain.scaling.laws.intervals import loss_at, spread, surprise
-from foretrain.scaling.laws.minimize import Minima, Problems
+from foretrain.scaling.laws.minimize import Minima
 from foretrain.scaling.laws.noise import sizes
 
 MAX_CUTS = 16
@@ -109,7 +109,7 @@ def backtest(form: Form, x_RV: Floats, loss_R: Floats, compute_R: Floats) -> Bac
         of = sizes(log_x_RV[larger_R], log_loss_R[larger_R])
         num = len(of.count_S)
         quantity = loss_at(form, of.log_x_SV)
-        ones = Problems(form, problems.log_x_BRV, *_rows(problems, cut, num), np.full(num, problems.delta_B[cut]))
+        ones = problems.only(cut).repeated(num)
         same = Minima(*(np.repeat(each[cut : cut + 1], num, axis=0) for each in vars(minima).values()))
         of_cut = type(found)(*(np.repeat(each[cut : cut + 1], num, axis=0) for each in vars(found).values()))
         surprise_S = surprise(ones, same, of_cut, quantity, of.log_loss_S, of_cut.variance_B / of.count_S)
@@ -120,10 +120,6 @@ def backtest(form: Form, x_RV: Floats, loss_R: Floats, compute_R: Floats) -> Bac
             ratio = float(compute / edge)
             cases.append(Case(cut, ratio, float(np.log(ratio) / span), float(error), float(z)))
     return BackTest(tuple(cases))
-
-
-def _rows(problems: Problems, place: int, num: int) -> tuple[Floats, Floats]:
-    return tuple(np.repeat(each[place : place + 1], num, axis=0) for each in (problems.log_loss_BR, problems.weight_BR))  # type: ignore[return-value]
 
 
 def _edges(form: Form, x_RV: Floats, loss_R: Floats, compute_R: Floats) -> list[float]:

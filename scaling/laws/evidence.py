@@ -9,7 +9,7 @@ from foretrain.scaling.laws.backtest import BackTest, backtest
 from foretrain.scaling.laws.fit import Fit, fit
 from foretrain.scaling.laws.forms import FORMS, Floats, Form
 from foretrain.scaling.laws.intervals import Interval, Spread, bounds, loss_at, spread, surprise
-from foretrain.scaling.laws.minimize import Minima, Pull, minimize
+from foretrain.scaling.laws.minimize import Minima, Pull, Quantity, minimize
 from foretrain.scaling.laws.noise import SIGNIFICANCE, Replicates, lack_of_fit, replicates, sizes
 
 LEVELS = (0.8, 0.9, 0.95)
@@ -184,21 +184,22 @@ class Evidence:
         found_B = surprise(self.fit.problem, self._minima, self._spread, quantity, np.array([np.log(loss)]), own_B)
         return float(found_B[0]) / self.backtest.widening
 
-    def _interval(self, quantity: object, best: float, level: float, own_B: Floats | None) -> Interval:
+    def _interval(self, quantity: Quantity, best: float, level: float, own_B: Floats | None) -> Interval:
         """The interval around the logarithm of a loss, widened by what the back-test found."""
-        low_B, high_B = bounds(self.fit.problem, self._minima, self._spread, quantity, level, own_B)  # type: ignore[arg-type]
+        low_B, high_B = bounds(self.fit.problem, self._minima, self._spread, quantity, level, own_B)
         low, high = (best + self.backtest.widening * (float(end_B[0]) - best) for end_B in (low_B, high_B))
         return Interval(level, float(np.exp(low)), float(np.exp(high)))
 
-    def distance(self, compute: float) -> float:
-        """How far a size is beyond the largest run, relative to the span of the runs, both in log FLOPs."""
-        low, high = np.log(self.compute_range)
-        return float((np.log(compute) - high) / (high - low)) if high > low else float("inf")
+    @property
+    def reach(self) -> float:
+        """The largest compute that the runs support, over that of the largest run."""
+        low, high = self.compute_range
+        return float((high / low) ** max(UNTESTED_DISTANCE, self.backtest.largest_distance))
 
     def objections(self, compute: float) -> list[str]:
         """Why the runs do not support a prediction at this compute, each with what to do; empty if they do."""
         found = []
-        low, high = self.compute_range
+        _, high = self.compute_range
         if compute <= high:
             found.append(
                 f"the target ({compute:.3g} FLOPs) is not larger than the largest run ({high:.3g}): predict a larger "
@@ -210,11 +211,9 @@ class Evidence:
                 f"{self.fit.form.formula} exactly and leave nothing to judge it by: add sizes, or use a law with fewer "
                 "parameters"
             )
-        reach = max(UNTESTED_DISTANCE, self.backtest.largest_distance)
-        if self.distance(compute) > reach:
-            allowed = high * (high / low) ** reach
+        if compute / high > self.reach:
             found.append(
                 f"the target has {compute / high:.3g} times the compute of the largest run, and the back-test of these "
-                f"runs supports {allowed / high:.3g} times: add runs of up to {compute / (allowed / high):.2g} FLOPs"
+                f"runs supports {self.reach:.3g} times: add runs of up to {compute / self.reach:.2g} FLOPs"
             )
         return found

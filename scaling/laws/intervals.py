@@ -104,7 +104,7 @@ def surprise(
 
     If the law is right, this has a standard normal distribution. `own_variance_B`: the variance of the observations.
     """
-    pull = Pull(quantity, _finite(spread.variance_B) / own_variance_B, observed_B)
+    pull = Pull(quantity, _finite(spread.variance_B) / _finite(own_variance_B), observed_B)
     found = minimize(problems, minima.theta_BP, pull)
     size_B = np.sqrt(2.0 * np.maximum(found.total_B - minima.objective_B, 0.0) / _finite(spread.variance_B))
     tail_B = stats.norm.isf(np.maximum(stats.t.sf(size_B, np.maximum(spread.freedom_B, 1e-9)), 1e-300))

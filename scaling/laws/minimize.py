@@ -55,6 +55,11 @@ class Problems:
         arrays = (np.repeat(array, num, axis=0) for array in (self.log_loss_BR, self.weight_BR, self.delta_B))
         return Problems(self.form, log_x_BRV, *arrays)
 
+    def only(self, place: int) -> "Problems":
+        """One of the problems. All must have the same sizes of runs."""
+        arrays = (array[place : place + 1] for array in (self.log_loss_BR, self.weight_BR, self.delta_B))
+        return Problems(self.form, self.log_x_BRV, *arrays)
+
     def residual(self, theta_BP: Floats) -> Floats:
         """The logarithm of the law's loss minus that of each run (B, R)."""
         return self.form.log_loss(theta_BP, self.log_x_BRV) - self.log_loss_BR

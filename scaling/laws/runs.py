@@ -5,6 +5,7 @@
 Only files are read, and no torch is needed. What N, D and C count is defined in `trainer/model/size.py`.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,6 +81,8 @@ class RunFacts:
     """Version of the code that started the run last."""
     parent: str = ""
     """The checkpoint of another run from which the run was started."""
+    metrics_sha256: str = ""
+    """SHA-256 of the file with its metrics."""
     config: Config | None = field(default=None, repr=False)
     """All settings of the run."""
 
@@ -125,6 +128,7 @@ class RunFacts:
             data_changes=tuple(record["change"] for record in records if record["kind"] == "data_changed"),
             code=_code(folder),
             parent=description.parent,
+            metrics_sha256=hashlib.sha256((folder / METRICS_FILE).read_bytes()).hexdigest(),
             config=config,
         )
 

@@ -1,13 +1,14 @@
 """From runs to `fit.json`."""
 
 import math
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from foretrain.scaling.laws.backtest import RATIOS, BackTest
-from foretrain.scaling.laws.evidence import LEVELS, UNTESTED_DISTANCE, Evidence
+from foretrain.scaling.laws.evidence import LEVELS, Evidence
 from foretrain.scaling.laws.fit import check_runs
 from foretrain.scaling.laws.forms import FORMS, Floats, Form
 from foretrain.scaling.prediction.curves import recorded_curves
@@ -26,16 +27,22 @@ def evidence_of(table: RunTable) -> Evidence:
     return Evidence.of(table.form, table.variables, table.losses, table.compute)
 
 
-def evidence_in(record: FitRecord, tokens_per_param: float | None = None) -> Evidence:
-    """The evidence that a fit's file has: the same law, from the same runs.
-
-    `tokens_per_param`: those of a target, whose evidence is that of the runs with similar ones; see `similar`.
-    """
+def runs_for(record: FitRecord, tokens_per_param: float | None) -> list[dict[str, Any]]:
+    """The runs of a fit that are used for a target with as many tokens per parameter; see `similar`."""
     form = FORMS.get(record.law)
-    x_RV = np.array([[run[name] for name in form.variables] for run in record.runs], dtype=float)
-    loss_R, compute_R = (np.array([run[name] for run in record.runs], dtype=float) for name in ("loss", "C"))
-    is_used_R = similar(form, x_RV, tokens_per_param)
-    return Evidence.of(form, x_RV[is_used_R], loss_R[is_used_R], compute_R[is_used_R])
+    is_used_R = similar(form, _columns(record.runs, form.variables), tokens_per_param)
+    return [run for run, is_used in zip(record.runs, is_used_R, strict=True) if is_used]
+
+
+def evidence_in(law: str, runs: Sequence[Mapping[str, Any]]) -> Evidence:
+    """The evidence that runs of a fit's file give for its law."""
+    form = FORMS.get(law)
+    loss_R, compute_R = _columns(runs, ("loss", "C")).T
+    return Evidence.of(form, _columns(runs, form.variables), loss_R, compute_R)
+
+
+def _columns(runs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Floats:
+    return np.array([[run[name] for name in names] for run in runs], dtype=float)
 
 
 def similar(form: Form, x_RV: Floats, tokens_per_param: float | None) -> Floats:
@@ -58,14 +65,12 @@ def similar(form: Form, x_RV: Floats, tokens_per_param: float | None) -> Floats:
 
 def fit_record(table: RunTable, evidence: Evidence, code: str = "") -> FitRecord:
     """The file of a fit."""
-    low, high = evidence.compute_range
-    distance = max(UNTESTED_DISTANCE, evidence.backtest.largest_distance)
     return FitRecord(
         law=table.form.name,
         formula=table.form.formula,
         embeddings=table.embeddings,
         runs=[_run(table, number) for number in range(len(table.runs))],
-        same={field: value for field in SAME if (value := getattr(table.runs[0], field))},
+        same=_shared(table),
         parameters={name: _parameter(evidence, name) for name in table.form.parameters},
         unidentified=list(evidence.unidentified()),
         objective=evidence.fit.objective,
@@ -75,7 +80,7 @@ def fit_record(table: RunTable, evidence: Evidence, code: str = "") -> FitRecord
         misfit=evidence.misfit,
         backtest=backtest_rows(evidence.backtest),
         widening=evidence.backtest.widening,
-        reach=(high / low) ** distance,
+        reach=evidence.reach,
         curves=recorded_curves(table.runs),
         code=code,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -112,6 +117,12 @@ def _parameter(evidence: Evidence, name: str) -> dict[str, Any]:
     return {"value": evidence.fit.values[name], "intervals": bounds}
 
 
+def _shared(table: RunTable) -> dict[str, Any]:
+    """What the runs share, as any of them knows it: rows of a table know less than run folders."""
+    known = {field: [value for run in table.runs if (value := getattr(run, field))] for field in SAME}
+    return {field: values[0] for field, values in known.items() if values}
+
+
 def _run(table: RunTable, number: int) -> dict[str, Any]:
     run = table.runs[number]
     sizes = {}
@@ -120,4 +131,11 @@ def _run(table: RunTable, number: int) -> dict[str, Any]:
             sizes[name] = value_of(run, name, table.embeddings)
         except ValueError:  # a table that has compute alone
             continue
-    return {"name": run.name, "loss": run.loss, "loss_error": run.loss_error, "seed": run.seed, **sizes}
+    return {
+        "name": run.name,
+        "loss": run.loss,
+        "loss_error": run.loss_error,
+        "seed": run.seed,
+        **sizes,
+        "sha256": run.metrics_sha256,
+    }

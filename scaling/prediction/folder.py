@@ -21,17 +21,20 @@ class Predictions:
 def read_folder(folder: Path) -> Predictions:
     """The predictions below a folder. Raises ValueError if there are none."""
     predictions: dict[str, tuple[Path, PredictionRecord]] = {}
-    scores: dict[str, tuple[Path, ScoreRecord]] = {}
+    scores: dict[str, ScoreRecord] = {}
     notes = []
     for path in sorted(folder.rglob("*.json")):
-        kind = _kind(path)
         try:
+            kind = _kind(path)
             if kind == PredictionRecord.KIND:
                 record, seal = PredictionRecord.read_with_seal(path)
                 predictions[seal] = (path, record)
             elif kind == ScoreRecord.KIND:
                 score = ScoreRecord.read(path)
-                scores[score.prediction] = (path, score)
+                first = min(score, scores.get(score.prediction, score), key=lambda each: each.time)
+                if score.prediction in scores:
+                    notes.append(f"{path}: its prediction has more than one score, of which the first counts")
+                scores[score.prediction] = first
         except ValueError as error:
             notes.append(str(error))
     if not predictions and not notes:
@@ -41,7 +44,7 @@ def read_folder(folder: Path) -> Predictions:
         if seal not in scores:
             notes.append(f"{path}: not scored yet")
             continue
-        _, score = scores[seal]
+        score = scores[seal]
         if score.problems:
             notes.append(f"{path}: does not count: {score.problems[0]}")
             continue
@@ -50,9 +53,12 @@ def read_folder(folder: Path) -> Predictions:
 
 
 def _kind(path: Path) -> str:
-    """The kind of a file; "" if it is not one of this project's."""
+    """The kind of a file; "" if it is not one of this project's. Raises ValueError if it cannot be read.
+
+    A file that is damaged may be a prediction, which must not disappear from a tally.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): restore it") from error
     return str(values.get("kind", "")) if isinstance(values, dict) else ""

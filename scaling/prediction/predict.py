@@ -13,7 +13,7 @@ from foretrain.scaling.laws.forms import FORMS, Floats
 from foretrain.scaling.laws.intervals import Interval
 from foretrain.scaling.prediction.curve import predicted_curve
 from foretrain.scaling.prediction.curves import curves_in, left, refusal
-from foretrain.scaling.prediction.fit import evidence_in
+from foretrain.scaling.prediction.fit import evidence_in, runs_for
 from foretrain.scaling.prediction.record import FitRecord, PredictionRecord
 from foretrain.scaling.prediction.shape import shape_of
 from foretrain.scaling.prediction.table import SAME
@@ -59,12 +59,12 @@ def predict(record: FitRecord, seal: str, target: Target, code: str = "") -> Pre
 
     Raises ValueError with every reason why the fit does not support it, each with what to do.
     """
-    evidence = evidence_in(record, target.tokens_per_param)
-    reasons = objections(record, evidence, target)
-    if reasons:
-        lines = "\n".join(f"- {reason}" for reason in reasons)
-        raise ValueError(f"the runs of the fit do not support this prediction:\n{lines}")
+    runs = runs_for(record, target.tokens_per_param)
+    evidence = evidence_in(record.law, runs)
+    _refuse(objections(record, evidence, target))
     found = evidence.predict(target.variables(evidence.fit.form.variables))
+    if _is_unbounded(found):
+        _refuse(["the runs do not bound the loss of the target: add sizes, or seeds for each size"])
     intervals, mean_intervals = _bounds(found.intervals), _bounds(found.mean_intervals)
     return PredictionRecord(
         target={"N": target.num_params, "D": target.num_tokens, "C": target.flops, **target.same, **target.settings},
@@ -75,10 +75,10 @@ def predict(record: FitRecord, seal: str, target: Target, code: str = "") -> Pre
         fit={
             "seal": seal,
             "law": record.law,
-            "parameters": {name: each["value"] for name, each in record.parameters.items()},
-            "runs": [{"name": run["name"], "loss": run["loss"], "C": run["C"]} for run in record.runs],
-            "run_std": record.run_std,
-            "widening": record.widening,
+            "parameters": evidence.fit.values,
+            "runs": [{name: run[name] for name in ("name", "loss", "C", "sha256")} for run in runs],
+            "run_std": evidence.run_std,
+            "widening": evidence.backtest.widening,
         },
         baselines=baselines(record, target),
         curve=curve_of(record, target, evidence.freedom, found.loss, intervals, mean_intervals),
@@ -125,11 +125,14 @@ def objections(record: FitRecord, evidence: Evidence, target: Target) -> list[st
             )
     if evidence.fit.form.variables == ("C",) and target.tokens_per_param is not None:
         found.extend(_tokens_per_param(record, target.tokens_per_param))
-    if not found:
-        unbounded = _is_unbounded(evidence.predict(target.variables(evidence.fit.form.variables)))
-        if unbounded:
-            found.append("the runs do not bound the loss of the target: add sizes, or seeds for each size")
     return found
+
+
+def _refuse(reasons: list[str]) -> None:
+    """Raise ValueError if there is a reason against a prediction."""
+    if reasons:
+        lines = "\n".join(f"- {reason}" for reason in reasons)
+        raise ValueError(f"the runs of the fit do not support this prediction:\n{lines}")
 
 
 def baselines(record: FitRecord, target: Target) -> dict[str, float]:

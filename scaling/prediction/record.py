@@ -3,21 +3,22 @@
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from foretrain.files import write_atomically
 from foretrain.trainer.prediction.sealed import PREDICTION, SEAL, VERSION, read_sealed, seal_of
 
 
+@dataclass(frozen=True, kw_only=True)
 class Sealed:
     """A file with a seal: its fields, and how it is written and read."""
 
-    KIND = ""
+    KIND: ClassVar[str] = ""
     """What the file is, as people call it."""
 
     def write(self, path: Path) -> str:
         """Write the file with its seal, and return the seal."""
-        values = {"kind": self.KIND, "version": VERSION, **asdict(self)}  # type: ignore[call-overload]
+        values = {"kind": self.KIND, "version": VERSION, **asdict(self)}
         seal = seal_of(values)
         write_atomically(path, json.dumps({**values, SEAL: seal}, indent=1) + "\n", durable=True)
         return seal
@@ -34,7 +35,7 @@ class Sealed:
         Raises ValueError, which names the file, if it is another one or was changed after it was sealed.
         """
         values = read_sealed(path, cls.KIND)
-        names = {each.name for each in fields(cls)}  # type: ignore[arg-type]
+        names = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names}), values[SEAL]
 
 
@@ -42,7 +43,7 @@ class Sealed:
 class FitRecord(Sealed):
     """`fit.json`: the runs, the law that was fitted to them, and what is known of it."""
 
-    KIND = "fit"
+    KIND: ClassVar[str] = "fit"
 
     law: str
     """Its name in the registry of laws."""
@@ -50,7 +51,7 @@ class FitRecord(Sealed):
     embeddings: bool
     """Whether N counts embeddings."""
     runs: list[dict[str, Any]]
-    """Name, loss, loss_error, seed, N, D, C and fingerprint of each run."""
+    """Name, loss, loss_error, seed, N, D and C of each run, and the SHA-256 of its metrics, if it is in a folder."""
     same: dict[str, Any]
     """What the runs share, such as the tokenizer, by the name of the field."""
     parameters: dict[str, Any]
@@ -81,7 +82,7 @@ class FitRecord(Sealed):
 class PredictionRecord(Sealed):
     """`prediction.json`: the loss that is predicted for a run that has not started."""
 
-    KIND = PREDICTION
+    KIND: ClassVar[str] = PREDICTION
 
     target: dict[str, Any]
     """N, D, C, tokens and settings of the run, and what it shares with the runs of the fit."""
@@ -94,7 +95,7 @@ class PredictionRecord(Sealed):
     ratio: float
     """Compute of the target over that of the largest run of the fit."""
     fit: dict[str, Any]
-    """The fit, with its runs and its seal."""
+    """The seal of the fit, and what was used of it: its runs, and the law that was fitted to them."""
     baselines: dict[str, float] = field(default_factory=dict)
     """What simpler rules predict, for comparison."""
     curve: dict[str, Any] = field(default_factory=dict)
@@ -108,7 +109,7 @@ class PredictionRecord(Sealed):
 class ScoreRecord(Sealed):
     """`*.score.json`: how a prediction did."""
 
-    KIND = "score"
+    KIND: ClassVar[str] = "score"
 
     prediction: str
     """The seal of the prediction."""

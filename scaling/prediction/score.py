@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from foretrain.scaling.laws.runs import RunFacts
 from foretrain.scaling.prediction.record import PredictionRecord, ScoreRecord
-from foretrain.trainer.prediction.target import SAME, mismatches
+from foretrain.trainer.prediction.target import SAME, mismatches, settings_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,9 @@ def _problems(prediction: PredictionRecord, run: RunFacts, began: datetime | Non
         found.append("the run does not say when it began: predictions count for runs that begin after their seal")
     elif began <= datetime.fromisoformat(prediction.time):
         found.append(f"the run began at {began.isoformat(timespec='seconds')}, before the seal ({prediction.time})")
+    if run.parent:
+        found.append(f"the run started with the weights of another, {run.parent}, which may be older than the seal")
     counts = (run.num_params, run.num_params_without_embeddings)
     same = {field: getattr(run, field) for field in SAME}
-    return found + mismatches(prediction.target, counts, run.num_tokens, run.flops, same)
+    settings = settings_of(run.config) if run.config is not None else None
+    return found + mismatches(prediction.target, counts, run.num_tokens, run.flops, same, settings)

@@ -9,7 +9,7 @@ from foretrain.scaling.prediction.record import PredictionRecord
 from foretrain.scaling.prediction.table import SAME
 from foretrain.trainer.goodput import facts
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
-from foretrain.trainer.prediction.target import schedule_shape
+from foretrain.trainer.prediction.target import schedule_shape, settings_of
 from foretrain.trainer.run.description import Description
 from foretrain.trainer.run.folder import PREDICTION_FILE
 from foretrain.trainer.run.setup import prepare_run
@@ -28,13 +28,7 @@ def target_of(config: Config, *, embeddings: bool) -> Target:
         num_tokens=float(found.num_tokens),
         flops=float(found.flops),
         same={field: known[field] for field in SAME if known[field]},
-        settings={
-            "model": run.config.model.name,
-            "d_model": run.config.model.d_model,
-            "num_layers": run.config.model.num_layers,
-            "global_batch_size": run.config.train.global_batch_size,
-            "lr": run.config.optimizer.lr,
-        },
+        settings={"model": run.config.model.name, **settings_of(run.config)},
         schedule=schedule_shape(run.config.schedule, run.config.train.num_tokens),
     )
 
@@ -72,6 +66,10 @@ def own_prediction(run_dir: Path) -> Path:
 
 
 def start_of(run_dir: Path) -> datetime | None:
-    """When a run was launched or started first, in UTC; None if its folder does not say."""
-    times_s = [fact.at_s for fact in facts.read(run_dir)]
-    return datetime.fromtimestamp(min(times_s), UTC) if times_s else None
+    """When a run was launched or started first, in UTC; None if its folder does not say.
+
+    A folder whose first session continued from a later step does not: its first steps were done somewhere else.
+    """
+    found = facts.read(run_dir)
+    first_step = next((fact.step for fact in found if fact.kind == "begin"), None)
+    return datetime.fromtimestamp(min(fact.at_s for fact in found), UTC) if first_step == 0 else None

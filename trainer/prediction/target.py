@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from foretrain.configs.optimization import ScheduleConfig
+from foretrain.configs.schema import Config
 
 SAME = (
     "tokenizer_sha256",
@@ -16,7 +17,7 @@ SAME = (
 )
 """What a prediction may say of its run besides N, D and C."""
 SIZE_TOLERANCE = 1e-6
-"""The largest relative difference of N, D and C between a prediction and its run."""
+"""The largest relative difference of N, D, C and the settings between a prediction and its run."""
 SHARE_TOLERANCE = 0.01
 """The largest difference of two shares of a schedule: small runs round their tokens to complete steps."""
 
@@ -27,11 +28,12 @@ def mismatches(
     num_tokens: float | None,
     flops: float | None,
     same: Mapping[str, Any],
+    settings: Mapping[str, float] | None = None,
 ) -> list[str]:
     """How a run differs from the target of a prediction, a line for each.
 
     `num_params`: N of the run, in every way of counting it. `same`: values by the names of SAME; an empty one is not
-    known.
+    known. `settings`: the result of `settings_of`; None: the run's config is not known.
     """
     found, counts = [], list(num_params)
     if target.get("N") is not None and not any(_is_same(target["N"], value) for value in counts):
@@ -43,7 +45,20 @@ def mismatches(
         expected, is_there = target.get(field), same.get(field)
         if expected and is_there and expected != is_there:
             found.append(f"the prediction is for the {field} {expected}, and the run has {is_there}")
+    for name, setting in (settings or {}).items():
+        if target.get(name) is not None and not _is_same(target[name], setting):
+            found.append(f"the prediction is for {name} = {target[name]:g}, and the run has {setting:g}")
     return found
+
+
+def settings_of(config: Config) -> dict[str, float]:
+    """The settings that a prediction names: two runs of one size and budget that differ in them are different runs."""
+    return {
+        "d_model": config.model.d_model,
+        "num_layers": config.model.num_layers,
+        "global_batch_size": config.train.global_batch_size,
+        "lr": config.optimizer.lr,
+    }
 
 
 def schedule_shape(schedule: ScheduleConfig, num_tokens: float) -> dict[str, Any]:

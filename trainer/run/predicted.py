@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.prediction.curve import PredictedCurve
 from foretrain.trainer.prediction.sealed import PREDICTION, SEAL, read_sealed
-from foretrain.trainer.prediction.target import SAME, mismatches, schedule_differences, schedule_shape
+from foretrain.trainer.prediction.target import SAME, mismatches, schedule_differences, schedule_shape, settings_of
 
 if TYPE_CHECKING:
     from foretrain.trainer.run.setup import Run
@@ -87,7 +87,7 @@ def _differences(run: Run, target: Mapping[str, Any], curve: PredictedCurve | No
     }
     assert tuple(known) == SAME, "a prediction may say of its run what is not compared"
     counts = (size.num_params, size.num_params_without_embeddings)
-    found = mismatches(target, counts, num_tokens, size.flops(num_tokens), known)
+    found = mismatches(target, counts, num_tokens, size.flops(num_tokens), known, settings_of(config))
     if curve is not None:
         shape = schedule_shape(config.schedule, config.train.num_tokens)
         found += [f"its curve is for another schedule: {each}" for each in schedule_differences(curve.schedule, shape)]

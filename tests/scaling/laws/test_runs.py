@@ -1,5 +1,6 @@
 """What laws are fitted to: the facts of a run from its folder, or from a row of a table, or why there are none."""
 
+import hashlib
 import json
 import math
 import re
@@ -87,6 +88,7 @@ def test_the_facts_of_a_finished_run_are_those_in_its_folder(tmp_path: Path) -> 
         mixture_fingerprint="m",
         data_changes=("data.seed: 0 -> 1",),
         code="abc",
+        metrics_sha256=hashlib.sha256((folder / METRICS_FILE).read_bytes()).hexdigest(),
         config=CONFIG,
     )
     assert [run.variable(name) for name in FORMS.get("chinchilla").variables] == [1000, 1280]

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from foretrain.configs.optimization import OptimizerConfig
+from foretrain.configs.schema import Config
 from foretrain.scaling.laws.forms import FORMS
 from foretrain.scaling.laws.runs import RunFacts
 from foretrain.scaling.prediction import table
@@ -19,6 +21,8 @@ from foretrain.scaling.prediction.predict import Target, predict
 from foretrain.scaling.prediction.record import FitRecord, PredictionRecord
 from foretrain.scaling.prediction.score import score
 from foretrain.scaling.prediction.table import RunTable
+from foretrain.scaling.prediction.target import start_of
+from foretrain.trainer.goodput import facts
 from foretrain.trainer.prediction.target import SAME
 from foretrain.verbs.app import app
 
@@ -140,6 +144,65 @@ def test_a_run_that_started_before_the_seal_or_is_another_one_does_not_count(fit
     assert "does not say when it began" in score(found, run, None).problems[0]
     assert "D = " in score(found, replace(run, num_tokens=1.0), AFTER).problems[0]
     assert "tokenizer_sha256" in score(found, replace(run, tokenizer_sha256="x"), AFTER).problems[0]
+
+
+def test_a_run_with_older_weights_or_steps_or_another_rate_does_not_count(fitted: FitRecord, tmp_path: Path) -> None:
+    """The ways in which a run that is known already could be scored as a new one."""
+    found = predict(fitted, "seal", replace(target(), settings={"lr": 0.01}))
+    run = replace(measured(found.loss, target()), config=Config(optimizer=OptimizerConfig(lr=0.01)))
+    assert score(found, run, AFTER).counts
+    assert "weights of another" in score(found, replace(run, parent="runs/old/step-4"), AFTER).problems[0]
+    other = replace(run, config=Config(optimizer=OptimizerConfig(lr=0.02)))
+    assert score(found, other, AFTER).problems == ["the prediction is for lr = 0.01, and the run has 0.02"]
+    for step, known in ((0, True), (4, False)):  # checkpoints of another folder were copied into this one
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        facts.append(folder, facts.Fact("process", 1e9))
+        facts.append(folder, facts.Fact("begin", 1e9 + 1, step=step))
+        assert (start_of(folder) is not None) == known
+    assert start_of(tmp_path) is None
+
+
+def test_the_seal_covers_the_runs_that_were_used_and_the_law_that_was_fitted_to_them() -> None:
+    params = np.repeat(np.geomspace(1e6, 1e8, 6), 4)
+    ratios = np.tile([5.0, 12.0, 30.0, 3000.0], 6)
+    found = tuple(
+        RunFacts(
+            name=f"runs/{number}",
+            loss=float(1.8 + 480 / each**0.35 + 2000 / (each * ratio) ** 0.37 + (0.5 if ratio > 1000 else 0.0)),
+            num_params=float(each),
+            num_tokens=float(each * ratio),
+            flops=float(6 * each * each * ratio),
+            metrics_sha256=f"{number}",
+        )
+        for number, (each, ratio) in enumerate(zip(params, ratios, strict=True))
+    )
+    record = record_of(found, "chinchilla")
+    prediction = predict(record, "seal", Target(1e9, 2e10, 1.2e20, {}, {}))
+    assert [run["sha256"] for run in prediction.fit["runs"]] == [f"{number}" for number in range(24) if number % 4 < 3]
+    assert prediction.fit["parameters"]["alpha"] == pytest.approx(0.35, abs=1e-3)
+    assert record.parameters["alpha"]["value"] != pytest.approx(0.35, abs=1e-3)
+
+
+def test_what_any_run_knows_is_compared_with_the_target() -> None:
+    """A row of a table that comes first knows no tokenizer."""
+    first, *others = runs()
+    record = record_of((replace(first, tokenizer_sha256="", parametrization=""), *others))
+    with pytest.raises(ValueError, match="tokenizer_sha256"):
+        predict(record, "seal", target(tokenizer_sha256="other"))
+
+
+def test_no_score_is_replaced_or_hidden(fitted: FitRecord, tmp_path: Path) -> None:
+    found = predict(fitted, "seal", target())
+    seal = found.write(tmp_path / "a.json")
+    for name, loss, time in (("late", found.loss, "2031"), ("first", 2 * found.loss, "2030")):
+        record = score(found, measured(loss, target()), AFTER).record(name, seal)
+        replace(record, time=f"{time}-01-01T00:00:00+00:00").write(tmp_path / f"{name}.score.json")
+    (tmp_path / "damaged.json").write_text("{")
+    folder = read_folder(tmp_path)
+    assert [each.error for each in folder.scored] == [pytest.approx(-0.5)]
+    assert any("damaged.json cannot be read" in note for note in folder.notes)
+    assert any("more than one score, of which the first counts" in note for note in folder.notes)
 
 
 def test_a_tally_counts_what_counts_and_names_the_rest(fitted: FitRecord, tmp_path: Path) -> None:
