@@ -14,6 +14,25 @@ from dataclasses import dataclass
 from foretrain.configs.schema import Config
 from foretrain.trainer.model.table import block_flops, flops_per_token, recomputed_flops
 
+PEAK_TFLOPS = {
+    "H200": 989.0,
+    "GH200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "B200": 2250.0,
+    "L40S": 362.0,
+    "A10G": 70.0,
+    "A10": 125.0,
+}
+"""Dense bf16 peaks of NVIDIA's datasheets, TFLOP/s; the first name that is a part of the GPU's name counts."""
+
+
+def peak_tflops(gpu: str) -> float | None:
+    """The dense bf16 peak of a GPU by its name, in any case, TFLOP/s; None if it is not known."""
+    return next((peak for name, peak in PEAK_TFLOPS.items() if name.lower() in gpu.lower()), None)
+
 
 @dataclass(frozen=True)
 class Utilization:

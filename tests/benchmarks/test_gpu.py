@@ -28,6 +28,7 @@ from benchmarks.gpu.outcome import Outcome, anonymous, exit_status, last_lines
 from foretrain.configs import load as configs
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.layout import check as check_layout
+from foretrain.trainer.utilization import peak_tflops
 from tests.processes import assert_gone, wait_until
 
 CURVE = [{"step": step, "loss": 5.0 / step, "grad_norm": 1.0 + step, "step_s": 0.1} for step in range(1, 41)]
@@ -135,11 +136,12 @@ def test_speed_is_the_median_after_the_warm_up_and_memory_the_peak() -> None:
         ("NVIDIA A10", 125),
         ("NVIDIA H100 PCIe", 756),
         ("NVIDIA H100 80GB HBM3", 989),
+        ("h100", 989),
         ("Tesla T4", None),
     ],
 )
 def test_the_peak_of_a_gpu_is_found_by_its_name_or_is_not_known(gpu: str, peak: float | None) -> None:
-    assert throughput.peak_tflops(gpu) == peak
+    assert peak_tflops(gpu) == peak
 
 
 def test_times_of_checkpoints_become_the_first_and_the_fastest() -> None:

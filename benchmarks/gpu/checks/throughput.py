@@ -5,26 +5,13 @@ from typing import Any
 
 from benchmarks.gpu.context import CheckFailedError, Context
 from benchmarks.gpu.training import CPU_SEQ_LEN, large, train
+from foretrain.trainer.utilization import peak_tflops
 
 NUM_STEPS, NUM_WARMUP = 30, 8
 """Kernels are chosen, memory is taken and groups connect in the first steps, which do not count."""
 SAMPLES_PER_RANK, MICRO_BATCH_SIZE, SEQ_LEN = 64, 16, 1024
 CPU_SAMPLES_PER_RANK = 4
 MEASURED = ("step_s", "tokens_per_s", "mfu", "hfu", "device_peak_gib")
-
-PEAK_TFLOPS = {
-    "H200": 989.0,
-    "GH200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "B200": 2250.0,
-    "L40S": 362.0,
-    "A10G": 70.0,
-    "A10": 125.0,
-}
-"""Dense bf16 peaks of NVIDIA's datasheets, TFLOP/s; the first name that is a part of the GPU's name counts."""
 
 
 def tokens_per_step(context: Context) -> int:
@@ -68,8 +55,3 @@ def summary(steps: list[dict[str, Any]]) -> dict[str, float | None]:
     counted = steps[NUM_WARMUP:]
     found = {name: [step[name] for step in counted if name in step] for name in MEASURED}
     return {name: (max if "peak" in name else median)(values) if values else None for name, values in found.items()}
-
-
-def peak_tflops(gpu: str) -> float | None:
-    """The dense bf16 peak of a GPU by its name, TFLOP/s; None if it is not known."""
-    return next((peak for name, peak in PEAK_TFLOPS.items() if name in gpu), None)
