@@ -11,6 +11,7 @@ from tests.cli import ROOT
 from tests.lint.words import tracked_files
 
 NOT_INSTALLED = {"benchmarks", "docs", "examples", "tests"}
+POINTS = "foretrain/scaling/laws/chinchilla_points.csv"
 
 
 def links() -> dict[str, Path]:
@@ -35,10 +36,10 @@ def test_a_wheel_holds_the_package_alone_with_its_presets_and_templates(tmp_path
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
-    code = {path for path in tracked if path.suffix in (".py", ".yaml", ".in")}
+    code = {path for path in tracked if path.suffix in (".py", ".yaml", ".in", ".csv")}
     expected = {f"foretrain/{path}" for path in code if path.parts[0] in rooms}
     assert packed == expected | {str(path) for path in code if path.parts[0] == "foretrain"}
-    assert {"foretrain/configs/runs/dry_run.yaml", "foretrain/slurm/job.sbatch.in"} <= packed
+    assert {"foretrain/configs/runs/dry_run.yaml", "foretrain/slurm/job.sbatch.in", POINTS} <= packed
 
 
 def test_git_ignores_what_runs_write_and_keeps_what_is_ours(tmp_path: Path) -> None:

@@ -184,6 +184,14 @@ class Evidence:
         found_B = surprise(self.fit.problem, self._minima, self._spread, quantity, np.array([np.log(loss)]), own_B)
         return float(found_B[0]) / self.backtest.widening
 
+    def intervals_of(self, quantity: Quantity) -> tuple[Interval, ...]:
+        """The intervals, of LEVELS, of what a law gives. `quantity`: its logarithm, as a function of the parameters.
+
+        An end is 0 or infinite if the runs do not bound it. The intervals are widened as those of predictions are.
+        """
+        best = float(quantity(self._minima.theta_BP)[0][0])
+        return tuple(self._interval(quantity, best, level, None) for level in LEVELS)
+
     def _interval(self, quantity: Quantity, best: float, level: float, own_B: Floats | None) -> Interval:
         """The interval around the logarithm of a loss, widened by what the back-test found."""
         low_B, high_B = bounds(self.fit.problem, self._minima, self._spread, quantity, level, own_B)

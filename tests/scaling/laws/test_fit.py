@@ -1,25 +1,12 @@
 """Fits find the laws behind tables of runs, as published ones, and those that made synthetic tables."""
 
-import csv
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from foretrain.scaling.laws.fit import TUNING, fit
 from foretrain.scaling.laws.forms import FORMS
 from foretrain.scaling.laws.huber import DELTA
-
-POINTS = Path(__file__).with_name("chinchilla_points.csv")
-"""245 runs of Figure 4 of arXiv 2203.15556, as the authors of arXiv 2404.10102 have read them off."""
-
-
-def chinchilla_points() -> tuple[np.ndarray, np.ndarray]:
-    """Parameters and tokens of each run (tokens = FLOPs / 6 N), and its loss; the lowest losses first."""
-    rows = list(csv.DictReader(POINTS.read_text().splitlines()))
-    sizes, flops, losses = (np.array([float(row[key]) for row in rows]) for key in ("parameters", "flops", "loss"))
-    order = np.argsort(losses)
-    return np.stack([sizes, flops / (6 * sizes)], axis=1)[order], losses[order]
+from foretrain.scaling.laws.published import chinchilla_points
 
 
 def test_the_published_runs_give_the_corrected_law_of_chinchilla() -> None:
