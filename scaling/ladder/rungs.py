@@ -28,6 +28,10 @@ BATCH_PARTS = 8
 """A batch that follows the tokens is a multiple of the largest power of two that is at most this part of it, so that it
 divides into micro-batches. This changes a batch of 8 samples or more, on each replica, by 1 / 16 at most."""
 
+MAX_EPOCHS = 4.0
+"""Repetitions of the data from which plans warn."""
+COST_OF_EPOCHS = "measured on small models, 4 epochs cost 0.7 % of the loss, 8 epochs 2.2 %, 16 epochs 4.4 %"
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -80,12 +84,19 @@ def rung_of(target: Config, model: ModelConfig, rules: Rules) -> Rung:
     Its tokens are those of complete steps, and differ from `rules.tokens_per_param` by half a step at most.
     """
     size = ModelSize.of(model)
-    tokens, samples, lr = rules.tokens_per_param * size.num_params, target.train.global_batch_size, target.optimizer.lr
-    if rules.batch == "sqrt":
-        samples = _rounded(samples * math.sqrt(tokens / target.train.num_tokens), rules.dp)
-        lr *= math.sqrt(samples / target.train.global_batch_size)
+    tokens = rules.tokens_per_param * size.num_params
+    samples, lr = batch_of(target, tokens, rules.batch, rules.dp)
     num_steps = max(1, round(tokens / (samples * model.seq_len)))
     return Rung(model, size, samples, num_steps, num_steps * samples * model.seq_len, lr)
+
+
+def batch_of(target: Config, num_tokens: float, rule: BatchRule, dp: int) -> tuple[int, float]:
+    """The global batch, in samples, and `optimizer.lr` of a run of `num_tokens`, by the target's and the rule."""
+    samples, lr = target.train.global_batch_size, target.optimizer.lr
+    if rule == "sqrt":
+        samples = _rounded(samples * math.sqrt(num_tokens / target.train.num_tokens), dp)
+        lr *= math.sqrt(samples / target.train.global_batch_size)
+    return samples, lr
 
 
 def target_rung(target: Config) -> Rung:
