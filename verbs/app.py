@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from foretrain.verbs import checkpoint, data, prediction, scaling, training
+from foretrain.verbs import budget, checkpoint, data, prediction, scaling, training
 
 app = typer.Typer(
     help="Pretrain language models with data, tensor, context and pipeline parallelism.",
@@ -44,6 +44,7 @@ app.command(rich_help_panel="Scaling")(prediction.fit)
 app.command(rich_help_panel="Scaling")(prediction.predict)
 app.command(rich_help_panel="Scaling")(prediction.score)
 app.command(rich_help_panel="Scaling")(prediction.tally)
+app.command(rich_help_panel="Scaling")(budget.budget)
 
 
 def main() -> None:

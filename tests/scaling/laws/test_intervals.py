@@ -47,14 +47,14 @@ def without_e() -> Study:
     return Study("compute_no_e", np.geomspace(1e15, 1e18, 8)[:, None], lambda x: 30 / x[:, 0] ** 0.05, 0.004)
 
 
-def by_both() -> Study:
+def by_both(num_trials: int = 300) -> Study:
     params = np.repeat(np.geomspace(1e6, 1e8, 6), 4)
     x_RV = np.stack([params, params * np.tile([5, 12, 30, 80], 6)], axis=1)
 
     def law(x_RV: Floats) -> Floats:
         return 1.8 + 480 / x_RV[:, 0] ** 0.35 + 2000 / x_RV[:, 1] ** 0.37
 
-    return Study("chinchilla", x_RV, law, 0.004, num_trials=300)
+    return Study("chinchilla", x_RV, law, 0.004, num_trials)
 
 
 STUDIES = {"compute": by_compute, "compute_no_e": without_e, "chinchilla": by_both}
