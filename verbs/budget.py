@@ -72,7 +72,7 @@ def budget(
     The compute-optimal parameters and tokens have intervals of 80, 90 and 95 %. The run has a real shape, whose FLOPs
     are counted exactly and never exceed the budget.
 
-    Example: `foretrain budget --gpu-hours 2000 --gpu H100 --law refit --batch sqrt --out run.yaml`
+    Example: `foretrain budget runs/llama_7b_a100 --gpu-hours 2000 --gpu H100 --law refit --batch sqrt --out run.yaml`
     """
     from foretrain.configs import load as configs
     from foretrain.files import write_atomically
