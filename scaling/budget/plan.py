@@ -89,6 +89,11 @@ class BudgetPlan:
     """The transfer of the values of a sweep to the run; None without a sweep."""
 
     @property
+    def predicted_loss(self) -> float:
+        """The loss that `foretrain predict` would predict; without intervals, that of the law. Nats per token."""
+        return self.run.loss if self.prediction is None else self.prediction.loss
+
+    @property
     def objections(self) -> tuple[str, ...]:
         """Why the values of the sweep are not known to be good for the run."""
         return self.transfer.objections if self.transfer is not None else ()

@@ -85,6 +85,7 @@ def to_dict(plan: BudgetPlan) -> dict[str, Any]:
             "global_batch_size": run.rung.global_batch_size,
             "num_steps": run.rung.num_steps,
             "lr": plan.config.optimizer.lr,
+            "predicted_loss": plan.predicted_loss,
             "epochs": None if plan.data is None else plan.data.num_epochs,
             "extrapolation": run.rung.flops / high,
             "gpu_hours": spend.gpu_hours(run.rung.flops),
@@ -168,7 +169,7 @@ def _optimum_table(plan: BudgetPlan) -> Table:
         table.add_row(words, shown(value), *(f"{shown(each.low)} to {shown(each.high)}" for each in intervals))
     if plan.prediction is not None:
         each = (f"{interval.low:.4f} to {interval.high:.4f}" for interval in plan.prediction.intervals)
-        table.add_row("loss of the run below", f"{plan.run.loss:.4f}", *each)
+        table.add_row("loss of the run below", f"{plan.predicted_loss:.4f}", *each)
     return table
 
 
@@ -257,9 +258,9 @@ def _smaller_row(each: Smaller, best: Run) -> tuple[str, ...]:
 def _loss(plan: BudgetPlan) -> str:
     """The predicted loss of the run, with its interval."""
     if plan.prediction is None:
-        return f"{plan.run.loss:.4f} (no interval is known)"
+        return f"{plan.predicted_loss:.4f} (no interval is known)"
     interval = plan.prediction.interval(0.9)
-    return f"{plan.run.loss:.4f} ({interval.low:.4f} to {interval.high:.4f} with 90 %)"
+    return f"{plan.predicted_loss:.4f} ({interval.low:.4f} to {interval.high:.4f} with 90 %)"
 
 
 def amount(value: float) -> str:

@@ -11,8 +11,8 @@ from itertools import count
 from foretrain.configs.model import ModelConfig
 from foretrain.configs.schema import TrainConfig
 from foretrain.parallel.layout import Layout, LayoutError, check
-from foretrain.scaling.ladder.size import ModelSize
 from foretrain.trainer.model.resize import resized, width_step
+from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.model.table import check_sharding
 
 MAX_ASPECT_CHANGE = 1.5

@@ -61,7 +61,7 @@ def test_the_page_has_the_optimum_the_run_and_smaller_models_and_the_config_trai
     low, high = found["optimum"]["intervals"]["num_params"]["0.9"]
     assert low < found["optimum"]["num_params"] < high
     low, high = found["run"]["loss_intervals"]["0.9"]
-    assert low < found["run"]["loss"] < high
+    assert low < found["run"]["predicted_loss"] < high
     config = configs.load(folder / "run.yaml")
     assert config.run_dir == "runs/run"
     with pytest.MonkeyPatch.context() as patch:

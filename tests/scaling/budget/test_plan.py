@@ -19,8 +19,8 @@ from foretrain.scaling.budget.plan import Ask, BudgetPlan, make_plan
 from foretrain.scaling.budget.shapes import MAX_ASPECT_CHANGE, ShapeRule, padded_vocabulary, shapes
 from foretrain.scaling.budget.source import PUBLISHED, Source
 from foretrain.scaling.budget.spend import Spend
-from foretrain.scaling.ladder.size import ModelSize
 from foretrain.trainer.model.resize import resized, width_step
+from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.model.table import check_sharding
 
 
