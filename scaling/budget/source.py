@@ -55,7 +55,7 @@ def of_fit(path: Path) -> Source:
             f"{path} has a law of compute alone ({record.formula}), which cannot separate parameters from tokens: fit "
             f"runs whose tokens per parameter differ with `foretrain fit RUNS --law {CHINCHILLA}`, or use --law refit"
         )
-    evidence = evidence_in(record)
+    evidence = evidence_in(record.law, record.runs)
     ratios = [run["D"] / run["N"] for run in record.runs]
     unbounded = f"; not identified: {', '.join(record.unidentified)}" if record.unidentified else ""
     return Source(
