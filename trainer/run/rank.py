@@ -31,8 +31,8 @@ def train_rank(run: Run) -> None:
     """
     groups, outcome = _fit(run, Trainer)
     if groups.rank == 0 and outcome.is_complete:
-        stopping.end_on_signals()
-        finish(run)
+        with stopping.ended_by_signals():
+            finish(run)
 
 
 def replay_rank(run: Run, comparison: Sink) -> None:

@@ -15,6 +15,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 """SIGHUP: the terminal was closed; where it is ignored, as after nohup, it stays so. SIGUSR1 is not among them because
 NCCL uses it."""
 
+REPEAT_S = 0.2
+"""Seconds after which a signal that should have ended a complete run is repeated."""
+
 
 class StopRequest:
     """Whether this process was asked to stop. The telemetry callback makes all ranks agree on it at each step."""
@@ -53,15 +56,27 @@ def catch_lost_output() -> None:
     outlive_readers(on_gone)
 
 
-def end_on_signals() -> None:
-    """Make SIGNALS end this process with EXIT_DONE: its run is complete, and nothing is left to save."""
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Make SIGNALS end this process with EXIT_DONE inside the block: its run is complete, and nothing is left to save.
+
+    After the block they are ignored, since the process ends anyway.
+    """
 
     def end(signum: int, frame: FrameType | None) -> NoReturn:
+        # Python ignores what is raised inside __del__ and the callback of a weak reference: then a timer repeats it.
+        signal.setitimer(signal.ITIMER_REAL, REPEAT_S)
         raise SystemExit(EXIT_DONE)
 
+    signal.signal(signal.SIGALRM, end)
     _set_handlers(end)
     if _process_request is not None and _process_request.asked:
         raise SystemExit(EXIT_DONE)
+    try:
+        yield
+    finally:
+        for signum in (signal.SIGALRM, *SIGNALS):
+            signal.signal(signum, signal.SIG_IGN)
 
 
 def _set_handlers(handler: Callable[[int, FrameType | None], object]) -> dict[int, Any]:
