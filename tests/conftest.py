@@ -1,7 +1,12 @@
 """Fixtures for the tests of all rooms."""
 
-import gc
 import os
+
+# Before numpy and torch are imported, which read it once. Two workers share the cores: their threads would wait for
+# each other, and the tests of laws would take twice as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
