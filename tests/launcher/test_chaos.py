@@ -1,15 +1,14 @@
 """A run whose processes are killed again and again, at random moments, has the curve of one that never was."""
 
 import json
-from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from benchmarks.chaos.__main__ import app
 from benchmarks.chaos.attack import MOMENTS, SLOWEST
-from benchmarks.chaos.campaign import Campaign
 from benchmarks.chaos.target import NUM_STEPS
 
 pytestmark = pytest.mark.long
@@ -28,12 +27,22 @@ def assert_spread(steps: list[int]) -> None:
     assert max(steps) >= SLOWEST * NUM_STEPS * (1 - allowed)
 
 
-def test_a_run_that_is_killed_50_times_has_the_curve_of_a_calm_one_and_leaves_nothing(tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
-    ended = CliRunner().invoke(app, ["--kills", str(NUM_KILLS), "--seed", str(SEED), "--out", str(out)])
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The results of the benchmark: a header, a run with one layout, one with many, and a summary."""
+    out = tmp_path_factory.mktemp("chaos") / "out.jsonl"
+    kills = ["--kills", str(NUM_KILLS + NUM_KILLS_WITH_LAYOUTS), "--per-run", str(NUM_KILLS)]
+    ended = CliRunner().invoke(app, [*kills, "--seed", str(SEED), "--out", str(out)])
     assert ended.exit_code == 0, ended.output
-    header, run, summary = [json.loads(line) for line in out.read_text().splitlines()]
-    assert (header["kills"], summary["kills"], summary["runs"], summary["failed_runs"]) == (NUM_KILLS, NUM_KILLS, 1, 0)
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_a_run_that_is_killed_50_times_has_the_curve_of_a_calm_one_and_leaves_nothing(
+    lines: list[dict[str, Any]],
+) -> None:
+    header, run, _, summary = lines
+    assert header["kills"] == summary["kills"] == NUM_KILLS + NUM_KILLS_WITH_LAYOUTS
+    assert (summary["runs"], summary["failed_runs"]) == (2, 0)
     assert (run["kills"], run["changes_layout"], run["passed"], run["left"]) == (NUM_KILLS, False, True, [])
     assert run["curve_different_steps"] == 0
     assert_spread(run["steps_at_kills"])
@@ -43,11 +52,10 @@ def test_a_run_that_is_killed_50_times_has_the_curve_of_a_calm_one_and_leaves_no
 
 
 def test_a_run_with_another_layout_after_each_kill_has_the_curve_within_float_noise(
-    tmp_path_factory: pytest.TempPathFactory, corpus: Path
+    lines: list[dict[str, Any]],
 ) -> None:
-    folder = tmp_path_factory.mktemp("chaos")  # a short name: it is that of sockets too
-    verdict = Campaign(folder, corpus).attack(NUM_KILLS_WITH_LAYOUTS, changes_layout=True, seed=SEED)
-    assert len(verdict.kills) == NUM_KILLS_WITH_LAYOUTS
-    assert len({*verdict.layouts}) > 3
-    assert_spread([kill.step for kill in verdict.kills])
-    assert verdict.passed, verdict.record()
+    run = lines[2]
+    assert (run["kills"], run["changes_layout"]) == (NUM_KILLS_WITH_LAYOUTS, True)
+    assert len(run["layouts"]) > 3
+    assert_spread(run["steps_at_kills"])
+    assert run["passed"], run
