@@ -15,8 +15,10 @@ from foretrain.files import lock
 PREFIX, _NEW = "ftsock-", "new-ftsock-"
 _LOCK = "owner"
 _owned = ExitStack()
-_MAX_PATH, _SOCKET = 107, "/pymp-12345678/listener-12345678"
-"""Bytes of the path of a socket, and what multiprocessing adds to a folder for one."""
+_MAX_PATH, _SOCKET = 107, f"/{PREFIX}12345678/pymp-12345678/listener-12345678"
+"""Bytes of the path of a socket, and what is added to a temporary folder for one."""
+_SHORT = ("/tmp", "/var/tmp")
+"""Folders for sockets if TMPDIR has too long a path."""
 
 
 @cache
@@ -26,12 +28,10 @@ def own_socket_folder() -> None:
     multiprocessing deletes its folder when the process exits, and so leaves one for each process that is killed. The
     kernel releases the lock of a folder when its process ends, so a folder that can be locked is abandoned.
     """
-    temporary = tempfile.gettempdir()
-    for folder in Path(temporary).glob(f"{PREFIX}*"):
+    temporary, place = tempfile.gettempdir(), socket_place()
+    for folder in Path(place).glob(f"{PREFIX}*"):
         delete_if_abandoned(folder)
-    if len(f"{temporary}/{PREFIX}12345678{_SOCKET}".encode()) > _MAX_PATH:
-        return  # multiprocessing's own folder, one level higher, may still fit
-    unlocked = Path(tempfile.mkdtemp(prefix=_NEW))
+    unlocked = Path(tempfile.mkdtemp(prefix=_NEW, dir=place))
     _owned.enter_context(lock(unlocked / _LOCK))
     folder = unlocked.rename(unlocked.with_name(unlocked.name.replace(_NEW, PREFIX)))
     tempfile.tempdir = str(folder)
@@ -41,6 +41,21 @@ def own_socket_folder() -> None:
         tempfile.tempdir = temporary
     # After multiprocessing's own finalizer, which deletes its folder in this one.
     util.Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-101)
+
+
+def socket_place() -> str:
+    """The temporary folder for sockets: TMPDIR, or another one if its path is too long for a socket.
+
+    Raises OSError, with what to do, if no other one can be written.
+    """
+    temporary = tempfile.gettempdir()
+    for place in (temporary, *_SHORT):
+        if len(f"{place}{_SOCKET}".encode()) <= _MAX_PATH and os.access(place, os.W_OK | os.X_OK):
+            return place
+    raise OSError(
+        f"the temporary folder {temporary} has too long a path for a socket, and {' and '.join(_SHORT)} cannot be "
+        f"written: set TMPDIR to a folder whose path has at most {_MAX_PATH - len(_SOCKET)} bytes"
+    )
 
 
 def delete_if_abandoned(folder: Path) -> None:

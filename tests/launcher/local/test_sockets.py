@@ -5,12 +5,14 @@ import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from foretrain.launcher.local import sockets
 from foretrain.launcher.local.sockets import PREFIX, delete_if_abandoned
 
 HOLDER = """
@@ -92,3 +94,22 @@ def test_a_folder_on_a_file_system_without_locks_stays(folder: Path, monkeypatch
     monkeypatch.setattr(fcntl, "lockf", unsupported)
     delete_if_abandoned(folder)
     assert (folder / "owner").exists()
+
+
+def test_processes_start_also_if_the_path_of_the_temporary_folder_is_too_long_for_a_socket(tmp_path: Path) -> None:
+    temporary = tmp_path / ("long" * 30)
+    temporary.mkdir()
+    script = "from foretrain.launcher.local.run import call_local; print(call_local('os:getpid', (), 2))"
+    env = {**os.environ, "TMPDIR": str(temporary)}
+    ended = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert [*temporary.glob(f"*{PREFIX}*")] == []
+
+
+def test_a_long_path_is_refused_with_what_to_do_if_no_other_folder_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 30)))
+    monkeypatch.setattr(sockets, "_SHORT", (str(tmp_path / "missing"),))
+    with pytest.raises(OSError, match=r"set TMPDIR to a folder whose path has at most 59 bytes"):
+        sockets.socket_place()
