@@ -1,16 +1,18 @@
 """From runs to `fit.json`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from foretrain.scaling.laws.backtest import RATIOS, BackTest
+from foretrain.scaling.laws.bootstrap import Bootstrap, bootstrap
 from foretrain.scaling.laws.evidence import LEVELS, Evidence
 from foretrain.scaling.laws.fit import check_runs
 from foretrain.scaling.laws.forms import FORMS, Floats, Form
+from foretrain.scaling.laws.intervals import Interval
 from foretrain.scaling.prediction.curves import recorded_curves
 from foretrain.scaling.prediction.record import FitRecord
 from foretrain.scaling.prediction.table import SAME, RunTable, value_of
@@ -65,13 +67,14 @@ def similar(form: Form, x_RV: Floats, tokens_per_param: float | None) -> Floats:
 
 def fit_record(table: RunTable, evidence: Evidence, code: str = "") -> FitRecord:
     """The file of a fit."""
+    resampled = bootstrap(evidence.fit)
     return FitRecord(
         law=table.form.name,
         formula=table.form.formula,
         embeddings=table.embeddings,
         runs=[_run(table, number) for number in range(len(table.runs))],
         same=_shared(table),
-        parameters={name: _parameter(evidence, name) for name in table.form.parameters},
+        parameters={name: _parameter(evidence, resampled, name) for name in table.form.parameters},
         unidentified=list(evidence.unidentified()),
         objective=evidence.fit.objective,
         delta=evidence.fit.delta,
@@ -111,10 +114,18 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _parameter(evidence: Evidence, name: str) -> dict[str, Any]:
-    intervals = {f"{level:g}": evidence.parameter(name, level) for level in LEVELS}
-    bounds = {level: [finite(interval.low), finite(interval.high)] for level, interval in intervals.items()}
-    return {"value": evidence.fit.values[name], "intervals": bounds}
+def _parameter(evidence: Evidence, resampled: Bootstrap | None, name: str) -> dict[str, Any]:
+    """Value and intervals of a parameter: `intervals` from profile likelihoods, `bootstrap` from resampled runs."""
+
+    def bounds(interval_of: Callable[[str, float], Interval]) -> dict[str, list[float | None]]:
+        found = {f"{level:g}": interval_of(name, level) for level in LEVELS}
+        return {level: [finite(interval.low), finite(interval.high)] for level, interval in found.items()}
+
+    return {
+        "value": evidence.fit.values[name],
+        "intervals": bounds(evidence.parameter),
+        "bootstrap": bounds(resampled.parameter) if resampled else None,
+    }
 
 
 def _shared(table: RunTable) -> dict[str, Any]:

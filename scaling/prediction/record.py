@@ -55,7 +55,8 @@ class FitRecord(Sealed):
     same: dict[str, Any]
     """What the runs share, such as the tokenizer, by the name of the field."""
     parameters: dict[str, Any]
-    """Value and intervals of each parameter; an end that is not bounded is null."""
+    """Value and intervals of each parameter; an end that is not bounded is null. `bootstrap` has those from resampled
+    runs; null: too few sizes to resample."""
     unidentified: list[str]
     """Parameters that the runs do not bound on both sides."""
     objective: float

@@ -15,15 +15,21 @@ from foretrain.scaling.prediction.score import Score
 from foretrain.scaling.prediction.tally import Row
 from foretrain.trainer.prediction.curve import PredictedCurve
 
+SHOWN = 0.9
+"""The level of the intervals from resampled runs that are printed beside the others."""
+
 
 def print_fit(record: FitRecord, console: Console) -> None:
     """Print the law, its parameters with intervals, its noise, its back-test, and what is wrong with the curves."""
     compute = [run["C"] for run in record.runs]
     num_sizes = len({(run.get("N"), run.get("D"), run["C"]) for run in record.runs})
     _say(console, f"{record.formula}: {len(record.runs)} runs of {num_sizes} sizes, {_flops(compute)} FLOPs")
-    table = _table("parameter", "value", *(f"{100 * level:g} % interval" for level in LEVELS))
+    intervals = (f"{100 * level:g} % interval" for level in LEVELS)
+    table = _table("parameter", "value", *intervals, f"{100 * SHOWN:g} %, resampled")
     for name, found in record.parameters.items():
-        table.add_row(name, f"{found['value']:.5g}", *(_interval(each) for each in found["intervals"].values()))
+        profiled = (_interval(each) for each in found["intervals"].values())
+        resampled = (found.get("bootstrap") or {}).get(f"{SHOWN:g}")
+        table.add_row(name, f"{found['value']:.5g}", *profiled, _interval(resampled) if resampled else "")
     console.print(table)
     for name in record.unidentified:
         _say(console, f"{name} is not identified: the runs do not bound it on both sides (95 % interval)")
