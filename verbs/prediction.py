@@ -132,6 +132,9 @@ def fit(
         typer.Option("--lowest", help="Of runs of the same size, as in a sweep, take the one with the lowest loss."),
     ] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the fit to this .json file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the runs, the law with its band, and isoFLOP curves.")
+    ] = None,
 ) -> None:
     """Fit a law of the loss to finished runs, with intervals, noise, and a back-test.
 
@@ -144,16 +147,21 @@ def fit(
     from foretrain.scaling.console import console_for_tables
     from foretrain.scaling.prediction import report
     from foretrain.scaling.prediction.fit import evidence_of, fit_record
+    from foretrain.scaling.prediction.plot import plot_fit
     from foretrain.scaling.prediction.table import read_table
     from foretrain.trainer.run.environment import code_version
 
     with bad_input():
-        if out is not None:
-            check_writable(out)
+        for path in (out, plot):
+            if path is not None:
+                check_writable(path)
         table = read_table(runs, law, embeddings=not without_embeddings, lowest=lowest)
-        record = fit_record(table, evidence_of(table), code_version() or "")
+        evidence = evidence_of(table)
+        record = fit_record(table, evidence, code_version() or "")
         if out is not None:
             record.write(out)
+        if plot is not None:
+            plot_fit(table, evidence, plot)
     report.print_fit(record, console_for_tables())
 
 
@@ -245,6 +253,9 @@ def score(
 
 def tally(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with predictions and their scores.")],
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw predictions and intervals beside the measured losses.")
+    ] = None,
 ) -> None:
     """Show all sealed predictions of a folder with their scores: how many were inside of their intervals, and errors.
 
@@ -255,11 +266,16 @@ def tally(
     from foretrain.scaling.console import console_for_tables
     from foretrain.scaling.prediction import report
     from foretrain.scaling.prediction.folder import read_folder
+    from foretrain.scaling.prediction.plot import plot_tally
     from foretrain.scaling.prediction.tally import tally as rows
 
     console = console_for_tables()
     with bad_input():
+        if plot is not None:
+            check_writable(plot)
         found = read_folder(folder)
+        if plot is not None and found.scored:
+            plot_tally(found.scored, plot)
     if found.scored:
         report.print_tally(rows(found.scored), console)
     for line in found.notes:

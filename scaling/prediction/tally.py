@@ -21,6 +21,8 @@ class Scored:
     error: float
     width: float
     """Width of the interval at 90 %, over the prediction."""
+    interval: tuple[float, float]
+    """Its ends over the measured loss, minus 1."""
     inside: dict[str, bool]
     baseline_errors: dict[str, float]
 
@@ -74,4 +76,5 @@ def scored_of(name: str, prediction: PredictionRecord, score: ScoreRecord) -> Sc
     """A prediction and its score."""
     low, high = prediction.intervals["0.9"]
     width = (high - low) / prediction.loss
-    return Scored(name, prediction.ratio, score.error, width, score.inside, score.baseline_errors)
+    ends = (low / score.measured - 1.0, high / score.measured - 1.0)
+    return Scored(name, prediction.ratio, score.error, width, ends, score.inside, score.baseline_errors)
