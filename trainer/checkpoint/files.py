@@ -24,6 +24,7 @@ from foretrain.configs.schema import Config
 from foretrain.parallel.groups import Groups
 from foretrain.trainer.checkpoint.folders import folder_of
 from foretrain.trainer.checkpoint.manifest import write_manifest
+from foretrain.trainer.checkpoint.pace import Pace
 from foretrain.trainer.checkpoint.parts import parts_to_write
 from foretrain.trainer.checkpoint.places import Place, write_file
 from foretrain.trainer.checkpoint.plans import PARTS, WritePlan
@@ -49,6 +50,8 @@ class _Save:
     target: Place
     groups: Groups
     config: Config
+    pace: Pace
+    """How fast this rank writes."""
     work: "Future[Any]"
     """What this rank does now: it writes its part, or, after all ranks have, rank 0 makes it complete."""
     publish: Callable[[], None] | None
@@ -121,9 +124,10 @@ class Checkpoints:
         self._staging = self._staging or Staging(groups.device)
         parts = parts_to_write(state)
         expect_no_messages()
+        pace = Pace()
         work: Any = dcp.async_save(
             {PARTS: parts},
-            storage_writer=RankWriter(folder, groups.rank),
+            storage_writer=RankWriter(folder, groups.rank, pace),
             planner=WritePlan(parts),
             process_group=groups.cpu,
             async_stager=self._staging,
@@ -131,7 +135,7 @@ class Checkpoints:
             use_collectives=False,
         )
         publish = partial(self._publish, folder, target, groups.layout.world_size, record, config, attached)
-        self._save = _Save(target, groups, config, work, publish)
+        self._save = _Save(target, groups, config, pace, work, publish)
 
     @property
     def is_busy(self) -> bool:
@@ -165,6 +169,7 @@ class Checkpoints:
         """Wait for the save that was started, and return its folder, or None. Raises as `advance` does."""
         path = None
         while self._save is not None:
+            self._save.pace.hurry()
             self._save.work.exception()  # waits
             path = self.advance()
         return path

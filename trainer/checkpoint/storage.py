@@ -29,6 +29,7 @@ from torch.futures import Future
 from foretrain.trainer.checkpoint.checksums import ChecksumReader, ChecksumWriter
 from foretrain.trainer.checkpoint.frames import Frame, frame_of
 from foretrain.trainer.checkpoint.manifest import METADATA
+from foretrain.trainer.checkpoint.pace import Pace
 from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.reading.blocks import read_wanted
 from foretrain.trainer.checkpoint.reading.node import Node
@@ -36,6 +37,8 @@ from foretrain.trainer.checkpoint.reading.stored import Wanted, place_of_element
 
 BUFFER_BYTES = 2**16
 """Smaller pieces of a file are joined before they are written."""
+PIECE_BYTES = 2**22
+"""What is written without a pause."""
 _FRAMES: dict[tuple[int, ...], Frame] = {}
 """The frames of tensors of fp32, by their sizes: those of the first save serve all others."""
 
@@ -79,10 +82,10 @@ class ChecksummedFiles(FileSystem):
 class RankWriter(FileSystemWriter):
     """Writes the files of one rank, without a message to the others: its data, and the metadata of its own parts."""
 
-    def __init__(self, folder: Any, rank: int) -> None:
+    def __init__(self, folder: Any, rank: int, pace: Pace | None = None) -> None:
         super().__init__("", sync_files=False)  # each stream waits for the disk when it is closed
         self.fs, self.path = ChecksummedFiles(), folder
-        self._rank = rank
+        self._rank, self._pace = rank, pace or Pace()
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         super().set_up_storage_writer(is_coordinator, rank=self._rank, use_collectives=False)
@@ -97,7 +100,7 @@ class RankWriter(FileSystemWriter):
         with self.fs.create_stream(self.fs.concat_path(self.path, name), "wb") as stream:
             for item in plan.items:
                 start = stream.tell()
-                _write_tensor(stream, planner.resolve_data(item))
+                _write_tensor(stream, planner.resolve_data(item), self._pace)
                 length = stream.tell() - start
                 results.append(WriteResult(item.index, length, _StorageInfo(name, start, length)))
         done: Future[list[WriteResult]] = Future()
@@ -109,14 +112,17 @@ class RankWriter(FileSystemWriter):
         return StorageMeta(checkpoint_id=str(self.path), save_id=self.save_id)
 
 
-def _write_tensor(stream: io.IOBase, tensor: Any) -> None:
+def _write_tensor(stream: io.IOBase, tensor: Any, pace: Pace) -> None:
     """Write a contiguous tensor of fp32 in host memory, with a storage of its own."""
     sizes = tuple(tensor.shape)
     frame = _FRAMES.get(sizes)
     if frame is None:
         frame = _FRAMES[sizes] = frame_of(tensor)
-    for part in (frame.before, tensor.view(-1).numpy(), frame.after):
+    elements = memoryview(tensor.view(-1).numpy()).cast("B")
+    pieces = (elements[start : start + PIECE_BYTES] for start in range(0, len(elements), PIECE_BYTES))
+    for part in (frame.before, *pieces, frame.after):
         stream.write(part)  # type: ignore[attr-defined]
+        pace.pause()
 
 
 class CheckpointReader(FileSystemReader):

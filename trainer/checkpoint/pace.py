@@ -1,0 +1,33 @@
+"""How fast a checkpoint is written beside training."""
+
+import time
+from threading import Event
+
+WRITER_SHARE = 0.2
+"""The share of a core that a writer uses beside training. Memory and caches are shared with the steps, which are up to
+a tenth slower beside a writer at full speed, and a fifth of that at this one."""
+
+
+class Pace:
+    """Keeps the processor time of a thread near a share of the time that passes, until somebody waits for its work."""
+
+    def __init__(self, share: float = WRITER_SHARE) -> None:
+        self._share = share
+        self._is_awaited = Event()
+        self._since_s: tuple[float, float] | None = None
+
+    def pause(self) -> None:
+        """Wait until what the calling thread has computed since the call before is no more than its share.
+
+        Time for which it waited, as for a disk, counts as passed.
+        """
+        now_s, cpu_s = time.monotonic(), time.thread_time()
+        if self._since_s is not None:
+            ahead_s = (cpu_s - self._since_s[1]) / self._share - (now_s - self._since_s[0])
+            if ahead_s > 0:
+                self._is_awaited.wait(ahead_s)
+        self._since_s = time.monotonic(), time.thread_time()
+
+    def hurry(self) -> None:
+        """End a pause, and make no more."""
+        self._is_awaited.set()
