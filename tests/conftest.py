@@ -20,16 +20,23 @@ from tests.trainer.corpus import write_corpus
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:5")
 
 
-WAITS_MOST = ("tests/slurm/test_runs.py", "tests/launcher/ray/test_training.py", "tests/slurm/", "tests/launcher/ray/")
-"""Beginnings of the paths of tests that mostly wait for a cluster. They start first, so that others fill the time."""
+FIRST = (
+    "tests/slurm/test_runs.py",
+    "tests/launcher/ray/test_training.py",
+    "tests/slurm/",
+    "tests/launcher/ray/",
+    "tests/trainer/watch/test_slow_ranks.py",
+)
+"""Beginnings of the paths of tests that start first. Those of clusters mostly wait, and others fill the time. The last
+file takes minutes: at the end, one worker would have nothing left but that."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Move the tests that wait most to the beginning, and keep the order of the others."""
+    """Move the tests of FIRST to the beginning, and keep the order of the others."""
 
     def place(item: pytest.Item) -> int:
-        found = [place for place, room in enumerate(WAITS_MOST) if item.nodeid.startswith(room)]
-        return found[0] if found else len(WAITS_MOST)
+        found = [place for place, room in enumerate(FIRST) if item.nodeid.startswith(room)]
+        return found[0] if found else len(FIRST)
 
     items.sort(key=place)
 
