@@ -66,9 +66,14 @@ def config_hash(config: Config) -> str:
 
 def diff(a: Config, b: Config) -> list[str]:
     """One line for each setting that differs, in the order of the schema: `optimizer.lr: 0.001 -> 0.002`."""
-    old, new = dict(_flat(asdict(a))), dict(_flat(asdict(b)))
+    old, new = values_of(a), values_of(b)
     changed = [key for key in old | new if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
     return [f"{key}: {old.get(key, _ABSENT)} -> {new.get(key, _ABSENT)}" for key in changed]
+
+
+def values_of(config: Config) -> dict[str, Any]:
+    """The value of every setting by its key, such as `optimizer.lr`, in the order of the schema."""
+    return dict(_flat(asdict(config)))
 
 
 @lru_cache

@@ -201,6 +201,8 @@ def predict(
         record, seal = FitRecord.read_with_seal(fit)
         if config is None:
             target = target_of_numbers(params, tokens, flops)
+        elif (params, tokens, flops) != (None, None, None):
+            raise ValueError(f"{config} says N, D and C: leave --params, --tokens and --flops out, or the config")
         else:
             target = target_of(configs.load(config, overrides or []), embeddings=record.embeddings)
         if out is not None:

@@ -35,8 +35,11 @@ class Sealed:
         Raises ValueError, which names the file, if it is another one or was changed after it was sealed.
         """
         values = read_sealed(path, cls.KIND)
-        names = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in names}), values[SEAL]
+        known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        try:
+            return cls(**known), values[SEAL]
+        except TypeError as error:  # one of its fields is missing
+            raise ValueError(f"{path} is not a complete {cls.KIND} ({error}): make a new one") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,4 +125,9 @@ class ScoreRecord(Sealed):
     baseline_errors: dict[str, float]
     problems: list[str]
     """Why the score does not count; empty if it does."""
+    began: str = ""
+    """When the run began, in UTC; "" if that is not known."""
+    sha256: str = ""
+    """SHA-256 of the metrics of the run."""
     time: str = ""
+    """When the score was made, in UTC."""

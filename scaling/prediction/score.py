@@ -22,6 +22,10 @@ class Score:
     """The errors of simpler rules."""
     problems: list[str]
     """Why the score does not count; empty if it does."""
+    began: str
+    """When the run began, in UTC; "" if that is not known."""
+    sha256: str
+    """SHA-256 of the metrics of the run."""
 
     @property
     def counts(self) -> bool:
@@ -42,6 +46,8 @@ def score(prediction: PredictionRecord, run: RunFacts, began: datetime | None) -
         inside={level: low <= run.loss <= high for level, (low, high) in prediction.intervals.items()},
         baseline_errors={name: loss / run.loss - 1.0 for name, loss in prediction.baselines.items()},
         problems=_problems(prediction, run, began),
+        began="" if began is None else began.isoformat(timespec="seconds"),
+        sha256=run.metrics_sha256,
     )
 
 
@@ -53,6 +59,7 @@ def _problems(prediction: PredictionRecord, run: RunFacts, began: datetime | Non
         found.append(f"the run began at {began.isoformat(timespec='seconds')}, before the seal ({prediction.time})")
     if run.parent:
         found.append(f"the run started with the weights of another, {run.parent}, which may be older than the seal")
+    found.extend(f"the data of the run were changed before its end: {change}" for change in run.data_changes)
     counts = (run.num_params, run.num_params_without_embeddings)
     same = {field: getattr(run, field) for field in SAME}
     settings = settings_of(run.config) if run.config is not None else None

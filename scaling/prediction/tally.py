@@ -73,8 +73,15 @@ def _row(low: float, high: float, part: Sequence[Scored]) -> Row:
 
 
 def scored_of(name: str, prediction: PredictionRecord, score: ScoreRecord) -> Scored:
-    """A prediction and its score."""
+    """A prediction and its score. Errors and hits are computed again: of the score, only the measured loss counts."""
     low, high = prediction.intervals["0.9"]
-    width = (high - low) / prediction.loss
-    ends = (low / score.measured - 1.0, high / score.measured - 1.0)
-    return Scored(name, prediction.ratio, score.error, width, ends, score.inside, score.baseline_errors)
+    measured = score.measured
+    return Scored(
+        name,
+        prediction.ratio,
+        prediction.loss / measured - 1.0,
+        (high - low) / prediction.loss,
+        (low / measured - 1.0, high / measured - 1.0),
+        {level: low <= measured <= high for level, (low, high) in prediction.intervals.items()},
+        {name: loss / measured - 1.0 for name, loss in prediction.baselines.items()},
+    )

@@ -1,5 +1,6 @@
 """The run whose loss is predicted, from its config or from numbers, and when a run has started."""
 
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,12 +37,14 @@ def target_of(config: Config, *, embeddings: bool) -> Target:
 def target_of_numbers(num_params: float | None, num_tokens: float | None, flops: float | None) -> Target:
     """The target with these N, D and C; C is 6 N D if it is not given. Raises ValueError if it cannot be known."""
     for name, value in (("--params", num_params), ("--tokens", num_tokens), ("--flops", flops)):
-        if value is not None and value <= 0:
+        if value is not None and not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} {value:g} is not a positive number")
     if flops is None:
         if num_params is None or num_tokens is None:
             raise ValueError("give a config, or --flops, or --params and --tokens")
         flops = 6.0 * num_params * num_tokens
+        if not math.isfinite(flops):
+            raise ValueError(f"--params {num_params:g} and --tokens {num_tokens:g} need infinite FLOPs: lower one")
     return Target(num_params, num_tokens, flops, {}, {})
 
 

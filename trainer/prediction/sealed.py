@@ -29,13 +29,28 @@ def read_sealed(path: Path, kind: str, content: str | None = None) -> dict[str, 
     Raises ValueError, which names the file, if it is of another kind, or was changed after it was sealed.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8") if content is None else content)
-    except ValueError as error:
+        text = path.read_text(encoding="utf-8") if content is None else content
+        values = json.loads(text, object_pairs_hook=_unique, parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a {kind}: {error}") from error
     if not isinstance(values, dict) or values.get("kind") != kind:
         raise ValueError(f"{path} is not a {kind}")
-    if values.get("version", VERSION) > VERSION:
+    version = values.get("version", VERSION)
+    if isinstance(version, int) and version > VERSION:
         raise ValueError(f"{path} was written by a newer foretrain: update foretrain")
     if values.get(SEAL) != seal_of(values):
         raise ValueError(f"{path} was changed after it was sealed: restore it, or make a new {kind}")
     return values
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of the file. A name that is there twice could show a reader another value than the sealed one."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return values
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"it has {constant}, which no sealed file has")

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from foretrain.configs import load as configs
+from foretrain.configs.keys import changes_curve
 from foretrain.configs.optimization import ScheduleConfig
 from foretrain.configs.schema import Config
 
@@ -16,6 +18,17 @@ SAME = (
     "seq_len",
 )
 """What a prediction may say of its run besides N, D and C."""
+SHORT_NAMES = {
+    "model.d_model": "d_model",
+    "model.num_layers": "num_layers",
+    "train.global_batch_size": "global_batch_size",
+    "optimizer.lr": "lr",
+}
+"""What predictions have always called these settings."""
+MEASUREMENT = ("train.eval_samples", "train.eval_standard_error")
+"""Settings that leave the curve as it is, and decide on which samples the final loss is measured."""
+COMPARED_ELSEWHERE = ("data.", "model.vocab_size", "train.num_tokens", "train.init_from", "train.branch_from")
+"""Settings that N, D, the fingerprints of the data, or the parent of the run show, by the beginning of their keys."""
 SIZE_TOLERANCE = 1e-6
 """The largest relative difference of N, D, C and the settings between a prediction and its run."""
 SHARE_TOLERANCE = 0.01
@@ -28,7 +41,7 @@ def mismatches(
     num_tokens: float | None,
     flops: float | None,
     same: Mapping[str, Any],
-    settings: Mapping[str, float] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """How a run differs from the target of a prediction, a line for each.
 
@@ -46,18 +59,20 @@ def mismatches(
         if expected and is_there and expected != is_there:
             found.append(f"the prediction is for the {field} {expected}, and the run has {is_there}")
     for name, setting in (settings or {}).items():
-        if target.get(name) is not None and not _is_same(target[name], setting):
-            found.append(f"the prediction is for {name} = {target[name]:g}, and the run has {setting:g}")
+        if name in target and not _is_equal(target[name], setting):
+            found.append(f"the prediction is for {name} = {_shown(target[name])}, and the run has {_shown(setting)}")
     return found
 
 
-def settings_of(config: Config) -> dict[str, float]:
-    """The settings that a prediction names: two runs of one size and budget that differ in them are different runs."""
+def settings_of(config: Config) -> dict[str, Any]:
+    """The settings that a prediction names: runs of one size and budget that differ in one of them are different runs.
+
+    They are those that change the curve, the seed among them, and those that decide on which samples it is measured.
+    """
     return {
-        "d_model": config.model.d_model,
-        "num_layers": config.model.num_layers,
-        "global_batch_size": config.train.global_batch_size,
-        "lr": config.optimizer.lr,
+        SHORT_NAMES.get(key, key): value
+        for key, value in configs.values_of(config).items()
+        if key in MEASUREMENT or (changes_curve(key) and not key.startswith(COMPARED_ELSEWHERE))
     }
 
 
@@ -86,4 +101,13 @@ def schedule_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> li
 
 
 def _is_same(expected: float, value: float | None) -> bool:
-    return value is not None and abs(value - expected) <= SIZE_TOLERANCE * expected
+    return value is not None and abs(value - expected) <= SIZE_TOLERANCE * abs(expected)
+
+
+def _is_equal(expected: Any, value: Any) -> bool:
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in (expected, value))
+    return _is_same(expected, value) if numbers else bool(expected == value)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -202,7 +202,7 @@ def test_no_score_is_replaced_or_hidden(fitted: FitRecord, tmp_path: Path) -> No
     folder = read_folder(tmp_path)
     assert [each.error for each in folder.scored] == [pytest.approx(-0.5)]
     assert any("damaged.json cannot be read" in note for note in folder.notes)
-    assert any("more than one score, of which the first counts" in note for note in folder.notes)
+    assert any("it has 2 scores" in note and "first.score.json is taken" in note for note in folder.notes)
 
 
 def test_a_tally_counts_what_counts_and_names_the_rest(fitted: FitRecord, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_tally_counts_what_counts_and_names_the_rest(fitted: FitRecord, tmp_pa
         began = BEFORE if number == 3 else AFTER
         scored = score(found, measured(float(law(flops)), each), began)
         if number < 4:
-            scored.record("runs/large", seal).write(tmp_path / f"{number}.score.json")
+            scored.record(f"runs/{number}", seal).write(tmp_path / f"{number}.score.json")
     found_all = read_folder(tmp_path)
     assert len(found_all.scored) == 3
     assert [line.partition(": ")[2].split(":")[0] for line in found_all.notes] == ["does not count", "not scored yet"]
