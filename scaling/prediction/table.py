@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from foretrain.scaling.laws.forms import FORMS, Floats, Form
-from foretrain.scaling.laws.runs import RunFacts, read_runs
+from foretrain.scaling.laws.runs import COLUMNS, RunFacts, read_runs
 
 AUTO = "auto"
 MOST_COLLINEAR = 0.95
@@ -91,7 +91,7 @@ def read_facts(paths: Sequence[Path | str]) -> tuple[list[RunFacts], list[str]]:
     """The runs of paths, and a line for each that cannot be used."""
     runs: list[RunFacts] = []
     problems: list[str] = []
-    for path in map(Path, paths):
+    for path in dict.fromkeys(map(Path, paths)):
         found, bad = _rows(path) if path.suffix == ".csv" else read_runs([path])
         runs.extend(found)
         problems.extend(bad)
@@ -141,13 +141,29 @@ def differences(runs: Sequence[RunFacts]) -> list[str]:
         if len(values) > 1:
             names = " and ".join(list(values.values())[:2])
             found.append(f"the runs have {len(values)} different {what}, such as {names}: fit runs that share them")
+    first: dict[str, str] = {}
+    found.extend(
+        f"{run.name} is a copy of {other}, and would count as a second run: leave it out"
+        for run in runs
+        if run.metrics_sha256 and (other := first.setdefault(run.metrics_sha256, run.name)) != run.name
+    )
     return found
 
 
 def _rows(path: Path) -> tuple[list[RunFacts], list[str]]:
     """The runs of a table, and a line for each row that cannot be used."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [{_column(name): value for name, value in row.items() if name} for row in csv.DictReader(file)]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # some programs begin a table with a mark
+            reader = csv.DictReader(file)
+            names = [_column(name) for name in reader.fieldnames or ()]
+            rows = [{_column(name): value for name, value in row.items() if name} for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        return [], [f"{path} is not a table of text ({error}): save it as CSV in UTF-8"]
+    twice = next((name for name in (*COLUMNS, "seed", "group") if names.count(name) > 1), None)
+    if twice is not None:
+        return [], [f"{path} has two columns for {twice}: leave one of them out"]
+    if not rows:
+        return [], [f"{path} has no rows: it needs a line with the names of the columns, and one for each run"]
     found, problems = [], []
     for number, row in enumerate(rows, start=2):
         try:

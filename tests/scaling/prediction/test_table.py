@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from foretrain.scaling.laws.runs import RunFacts
-from foretrain.scaling.prediction.table import differences, read_table
+from foretrain.scaling.prediction.table import differences, read_facts, read_table
 
 RUN = RunFacts(name="runs/a", loss=3.0, num_params=1e6, num_params_without_embeddings=5e5, num_tokens=2e7, flops=1.3e14)
 
@@ -85,3 +85,34 @@ def test_runs_that_differ_in_what_one_law_needs_are_refused(change: dict[str, ob
     assert differences([known, RUN]) == []  # what a table does not know differs from nothing
     (found,) = differences([known, replace(known, name="runs/b", **change)])  # type: ignore[arg-type]
     assert words in found
+
+
+def test_a_mark_at_the_beginning_of_a_table_is_no_part_of_its_first_column(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("C,loss\n1e15,4\n1e16,3.5\n", encoding="utf-8-sig")
+    assert [run.flops for run in read_facts([path])[0]] == [1e15, 1e16]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "has no rows: it needs a line with the names of the columns"),
+        (b"\xff\xfe\x00", "is not a table of text"),
+        (b"flops,C,loss\n1e15,2e15,4\n", "has two columns for C: leave one of them out"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused_by_name(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_bytes(content)
+    (problem,) = read_facts([path])[1]
+    assert problem.startswith(f"{path} {words}")
+
+
+def test_copies_of_a_run_are_no_replicates(tmp_path: Path) -> None:
+    run = RunFacts(name="a", loss=2.0, flops=1e15, metrics_sha256="x")
+    assert differences([run, replace(run, name="b")]) == [
+        "b is a copy of a, and would count as a second run: leave it out"
+    ]
+    path = tmp_path / "runs.csv"
+    path.write_text("C,loss\n1e15,4\n")
+    assert len(read_facts([path, path])[0]) == 1
