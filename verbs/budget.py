@@ -64,7 +64,7 @@ def budget(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the config of the run, for `train` and `launch`.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --out and --json.")] = False,
     to_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers as JSON.")] = None,
 ) -> None:
     """Plan the run that a budget pays for: its model, tokens, loss, and what a smaller model would cost.
@@ -77,7 +77,7 @@ def budget(
     from foretrain.configs import load as configs
     from foretrain.files import write_atomically
     from foretrain.scaling.budget import report
-    from foretrain.scaling.budget.config import check_is_new, named, write
+    from foretrain.scaling.budget.config import check_are_new, named, write
     from foretrain.scaling.budget.data import facts_of
     from foretrain.scaling.budget.plan import DEFAULT_CONFIG, Ask, make_plan
     from foretrain.scaling.budget.source import source_of
@@ -94,8 +94,7 @@ def budget(
         spend = spend_of(flops=flops, gpu_hours=gpu_hours, cost=cost, price=price, gpu=gpu, mfu=mfu)
         ask = Ask(spend, batch=batch, tp=tp, aspect=aspect, sweep=sweep, coord_check=coord_check)
         check_writable(out, to_json)
-        if out is not None:
-            check_is_new(out, overwrite)
+        check_are_new({"--out": out, "--json": to_json}, overwrite)
         plan = make_plan(
             ask,
             lambda more: configs.load(config or DEFAULT_CONFIG, [*settings, *more]),

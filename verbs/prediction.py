@@ -148,6 +148,7 @@ def fit(
     from foretrain.scaling.prediction import report
     from foretrain.scaling.prediction.fit import evidence_of, fit_record
     from foretrain.scaling.prediction.plot import plot_fit
+    from foretrain.scaling.prediction.record import FitRecord
     from foretrain.scaling.prediction.table import read_table
     from foretrain.trainer.run.environment import code_version
 
@@ -155,6 +156,8 @@ def fit(
         for path in (out, plot):
             if path is not None:
                 check_writable(path)
+        if out is not None and out.exists():
+            FitRecord.read(out)  # another file is not replaced
         table = read_table(runs, law, embeddings=not without_embeddings, lowest=lowest)
         evidence = evidence_of(table)
         record = fit_record(table, evidence, code_version() or "")

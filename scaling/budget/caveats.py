@@ -29,6 +29,11 @@ def _law(plan: BudgetPlan) -> Iterator[str]:
         ratio = flops / source.compute_range[1]
         if ratio > 1:
             yield f"the law is extrapolated: the run has {ratio:.3g} times the compute of the largest run behind it"
+        if (ratio := flops / source.compute_range[0]) < 1:
+            yield (
+                f"the run has {ratio:.3g} times the compute of the smallest run behind the law, which is not known to "
+                "hold for such small runs: fit runs of your own"
+            )
     else:
         assert source.evidence is not None
         yield from objections(source.record, source.evidence, _target(plan))

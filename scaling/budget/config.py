@@ -1,6 +1,6 @@
 """The complete config of the run of a budget, and how it is written."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -54,10 +54,14 @@ def named(config: Config, path: Path) -> Config:
     return replace(config, run_dir=f"runs/{path.stem}", model=replace(config.model, name=path.stem))
 
 
-def check_is_new(path: Path, overwrite: bool) -> None:
-    """Raise ValueError if there is such a file, unless it may be replaced."""
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists: choose another --out, or replace it with --overwrite")
+def check_are_new(files: Mapping[str, Path | None], overwrite: bool) -> None:
+    """Raise ValueError if a file exists, unless it may be replaced, or is named twice. `files`: by their options."""
+    named = {option: path for option, path in files.items() if path is not None}
+    for option, path in named.items():
+        if path.exists() and not overwrite:
+            raise ValueError(f"{path} exists: choose another {option}, or replace it with --overwrite")
+    if len({path.resolve() for path in named.values()}) < len(named):
+        raise ValueError(f"{' and '.join(named)} name the same file: choose another one")
 
 
 def write(config: Config, head: Iterable[str], path: Path) -> None:

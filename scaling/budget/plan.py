@@ -32,6 +32,10 @@ DEFAULT_CONFIG = "runs/llama_7b_a100"
 """The config from which everything is taken unless the user names one."""
 REACH = 4.0
 """Models are looked at up to this times the parameters of the optimum by the estimate 6 N D."""
+LEAST_ASPECT, MOST_ASPECT = 1.0, 10_000.0
+"""The range of --aspect: 20 to 300 is usual, and far fewer would make every width a search over very many depths."""
+MOST_RANKS_OF_A_LAYER = 1024
+"""The largest tp * cp: the heads of every shape are a multiple of it."""
 
 Resolve = Callable[[Sequence[str]], Config]
 """The user's config with further overrides."""
@@ -57,8 +61,11 @@ class Ask:
             raise ValueError(f"--batch {self.batch}: use one of {', '.join(get_args(BatchRule))}")
         if self.tp is not None and self.tp < 1:
             raise ValueError(f"--tp {self.tp}: use 1 or more")
-        if self.aspect is not None and not (self.aspect > 0 and math.isfinite(self.aspect)):
-            raise ValueError(f"--aspect {self.aspect:g}: give d_model / num_layers, such as 128")
+        if self.aspect is not None and not (LEAST_ASPECT <= self.aspect <= MOST_ASPECT):
+            raise ValueError(
+                f"--aspect {self.aspect:g}: give d_model / num_layers, such as 128; it may be {LEAST_ASPECT:g} to "
+                f"{MOST_ASPECT:g}"
+            )
         if self.coord_check is not None and self.sweep is None:
             raise ValueError("--coord-check judges the values of a sweep: give --sweep FOLDER too, or leave it out")
 
@@ -164,6 +171,11 @@ def _check_base(base: Config, ask: Ask) -> None:
     """Raise ValueError if no run can be made from the config, whatever its size."""
     if base.parallel.stage_layers is not None:
         raise ValueError("parallel.stage_layers divides a known number of blocks, and it is chosen here: leave it out")
+    if (ranks := base.parallel.tp * base.parallel.cp) > MOST_RANKS_OF_A_LAYER:
+        raise ValueError(
+            f"tp * cp = {ranks:,} ranks share each layer, and plans are for {MOST_RANKS_OF_A_LAYER:,} at most: lower "
+            "--tp, or parallel.cp"
+        )
     for name in ("init_from", "branch_from"):
         if getattr(base.train, name) is not None:
             raise ValueError(f"train.{name} names a model of another size: leave it out")

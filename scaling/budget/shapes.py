@@ -76,8 +76,9 @@ def shapes(rule: ShapeRule, most_params: float) -> Iterator[Shape]:
                 raise
             continue
         for depth in depths:
-            if sizes.at(depth).num_params_without_embeddings <= most_params or not has_one:
-                yield Shape(width, depth, sizes.at(depth), _off_aspect(rule, width, depth))
+            if sizes.at(depth).num_params_without_embeddings > most_params and has_one:
+                break  # deeper ones are larger
+            yield Shape(width, depth, sizes.at(depth), _off_aspect(rule, width, depth))
         has_one = has_one or bool(depths)
 
 

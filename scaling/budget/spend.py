@@ -12,6 +12,8 @@ from foretrain.trainer.utilization import PEAK_TFLOPS, peak_tflops
 
 DEFAULT_MFU = 0.4
 """MFU that is assumed unless the user gives one: large runs that are tuned well reach 0.3 to 0.5."""
+MOST_FLOPS = 1e30
+"""The largest budget: a thousand times more than any run so far has had, and its shape takes long to find."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,22 @@ def spend_of(
     mfu: float | None = None,
 ) -> Spend:
     """The budget that the options name. Raises ValueError, which says what to change, in one line."""
+    spend = _spend(flops=flops, gpu_hours=gpu_hours, cost=cost, price=price, gpu=gpu, mfu=mfu)
+    if not 0 < spend.flops <= MOST_FLOPS:
+        change = "give less" if spend.flops > 0 else "give more"
+        raise ValueError(f"the budget is {spend.flops:.3g} FLOPs, and plans are for {MOST_FLOPS:g} at most: {change}")
+    return spend
+
+
+def _spend(
+    *,
+    flops: float | None,
+    gpu_hours: float | None,
+    cost: float | None,
+    price: float | None,
+    gpu: str | None,
+    mfu: float | None,
+) -> Spend:
     given = {"--flops": flops, "--gpu-hours": gpu_hours, "--cost": cost}
     named = [name for name, value in given.items() if value is not None]
     if len(named) != 1:

@@ -114,6 +114,16 @@ def test_what_is_missing_or_wrong_is_refused_in_one_line(folder: Path, arguments
     assert_refused(budget(folder, "target.yaml", *arguments), words)
 
 
+def test_files_that_exist_or_are_named_twice_are_not_replaced(folder: Path) -> None:
+    before = (folder / "chinchilla.json").read_text()
+    command = ("target.yaml", "--flops", "1e13", "--fit", "chinchilla.json")
+    assert_refused(
+        budget(folder, *command, "--json", "chinchilla.json"), "chinchilla.json exists: choose another --json"
+    )
+    assert_refused(budget(folder, *command, "--out", "x", "--json", "./x"), "--out and --json name the same file")
+    assert (folder / "chinchilla.json").read_text() == before and not (folder / "x").exists()
+
+
 def test_a_fit_of_other_runs_is_named(folder: Path) -> None:
     ended = budget(folder, "target.yaml", "model.seq_len=16", "--flops", "1e13", "--fit", "chinchilla.json")
     assert ended.status == 0

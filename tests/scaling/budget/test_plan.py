@@ -211,6 +211,13 @@ def test_a_plan_says_how_far_the_law_is_extrapolated_and_that_its_data_are_other
     assert not any("extrapolated" in line for line in inside)
 
 
+def test_a_plan_warns_of_a_run_that_is_smaller_than_all_runs_behind_the_law() -> None:
+    config = preset("runs/dry_run", "parallel.dp=1", "parallel.tp=1", "parallel.pp=1", "model.vocab_size=512")
+    assert any(
+        "times the compute of the smallest run behind the law" in line for line in caveats(plan_of(config, 1e15))
+    )
+
+
 def test_a_plan_warns_of_repeated_data_and_refuses_a_vocabulary_that_is_too_small() -> None:
     config = preset("runs/llama_7b_a100")
     ask = Ask(Spend(1e21), batch="sqrt")
@@ -230,7 +237,10 @@ def test_a_plan_warns_of_repeated_data_and_refuses_a_vocabulary_that_is_too_smal
         (("parallel.dp=3",), {}, "train.global_batch_size"),
         (("model.vocab_size=null", "data.path=nowhere"), {}, "data.path = nowhere cannot be read from here: set"),
         ((), {"tp": 0}, "--tp 0: use 1 or more"),
+        ((), {"tp": 1_000_000}, "tp * cp = 1,000,000 ranks share each layer, and plans are for 1,024 at most"),
+        (("parallel.cp=4096",), {}, "ranks share each layer"),
         ((), {"aspect": -1.0}, "--aspect -1: give d_model / num_layers"),
+        ((), {"aspect": 1e-9}, "--aspect 1e-09: give d_model / num_layers, such as 128; it may be 1 to 10000"),
         ((), {"coord_check": "x"}, "--coord-check judges the values of a sweep"),
     ],
 )

@@ -48,6 +48,8 @@ def test_flops_alone_say_nothing_of_hours_and_cost() -> None:
         ({"cost": 10, "gpu": "H100", "price": -2}, "--price -2 is not a positive number"),
         ({"cost": 10, "price": 2}, "--cost needs the peak of a GPU"),
         ({"flops": 1e20, "mfu": 0.4}, "--mfu is of a GPU, and none is given"),
+        ({"flops": 1e31}, "the budget is 1e+31 FLOPs, and plans are for 1e+30 at most: give less"),
+        ({"cost": 1e308, "price": 1e-300, "gpu": "H100"}, "the budget is inf FLOPs, and plans are for 1e+30 at most"),
         ({"flops": 1e20, "price": 2}, "--price is of a GPU, and none is given"),
     ],
 )

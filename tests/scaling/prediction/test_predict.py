@@ -231,6 +231,8 @@ def test_the_commands_fit_predict_and_refuse(tmp_path: Path) -> None:
     ended = called("fit", tmp_path / "runs.csv", "--out", fit_file)
     assert ended.exit_code == 0, ended.output
     assert "L(C) = E + a / C^b: 9 runs of 9 sizes" in ended.output and "noise of one run" in ended.output
+    instead = called("fit", tmp_path / "runs.csv", "--out", tmp_path / "runs.csv")
+    assert instead.exit_code == 2 and "runs.csv is not a fit" in instead.output
     ended = called("predict", "--fit", fit_file, "--flops", "1e20", "--out", out)
     assert ended.exit_code == 0, ended.output
     assert "100 times the largest run" in ended.output and "sealed: " in ended.output
