@@ -52,10 +52,12 @@ def score(prediction: PredictionRecord, run: RunFacts, began: datetime | None) -
 
 
 def _problems(prediction: PredictionRecord, run: RunFacts, began: datetime | None) -> list[str]:
-    found = []
-    if began is None:
+    found, sealed = [], _time(prediction.time)
+    if sealed is None:
+        found.append(f"the prediction does not say when it was sealed (time = {prediction.time!r})")
+    elif began is None:
         found.append("the run does not say when it began: predictions count for runs that begin after their seal")
-    elif began <= datetime.fromisoformat(prediction.time):
+    elif began <= sealed:
         found.append(f"the run began at {began.isoformat(timespec='seconds')}, before the seal ({prediction.time})")
     if run.parent:
         found.append(f"the run started with the weights of another, {run.parent}, which may be older than the seal")
@@ -64,3 +66,12 @@ def _problems(prediction: PredictionRecord, run: RunFacts, began: datetime | Non
     same = {field: getattr(run, field) for field in SAME}
     settings = settings_of(run.config) if run.config is not None else None
     return found + mismatches(prediction.target, counts, run.num_tokens, run.flops, same, settings)
+
+
+def _time(text: str) -> datetime | None:
+    """A point in time; None if the text is none, or has no time zone."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time if time.tzinfo is not None else None

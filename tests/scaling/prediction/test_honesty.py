@@ -58,6 +58,12 @@ def test_a_run_whose_data_were_changed_before_its_end_does_not_count(predicted: 
     ]
 
 
+@pytest.mark.parametrize("time", ["", "yesterday", "2026-01-01T00:00:00"])
+def test_a_prediction_without_a_time_of_its_seal_counts_for_no_run(time: str, predicted: PredictionRecord) -> None:
+    (problem,) = score(replace(predicted, time=time), measured(predicted.loss, target()), AFTER).problems
+    assert problem.startswith("the prediction does not say when it was sealed")
+
+
 def test_a_score_that_does_not_count_hides_none_that_does(predicted: PredictionRecord, tmp_path: Path) -> None:
     seal = predicted.write(tmp_path / "a.json")
     for name, began, loss, time in (("known", BEFORE, 1.0, "2030"), ("real", AFTER, 2.0, "2031")):
