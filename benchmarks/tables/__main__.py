@@ -27,12 +27,13 @@ def main(
         list[float] | None, typer.Option(help="Least extrapolation in compute. Default: 30 and 100.")
     ] = None,
     lowest: Annotated[bool, typer.Option("--lowest", help="Take the lowest loss of each size.")] = False,
+    loss: Annotated[str, typer.Option(metavar="COLUMN", help="Column with the loss, such as a smoothed one.")] = "loss",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results to this .jsonl file.")] = None,
 ) -> None:
     """Print a line for each table and ratio."""
     lines: list[dict[str, Any]] = []
     for path in tables:
-        runs, problems = read_facts([path])
+        runs, problems = read_facts([path], loss)
         for problem in problems:
             typer.echo(f"left out: {problem}", err=True)
         for least in ratio or [30.0, 100.0]:

@@ -61,6 +61,9 @@ def _predicted(smaller: Sequence[RunFacts], everything: RunTable, place: int) ->
     if reasons:
         return Predicted(ratio, len(smaller), reasons[0])
     found = evidence.predict(target.variables[0])
+    reasons = evidence.too_wide(found)
+    if reasons:
+        return Predicted(ratio, len(smaller), reasons[0])
     intervals = [found.interval(level) for level in LEVELS]
     return Predicted(
         ratio,

@@ -1,29 +1,28 @@
 """What runs show of the loss of larger ones: a law, its noise, its intervals, and its back-test. Pure."""
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 
 from foretrain.scaling.laws.backtest import BackTest, backtest
-from foretrain.scaling.laws.fit import Fit, fit
-from foretrain.scaling.laws.forms import FORMS, Floats, Form
-from foretrain.scaling.laws.intervals import Interval, Spread, bounds, loss_at, spread, surprise
-from foretrain.scaling.laws.minimize import Minima, Pull, Quantity, minimize
+from foretrain.scaling.laws.fit import Fit, fit, run_weights
+from foretrain.scaling.laws.forms import Floats, Form
+from foretrain.scaling.laws.intervals import Interval, Spread, bounds, spread
+from foretrain.scaling.laws.minimize import Minima, Quantity
 from foretrain.scaling.laws.noise import SIGNIFICANCE, Replicates, lack_of_fit, replicates, sizes
+from foretrain.scaling.laws.posterior import Posterior, posterior
 
 LEVELS = (0.8, 0.9, 0.95)
 """Levels of the intervals of predictions and parameters."""
 LEAST_FREEDOM = 3
 """With fewer replicates, the noise of a run is that of the runs around the law."""
-UNTESTED_DISTANCE = 1.0
-"""The largest extrapolation that needs no back-test of the same distance, relative to the span of compute of the runs:
-from runs over a factor of 100 to at most 100 times the largest."""
-
-
-USUAL_STD = 0.25
-"""How far exponents are from the usual ones, as the standard deviation of their logarithm: twice that of the published
-ones."""
+TESTED_RATIO = 300.0
+"""The largest extrapolation in compute that needs no back-test: intervals at 300 times the compute hold the losses of
+published tables (`python -m benchmarks.tables`), also where the runs span little."""
+WIDEST = 0.25
+"""A prediction whose interval at 90 % is wider than this share of the loss is refused: it says no more than that the
+loss will be somewhere between that of the runs and that of much larger ones."""
 
 
 @dataclass(frozen=True)
@@ -31,27 +30,15 @@ class Prediction:
     """The loss that runs predict for a size, in nats per token."""
 
     loss: float
-    """The most likely one if exponents are seldom far from the usual ones, and if a constant that the runs do not need
-    is seldom there."""
+    """The median."""
     intervals: tuple[Interval, ...]
-    """From the runs alone. For the loss of one run, of LEVELS: the uncertainty of the law, and the noise of the run."""
+    """For the loss of one run, of LEVELS: the uncertainty of the law, its discrepancy, and the noise of the run."""
     mean_intervals: tuple[Interval, ...]
-    """For the mean of many runs: the uncertainty of the law alone."""
+    """For the mean of many runs: without their noise."""
 
     def interval(self, level: float) -> Interval:
         """The interval of one run at a level of LEVELS."""
         return next(each for each in self.intervals if each.level == level)
-
-
-def aicc(found: Fit) -> float:
-    """Akaike's criterion for few runs (Hurvich and Tsai, 1989), for normal noise; infinite without enough sizes."""
-    residual_R = found.problem.residual(found.theta_P[None])[0]
-    num, num_parameters = found.num_sizes, len(found.theta_P) + 1  # one is the variance of the noise
-    if num - num_parameters - 1 <= 0:
-        return float("inf")
-    variance = max(float(np.mean(residual_R**2)), 1e-16)
-    correction = 2.0 * num_parameters * (num_parameters + 1) / (num - num_parameters - 1)
-    return len(residual_R) * float(np.log(variance)) + 2.0 * num_parameters + correction
 
 
 @dataclass(frozen=True)
@@ -65,38 +52,46 @@ class Evidence:
     misfit: float | None
     """The probability that noise alone is as far from the law as the runs are; None: without replicates, it is not
     known."""
-    backtest: BackTest
-    compute_range: tuple[float, float]
-    """FLOPs of the smallest and of the largest run."""
+    x_RV: Floats
+    """The variables of each run."""
+    loss_R: Floats
+    compute_R: Floats
+    """The FLOPs of each run."""
+    weight_R: Floats
+    """How much each run counts in predictions."""
 
     @classmethod
     def of(cls, form: Form, x_RV: Floats, loss_R: Floats, compute_R: Floats) -> "Evidence":
-        """Fit a law, and test it on its own runs. `compute_R`: the FLOPs of each run.
+        """Fit a law. `compute_R`: the FLOPs of each run.
 
         Raises ValueError if the runs cannot determine the law.
         """
         x_RV, loss_R = np.asarray(x_RV, dtype=float), np.asarray(loss_R, dtype=float)
         found = fit(form, x_RV, loss_R)
         log_x_RV, log_loss_R = found.problem.log_x_BRV[0], found.problem.log_loss_BR[0]
-        noise = replicates(log_x_RV, log_loss_R)
+        noise, weight_R = replicates(log_x_RV, log_loss_R), run_weights(found)
         residual_R = found.problem.residual(found.theta_P[None])[0]
         misfit = lack_of_fit(log_x_RV, log_loss_R, residual_R, len(form.parameters))
         if misfit is not None and misfit < SIGNIFICANCE:
             # Replicates say nothing of the distance of a wrong law: each size counts as one run.
             means = sizes(log_x_RV, log_loss_R)
             found = fit(form, np.exp(means.log_x_SV) * found.scale_V, np.exp(means.log_loss_S))
-        test = backtest(form, x_RV, loss_R, compute_R)
-        return cls(found, noise, misfit, test, (float(np.min(compute_R)), float(np.max(compute_R))))
+        return cls(found, noise, misfit, x_RV, loss_R, np.asarray(compute_R, dtype=float), weight_R)
+
+    @cached_property
+    def backtest(self) -> BackTest:
+        """What predictions of the larger runs from the smaller ones show, by the law alone."""
+        return backtest(self.fit.form, self.x_RV, self.loss_R, self.compute_R)
+
+    @property
+    def compute_range(self) -> tuple[float, float]:
+        """FLOPs of the smallest and of the largest run."""
+        return float(self.compute_R.min()), float(self.compute_R.max())
 
     @property
     def is_misspecified(self) -> bool:
         """Whether the law is farther from the runs than their noise explains."""
         return self.misfit is not None and self.misfit < SIGNIFICANCE
-
-    @property
-    def has_spare_sizes(self) -> bool:
-        """Whether there are more sizes than parameters, so that the runs show how far the law is from them."""
-        return self.fit.num_sizes > len(self.fit.form.parameters)
 
     @cached_property
     def _spread(self) -> Spread:
@@ -107,43 +102,10 @@ class Evidence:
         objective_B = np.array([self.fit.objective])
         return Minima(self.fit.theta_P[None], objective_B, objective_B)
 
-    @cached_property
-    def _usual(self) -> Floats:
-        """The parameters that are most likely if exponents are near the usual ones too."""
-        variance_B = self._spread.variance_B
-        if not np.isfinite(variance_B[0]):
-            return self._minima.theta_BP
-        pulls = (
-            Pull(partial(self.fit.value, name), variance_B / USUAL_STD**2, np.array([np.log(value)]))
-            for name, value in self.fit.form.usual
-        )
-        return minimize(self.fit.problem, self._minima.theta_BP, *pulls).theta_BP
-
-    def _likely(self, x_NV: Floats) -> float:
-        """The logarithm of the most likely loss: the mean over the law and the simpler one, weighted by AICc."""
-        with_constant = float(self.fit.form.log_loss(self._usual[0], self.fit.log_x(x_NV))[0])
-        if self._simpler is None:
-            return with_constant
-        other = float(np.log(self._simpler.loss(x_NV)[0]))
-        scores = np.array([aicc(self.fit), aicc(self._simpler)])
-        if not np.isfinite(scores).all():  # too few sizes to show that a constant is needed
-            return other
-        weights = np.exp(-0.5 * (scores - scores.min()))
-        return float(weights @ [with_constant, other] / weights.sum())
-
-    @cached_property
-    def _simpler(self) -> Fit | None:
-        """The fit of the law without its constant to the same runs."""
-        name = self.fit.form.simpler
-        if name is None:
-            return None
-        x_NV = np.exp(self.fit.problem.log_x_BRV[0]) * self.fit.scale_V
-        return fit(FORMS.get(name), x_NV, np.exp(self.fit.problem.log_loss_BR[0]))
-
     @property
     def freedom(self) -> float:
-        """Degrees of freedom of the variance of the runs around the law."""
-        return float(self._spread.freedom_B[0])
+        """Degrees of freedom of the variance of the runs around the law, and at least 1: what is usual counts too."""
+        return max(float(self._spread.freedom_B[0]), 1.0)
 
     @property
     def run_std(self) -> float:
@@ -166,43 +128,45 @@ class Evidence:
 
     def predict(self, x_V: Floats, num_runs: int = 1) -> Prediction:
         """The loss at a size with the variables `x_V`. `num_runs`: the intervals are for the mean of as many runs."""
-        quantity = loss_at(self.fit.form, self.fit.log_x(np.asarray(x_V, dtype=float)[None]))
-        best = float(quantity(self._minima.theta_BP)[0][0])
-        own_B = np.array([self.run_std**2 / num_runs])
-        means = tuple(self._interval(quantity, best, level, None) for level in LEVELS)
-        likely = float(np.exp(self._likely(np.asarray(x_V, dtype=float)[None])))
-        return Prediction(
-            likely if likely in means[0] else float(np.exp(best)),  # else the runs contradict what is usual
-            tuple(self._interval(quantity, best, level, own_B) for level in LEVELS),
-            means,
+        found = self._posterior(np.asarray(x_V, dtype=float))
+        intervals, means = (
+            tuple(
+                Interval(level, *(found.quantile(0.5 + 0.5 * side * level, num) for side in (-1, 1)))
+                for level in LEVELS
+            )
+            for num in (num_runs, np.inf)
         )
+        return Prediction(found.quantile(0.5), intervals, means)
 
-    def surprise(self, x_V: Floats, loss: float) -> float:
-        """How far a measured loss is from the prediction, in standard deviations of a normal distribution."""
-        quantity = loss_at(self.fit.form, self.fit.log_x(np.asarray(x_V, dtype=float)[None]))
-        own_B = np.array([self.run_std**2])
-        found_B = surprise(self.fit.problem, self._minima, self._spread, quantity, np.array([np.log(loss)]), own_B)
-        return float(found_B[0]) / self.backtest.widening
+    def _posterior(self, x_V: Floats) -> Posterior:
+        """What the runs show of the loss at a size."""
+        log_x_RV, log_loss_R = np.log(self.x_RV), np.log(self.loss_R)
+        of = sizes(log_x_RV, log_loss_R, self.weight_R)
+        squares = float((self.weight_R * (log_loss_R - of.log_loss_S[of.place_R]) ** 2).sum())
+        return posterior(self.fit.form, of, squares, np.log(x_V), num_runs=len(log_loss_R))
 
     def intervals_of(self, quantity: Quantity) -> tuple[Interval, ...]:
         """The intervals, of LEVELS, of what a law gives. `quantity`: its logarithm, as a function of the parameters.
 
-        An end is 0 or infinite if the runs do not bound it. The intervals are widened as those of predictions are.
+        An end is 0 or infinite if the runs do not bound it. They are widened by what the back-test found.
         """
         best = float(quantity(self._minima.theta_BP)[0][0])
-        return tuple(self._interval(quantity, best, level, None) for level in LEVELS)
+        return tuple(self._interval(quantity, best, level) for level in LEVELS)
 
-    def _interval(self, quantity: Quantity, best: float, level: float, own_B: Floats | None) -> Interval:
-        """The interval around the logarithm of a loss, widened by what the back-test found."""
-        low_B, high_B = bounds(self.fit.problem, self._minima, self._spread, quantity, level, own_B)
+    def _interval(self, quantity: Quantity, best: float, level: float) -> Interval:
+        """The interval around the logarithm of a quantity, widened by what the back-test found."""
+        low_B, high_B = bounds(self.fit.problem, self._minima, self._spread, quantity, level)
         low, high = (best + self.backtest.widening * (float(end_B[0]) - best) for end_B in (low_B, high_B))
         return Interval(level, float(np.exp(low)), float(np.exp(high)))
 
     @property
     def reach(self) -> float:
-        """The largest compute that the runs support, over that of the largest run."""
+        """The largest compute that the runs support, over that of the largest run.
+
+        That is TESTED_RATIO, or as far as a back-test of these runs reached, relative to the span of its fit.
+        """
         low, high = self.compute_range
-        return float((high / low) ** max(UNTESTED_DISTANCE, self.backtest.largest_distance))
+        return max(TESTED_RATIO, float((high / low) ** max(1.0, self.backtest.largest_distance)))
 
     def objections(self, compute: float) -> list[str]:
         """Why the runs do not support a prediction at this compute, each with what to do; empty if they do."""
@@ -213,15 +177,20 @@ class Evidence:
                 f"the target ({compute:.3g} FLOPs) is not larger than the largest run ({high:.3g}): predict a larger "
                 "one, or leave the larger runs out"
             )
-        if not self.has_spare_sizes:
+        if compute / high > TESTED_RATIO and compute / high > self.reach:
             found.append(
-                f"{self.fit.num_sizes} sizes determine the {len(self.fit.form.parameters)} parameters of "
-                f"{self.fit.form.formula} exactly and leave nothing to judge it by: add sizes, or use a law with fewer "
-                "parameters"
-            )
-        if compute / high > self.reach:
-            found.append(
-                f"the target has {compute / high:.3g} times the compute of the largest run, and the back-test of these "
-                f"runs supports {self.reach:.3g} times: add runs of up to {compute / self.reach:.2g} FLOPs"
+                f"the target has {compute / high:.3g} times the compute of the largest run, and these runs support "
+                f"{self.reach:.3g} times: add runs of up to {compute / self.reach:.2g} FLOPs"
             )
         return found
+
+    def too_wide(self, found: Prediction) -> list[str]:
+        """The objection to a prediction that leaves the loss open, with what to do; empty if there is none."""
+        interval = found.interval(0.9)
+        width = (interval.high - interval.low) / found.loss
+        if width <= WIDEST:
+            return []
+        return [
+            f"the runs leave the loss open by {100 * width:.0f} % (90 % interval: {interval.low:.4g} to "
+            f"{interval.high:.4g}), and at most {100 * WIDEST:.0f} % are of use: add sizes, or larger ones"
+        ]

@@ -26,6 +26,11 @@ LEAST_SHARE = 1e-6
 SMOOTHING = (0.1, 0.01)
 """Values of delta with which a fit begins: with a small one, the objective has a kink in each run that the law goes
 through, at which the minimizer stops."""
+TAIL_FREEDOM = 4.0
+"""Degrees of freedom of Student's distribution, which is that of runs of which a few are wrong (Lange, Little and
+Taylor, Robust statistical modeling using the t distribution, 1989)."""
+LEAST_SPARE = 3
+"""With fewer sizes beyond the parameters, runs far from a law show nothing: a law goes through too many of them."""
 NUM_ROUNDS = 4
 """How often delta is chosen by the noise, which depends on the fit."""
 
@@ -95,6 +100,14 @@ def fit(form: Form, x_NV: Floats, loss_N: Floats, delta: float | None = None) ->
     minima = minima or best(problem)
     objective = float(minima.objective_B[0])
     return Fit(form, minima.theta_BP[0], scale_V, objective, float(problem.delta_B[0]), problem)
+
+
+def run_weights(found: Fit) -> Floats:
+    """How much each run should count where noise is taken as normal (R): less, the farther it is from the law."""
+    residual_R = found.problem.residual(found.theta_P[None])[0]
+    if found.num_sizes < len(found.form.parameters) + LEAST_SPARE:
+        return np.ones_like(residual_R)
+    return np.asarray((TAIL_FREEDOM + 1.0) / (TAIL_FREEDOM + (TUNING * residual_R / found.delta) ** 2))
 
 
 def check_runs(form: Form, x_NV: Floats, loss_N: Floats) -> None:

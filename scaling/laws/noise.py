@@ -34,15 +34,18 @@ class Sizes:
     log_loss_S: Floats
     """The mean over the runs of a size."""
     count_S: Floats
+    """How many runs each size has, or the sum of their weights."""
     place_R: Floats
     """The size of each run."""
 
 
-def sizes(log_x_RV: Floats, log_loss_R: Floats) -> Sizes:
-    """The runs by their sizes."""
-    log_x_SV, place_R, count_S = np.unique(log_x_RV, axis=0, return_inverse=True, return_counts=True)
+def sizes(log_x_RV: Floats, log_loss_R: Floats, weight_R: Floats | None = None) -> Sizes:
+    """The runs by their sizes. `weight_R`: how much each run counts; None: all as much."""
+    log_x_SV, place_R = np.unique(log_x_RV, axis=0, return_inverse=True)
     place_R = place_R.reshape(-1)
-    return Sizes(log_x_SV, np.bincount(place_R, weights=log_loss_R) / count_S, count_S, place_R)
+    weight_R = np.ones(len(log_loss_R)) if weight_R is None else weight_R
+    count_S = np.bincount(place_R, weights=weight_R)
+    return Sizes(log_x_SV, np.bincount(place_R, weights=weight_R * log_loss_R) / count_S, count_S, place_R)
 
 
 def replicates(log_x_RV: Floats, log_loss_R: Floats) -> Replicates:

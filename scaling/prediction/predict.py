@@ -1,6 +1,5 @@
 """From a fit and a config to `prediction.json`: the loss that is predicted for a run that has not started."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from foretrain.scaling.laws.evidence import Evidence, Prediction
+from foretrain.scaling.laws.evidence import Evidence
 from foretrain.scaling.laws.forms import FORMS, Floats
 from foretrain.scaling.laws.intervals import Interval
 from foretrain.scaling.prediction.curve import predicted_curve
 from foretrain.scaling.prediction.curves import curves_in, left, refusal
-from foretrain.scaling.prediction.fit import evidence_in, runs_for
+from foretrain.scaling.prediction.fit import evidence_in, finite, runs_for
 from foretrain.scaling.prediction.record import FitRecord, PredictionRecord
 from foretrain.scaling.prediction.shape import shape_of
 from foretrain.scaling.prediction.table import SAME
@@ -63,8 +62,7 @@ def predict(record: FitRecord, seal: str, target: Target, code: str = "") -> Pre
     evidence = evidence_in(record.law, runs)
     _refuse(objections(record, evidence, target))
     found = evidence.predict(target.variables(evidence.fit.form.variables))
-    if _is_unbounded(found):
-        _refuse(["the runs do not bound the loss of the target: add sizes, or seeds for each size"])
+    _refuse(evidence.too_wide(found))
     intervals, mean_intervals = _bounds(found.intervals), _bounds(found.mean_intervals)
     return PredictionRecord(
         target={"N": target.num_params, "D": target.num_tokens, "C": target.flops, **target.same, **target.settings},
@@ -77,7 +75,7 @@ def predict(record: FitRecord, seal: str, target: Target, code: str = "") -> Pre
             "law": record.law,
             "parameters": evidence.fit.values,
             "runs": [{name: run[name] for name in ("name", "loss", "C", "sha256")} for run in runs],
-            "run_std": evidence.run_std,
+            "run_std": finite(evidence.run_std),
             "widening": evidence.backtest.widening,
         },
         baselines=baselines(record, target),
@@ -163,10 +161,6 @@ def _tokens_per_param(record: FitRecord, wanted: float) -> list[str]:
         f"the target has {wanted:.3g} tokens per parameter, and the runs have {low:.3g} to {high:.3g}, which a law of "
         "compute does not know: change train.num_tokens, or fit runs with several numbers of tokens per parameter"
     ]
-
-
-def _is_unbounded(prediction: Prediction) -> bool:
-    return any(each.low <= 0 or not math.isfinite(each.high) for each in prediction.intervals)
 
 
 def _bounds(intervals: tuple[Interval, ...]) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ from foretrain.scaling.laws.runs import COLUMNS, RunFacts, read_runs
 AUTO = "auto"
 MOST_COLLINEAR = 0.95
 """The largest correlation of log N and log D at which a law can separate parameters from tokens."""
-LEAST_SIZES_OF_BOTH = 8
+LEAST_SIZES_OF_BOTH = 6
 """With fewer sizes, a law of N and D has too few runs for its five parameters."""
 ALIASES = {
     "N": ("params", "parameters", "num_params", "model size"),
@@ -87,12 +87,12 @@ def read_table(
     return table_of(*read_facts(paths), law, embeddings=embeddings, lowest=lowest)
 
 
-def read_facts(paths: Sequence[Path | str]) -> tuple[list[RunFacts], list[str]]:
-    """The runs of paths, and a line for each that cannot be used."""
+def read_facts(paths: Sequence[Path | str], loss: str = "loss") -> tuple[list[RunFacts], list[str]]:
+    """The runs of paths, and a line for each that cannot be used. `loss`: the column of a table with the loss."""
     runs: list[RunFacts] = []
     problems: list[str] = []
     for path in dict.fromkeys(map(Path, paths)):
-        found, bad = _rows(path) if path.suffix == ".csv" else read_runs([path])
+        found, bad = _rows(path, loss) if path.suffix == ".csv" else read_runs([path])
         runs.extend(found)
         problems.extend(bad)
     return runs, problems
@@ -150,8 +150,8 @@ def differences(runs: Sequence[RunFacts]) -> list[str]:
     return found
 
 
-def _rows(path: Path) -> tuple[list[RunFacts], list[str]]:
-    """The runs of a table, and a line for each row that cannot be used."""
+def _rows(path: Path, loss: str) -> tuple[list[RunFacts], list[str]]:
+    """The runs of a table, and a line for each row that cannot be used. `loss`: the column with the loss."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # some programs begin a table with a mark
             reader = csv.DictReader(file)
@@ -164,6 +164,8 @@ def _rows(path: Path) -> tuple[list[RunFacts], list[str]]:
         return [], [f"{path} has two columns for {twice}: leave one of them out"]
     if not rows:
         return [], [f"{path} has no rows: it needs a line with the names of the columns, and one for each run"]
+    if loss != "loss":
+        rows = [{**row, "loss": row.get(loss)} for row in rows]
     found, problems = [], []
     for number, row in enumerate(rows, start=2):
         try:

@@ -75,7 +75,7 @@ def test_a_prediction_at_30_times_the_compute_holds_the_truth(fitted: FitRecord)
     ("changed", "words"),
     [
         (target(1e17), "is not larger than the largest run"),
-        (target(1e24), "and the back-test of these runs supports 1e+04 times: add runs of up to"),
+        (target(1e24), "and these runs support 1e+04 times: add runs of up to"),
         (target(tokenizer_sha256="other"), "the target's tokenizer_sha256 (other) is not that of the runs (t)"),
         (target(parametrization="standard"), "fit runs that share its parametrizations"),
         (target(tokens_per_param=100), "the target has 100 tokens per parameter, and the runs have 20 to 20"),
@@ -91,9 +91,17 @@ def test_a_run_is_compared_in_all_that_a_prediction_says_of_it() -> None:
     assert tuple(table.SAME) == SAME
 
 
-def test_as_many_sizes_as_parameters_support_no_prediction() -> None:
-    with pytest.raises(ValueError, match=r"3 sizes determine the 3 parameters of .* exactly"):
-        predict(record_of(runs(num=3, seeds=1)), "seal", target(2e18))
+def test_few_sizes_give_a_wide_interval_and_fewer_than_parameters_none() -> None:
+    few, many = (predict(record_of(runs(num=num, seeds=1)), "seal", target(2e19)).intervals["0.9"] for num in (4, 12))
+    assert few[1] - few[0] > 1.5 * (many[1] - many[0])
+    assert few[0] < law(2e19) < few[1]
+    with pytest.raises(ValueError, match=r"runs of 2 sizes, .* cannot determine the 3 parameters"):
+        record_of(runs(num=2, seeds=1))
+
+
+def test_a_prediction_that_leaves_the_loss_open_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the runs leave the loss open by \d+ % .*: add sizes, or larger ones"):
+        predict(record_of(runs(noise=0.1, num=4, seeds=1)), "seal", target(2e20))
 
 
 def test_every_reason_is_given(fitted: FitRecord) -> None:
