@@ -1,6 +1,7 @@
 """Predict every run of a table from those with at most 1/30 and 1/100 of its compute, as `foretrain predict` would.
 
     python -m benchmarks.tables chinchilla.csv cerebras.csv --out benchmarks/results/tables.jsonl
+    python -m benchmarks.tables grid.csv --lowest --loss "smooth loss" --out benchmarks/results/tables.jsonl
 
 Each target is predicted by a law that is fitted without it, and without every other run of more than 1/ratio of its
 compute. Predictions that the tool refuses are counted apart. Each line of the results is a table and a ratio: errors,
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.tables.predictions import predictions, summary
+from benchmarks.tables.report import in_document, merged
 from foretrain.progress import JobProgress
 from foretrain.scaling.prediction.table import read_facts
 
@@ -28,7 +30,8 @@ def main(
     ] = None,
     lowest: Annotated[bool, typer.Option("--lowest", help="Take the lowest loss of each size.")] = False,
     loss: Annotated[str, typer.Option(metavar="COLUMN", help="Column with the loss, such as a smoothed one.")] = "loss",
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results to this .jsonl file.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Add the results to this .jsonl file.")] = None,
+    document: Annotated[Path | None, typer.Option(help="Document whose table is written again from FILE.")] = None,
 ) -> None:
     """Print a line for each table and ratio."""
     lines: list[dict[str, Any]] = []
@@ -42,7 +45,10 @@ def main(
             lines.append({"table": path.stem, "ratio": least, "lowest": lowest, **summary(found)})
             typer.echo(json.dumps(lines[-1]))
     if out is not None:
-        out.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+        records = merged(out, lines)
+        out.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
+        if document is not None:
+            document.write_text(in_document(document.read_text(encoding="utf-8"), records), encoding="utf-8")
 
 
 if __name__ == "__main__":

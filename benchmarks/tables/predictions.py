@@ -10,7 +10,7 @@ import numpy as np
 from foretrain.scaling.laws.evidence import LEVELS, Evidence
 from foretrain.scaling.laws.runs import RunFacts
 from foretrain.scaling.prediction.fit import similar
-from foretrain.scaling.prediction.predict import baselines_of
+from foretrain.scaling.prediction.predict import baselines_of, other_tokens_per_param
 from foretrain.scaling.prediction.table import RunTable, table_of, value_of
 
 
@@ -58,10 +58,11 @@ def _predicted(smaller: Sequence[RunFacts], everything: RunTable, place: int) ->
     except ValueError as error:
         return Predicted(ratio, len(smaller), str(error))
     reasons = evidence.objections(compute)
-    if reasons:
-        return Predicted(ratio, len(smaller), reasons[0])
+    if table.form.variables == ("C",) and tokens_per_param is not None:
+        known = [_tokens_per_param(run, table.embeddings) for run in table.runs]
+        reasons += other_tokens_per_param([each for each in known if each is not None], tokens_per_param)
     found = evidence.predict(target.variables[0])
-    reasons = evidence.too_wide(found)
+    reasons += evidence.too_wide(found)
     if reasons:
         return Predicted(ratio, len(smaller), reasons[0])
     intervals = [found.interval(level) for level in LEVELS]

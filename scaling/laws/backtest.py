@@ -19,7 +19,7 @@ MAX_CUTS = 16
 LEAST_RATIO = 1.5
 """Predictions of runs with less than this times the compute of the largest run of a fit are not counted."""
 SIGNIFICANCE = 0.05
-"""Intervals are widened if intervals that are right would miss by as much with a smaller probability."""
+"""A law is taken as wrong if intervals that are right would miss by as much with a smaller probability."""
 RATIOS = (2, 4, 8, 16, 32, 64)
 """Where reports divide the cases, by the compute of the target over that of the largest run of the fit."""
 
@@ -58,7 +58,7 @@ class BackTest:
 
     @property
     def widening(self) -> float:
-        """The factor by which intervals are widened: 1, unless the errors are larger than noise explains.
+        """By how much intervals of the law alone are too narrow: 1, unless the errors are larger than noise explains.
 
         The cases of a cut depend on one fit, so each cut counts once.
         """

@@ -1,6 +1,6 @@
 """From a fit and a config to `prediction.json`: the loss that is predicted for a run that has not started."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -122,7 +122,8 @@ def objections(record: FitRecord, evidence: Evidence, target: Target) -> list[st
                 f"{SAME[field]}, or change the config"
             )
     if evidence.fit.form.variables == ("C",) and target.tokens_per_param is not None:
-        found.extend(_tokens_per_param(record, target.tokens_per_param))
+        known = [run["D"] / run["N"] for run in record.runs if run.get("N") and run.get("D")]
+        found.extend(other_tokens_per_param(known, target.tokens_per_param))
     return found
 
 
@@ -148,9 +149,11 @@ def baselines_of(compute_R: Floats, loss_R: Floats, flops: float) -> dict[str, f
     return found
 
 
-def _tokens_per_param(record: FitRecord, wanted: float) -> list[str]:
-    """The objection to a target that is trained for longer or shorter than the runs, for its size."""
-    known = [run["D"] / run["N"] for run in record.runs if run.get("N") and run.get("D")]
+def other_tokens_per_param(known: Sequence[float], wanted: float) -> list[str]:
+    """The objection of a law of compute to a target that is trained for longer or shorter than the runs, for its size.
+
+    `known`: the tokens per parameter of the runs; nothing is said if they are not known.
+    """
     if not known:
         return []
     low, high = min(known), max(known)

@@ -73,9 +73,9 @@ class FitRecord(Sealed):
     backtest: list[dict[str, Any]]
     """For each range of extrapolation: cases, errors and coverage."""
     widening: float
-    """The factor by which the back-test widens intervals."""
+    """By how much intervals of the law alone are too narrow, as the back-test shows."""
     reach: float
-    """The largest compute that the back-test supports, over that of the largest run."""
+    """The largest compute that the runs support, over that of the largest run."""
     curves: dict[str, Any] = field(default_factory=dict)
     """The loss curves of the runs, see scaling/prediction/curves.py; or `refused`, which says why they have none."""
     code: str = ""

@@ -52,7 +52,8 @@ def _print_backtest(record: FitRecord, console: Console) -> None:
     console.print(table)
     _say(
         console,
-        f"intervals are widened by {record.widening:.2f}, as the back-test asks"
+        f"the law is wrong: the back-test's errors are {record.widening:.2f} times as large as it foresees, which "
+        "predictions allow for"
         if record.widening > 1.0
         else "the back-test's errors are no larger than its intervals say",
     )
