@@ -9,7 +9,13 @@ from typer.testing import CliRunner
 
 from benchmarks.tables.__main__ import app
 from benchmarks.tables.predictions import predictions
+from benchmarks.tables.report import BEGIN, END, in_document, merged
 from foretrain.scaling.laws.runs import RunFacts
+from foretrain.scaling.prediction.table import read_facts
+from tests.cli import ROOT
+
+RESULTS = ROOT / "benchmarks/results/tables.jsonl"
+PUBLISHED = ROOT / "benchmarks/tables/published"
 
 
 def runs(noise: float = 0.002) -> list[RunFacts]:
@@ -44,3 +50,45 @@ def test_the_results_count_what_is_refused_apart(tmp_path: Path) -> None:
     assert some["refused"] > 0 and some["predicted"] + some["refused"] == some["targets"]
     assert 0.0 <= some["inside_0.8"] <= some["inside_0.9"] <= some["inside_0.95"] <= 1.0
     assert none["targets"] == 0
+
+
+def test_the_document_shows_the_committed_results() -> None:
+    records, document = merged(RESULTS, []), Path(ROOT, "docs/prediction.md").read_text()
+    assert in_document(document, records) == document
+    for mark in (BEGIN, END):
+        with pytest.raises(ValueError, match="has no place for the table"):
+            in_document(document.replace(mark, ""), records)
+    other = document.replace(f"{BEGIN}\n\n|", f"{BEGIN}\n\n|x")
+    assert other != document
+    assert in_document(other, records) == document
+
+
+def test_the_committed_results_hold_as_many_losses_as_they_say() -> None:
+    large = [each for each in merged(RESULTS, []) if each["predicted"] >= 20]
+    assert large
+    for each in large:
+        assert each["inside_0.9"] >= 0.85
+        assert each["median_error"] < 0.2 * each["median_error_of_power_law"]
+
+
+def test_the_committed_results_are_those_of_the_code() -> None:
+    ended = CliRunner().invoke(app, [str(PUBLISHED / "cerebras_gpt.csv"), "--ratio", "100"])
+    assert ended.exit_code == 0, ended.output
+    found = json.loads(ended.stdout.splitlines()[-1])
+    (record,) = (each for each in merged(RESULTS, []) if (each["table"], each["ratio"]) == ("cerebras_gpt", 100.0))
+    assert found == {name: pytest.approx(value, rel=0.05) for name, value in record.items()}
+
+
+def test_results_replace_those_of_the_same_table_and_keep_others(tmp_path: Path) -> None:
+    out, key = tmp_path / "out.jsonl", {"ratio": 30.0, "lowest": False}
+    out.write_text("".join(f"{json.dumps({'table': name, **key, 'targets': 1})}\n" for name in "ab"))
+    found = merged(out, [{"table": "b", **key, "targets": 2}, {"table": "c", **key, "targets": 3}])
+    assert [(each["table"], each["targets"]) for each in found] == [("a", 1), ("b", 2), ("c", 3)]
+
+
+def test_a_column_with_another_loss_can_be_named(tmp_path: Path) -> None:
+    table = tmp_path / "runs.csv"
+    table.write_text("C,loss,smooth loss\n1e15,3.0,3.5\n2e15,2.9,3.4\n")
+    assert [run.loss for run in read_facts([table], "smooth loss")[0]] == [3.5, 3.4]
+    assert [run.loss for run in read_facts([table])[0]] == [3.0, 2.9]
+    assert "has no loss" in read_facts([table], "other")[1][0]
