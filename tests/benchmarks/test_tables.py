@@ -76,7 +76,9 @@ def test_the_committed_results_are_those_of_the_code() -> None:
     assert ended.exit_code == 0, ended.output
     found = json.loads(ended.stdout.splitlines()[-1])
     (record,) = (each for each in merged(RESULTS, []) if (each["table"], each["ratio"]) == ("cerebras_gpt", 100.0))
-    assert found == {name: pytest.approx(value, rel=0.05) for name, value in record.items()}
+    assert found.keys() == record.keys()
+    numbers = {name: value for name, value in record.items() if isinstance(value, float)}
+    assert {name: found[name] for name in numbers} == pytest.approx(numbers, rel=0.05)
 
 
 def test_results_replace_those_of_the_same_table_and_keep_others(tmp_path: Path) -> None:
