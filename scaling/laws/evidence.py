@@ -60,6 +60,8 @@ class Evidence:
     """The FLOPs of each run."""
     weight_R: Floats
     """How much each run counts in predictions."""
+    other_backtest: BackTest | None = None
+    """Takes the place of the back-test of these runs; None: none does."""
 
     @classmethod
     def of(cls, form: Form, x_RV: Floats, loss_R: Floats, compute_R: Floats) -> "Evidence":
@@ -82,6 +84,8 @@ class Evidence:
     @cached_property
     def backtest(self) -> BackTest:
         """What predictions of the larger runs from the smaller ones show, by the law alone."""
+        if self.other_backtest is not None:
+            return self.other_backtest
         return backtest(self.fit.form, self.x_RV, self.loss_R, self.compute_R)
 
     @property

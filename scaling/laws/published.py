@@ -12,7 +12,7 @@ import numpy as np
 
 from foretrain.scaling.laws.backtest import BackTest
 from foretrain.scaling.laws.evidence import Evidence
-from foretrain.scaling.laws.fit import fit, noise
+from foretrain.scaling.laws.fit import fit, noise, run_weights
 from foretrain.scaling.laws.forms import FORMS, Floats
 from foretrain.scaling.laws.huber import DELTA
 from foretrain.scaling.laws.noise import Replicates
@@ -47,9 +47,7 @@ def refit() -> Evidence:
     figure would count as errors of the law.
     """
     x_RV, loss_R = (array[:-NUM_LEFT_OUT] for array in chinchilla_points())
-    flops_R = 6.0 * x_RV.prod(axis=1)
-    compute_range = float(flops_R.min()), float(flops_R.max())
     found = fit(FORMS.get("chinchilla"), x_RV, loss_R, DELTA)
     run_std = float(noise(found.problem, found.theta_P[None])[0])
     around_law = Replicates(run_std, len(loss_R) - len(found.form.parameters))
-    return Evidence(found, around_law, None, BackTest(()), compute_range)
+    return Evidence(found, around_law, None, x_RV, loss_R, 6.0 * x_RV.prod(axis=1), run_weights(found), BackTest(()))
