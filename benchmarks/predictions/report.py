@@ -1,0 +1,136 @@
+"""The tally of both parametrizations, the bars, and the picture of the errors."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from benchmarks.data.__main__ import machine
+from benchmarks.predictions.campaign import Campaign
+from benchmarks.predictions.commands import corpus
+from benchmarks.predictions.corpora import fingerprint
+from foretrain.scaling.prediction.folder import read_folder
+from foretrain.scaling.prediction.record import FitRecord
+from foretrain.scaling.prediction.report import print_tally as print_rows
+from foretrain.scaling.prediction.tally import Row, tally
+from foretrain.trainer.run.environment import code_version
+
+SUMMARY = "summary.json"
+PICTURE = "predictions.png"
+LEAST_INSIDE, MOST_INSIDE = 0.85, 1.0
+"""Share of the targets in their interval at 90 %: 17 to 20 of 20."""
+MAX_MEDIAN_ERROR = 0.015
+MAX_PART_OF_BASELINES = 1 / 3
+MAX_WIDTH = 0.08
+
+
+def rows_of(campaign: Campaign) -> list[Row]:
+    """The tally of `foretrain tally`; empty without a score."""
+    folder = campaign.prediction_file("").parent
+    scored = read_folder(folder).scored if any(folder.glob("*.score.json")) else []
+    return tally(scored) if scored else []
+
+
+def bars(campaigns: Sequence[Campaign]) -> dict[str, bool]:
+    """Whether each bar of the benchmark holds; they are for muP."""
+    mup = next(each for each in campaigns if each.parametrization == "mup")
+    rows = rows_of(mup)
+    if not rows or rows[-1].count < mup.plan.num_targets:
+        return {"every target has a score": False}
+    row = rows[-1]
+    return {
+        "17 to 20 of 20 in their interval at 90 %": LEAST_INSIDE <= row.inside["0.9"] / row.count <= MOST_INSIDE,
+        "median error at most 1.5 %": row.median_error <= MAX_MEDIAN_ERROR,
+        **{
+            f"at most a third of the error of {name}": row.median_error <= MAX_PART_OF_BASELINES * error
+            for name, error in row.baselines.items()
+        },
+        "intervals at most 8 % wide on average": row.mean_width <= MAX_WIDTH,
+    }
+
+
+def write(campaigns: Sequence[Campaign], out: Path) -> None:
+    """Write the summary and the picture."""
+    of = {each.parametrization: _summary(each) for each in campaigns}
+    plan, work = campaigns[0].plan, campaigns[0].work
+    names = sorted({family.corpus for family in plan.families})
+    texts = {name: fingerprint(corpus(name, plan.vocab_size, work)) for name in names}
+    summary = {"machine": machine(), "code": code_version(), "corpora": texts, "bars": bars(campaigns)}
+    (out / SUMMARY).write_text(json.dumps({**summary, **of}, indent=1) + "\n", encoding="utf-8")
+    _plot({name: each["predictions"] for name, each in of.items()}, out / PICTURE)
+
+
+def print_tally(campaigns: Sequence[Campaign], console: Console) -> None:
+    """Print the tally of each parametrization, and the bars."""
+    for campaign in campaigns:
+        console.print(f"[bold]{campaign.parametrization}[/]")
+        print_rows(rows_of(campaign), console)
+    for name, holds in bars(campaigns).items():
+        console.print(f"{'holds' if holds else 'FAILS'}: {name}", style="green" if holds else "bold red")
+
+
+def _summary(campaign: Campaign) -> dict[str, Any]:
+    predictions = []
+    for target in campaign.all_targets():
+        found = campaign.scored().get(target.name)
+        if found is None:
+            continue
+        prediction, score = found
+        low, high = prediction.intervals["0.9"]
+        predictions.append(
+            {
+                "target": target.name,
+                "corpus": target.family.corpus,
+                "width": target.width,
+                "layers": target.family.num_layers,
+                "tokens_per_param": round(target.config.train.num_tokens / prediction.target["N"], 2),
+                "schedule": target.family.schedule.kind,
+                "flops": target.flops,
+                "ratio": round(prediction.ratio, 1),
+                "predicted": round(prediction.loss, 4),
+                "interval": [round(low, 4), round(high, 4)],
+                "measured": round(score.measured, 4),
+                "error": round(score.error, 5),
+                "inside": score.inside["0.9"],
+                "baseline_errors": {name: round(error, 5) for name, error in score.baseline_errors.items()},
+                "problems": score.problems,
+            }
+        )
+    return {
+        "predictions": predictions,
+        "tally": [vars(row) | {"high": row.high if np.isfinite(row.high) else None} for row in rows_of(campaign)],
+        "mean_error": float(np.mean([each["error"] for each in predictions])) if predictions else None,
+        "flops": sum(target.flops for target in campaign.all_targets()),
+        "ladder_flops": sum(_cost(campaign.fit_file(family)) for family in campaign.plan.families),
+    }
+
+
+def _cost(fit: Path) -> float:
+    """FLOPs of the proxies of a fit; 0 if there is none yet."""
+    return sum(run["C"] for run in FitRecord.read(fit).runs) if fit.exists() else 0.0
+
+
+def _plot(predictions: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """The measured losses relative to the predictions, with intervals, over the ratio of compute."""
+    figure = Figure(figsize=(9.6, 3.8), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(predictions), sharey=True, squeeze=False)[0]
+    for axes, (name, of) in zip(panels, predictions.items(), strict=True):
+        for each in of:
+            low, high = (100 * (end / each["predicted"] - 1) for end in each["interval"])
+            measured = 100 * (each["measured"] / each["predicted"] - 1)
+            color = "C0" if each["inside"] else "C3"
+            axes.plot([each["ratio"]] * 2, [low, high], color=color, linewidth=4, alpha=0.25)
+            axes.plot(each["ratio"], measured, "o", color=color, markersize=4)
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_xscale("log")
+        axes.set_title(name, loc="left")
+        axes.set_xlabel("compute of the target over that of the largest proxy")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("measured loss, % above the prediction")
+    figure.savefig(path)

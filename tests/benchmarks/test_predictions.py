@@ -1,0 +1,102 @@
+"""The benchmark of sealed predictions: its plan, and a tiny one from its ladders to its tally."""
+
+import json
+import sysconfig
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.predictions.__main__ import run
+from benchmarks.predictions.commands import BASE
+from benchmarks.predictions.noise import noise, slopes
+from benchmarks.predictions.plan import (
+    FROZEN,
+    LINEAR,
+    PARAMETRIZATIONS,
+    Family,
+    Frozen,
+    Parametrization,
+    overrides,
+    target_config,
+)
+from foretrain.configs import load as configs
+from foretrain.configs.schema import Config
+from foretrain.data_pipeline.prepare.build import prepare
+from foretrain.scaling.ladder.plan import Ask, rungs_of
+from foretrain.scaling.ladder.rungs import Rules, target_rung
+from foretrain.scaling.prediction.record import ScoreRecord
+
+TINY = Frozen(
+    families=(Family("tiny", "texts", 1, 10, LINEAR, (40, 48), min_width=8),),
+    law="compute_no_e",
+    num_rungs=3,
+    num_seeds=1,
+    ratio=2,
+    budget_flops=2e10,
+    vocab_size=258,
+    overrides=("train.eval_samples=32",),
+)
+
+
+def config_of(family: Family, width: int, parametrization: Parametrization) -> Config:
+    settings = [*overrides(family, parametrization, "data"), *FROZEN.overrides]
+    shared = configs.load(str(BASE), settings)
+    return target_config(family, width, replace(shared, model=replace(shared.model, vocab_size=FROZEN.vocab_size)))
+
+
+def test_there_are_twenty_targets_of_several_widths_depths_tokens_schedules_and_corpora() -> None:
+    families = FROZEN.families
+    assert FROZEN.num_targets == 20
+    assert len({family.target_name(width) for family in families for width in family.widths}) == 20
+    for field in ("corpus", "num_layers", "tokens_per_param", "schedule"):
+        assert len({getattr(family, field) for family in families}) >= 2, field
+    assert len({width for family in families for width in family.widths}) >= 4
+
+
+@pytest.mark.parametrize("family", FROZEN.families, ids=lambda family: family.name)
+def test_every_target_has_30_times_the_compute_of_its_largest_proxy_or_more_and_no_proxy_is_wider(
+    family: Family,
+) -> None:
+    budget = family.budget_flops or FROZEN.budget_flops
+    ask = Ask(budget, FROZEN.num_rungs, FROZEN.num_seeds, batch="sqrt", min_width=family.min_width)
+    costs = {}
+    for parametrization in PARAMETRIZATIONS:
+        target = config_of(family, max(family.widths), parametrization)
+        tokens_per_param = target_rung(target).num_tokens / target_rung(target).size.num_params
+        assert tokens_per_param == pytest.approx(family.tokens_per_param, rel=0.01)
+        rungs = rungs_of(ask, target, Rules(tokens_per_param, "sqrt", min_width=family.min_width), FROZEN.ratio)
+        assert rungs[-1].model.d_model < min(family.widths)
+        smallest = target_rung(config_of(family, min(family.widths), parametrization))
+        assert smallest.flops >= 30 * rungs[-1].flops
+        costs[parametrization] = ([rung.flops for rung in rungs], smallest.flops, target_rung(target).flops)
+    assert costs["mup"] == costs["standard"]
+
+
+def test_the_noise_is_relative_and_pooled_and_slopes_are_those_of_the_mean_losses() -> None:
+    assert noise([[1.0, 1.0], [2.0, 2.2]]) == pytest.approx(0.0476, abs=1e-4)  # sqrt((0 + (0.1414 / 2.1)^2) / 2)
+    rungs = [{"losses": [4.0, 4.0], "flops": 1e10}, {"losses": [2.0], "flops": 4e10}, {"losses": [2.0], "flops": 8e10}]
+    assert slopes(rungs) == pytest.approx([0.5, 0.0])
+
+
+@pytest.mark.long
+def test_a_tiny_plan_seals_before_it_trains_and_a_second_call_makes_nothing_again(tmp_path: Path) -> None:
+    library = Path(sysconfig.get_paths()["stdlib"])
+    texts = [library / name for name in ("email", "json", "logging", "unittest")]
+    out, work = tmp_path / "out", tmp_path / "work"
+    prepare(texts, work / "data" / "texts_258", vocab_size=258)
+    assert run(TINY, out, work, 2, only_seal=True)
+    sealed = {path: path.read_bytes() for path in out.rglob("*.json")}
+    assert len(sealed) == 2 + 4  # a fit and two predictions of each parametrization
+
+    run(TINY, out, work, 2)
+    assert {path: path.read_bytes() for path in sealed} == sealed
+    scores = sorted(out.rglob("*.score.json"))
+    assert len(scores) == 4 and not any(ScoreRecord.read(path).problems for path in scores)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["mup"]["tally"][-1]["count"] == summary["standard"]["tally"][-1]["count"] == 2
+    assert summary["mup"]["flops"] == summary["standard"]["flops"]
+
+    times = {path: path.stat().st_mtime_ns for path in (*sealed, *scores, *(work / "mup" / "runs").rglob("*"))}
+    run(TINY, out, work, 2)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
