@@ -10,19 +10,20 @@ what is in --out is not made again, also on another machine. The exit status is 
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from benchmarks.predictions.campaign import Campaign, Target
-from benchmarks.predictions.plan import FROZEN, PARAMETRIZATIONS, Frozen
+from benchmarks.predictions.plan import FROZEN, PARAMETRIZATIONS, Frozen, ladder_flops
 from benchmarks.predictions.report import bars, print_tally, write
 from foretrain.progress import JobProgress
 from foretrain.scaling.prediction.record import ScoreRecord
 
 app = typer.Typer(add_completion=False)
 console = Console(stderr=True)
+Until = Literal["fits", "seals", "scores"]
 
 
 @app.command()
@@ -32,23 +33,27 @@ def main(
     ),
     work: Annotated[Path, typer.Option(help="Folder of the corpora and the runs.")] = Path("runs/predictions"),
     jobs: Annotated[int, typer.Option(help="Runs at a time, each with one thread.")] = 2,
-    only_seal: Annotated[
-        bool, typer.Option("--only-seal", help="Stop when all predictions are sealed, so that they can be committed.")
-    ] = False,
+    until: Annotated[
+        Until, typer.Option(help="Stop when all laws are fitted, or when all predictions are sealed.")
+    ] = "scores",
 ) -> None:
     """Predict, run, score and tally; continue where it was stopped."""
-    if not run(FROZEN, out, work, jobs, only_seal=only_seal):
+    if not run(FROZEN, out, work, jobs, until):
         raise typer.Exit(1)
 
 
-def run(plan: Frozen, out: Path, work: Path, jobs: int, *, only_seal: bool = False) -> bool:
-    """Do what is left of a plan. Returns whether all bars hold (True if it is only to seal)."""
+def run(plan: Frozen, out: Path, work: Path, jobs: int, until: Until = "scores") -> bool:
+    """Do what is left of a plan. Returns whether all bars hold (True if it stops before the runs)."""
     say = console.print
     campaigns = [Campaign(plan, each, out, work, jobs, say) for each in PARAMETRIZATIONS]
     say(outlook(campaigns))
     for campaign in campaigns:
-        campaign.predict_all()
-    if only_seal:
+        campaign.fit_all()
+    if until == "fits":
+        return True
+    for campaign in campaigns:
+        campaign.seal_all()
+    if until == "seals":
         return True
     left = {campaign: campaign.unscored() for campaign in campaigns}
     total = float(sum(target.flops for targets in left.values() for target in targets))
@@ -80,7 +85,7 @@ def outlook(campaigns: list[Campaign]) -> str:
     for campaign in campaigns:
         for family in campaign.plan.families:
             if not campaign.fit_file(family).exists():
-                ladders += family.budget_flops or campaign.plan.budget_flops
+                ladders += ladder_flops(family, campaign.targets(family)[-1].config, campaign.plan.num_seeds)
         left = campaign.unscored()
         num_left += len(left)
         flops += sum(target.flops for target in left)

@@ -19,6 +19,7 @@ from benchmarks.predictions.plan import (
     Family,
     Frozen,
     Parametrization,
+    ladder_flops,
     overrides,
     target_config,
 )
@@ -88,20 +89,22 @@ class Campaign:
         for family in self.plan.families:
             yield from self.targets(family)
 
-    def predict_all(self) -> None:
-        """Train the ladders, fit the law, and seal the predictions that do not exist yet."""
+    def fit_all(self) -> None:
+        """Train the ladders that have no fit yet, and fit the law to them."""
         for family in self.plan.families:
-            targets = self.targets(family)
-            missing = [target for target in targets if not self.prediction_file(target.name).exists()]
-            if missing and not self.fit_file(family).exists():
+            if not self.fit_file(family).exists():
                 self.say(f"{self.parametrization}: ladder of {family.name}")
-                self._climb(family, targets[-1])
-            for target in missing:
+                self._climb(family, self.targets(family)[-1])
+
+    def seal_all(self) -> None:
+        """Seal the predictions that do not exist yet."""
+        for family in self.plan.families:
+            for target in self.targets(family):
                 path = self.prediction_file(target.name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                foretrain(
-                    "predict", str(self._config_file(target)), "--fit", str(self.fit_file(family)), "--out", str(path)
-                )
+                if not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    config, fit = str(self._config_file(target)), str(self.fit_file(family))
+                    foretrain("predict", config, "--fit", fit, "--out", str(path))
 
     def _climb(self, family: Family, largest: Target) -> None:
         """Train the ladder of a family, and fit the law to it."""
@@ -109,11 +112,10 @@ class Campaign:
         file = self.fit_file(family)
         file.parent.mkdir(parents=True, exist_ok=True)
         options = {
-            "--budget": f"{family.budget_flops or plan.budget_flops:g}",
-            "--points": plan.num_rungs,
+            "--budget": ladder_flops(family, largest.config, plan.num_seeds),
+            "--points": len(family.proxies),
             "--seeds": plan.num_seeds,
-            "--ratio": plan.ratio,
-            "--min-width": family.min_width,
+            "--min-width": min(family.proxies),
             "--batch": "sqrt",
             "--jobs": self.jobs,
             "--out": folder,

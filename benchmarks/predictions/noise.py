@@ -53,8 +53,8 @@ class Setup:
             *("--tokens-per-param", f"{self.tokens_per_param:g}", "--batch", "sqrt", "--jobs", str(jobs)),
             *("--ratio", f"{self.ratio:g}"),
             f"data.path={data}",
-            "model.d_model=128",
-            "model.num_heads=32",
+            "model.rope_theta=10000",
+            "optimizer.lr=2^-6",
             f"train.num_tokens={TARGET_TOKENS}",
             f"schedule.warmup_tokens={round(TARGET_TOKENS * self.warmup_share)}",
             *self.overrides,
@@ -64,7 +64,7 @@ class Setup:
 HEADS_OF_8 = ("model.num_heads=16",)
 LOCAL = ("model.rope_theta=100",)
 FAST = (*HEADS_OF_8, *LOCAL, "optimizer.lr=2^-4.5")
-TOKENS_OF_1024 = ("optimizer.lr=2^-4.5", *LOCAL)
+WITH_WORDS = ("optimizer.lr=2^-4.5", *LOCAL)
 SETUPS = (
     Setup("base"),
     Setup("5 tokens per parameter", tokens_per_param=5, min_width=20),
@@ -73,7 +73,7 @@ SETUPS = (
     Setup("1,024 tokens", FAST, vocab_size=1024, tokens_per_param=5, min_width=8, budget_flops=1.2e12),
     Setup(
         "1,024 tokens, larger",
-        TOKENS_OF_1024,
+        WITH_WORDS,
         vocab_size=1024,
         tokens_per_param=5,
         min_width=24,
@@ -84,7 +84,7 @@ SETUPS = (
     ),
     Setup(
         "512 tokens",
-        TOKENS_OF_1024,
+        WITH_WORDS,
         vocab_size=512,
         tokens_per_param=5,
         min_width=12,
@@ -94,14 +94,14 @@ SETUPS = (
     ),
     Setup(
         "512 tokens, larger",
-        TOKENS_OF_1024,
+        WITH_WORDS,
         vocab_size=512,
         tokens_per_param=5,
-        min_width=32,
-        budget_flops=2.2e12,
-        num_points=3,
-        num_seeds=2,
-        ratio=3,
+        min_width=36,
+        budget_flops=1.05e12,
+        num_points=2,
+        num_seeds=1,
+        ratio=3.5,
     ),
 )
 
@@ -145,7 +145,7 @@ def record(setup: Setup, folder: Path) -> dict[str, Any]:
         for rung in plan["rungs"]
     ]
     fits = {}
-    for law in ("compute", "compute_no_e"):
+    for law in ("compute", "compute_no_e") if len(rungs) > 2 else ():
         file = folder / f"{law}.json"
         foretrain("fit", str(folder), "--law", law, "--out", str(file), quiet=True)
         fit = FitRecord.read(file)
@@ -156,7 +156,7 @@ def record(setup: Setup, folder: Path) -> dict[str, Any]:
         "corpus": setup.corpus,
         "vocab_size": setup.vocab_size,
         "tokens_per_param": setup.tokens_per_param,
-        "noise": round(noise([rung["losses"] for rung in rungs]), 5),
+        "noise": round(noise([rung["losses"] for rung in rungs]), 5) if setup.num_seeds > 1 else None,
         "slopes": [round(slope, 4) for slope in slopes(rungs)],
         "rungs": rungs,
         "fits": fits,
@@ -181,7 +181,8 @@ def summary(line: dict[str, Any]) -> str:
     falls = " ".join(f"{slope:.3f}" for slope in line["slopes"])
     widths = " ".join(str(rung["d_model"]) for rung in line["rungs"])
     last = fmean(line["rungs"][-1]["losses"])
-    return f"{line['setup']:28} noise {line['noise']:.2%}  slopes {falls}  widths {widths}  loss {last:.4f}"
+    spread = "noise unknown" if line["noise"] is None else f"noise {line['noise']:.2%}"
+    return f"{line['setup']:28} {spread}  slopes {falls}  widths {widths}  loss {last:.4f}"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Literal
 
 from foretrain.configs.model import ModelConfig
 from foretrain.configs.schema import Config
-from foretrain.scaling.ladder.rungs import Rules, Rung, rung_of
+from foretrain.scaling.ladder.rungs import Rules, Rung, rung_of, target_rung
 from foretrain.trainer.model.resize import resized
 
 Parametrization = Literal["mup", "standard"]
@@ -44,10 +44,8 @@ class Family:
     schedule: Schedule
     widths: tuple[int, ...]
     """Of its targets."""
-    min_width: int = 8
-    """Of its proxies."""
-    budget_flops: float | None = None
-    """Of its ladder; None: the plan's."""
+    proxies: tuple[int, ...] = tuple(range(12, 40, 4))
+    """Widths of the rungs of its ladder."""
 
     def target_name(self, width: int) -> str:
         """The name of a target."""
@@ -60,12 +58,8 @@ class Frozen:
 
     families: tuple[Family, ...]
     law: str
-    num_rungs: int
     num_seeds: int
-    ratio: float
-    """Of the costs of neighbouring rungs."""
-    budget_flops: float
-    """Of the ladder of a family, all seeds together."""
+    """Of each rung."""
     vocab_size: int
     overrides: tuple[str, ...] = ()
     """Further settings of all runs."""
@@ -76,14 +70,23 @@ class Frozen:
         return sum(len(family.widths) for family in self.families)
 
 
+TO_36, TO_40, TO_44 = (tuple(range(12, last + 4, 4)) for last in (36, 40, 44))
 FROZEN = Frozen(
-    families=(Family("english", "english", 2, 5, LINEAR, (96, 128)),),
-    law="compute",
-    num_rungs=6,
+    families=(
+        Family("english", "english", 2, 5, LINEAR, (100, 112)),
+        Family("english_cosine", "english", 2, 5, COSINE, (100, 108)),
+        Family("english_constant", "english", 2, 5, CONSTANT, (104, 120)),
+        Family("english_shallow", "english", 1, 5, LINEAR, (132, 180), proxies=TO_44),
+        Family("english_deep", "english", 3, 3, LINEAR, (96, 108)),
+        Family("code", "code", 2, 5, LINEAR, (100, 112)),
+        Family("code_shallow", "code", 1, 7, COSINE, (120, 160), proxies=TO_40),
+        Family("code_deep", "code", 3, 3, CONSTANT, (100, 112)),
+        Family("headers", "headers", 2, 3, LINEAR, (104, 140)),
+        Family("headers_shallow", "headers", 1, 10, CONSTANT, (112, 132), proxies=TO_36),
+    ),
+    law="compute_no_e",
     num_seeds=3,
-    ratio=1.8,
-    budget_flops=7e11,
-    vocab_size=1024,
+    vocab_size=512,
 )
 """Twenty targets."""
 
@@ -123,3 +126,15 @@ def _with(shared: Config, model: ModelConfig, rung: Rung, schedule: Schedule) ->
         ),
         train=replace(shared.train, num_tokens=tokens, global_batch_size=rung.global_batch_size),
     )
+
+
+def ladder_flops(family: Family, largest: Config, num_seeds: int) -> int:
+    """The cost of a family's ladder, which is its budget. `largest`: the config of its largest target."""
+    rungs = [rung_of(largest, resized(largest.model, width), rules_of(largest)) for width in family.proxies]
+    return num_seeds * sum(rung.flops for rung in rungs)
+
+
+def rules_of(largest: Config) -> Rules:
+    """The rules of the ladder that leads to a target."""
+    goal = target_rung(largest)
+    return Rules(largest.train.num_tokens / goal.size.num_params, "sqrt")

@@ -17,23 +17,22 @@ from benchmarks.predictions.plan import (
     Family,
     Frozen,
     Parametrization,
+    ladder_flops,
     overrides,
+    rules_of,
     target_config,
 )
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.data_pipeline.prepare.build import prepare
 from foretrain.scaling.ladder.plan import Ask, rungs_of
-from foretrain.scaling.ladder.rungs import Rules, target_rung
+from foretrain.scaling.ladder.rungs import default_ratio, target_rung
 from foretrain.scaling.prediction.record import ScoreRecord
 
 TINY = Frozen(
-    families=(Family("tiny", "texts", 1, 10, LINEAR, (40, 48), min_width=8),),
+    families=(Family("tiny", "texts", 1, 10, LINEAR, (40, 48), proxies=(8, 12, 16)),),
     law="compute_no_e",
-    num_rungs=3,
     num_seeds=1,
-    ratio=2,
-    budget_flops=2e10,
     vocab_size=258,
     overrides=("train.eval_samples=32",),
 )
@@ -55,18 +54,19 @@ def test_there_are_twenty_targets_of_several_widths_depths_tokens_schedules_and_
 
 
 @pytest.mark.parametrize("family", FROZEN.families, ids=lambda family: family.name)
-def test_every_target_has_30_times_the_compute_of_its_largest_proxy_or_more_and_no_proxy_is_wider(
+def test_every_target_has_30_times_the_compute_of_its_largest_proxy_or_more_and_the_ladder_has_its_rungs(
     family: Family,
 ) -> None:
-    budget = family.budget_flops or FROZEN.budget_flops
-    ask = Ask(budget, FROZEN.num_rungs, FROZEN.num_seeds, batch="sqrt", min_width=family.min_width)
     costs = {}
     for parametrization in PARAMETRIZATIONS:
         target = config_of(family, max(family.widths), parametrization)
-        tokens_per_param = target_rung(target).num_tokens / target_rung(target).size.num_params
-        assert tokens_per_param == pytest.approx(family.tokens_per_param, rel=0.01)
-        rungs = rungs_of(ask, target, Rules(tokens_per_param, "sqrt", min_width=family.min_width), FROZEN.ratio)
-        assert rungs[-1].model.d_model < min(family.widths)
+        rules = rules_of(target)
+        assert rules.tokens_per_param == pytest.approx(family.tokens_per_param, rel=0.01)
+        budget = ladder_flops(family, target, FROZEN.num_seeds)
+        ask = Ask(budget, len(family.proxies), FROZEN.num_seeds, batch="sqrt", min_width=min(family.proxies))
+        rules = replace(rules, min_width=min(family.proxies))
+        rungs = rungs_of(ask, target, rules, default_ratio(len(family.proxies)))
+        assert tuple(rung.model.d_model for rung in rungs) == family.proxies
         smallest = target_rung(config_of(family, min(family.widths), parametrization))
         assert smallest.flops >= 30 * rungs[-1].flops
         costs[parametrization] = ([rung.flops for rung in rungs], smallest.flops, target_rung(target).flops)
@@ -85,7 +85,7 @@ def test_a_tiny_plan_seals_before_it_trains_and_a_second_call_makes_nothing_agai
     texts = [library / name for name in ("email", "json", "logging", "unittest")]
     out, work = tmp_path / "out", tmp_path / "work"
     prepare(texts, work / "data" / "texts_258", vocab_size=258)
-    assert run(TINY, out, work, 2, only_seal=True)
+    assert run(TINY, out, work, 2, "seals")
     sealed = {path: path.read_bytes() for path in out.rglob("*.json")}
     assert len(sealed) == 2 + 4  # a fit and two predictions of each parametrization
 
