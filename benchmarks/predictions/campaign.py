@@ -9,6 +9,7 @@ What is in OUT is not made again, so that OUT alone continues a benchmark on ano
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -141,7 +142,7 @@ class Campaign:
         return sorted(found, key=lambda target: target.flops)
 
     def run(self, targets: Sequence[Target], on_end: Callable[[Target, ScoreRecord], None]) -> None:
-        """Train targets, and score each when it has ended. Raises typer.Exit if a run or a score fails."""
+        """Train targets, and score each when it has ended. Raises typer.Exit if it is stopped."""
         by_name = {target.name: target for target in targets}
         commands = {
             name: ("train", str(self._config_file(target)), f"train.prediction={self.prediction_file(name)}")
@@ -150,9 +151,10 @@ class Campaign:
 
         def ended(name: str, status: int) -> None:
             if status:
-                self.say(f"{name} failed: see {self._logs / name}.log")
-                raise typer.Exit(status)
-            foretrain("score", str(self.run_dir(name)), "--out", str(self.score_file(name)), quiet=True)
+                self.say(f"{name} failed, and is tried again by the next call: see {self._logs / name}.log")
+                return
+            with suppress(typer.Exit):  # a score that does not count is a score too
+                foretrain("score", str(self.run_dir(name)), "--out", str(self.score_file(name)), quiet=True)
             on_end(by_name[name], ScoreRecord.read(self.score_file(name)))
 
         train_all(commands, self.jobs, self._logs, ended)

@@ -74,14 +74,14 @@ TO_36, TO_40, TO_44 = (tuple(range(12, last + 4, 4)) for last in (36, 40, 44))
 FROZEN = Frozen(
     families=(
         Family("english", "english", 2, 5, LINEAR, (100, 112)),
-        Family("english_cosine", "english", 2, 5, COSINE, (100, 108)),
-        Family("english_constant", "english", 2, 5, CONSTANT, (104, 120)),
+        Family("code", "code", 2, 5, LINEAR, (100, 112)),
+        Family("headers", "headers", 2, 3, LINEAR, (104, 140)),
         Family("english_shallow", "english", 1, 5, LINEAR, (132, 180), proxies=TO_44),
         Family("english_deep", "english", 3, 3, LINEAR, (96, 108)),
-        Family("code", "code", 2, 5, LINEAR, (100, 112)),
+        Family("english_cosine", "english", 2, 5, COSINE, (100, 108)),
+        Family("english_constant", "english", 2, 5, CONSTANT, (104, 120)),
         Family("code_shallow", "code", 1, 7, COSINE, (120, 160), proxies=TO_40),
         Family("code_deep", "code", 3, 3, CONSTANT, (100, 112)),
-        Family("headers", "headers", 2, 3, LINEAR, (104, 140)),
         Family("headers_shallow", "headers", 1, 10, CONSTANT, (112, 132), proxies=TO_36),
     ),
     law="compute_no_e",
@@ -124,7 +124,12 @@ def _with(shared: Config, model: ModelConfig, rung: Rung, schedule: Schedule) ->
             warmup_tokens=round(WARMUP_SHARE * tokens),
             decay_tokens=round(schedule.decay_share * tokens),
         ),
-        train=replace(shared.train, num_tokens=tokens, global_batch_size=rung.global_batch_size),
+        train=replace(
+            shared.train,
+            num_tokens=tokens,
+            global_batch_size=rung.global_batch_size,
+            micro_batch_size=rung.global_batch_size,
+        ),
     )
 
 

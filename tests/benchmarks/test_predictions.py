@@ -30,7 +30,7 @@ from foretrain.scaling.ladder.rungs import default_ratio, target_rung
 from foretrain.scaling.prediction.record import ScoreRecord
 
 TINY = Frozen(
-    families=(Family("tiny", "texts", 1, 10, LINEAR, (40, 48), proxies=(8, 12, 16)),),
+    families=(Family("tiny", "texts", 1, 10, LINEAR, (20, 24), proxies=(8, 12, 16)),),
     law="compute_no_e",
     num_seeds=1,
     vocab_size=258,
