@@ -9,6 +9,7 @@ It takes about two and a half hours on two cores, and needs no network. If it is
 what is in --out is not made again, also on another machine. The exit status is 1 if a bar fails.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,6 +39,7 @@ def main(
     ] = "scores",
 ) -> None:
     """Predict, run, score and tally; continue where it was stopped."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if not run(FROZEN, out, work, jobs, until):
         raise typer.Exit(1)
 
