@@ -1,11 +1,11 @@
-"""How loudly small runs speak in several set-ups: the noise between seeds, and whether the loss falls in one line.
+"""The noise of small runs in several set-ups, and whether their loss falls in one line.
 
     python -m benchmarks.predictions.noise --out benchmarks/results/predictions/noise.jsonl
 
 Each set-up is a `foretrain ladder` of proxies with several seeds, and one line of the results: the losses of each rung,
 the standard deviation of one run between seeds, the slope of log L over log C between neighbouring rungs, and the
 back-test of the law. No run is as large as a target of the benchmark. Set-ups that are in the file are not run again.
-It takes about half an hour on one core.
+It takes about a quarter of an hour on two idle cores.
 """
 
 import json
@@ -53,7 +53,11 @@ class Setup:
             *("--tokens-per-param", f"{self.tokens_per_param:g}", "--batch", "sqrt", "--jobs", str(jobs)),
             *("--ratio", f"{self.ratio:g}"),
             f"data.path={data}",
+            "model.seq_len=64",
             "model.rope_theta=10000",
+            "train.global_batch_size=64",
+            "train.micro_batch_size=64",
+            "train.eval_samples=1024",
             "optimizer.lr=2^-6",
             f"train.num_tokens={TARGET_TOKENS}",
             f"schedule.warmup_tokens={round(TARGET_TOKENS * self.warmup_share)}",
@@ -65,6 +69,13 @@ HEADS_OF_8 = ("model.num_heads=16",)
 LOCAL = ("model.rope_theta=100",)
 FAST = (*HEADS_OF_8, *LOCAL, "optimizer.lr=2^-4.5")
 WITH_WORDS = ("optimizer.lr=2^-4.5", *LOCAL)
+CONTEXT_8 = (
+    *WITH_WORDS,
+    "model.seq_len=8",
+    "train.global_batch_size=512",
+    "train.micro_batch_size=512",
+    "train.eval_samples=8192",
+)
 SETUPS = (
     Setup("base"),
     Setup("5 tokens per parameter", tokens_per_param=5, min_width=20),
@@ -95,6 +106,27 @@ SETUPS = (
     Setup(
         "512 tokens, larger",
         WITH_WORDS,
+        vocab_size=512,
+        tokens_per_param=5,
+        min_width=36,
+        budget_flops=1.05e12,
+        num_points=2,
+        num_seeds=1,
+        ratio=3.5,
+    ),
+    Setup(
+        "512 tokens, context 8",
+        CONTEXT_8,
+        vocab_size=512,
+        tokens_per_param=5,
+        min_width=8,
+        budget_flops=9e11,
+        num_points=7,
+        ratio=1.95,
+    ),
+    Setup(
+        "512 tokens, context 8, larger",
+        CONTEXT_8,
         vocab_size=512,
         tokens_per_param=5,
         min_width=36,

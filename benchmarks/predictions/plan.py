@@ -43,8 +43,8 @@ class Family:
     tokens_per_param: float
     schedule: Schedule
     widths: tuple[int, ...]
-    """Of its targets."""
-    proxies: tuple[int, ...] = tuple(range(12, 40, 4))
+    """Widths of its targets."""
+    proxies: tuple[int, ...] = tuple(range(12, 44, 4))
     """Widths of the rungs of its ladder."""
 
     def target_name(self, width: int) -> str:
@@ -54,12 +54,12 @@ class Family:
 
 @dataclass(frozen=True)
 class Frozen:
-    """Everything that is decided before the first ladder starts."""
+    """Everything that is decided before the first target starts."""
 
     families: tuple[Family, ...]
     law: str
     num_seeds: int
-    """Of each rung."""
+    """Seeds with which every proxy is trained."""
     vocab_size: int
     overrides: tuple[str, ...] = ()
     """Further settings of all runs."""
@@ -70,25 +70,28 @@ class Frozen:
         return sum(len(family.widths) for family in self.families)
 
 
-TO_36, TO_40, TO_44 = (tuple(range(12, last + 4, 4)) for last in (36, 40, 44))
 FROZEN = Frozen(
     families=(
-        Family("english", "english", 2, 5, LINEAR, (100, 112)),
-        Family("code", "code", 2, 5, LINEAR, (100, 112)),
-        Family("headers", "headers", 2, 3, LINEAR, (104, 140)),
-        Family("english_shallow", "english", 1, 5, LINEAR, (132, 180), proxies=TO_44),
-        Family("english_deep", "english", 3, 3, LINEAR, (96, 108)),
-        Family("english_cosine", "english", 2, 5, COSINE, (100, 108)),
-        Family("english_constant", "english", 2, 5, CONSTANT, (104, 120)),
-        Family("code_shallow", "code", 1, 7, COSINE, (120, 160), proxies=TO_40),
-        Family("code_deep", "code", 3, 3, CONSTANT, (100, 112)),
-        Family("headers_shallow", "headers", 1, 10, CONSTANT, (112, 132), proxies=TO_36),
+        Family("english", "english", 2, 5, LINEAR, (108, 116)),
+        Family("code", "code", 2, 4, LINEAR, (108, 120)),
+        Family("headers", "headers", 2, 3, LINEAR, (108, 152)),
+        Family("english_deep", "english", 3, 3, LINEAR, (104, 116)),
+        Family("english_deeper", "english", 4, 2, LINEAR, (104, 116)),
+        Family("english_cosine", "english", 2, 4, COSINE, (108, 124)),
+        Family("english_constant", "english", 2, 3, CONSTANT, (108, 132)),
+        Family("code_deep", "code", 3, 3, COSINE, (104, 112)),
+        Family("code_constant", "code", 2, 3, CONSTANT, (108, 136)),
+        Family("headers_deep", "headers", 3, 2, CONSTANT, (104, 124)),
     ),
     law="compute_no_e",
     num_seeds=3,
     vocab_size=512,
 )
-"""Twenty targets."""
+"""Frozen: twenty targets, whose ladders have proxies of widths 12 to 40 and three seeds.
+
+The law has no constant: in the noise study a constant made the predictions of runs with 4 to 6 times the compute of the
+proxies 3 to 4 % too high, and without it they were within 0.5 %.
+"""
 
 
 def overrides(family: Family, parametrization: Parametrization, data: str) -> list[str]:
