@@ -1,8 +1,9 @@
 """The texts of the benchmark, which every installation of the project has: no network is needed.
 
-code      Python's standard library
-english   the docstrings of the standard library and of the libraries that the project needs
-headers   the C++ headers of torch
+code       Python's standard library
+english    the docstrings of the standard library and of the libraries that the project needs
+libraries  the Python sources of those libraries
+headers    the C++ headers of torch, which the noise study rules out: they repeat themselves
 """
 
 import ast
@@ -34,7 +35,7 @@ def inputs_of(name: str, folder: Path) -> list[str]:
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         lines, size = [], 0
-        for text in _distinct({"english": docstrings, "headers": headers}[name]()):
+        for text in _distinct({"english": docstrings, "libraries": libraries, "headers": headers}[name]()):
             size += len(text.encode())
             if size > MAX_BYTES:
                 break
@@ -57,6 +58,14 @@ def docstrings() -> Iterator[str]:
                 continue
             text = "\n\n".join(_docstrings_in(file))
             if text:
+                yield text
+
+
+def libraries() -> Iterator[str]:
+    """Yield the Python sources of the libraries."""
+    for name in DOCUMENTED:
+        for file in sorted((Path(sysconfig.get_paths()["purelib"]) / name).rglob("*.py")):
+            if text := file.read_text(encoding="utf-8", errors="replace").strip():
                 yield text
 
 

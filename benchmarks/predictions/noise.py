@@ -135,6 +135,30 @@ SETUPS = (
         num_seeds=1,
         ratio=3.5,
     ),
+    Setup(
+        "512 tokens, context 8, code, larger",
+        CONTEXT_8,
+        corpus="code",
+        vocab_size=512,
+        tokens_per_param=4,
+        min_width=36,
+        budget_flops=8.3e11,
+        num_points=2,
+        num_seeds=1,
+        ratio=3.5,
+    ),
+    Setup(
+        "512 tokens, context 8, headers, larger",
+        CONTEXT_8,
+        corpus="headers",
+        vocab_size=512,
+        tokens_per_param=3,
+        min_width=36,
+        budget_flops=6.3e11,
+        num_points=2,
+        num_seeds=1,
+        ratio=3.5,
+    ),
 )
 
 
