@@ -110,6 +110,11 @@ class TrainConfig:
     """Standard error of the held-out loss, in nats per token, for which evaluations have as many samples as it needs,
     `eval_samples` at the least and all held-out samples at the most. The first evaluation of the run finds that number.
     None: `eval_samples` is the number."""
+    eval_tasks: list[str] = setting(default_factory=list, changes_curve=False, since="0.2.0")
+    """Names of tasks on which every evaluation also measures the model, such as copy, addition and recall: how likely
+    the right answers to their problems are, and how many of them are the model's own."""
+    eval_problems: int = setting(128, changes_curve=False, since="0.2.0")
+    """Problems of each of `eval_tasks`, always the same ones."""
     recompute: Literal["none", "selective", "full"] = setting("none", changes_curve=False)
     """Activations that the backward pass computes again instead of keeping them. selective: those inside attention and
     of the feed-forward activation; full: all inside a block."""
@@ -176,6 +181,16 @@ class TrainConfig:
             recompute_layers=self.recompute_layers,
             spike_threshold=self.spike_threshold,
             eval_standard_error=self.eval_standard_error,
+            eval_problems=self.eval_problems,
+        )
+        require(
+            not self.eval_tasks or self.eval_samples > 0,
+            f"eval_tasks = {self.eval_tasks} are evaluated together with held-out samples, and eval_samples = 0: set "
+            "it, such as 64, or leave eval_tasks out",
+        )
+        require(
+            len(self.eval_tasks) == len(set(self.eval_tasks)),
+            f"eval_tasks = {self.eval_tasks} names a task twice: name each once",
         )
         require(
             self.eval_standard_error is None or self.eval_samples >= 2,

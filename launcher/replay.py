@@ -194,6 +194,7 @@ def _prepared(replay: Replay, folder: Path) -> Run:
         checkpoint_minutes=0.0,
         eval_samples=0,
         eval_standard_error=None,
+        eval_tasks=[],
         # There is nothing to go back to here. What the run went back from is not among the steps that it has recorded.
         # A step at which it ended has no consequences here.
         on_non_finite="skip",

@@ -48,6 +48,11 @@ Accepts = Callable[[float, float], bool]
 """Decides by the loss and the gradient norm of a step, which are the same on every rank, whether it updates."""
 
 
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""From logits (L, B, V / tp) of this rank and targets (B, L) to a value of each position (L, B), which is 0 where the
+target is IGNORE, and the same on all tensor-parallel ranks. It may overwrite the logits if it is the last one."""
+
+
 def always(loss: float, grad_norm: float) -> bool:
     """Accept every update."""
     return True
@@ -159,26 +164,40 @@ class Engine:
         Both have the shape (samples of all replicas,) and are in host memory, in float64 and int64, the same on every
         rank.
         """
-        tokens_BL, targets_BL = self._own(tokens_BL), self._own(targets_BL)
-        counts = self._among_all((targets_BL != IGNORE).sum(dim=1).cpu())
+        counts = self._among_all((self._own(targets_BL) != IGNORE).sum(dim=1).cpu())
         dist.all_reduce(counts, group=self.groups.cpu)
-        tokens_BL, targets_BL = (to_device(each, self.groups.device) for each in (tokens_BL, targets_BL))
+        losses = self.measure([self._token_losses], tokens_BL, targets_BL, positions_BL)[0]
+        return losses, counts // (self.groups.layout.tp * self.groups.layout.pp)
+
+    def measure(
+        self,
+        measures: Sequence[Measure],
+        tokens_BL: Tensor,
+        targets_BL: Tensor,
+        positions_BL: Tensor | None = None,
+    ) -> Tensor:
+        """The sum of each measure over the positions of each sample of one global batch, from one forward pass.
+
+        Shape (measures, samples of all replicas), float64 in host memory, the same on every rank.
+        """
+        tokens_BL, targets_BL = (to_device(self._own(x), self.groups.device) for x in (tokens_BL, targets_BL))
+        for_stages = self._for_stages(positions_BL)
         if self._pipeline is None:
-            losses = self._forward(tokens_BL, targets_BL, self._for_stages(positions_BL))
+            found = self._forward(tokens_BL, targets_BL, for_stages, measures)
         else:
-            losses = self._pipeline.evaluate(tokens_BL, targets_BL, self._for_stages(positions_BL))
-        mine = torch.zeros(len(targets_BL), dtype=torch.float64, device=self.groups.device)
-        if self._holds_loss and self.groups.at.tp == 0:  # tensor-parallel ranks have the same losses
-            mine += torch.cat(losses)
+            found = self._pipeline.evaluate(tokens_BL, targets_BL, for_stages, measures=measures)
+        mine = torch.zeros(len(measures), len(targets_BL), dtype=torch.float64, device=self.groups.device)
+        if self._holds_loss and self.groups.at.tp == 0:  # tensor-parallel ranks have the same values
+            mine += torch.cat(found, dim=1)
         total = self._among_all(mine)
         dist.all_reduce(total)
-        return total.cpu(), counts // (self.groups.layout.tp * self.groups.layout.pp)
+        return total.cpu()
 
     def _among_all(self, values_B: Tensor) -> Tensor:
-        """Values of this replica's samples in their places among those of all replicas, which are 0."""
-        size = len(values_B) * self.groups.layout.dp
-        values = values_B.new_zeros(size)
-        values[self.groups.share.samples(size)] = values_B
+        """Values of this replica's samples, the last dim, in their places among those of all replicas, which are 0."""
+        size = values_B.shape[-1] * self.groups.layout.dp
+        values = values_B.new_zeros((*values_B.shape[:-1], size))
+        values[..., self.groups.share.samples(size)] = values_B
         return values
 
     def _forward_backward(
@@ -219,14 +238,18 @@ class Engine:
         return losses
 
     @torch.no_grad()
-    def _forward(self, tokens_BL: Tensor, targets_BL: Tensor, for_stages: dict[str, Any]) -> list[Tensor]:
-        """The losses of the samples of each micro-batch, without a pipeline."""
+    def _forward(
+        self, tokens_BL: Tensor, targets_BL: Tensor, for_stages: dict[str, Any], measures: Sequence[Measure]
+    ) -> list[Tensor]:
+        """The measures of the samples of each micro-batch, without a pipeline."""
         module = self.zero.module
         module.eval()
-        microbatches = self._microbatches(tokens_BL, targets_BL, for_stages)
-        losses = [self._loss(module(tokens, **kwargs), targets, scale=None) for tokens, targets, kwargs in microbatches]
+        found = [
+            self._loss(module(tokens, **kwargs), targets, None, measures)
+            for tokens, targets, kwargs in self._microbatches(tokens_BL, targets_BL, for_stages)
+        ]
         module.train()
-        return losses
+        return found
 
     def _for_stages(self, positions_BL: Tensor | None, loss_scale: float | None = None) -> dict[str, Any]:
         """What every stage is called with, beside its input."""
@@ -244,10 +267,14 @@ class Engine:
             keywords = {name: x[rows] if isinstance(x, Tensor) else x for name, x in for_stages.items()}
             yield tokens_BL[rows], targets_BL[rows], keywords
 
-    def _loss(self, logits: Tensor, targets_BL: Tensor, scale: float | None) -> Tensor:
-        """The sum of all losses times `scale`, a scalar; without `scale`, that of each sample (B,) in float64."""
-        losses_LB = self._token_losses(logits, targets_BL)
-        return losses_LB.double().sum(dim=0) if scale is None else losses_LB.sum() * scale
+    def _loss(
+        self, logits: Tensor, targets_BL: Tensor, scale: float | None, measures: Sequence[Measure] = ()
+    ) -> Tensor:
+        """The sum of all losses times `scale`, a scalar; without `scale`, the sum of each measure over the positions of
+        each sample (measures, B), in float64."""
+        if scale is None:
+            return torch.stack([measure(logits, targets_BL).double().sum(dim=0) for measure in measures])
+        return self._token_losses(logits, targets_BL).sum() * scale
 
     def _count_tokens(self, targets_BL: Tensor) -> int:
         """Valid tokens of the global batch, counted in host memory before the batch is on the device."""

@@ -1,9 +1,11 @@
-"""The cross entropy over a vocabulary that is sharded over tensor-parallel ranks.
+"""What logits say of the targets, over a vocabulary that is sharded over tensor-parallel ranks: the cross entropy, and
+whether a target is the most likely token.
 
 Legend: B batch, L sequence, V vocabulary.
 """
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -29,3 +31,23 @@ def cross_entropy(logits_LBV: Tensor, targets_BL: Tensor, tp: TensorParallel) ->
     valid_LB = targets_LB != IGNORE
     loss_LB = vocab_parallel_cross_entropy(logits_LBV.float(), targets_LB.masked_fill(~valid_LB, 0))
     return loss_LB * valid_LB
+
+
+def not_most_likely(logits_LBV: Tensor, targets_BL: Tensor, tp: TensorParallel) -> Tensor:
+    """1 at each position (L, B) whose target is not the single most likely token, 0 elsewhere and at IGNORE.
+
+    A target that shares the largest logit with another token counts as not most likely: otherwise a model that gives
+    all tokens one logit would be right everywhere. `logits_LBV` are this rank's shard of the vocabulary.
+    """
+    targets_LB = targets_BL.transpose(0, 1)
+    rows = logits_LBV.shape[-1]
+    own_row_LB = targets_LB - tp.rank * rows
+    is_here_LB = (own_row_LB >= 0) & (own_row_LB < rows)
+    logit_LB = logits_LBV.gather(-1, own_row_LB.clamp(0, rows - 1)[..., None])[..., 0].float()
+    logit_LB = torch.where(is_here_LB, logit_LB, torch.zeros_like(logit_LB))
+    if tp.size > 1:
+        dist.all_reduce(logit_LB, group=tp.group)  # one rank has it, and the others add 0
+    num_as_likely_LB = (~(logits_LBV < logit_LB[..., None])).sum(dim=-1)  # nan counts, since it is no sound answer
+    if tp.size > 1:
+        dist.all_reduce(num_as_likely_LB, group=tp.group)
+    return ((num_as_likely_LB != 1) & (targets_LB != IGNORE)).float()

@@ -34,7 +34,7 @@ class Pipeline:
         groups: Groups,
         stages: Sequence[nn.Module],
         num_microbatches: int,
-        loss_fn: Callable[[Tensor, Tensor, float | None], Tensor],
+        loss_fn: Callable[..., Tensor],
         on_weight_gradients: Callable[[Iterable[nn.Parameter]], None],
         exchanges: Exchanges,
     ) -> None:
@@ -63,22 +63,23 @@ class Pipeline:
         Every stage is called with `for_stages` too. Tensors are split into microbatches along dimension 0.
         """
         losses: list[Tensor] = []
-        self._schedule.step(*self._arguments(inputs), **self._keywords(targets, scale, losses), **for_stages)
+        self._schedule.step(*self._arguments(inputs), **self._keywords(targets, losses, scale=scale), **for_stages)
         return losses
 
     @torch.no_grad()
-    def evaluate(self, inputs: Tensor, targets: Tensor, for_stages: dict[str, Any]) -> list[Tensor]:
-        """The same as `step` without backward, and with None as `scale`."""
-        losses: list[Tensor] = []
-        self._schedule.eval(*self._arguments(inputs), **self._keywords(targets, None, losses), **for_stages)
-        return losses
+    def evaluate(self, inputs: Tensor, targets: Tensor, for_stages: dict[str, Any], **for_loss: Any) -> list[Tensor]:
+        """The same as `step` without backward, with None as `scale`; `loss_fn` is called with `for_loss` too."""
+        found: list[Tensor] = []
+        keywords = self._keywords(targets, found, scale=None, **for_loss)
+        self._schedule.eval(*self._arguments(inputs), **keywords, **for_stages)
+        return found
 
     def _arguments(self, inputs: Tensor) -> tuple[Tensor, ...]:
         return (inputs,) if self.holds_first else ()
 
-    def _keywords(self, targets: Tensor, scale: float | None, losses: list[Tensor]) -> dict[str, Any]:
+    def _keywords(self, targets: Tensor, losses: list[Tensor], **loss_kwargs: Any) -> dict[str, Any]:
         for_loss = {"target": targets, "losses": losses} if self.holds_last else {}
-        return {**for_loss, "loss_kwargs": {"scale": scale}, "return_outputs": False}
+        return {**for_loss, "loss_kwargs": loss_kwargs, "return_outputs": False}
 
 
 class _Stage(NotedStage):

@@ -2,6 +2,8 @@
 
     {"kind": "train", "step": 7, "samples": 112, "tokens": 28672, "loss": 6.1, "lr": 0.001, "step_s": 0.2, ...}
     {"kind": "eval", "step": 7, "val_loss": 6.2, "val_loss_standard_error": 0.02, "val_samples": 64}
+    {"kind": "eval", "step": 7, "val_loss": 6.2, ..., "neg_log_pass_rate/copy": 21.4, "accuracy/copy": 0.0}
+    {"kind": "task", "step": 0, "task": "copy", "problems": 128, "sha256": "..."}
     {"kind": "replaced", "step": 8, "g": 130, "shard": "train-000003.tar", "offset_bytes": 52736, ...}
     {"kind": "data_changed", "step": 8, "change": "data.sources.web.weight: 0.7 -> 0.6"}
     {"kind": "spike", "step": 90, "loss": 9.7, "grad_norm": 31.5, "reason": "loss 9.7 is above 6.3", ...}
@@ -19,6 +21,11 @@ from typing import Any
 from foretrain.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
+VAL_LOSS = "val_loss"
+NEG_LOG_PASS_RATE, ACCURACY = "neg_log_pass_rate", "accuracy"
+"""In the record of an evaluation, the metrics of tasks, each followed by "/" and the name of the task."""
+TASK = "task"
+"""The kind of the record that says which problems the evaluations of a session have of a task."""
 VAL_LOSS_ERROR = "val_loss_standard_error"
 """In the record of an evaluation, the standard error of its held-out loss; records of older versions have none."""
 FINAL_SHARE = 0.1
@@ -30,6 +37,12 @@ _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 def is_time(metric: str) -> bool:
     """Whether a metric is measured by a clock, so that two runs with one curve differ in it."""
     return metric in ("step_s", "tokens_per_s", "data_wait_s", "goodput") or metric.startswith("badput/")
+
+
+def error_of(metric: str) -> str:
+    """The name of the standard error of a metric of an evaluation, such as `val_loss_standard_error/web`."""
+    kind, slash, name = metric.partition("/")
+    return f"{kind}_standard_error{slash}{name}"
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:

@@ -42,6 +42,7 @@ from foretrain.trainer.run.setup import Run
 from foretrain.trainer.run.stopping import StopRequest, watch_signals
 from foretrain.trainer.shared_batches import SharedBatches
 from foretrain.trainer.sinks import SINKS, JsonLinesSink, Reporter, Session, Sink
+from foretrain.trainer.tasks.evaluation import TaskEvaluation
 
 
 class Trainer:
@@ -91,7 +92,8 @@ class Trainer:
             self.callbacks.append(ReplayCheck(Replay(self.engine, self._objective), config.train.replay_every))
         if config.train.eval_samples:
             evaluation = Evaluation(run, groups, self.engine, self._objective)
-            self.callbacks.append(PeriodicEvaluation(evaluation, config.train))
+            tasks = TaskEvaluation(run, groups, self.engine) if config.train.eval_tasks else None
+            self.callbacks.append(PeriodicEvaluation(evaluation, config.train, tasks))
         self.callbacks.append(CheckpointWriter())
         if groups.layout.world_size > 1:
             self.callbacks.append(StragglerWatch(self._clock))

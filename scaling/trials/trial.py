@@ -122,9 +122,15 @@ def trial_of(
     return Trial(small, dict(values or {}), corpus.fingerprints, config.train.num_tokens)
 
 
-_KEPT = ("data.path", "train.eval_samples", "train.eval_standard_error")
-"""They leave the curve too, but the first stands for the tokens, by their fingerprint, and the others decide over the
-held-out loss."""
+_KEPT = (
+    "data.path",
+    "train.eval_samples",
+    "train.eval_standard_error",
+    "train.eval_tasks",
+    "train.eval_problems",
+)
+"""They leave the curve too, but the first stands for the tokens, by their fingerprint, and the others decide over what
+evaluations find."""
 
 
 def _neutral(value: Any, default: Any, prefix: str = "") -> Any:

@@ -71,8 +71,10 @@ def _agreeing(chosen: dict[str, Any]) -> dict[str, Any]:
     if "init_from" in chosen:
         chosen["branch_from"] = None if chosen["init_from"] else chosen["branch_from"]
         chosen["init_optimizer"] = chosen["init_optimizer"] and chosen["init_from"] is not None
-    if chosen.get("eval_standard_error") is not None:
-        chosen["eval_samples"] = max(2, chosen["eval_samples"])
+    if "eval_samples" in chosen:
+        chosen["eval_tasks"] = list(dict.fromkeys(chosen["eval_tasks"]))
+        least = len(chosen["eval_tasks"]) if chosen["eval_standard_error"] is None else 2
+        chosen["eval_samples"] = max(least, chosen["eval_samples"])
     if chosen.get("tie_embeddings"):
         chosen["head_init_std"] = None
     if "parametrization" in chosen:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from foretrain.data_pipeline.stream.batch import Batch
 from foretrain.registry import Registry
 from foretrain.trainer.goodput.causes import Cause
-from foretrain.trainer.metrics import VAL_LOSS_ERROR
+from foretrain.trainer.metrics import VAL_LOSS, VAL_LOSS_ERROR
+from foretrain.trainer.tasks.result import TaskResult
 
 if TYPE_CHECKING:
     from foretrain.trainer.trainer import Trainer
@@ -59,6 +60,8 @@ class HeldOutLoss:
     """Those that are known of `by_source`."""
     num_samples: int | None = None
     """Held-out samples."""
+    by_task: dict[str, TaskResult] = field(default_factory=dict)
+    """What the same evaluation has found of each task of `train.eval_tasks`."""
 
     def __str__(self) -> str:
         error = "" if self.standard_error is None else f" ± {self.standard_error:.4f}"
@@ -69,8 +72,11 @@ class HeldOutLoss:
         """What is known of it by the names of metrics."""
         losses = {f"val_loss/{name}": loss for name, loss in self.by_source.items()}
         errors = {f"{VAL_LOSS_ERROR}/{name}": error for name, error in self.standard_error_by_source.items()}
-        total = {"val_loss": self.total, VAL_LOSS_ERROR: self.standard_error, "val_samples": self.num_samples}
-        return {name: value for name, value in (total | losses | errors).items() if value is not None}
+        total = {VAL_LOSS: self.total, VAL_LOSS_ERROR: self.standard_error, "val_samples": self.num_samples}
+        known = {name: value for name, value in (total | losses | errors).items() if value is not None}
+        for task, result in self.by_task.items():
+            known |= result.as_metrics(task)
+        return known
 
 
 @dataclass(frozen=True)

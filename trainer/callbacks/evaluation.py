@@ -1,13 +1,15 @@
-"""The callback that evaluates the model on held-out samples."""
+"""The callback that evaluates the model on held-out samples, and on tasks."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from foretrain.configs.schema import TrainConfig
 from foretrain.trainer.callbacks.base import Callback, Step
 from foretrain.trainer.evaluation import Choice, Evaluation
+from foretrain.trainer.metrics import TASK
+from foretrain.trainer.tasks.evaluation import TaskEvaluation
 
 if TYPE_CHECKING:
     from foretrain.trainer.trainer import Trainer
@@ -22,7 +24,8 @@ class PeriodicEvaluation(Callback):
 
     cause = "evaluation"
 
-    def __init__(self, evaluation: Evaluation, config: TrainConfig) -> None:
+    def __init__(self, evaluation: Evaluation, config: TrainConfig, tasks: TaskEvaluation | None = None) -> None:
+        self._tasks = tasks
         self._evaluation, self._every, self._wanted = evaluation, config.eval_every, config.eval_standard_error
         if self._wanted is not None:
             self.name = "evaluation"
@@ -30,12 +33,18 @@ class PeriodicEvaluation(Callback):
     def on_fit_start(self, trainer: Trainer) -> None:
         """Raise CorpusError, on every rank, if the samples cannot be read."""
         self._evaluation.read()
+        for task in self._tasks.tasks if self._tasks else ():
+            fields = {"task": task.name, "problems": len(task.answers), "sha256": task.fingerprint}
+            announcement = f"evaluations have the task {task.name}, with {len(task.answers):,} problems"
+            trainer.report.event(TASK, trainer.run.start_step, fields, announcement)
 
     def after_step(self, trainer: Trainer, step: Step) -> None:
         if step.is_last or (self._every and step.number % self._every == 0):
             loss, choice = self._evaluation()
             if choice is not None:
                 trainer.report.event("eval_samples", step.number, asdict(choice), self._announcement(step, choice))
+            if self._tasks is not None:
+                loss = replace(loss, by_task=self._tasks())
             trainer.report.evaluation(step.number, loss)
             trainer.call("on_evaluation", step.number, loss)
 

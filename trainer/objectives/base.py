@@ -86,5 +86,7 @@ def _check_not_causal(config: Config) -> None:
             f"{both_ways}, and data.packing = {config.data.packing} keeps attention causal inside documents: set "
             "data.packing=windows, or use another objective"
         )
+    if config.train.eval_tasks:
+        raise ValueError(f"{both_ways}, and cannot answer problems: remove train.eval_tasks, or use another objective")
     if config.sample.prompts:
         raise ValueError(f"{both_ways}, and cannot continue a text: remove sample.prompts, or use another objective")

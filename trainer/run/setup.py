@@ -34,6 +34,8 @@ from foretrain.trainer.run.folder import checkpoints_of
 from foretrain.trainer.run.predicted import SealedPrediction, prediction_of
 from foretrain.trainer.sinks import SINKS
 from foretrain.trainer.stages.cost import balance_stages, flop_costs
+from foretrain.trainer.tasks.base import TASKS
+from foretrain.trainer.tasks.samples import samples_of
 
 logger = logging.getLogger(__name__)
 
@@ -174,9 +176,12 @@ def prepare_run(
         CALLBACKS.get(name)
     for name in config.train.sinks:
         SINKS.get(name)
+    for name in config.train.eval_tasks:
+        TASKS.get(name)
     data = open_data(config.data, config.model.seq_len, progress=progress, check=check_corpus)
     if check_corpus:
-        data.any_stream.read_tokenizer()  # every checkpoint holds it, and the first may be hours away
+        tokenizer = data.any_stream.read_tokenizer()  # every checkpoint holds it, and the first may be hours away
+        samples_of(config, tokenizer, data.any_stream.eot_id)  # refuses tasks whose problems do not fit
     config = _with_vocabulary(config, data.any_stream)
     layout = Layout.from_config(config.parallel, world_size)
     layouts.check(layout, config.model, config.train)

@@ -58,6 +58,7 @@ class TerminalSink(Sink):
         self._held_out = loss
         if not self._live:
             each = "".join(f"  {name} {value:.4f}" for name, value in loss.by_source.items())
+            each += "".join(f"  {name}: {result}" for name, result in loss.by_task.items())
             self.message(f"{self._count(step)}  held-out loss {loss}{each}")
 
     def rewind(self, step: int) -> None:

@@ -1,0 +1,1 @@
+"""Tests of tasks: their problems, their tokens, and what an evaluation finds of them."""

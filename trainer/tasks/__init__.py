@@ -1,0 +1,3 @@
+"""Tasks by the name that `train.eval_tasks` takes, one file each: problems on which a model is evaluated."""
+
+from foretrain.trainer.tasks import addition, copying, recall  # noqa: F401  (they register their tasks)
