@@ -131,6 +131,9 @@ def fit(
         bool,
         typer.Option("--lowest", help="Of runs of the same size, as in a sweep, take the one with the lowest loss."),
     ] = False,
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="What is fitted in place of the loss, such as neg_log_pass_rate/copy.")
+    ] = "val_loss",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the fit to this .json file.")] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the runs, the law with its band, and isoFLOP curves.")
@@ -158,7 +161,7 @@ def fit(
                 check_writable(path)
         if out is not None and out.exists():
             FitRecord.read(out)  # another file is not replaced
-        table = read_table(runs, law, embeddings=not without_embeddings, lowest=lowest)
+        table = read_table(runs, law, embeddings=not without_embeddings, lowest=lowest, metric=metric)
         evidence = evidence_of(table)
         record = fit_record(table, evidence, code_version() or "")
         if out is not None:
@@ -207,7 +210,12 @@ def predict(
         elif (params, tokens, flops) != (None, None, None):
             raise ValueError(f"{config} says N, D and C: leave --params, --tokens and --flops out, or the config")
         else:
-            target = target_of(configs.load(config, overrides or []), embeddings=record.embeddings)
+            target = target_of(
+                configs.load(config, overrides or []),
+                embeddings=record.embeddings,
+                metric=record.metric,
+                problems_sha256=record.problems_sha256,
+            )
         if out is not None:
             if out.exists():
                 raise ValueError(f"{out} exists: a sealed prediction is not replaced; give --out another name")
@@ -244,7 +252,7 @@ def score(
     with bad_input():
         prediction = prediction or own_prediction(run)
         record, seal = PredictionRecord.read_with_seal(prediction)
-        found = scored(record, RunFacts.of_folder(run), start_of(run))
+        found = scored(record, RunFacts.of_folder(run, metric=record.metric), start_of(run))
         out = out or prediction.with_name(f"{prediction.stem}.score.json")
         if out.exists() and Path(other := ScoreRecord.read(out).run).resolve() != run.resolve():
             raise ValueError(
@@ -272,6 +280,7 @@ def tally(
     from foretrain.scaling.prediction import report
     from foretrain.scaling.prediction.folder import read_folder
     from foretrain.scaling.prediction.plot import plot_tally
+    from foretrain.scaling.prediction.tally import by_metric
     from foretrain.scaling.prediction.tally import tally as rows
 
     console = console_for_tables()
@@ -279,9 +288,15 @@ def tally(
         if plot is not None:
             check_writable(plot)
         found = read_folder(folder)
+        metrics = by_metric(found.scored)
+        if plot is not None and len(metrics) > 1:
+            raise ValueError(
+                f"{folder} has predictions of {', '.join(metrics)}, and a picture has one metric: put those of each "
+                "into a folder of their own"
+            )
         if plot is not None and found.scored:
             plot_tally(found.scored, plot)
-    if found.scored:
-        report.print_tally(rows(found.scored), console)
+    for metric, scored in metrics.items():
+        report.print_tally(rows(scored), console, "" if len(metrics) == 1 else metric)
     for line in found.notes:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

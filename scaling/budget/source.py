@@ -11,6 +11,7 @@ from foretrain.scaling.laws import published
 from foretrain.scaling.laws.evidence import Evidence, Prediction
 from foretrain.scaling.prediction.fit import evidence_in
 from foretrain.scaling.prediction.record import FitRecord
+from foretrain.trainer.metrics import VAL_LOSS
 
 CHINCHILLA = "chinchilla"
 """The form that separates parameters from tokens."""
@@ -50,6 +51,10 @@ class Source:
 def of_fit(path: Path) -> Source:
     """The law in a file of `foretrain fit`. Raises ValueError, with what to do, if it cannot split a budget."""
     record = FitRecord.read(path)
+    if record.metric != VAL_LOSS:
+        raise ValueError(
+            f"{path} is a fit of {record.metric}, and a budget needs the loss: fit the runs without --metric"
+        )
     if record.law != CHINCHILLA:
         raise ValueError(
             f"{path} has a law of compute alone ({record.formula}), which cannot separate parameters from tokens: fit "

@@ -17,10 +17,11 @@ from typing import Any, Self
 from foretrain.configs import load as configs
 from foretrain.configs.optimization import ScheduleConfig
 from foretrain.configs.schema import Config
+from foretrain.scaling.laws.metric import task_of
 from foretrain.scaling.records import LADDER_FILE, SWEEP_FILE, TRIALS
 from foretrain.scaling.trials.curve import diverged_at
 from foretrain.scaling.trials.record import steps_of
-from foretrain.trainer.metrics import METRICS_FILE, VAL_LOSS_ERROR, read_metrics
+from foretrain.trainer.metrics import METRICS_FILE, TASK, VAL_LOSS, error_of, read_metrics
 from foretrain.trainer.run.description import Description
 from foretrain.trainer.run.folder import CONFIG_FILE, DESCRIPTION_FILE, ENVIRONMENT_FILE
 
@@ -42,7 +43,11 @@ class RunFacts:
     name: str
     """Its folder, or the place of its row."""
     loss: float
-    """Held-out loss after the last step, nats per token."""
+    """Held-out loss after the last step, nats per token; or what `metric` names in its place."""
+    metric: str = VAL_LOSS
+    """What `loss` is, as the metrics of runs call it."""
+    problems_sha256: str = ""
+    """If `metric` is that of a task: the fingerprint of its problems."""
     loss_error: float | None = None
     """Standard error of this loss over held-out samples; the noise of seeds is not in it."""
     num_held_out_samples: int | None = None
@@ -92,8 +97,11 @@ class RunFacts:
         return {"N": num_params, "D": self.num_tokens, "C": self.flops}[name]
 
     @classmethod
-    def of_folder(cls, folder: Path | str, *, must_be_finished: bool = True) -> Self:
-        """The run in a folder. Raises ValueError, in one line with what to do, if the folder lacks what is needed."""
+    def of_folder(cls, folder: Path | str, *, must_be_finished: bool = True, metric: str = VAL_LOSS) -> Self:
+        """The run in a folder, with a metric of its evaluations as its loss.
+
+        Raises ValueError, in one line with what to do, if the folder lacks what is needed.
+        """
         folder = Path(folder)
         if not (folder / METRICS_FILE).is_file():
             what = f"it has no {METRICS_FILE}" if folder.is_dir() else "there is no such folder"
@@ -104,12 +112,14 @@ class RunFacts:
         is_finished = step >= description.num_steps
         if must_be_finished and not is_finished:
             raise ValueError(f"{folder} {_why_unfinished(records, config, description.num_steps)}, or leave it out")
-        evaluation = _last_evaluation(folder, records, step if is_finished else None)
+        evaluation = _last_evaluation(folder, records, step if is_finished else None, metric)
         num_tokens = evaluation["step"] * description.tokens_per_step
         return cls(
             name=str(folder),
-            loss=evaluation["val_loss"],
-            loss_error=evaluation.get(VAL_LOSS_ERROR),
+            loss=evaluation[metric],
+            metric=metric,
+            problems_sha256=_problems_sha256(records, metric),
+            loss_error=evaluation.get(error_of(metric)),
             num_held_out_samples=evaluation.get("val_samples"),
             num_params=description.num_params,
             num_params_without_embeddings=description.num_params_without_embeddings,
@@ -133,31 +143,37 @@ class RunFacts:
         )
 
     @classmethod
-    def of_row(cls, row: Mapping[str, str | None], name: str) -> Self:
+    def of_row(cls, row: Mapping[str, str | None], name: str, metric: str = VAL_LOSS) -> Self:
         """The run in a row of a table: values by the names of COLUMNS, and `seed` and `group`; others are ignored.
 
-        `name`: the place of the row, such as "runs.csv:7". An empty value is not known. Raises ValueError, which names
-        the place and the column, if the loss is missing, or a value is not a positive number.
+        `name`: the place of the row, such as "runs.csv:7". Another `metric` than the loss has a column of its name. An
+        empty value is not known. Raises ValueError, which names the place and the column, if the loss is missing, or a
+        value is not a positive number.
         """
+        if metric != VAL_LOSS:
+            row = {**row, "loss": row.get(metric), "loss_error": row.get(error_of(metric))}
         cells = {column: (row.get(column) or "").strip() for column in (*COLUMNS, "seed", "group")}
         values: dict[str, Any] = {
             COLUMNS[column]: _positive(cells[column], column, name) for column in COLUMNS if cells[column]
         }
         if "loss" not in values:
-            raise ValueError(f"{name} has no loss: add the column 'loss', in nats per token, or leave the row out")
+            column, unit = ("loss", ", in nats per token") if metric == VAL_LOSS else (metric, "")
+            raise ValueError(f"{name} has no {column}: add the column '{column}'{unit}, or leave the row out")
         try:
             seed = int(cells["seed"]) if cells["seed"] else None
         except ValueError:
             raise ValueError(f"{name}: seed = {cells['seed']} is not a whole number: correct it") from None
-        return cls(name=name, seed=seed, group=cells["group"], **values)
+        return cls(name=name, metric=metric, seed=seed, group=cells["group"], **values)
 
 
-def read_runs(paths: Iterable[Path | str], *, must_be_finished: bool = True) -> tuple[list[RunFacts], list[str]]:
+def read_runs(
+    paths: Iterable[Path | str], *, must_be_finished: bool = True, metric: str = VAL_LOSS
+) -> tuple[list[RunFacts], list[str]]:
     """The runs in these folders, each of a run or of a sweep, and one line for each run that cannot be used."""
     found, problems = [], []
     for folder in dict.fromkeys(folder for path in paths for folder in run_folders(path)):
         try:
-            found.append(RunFacts.of_folder(folder, must_be_finished=must_be_finished))
+            found.append(RunFacts.of_folder(folder, must_be_finished=must_be_finished, metric=metric))
         except ValueError as error:
             problems.append(" ".join(str(error).split()))
     return found, problems
@@ -198,8 +214,10 @@ def _why_unfinished(records: Sequence[Mapping[str, Any]], config: Config, num_st
     return f"has done {len(curve):,} of {num_steps:,} steps: continue it with the same command"
 
 
-def _last_evaluation(folder: Path, records: Sequence[Mapping[str, Any]], step: int | None) -> Mapping[str, Any]:
-    """The last evaluation, which must be at `step`; None: at any."""
+def _last_evaluation(
+    folder: Path, records: Sequence[Mapping[str, Any]], step: int | None, metric: str
+) -> Mapping[str, Any]:
+    """The last evaluation, which must be at `step` (None: at any), and must have the metric."""
     evaluations = [record for record in records if record["kind"] == "eval" and step in (None, record["step"])]
     if not evaluations:
         when = "" if step is None else f" after its last step ({step:,})"
@@ -207,9 +225,23 @@ def _last_evaluation(folder: Path, records: Sequence[Mapping[str, Any]], step: i
             f"{folder} was not evaluated on held-out samples{when}: train it with train.eval_samples > 0, or leave it "
             "out"
         )
-    if not math.isfinite(evaluations[-1]["val_loss"]):
-        raise ValueError(f"{folder} diverged: its held-out loss is {evaluations[-1]['val_loss']}; leave it out")
-    return evaluations[-1]
+    evaluation = evaluations[-1]
+    if not math.isfinite(evaluation["val_loss"]):
+        raise ValueError(f"{folder} diverged: its held-out loss is {evaluation['val_loss']}; leave it out")
+    if metric not in evaluation:
+        task = task_of(metric)
+        what = f"train it with train.eval_tasks=[{task}]" if task else "name another metric"
+        raise ValueError(f"{folder} has no {metric} in its last evaluation: {what}, or leave it out")
+    if not (math.isfinite(evaluation[metric]) and evaluation[metric] > 0):
+        raise ValueError(f"{folder} has {metric} = {evaluation[metric]}, which is not a positive number: leave it out")
+    return evaluation
+
+
+def _problems_sha256(records: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """The fingerprint of the problems with which the last session evaluated a metric's task; "" for other metrics."""
+    task = task_of(metric)
+    found = [record["sha256"] for record in records if record["kind"] == TASK and record["task"] == task]
+    return str(found[-1]) if found else ""
 
 
 def _code(folder: Path) -> str:

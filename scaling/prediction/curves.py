@@ -15,7 +15,7 @@ from foretrain.scaling.laws.runs import RunFacts
 from foretrain.scaling.prediction.collapse import leaving
 from foretrain.scaling.prediction.record import FitRecord
 from foretrain.scaling.prediction.shape import Curves
-from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.metrics import METRICS_FILE, VAL_LOSS, read_metrics
 from foretrain.trainer.prediction.target import schedule_differences, schedule_shape
 from foretrain.trainer.prediction.windows import EDGES, means_of
 
@@ -73,6 +73,8 @@ def refusal(curves: Mapping[str, Any], schedule: Mapping[str, Any] | None) -> st
 def _refused(runs: Sequence[RunFacts]) -> str:
     """Why these runs have no common curve, without reading their metrics; "" if they may have one."""
     for run in runs:
+        if run.metric != VAL_LOSS:
+            return f"the fit is of {run.metric}, and a curve belongs to the loss: fit {VAL_LOSS} for one"
         if run.schedule is None or run.num_tokens is None or run.flops is None:
             return f"{run.name} comes from a table, which has no curves"
     if len({run.flops for run in runs}) < 2:

@@ -69,6 +69,8 @@ def fit_record(table: RunTable, evidence: Evidence, code: str = "") -> FitRecord
     """The file of a fit."""
     resampled = bootstrap(evidence.fit)
     return FitRecord(
+        metric=table.metric,
+        problems_sha256=next((run.problems_sha256 for run in table.runs if run.problems_sha256), ""),
         law=table.form.name,
         formula=table.form.formula,
         embeddings=table.embeddings,

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from foretrain.scaling.figure import new_figure
 from foretrain.scaling.laws.evidence import Evidence
 from foretrain.scaling.laws.forms import Floats
+from foretrain.scaling.laws.metric import label_of
 from foretrain.scaling.prediction.table import RunTable
 from foretrain.scaling.prediction.tally import Scored
 
@@ -86,7 +87,7 @@ def _law(axes: Axes, table: RunTable, evidence: Evidence) -> None:
     axes.set_xscale("log")
     axes.set_ylim(0.95 * min(min(table.losses), found[-1].loss), 1.05 * max(table.losses))
     axes.set_xlabel("training FLOPs")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel(label_of(table.metric))
     axes.legend(frameon=False, fontsize=8)
 
 
@@ -105,7 +106,7 @@ def _iso_flops(axes: Axes, table: RunTable, evidence: Evidence) -> None:
     axes.set_xscale("log")
     axes.set_ylim(0.97 * min(table.losses), 1.03 * max(table.losses))
     axes.set_xlabel("N (parameters)")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel(label_of(table.metric))
     axes.legend(frameon=False, fontsize=8)
 
 

@@ -66,6 +66,8 @@ def predict(record: FitRecord, seal: str, target: Target, code: str = "") -> Pre
     intervals, mean_intervals = _bounds(found.intervals), _bounds(found.mean_intervals)
     return PredictionRecord(
         target={"N": target.num_params, "D": target.num_tokens, "C": target.flops, **target.same, **target.settings},
+        metric=record.metric,
+        problems_sha256=record.problems_sha256,
         loss=found.loss,
         intervals=intervals,
         mean_intervals=mean_intervals,

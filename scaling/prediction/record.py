@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from foretrain.files import write_atomically
+from foretrain.trainer.metrics import VAL_LOSS
 from foretrain.trainer.prediction.sealed import PREDICTION, SEAL, VERSION, read_sealed, seal_of
 
 
@@ -78,6 +79,10 @@ class FitRecord(Sealed):
     """The largest compute that the runs support, over that of the largest run."""
     curves: dict[str, Any] = field(default_factory=dict)
     """The loss curves of the runs, see scaling/prediction/curves.py; or `refused`, which says why they have none."""
+    metric: str = VAL_LOSS
+    """What the losses of the runs are, as the metrics of runs call it: the held-out loss, or what is in its place."""
+    problems_sha256: str = ""
+    """If that is a metric of a task: the fingerprint of its problems, if the runs say it."""
     code: str = ""
     time: str = ""
 
@@ -91,7 +96,7 @@ class PredictionRecord(Sealed):
     target: dict[str, Any]
     """N, D, C, tokens and settings of the run, and what it shares with the runs of the fit."""
     loss: float
-    """Predicted held-out loss after the last step, nats per token."""
+    """Predicted held-out loss after the last step, nats per token; or what `metric` names in its place."""
     intervals: dict[str, list[float]]
     """For one run, by level: the uncertainty of the law, and the noise of a seed."""
     mean_intervals: dict[str, list[float]]
@@ -104,6 +109,9 @@ class PredictionRecord(Sealed):
     """What simpler rules predict, for comparison."""
     curve: dict[str, Any] = field(default_factory=dict)
     """The loss curve, as `PredictedCurve` has it; or `refused`, which says why there is none."""
+    metric: str = VAL_LOSS
+    """What is predicted, as in `FitRecord`."""
+    problems_sha256: str = ""
     code: str = ""
     time: str = ""
     """When it was sealed, in UTC."""

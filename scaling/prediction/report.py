@@ -13,6 +13,7 @@ from foretrain.scaling.prediction.limits import FALSE_ALARM
 from foretrain.scaling.prediction.record import FitRecord, PredictionRecord
 from foretrain.scaling.prediction.score import Score
 from foretrain.scaling.prediction.tally import Row
+from foretrain.trainer.metrics import VAL_LOSS
 from foretrain.trainer.prediction.curve import PredictedCurve
 
 SHOWN = 0.9
@@ -23,7 +24,8 @@ def print_fit(record: FitRecord, console: Console) -> None:
     """Print the law, its parameters with intervals, its noise, its back-test, and what is wrong with the curves."""
     compute = [run["C"] for run in record.runs]
     num_sizes = len({(run.get("N"), run.get("D"), run["C"]) for run in record.runs})
-    _say(console, f"{record.formula}: {len(record.runs)} runs of {num_sizes} sizes, {_flops(compute)} FLOPs")
+    what = "" if record.metric == VAL_LOSS else f"{record.metric} in place of the loss L; "
+    _say(console, f"{what}{record.formula}: {len(record.runs)} runs of {num_sizes} sizes, {_flops(compute)} FLOPs")
     intervals = (f"{100 * level:g} % interval" for level in LEVELS)
     table = _table("parameter", "value", *intervals, f"{100 * SHOWN:g} %, resampled")
     for name, found in record.parameters.items():
@@ -84,12 +86,13 @@ def print_prediction(record: PredictionRecord, console: Console) -> None:
     """Print the predicted loss, its intervals, and how far it extrapolates."""
     low, high = record.intervals["0.9"]
     size = f"{record.target['C']:.3g} FLOPs, {record.ratio:.3g} times the largest run"
-    _say(console, f"predicted loss {record.loss:.4f}, at {size}")
+    what = "loss" if record.metric == VAL_LOSS else record.metric
+    _say(console, f"predicted {what} {record.loss:.4f}, at {size}")
     table = _table("interval", "one run", "mean of many runs")
     for level, interval in record.intervals.items():
         table.add_row(f"{100 * float(level):g} %", _interval(interval), _interval(record.mean_intervals[level]))
     console.print(table)
-    _say(console, f"width of the 90 % interval: {100 * (high - low) / record.loss:.2f} % of the loss")
+    _say(console, f"width of the 90 % interval: {100 * (high - low) / record.loss:.2f} % of the {what}")
     for name, loss in record.baselines.items():
         _say(console, f"{_BASELINES[name]}: {loss:.4f}")
     _say(console, _curve(record))
@@ -98,7 +101,8 @@ def print_prediction(record: PredictionRecord, console: Console) -> None:
 def print_score(record: PredictionRecord, found: Score, console: Console) -> None:
     """Print how a prediction did."""
     off = f"{100 * found.error:+.2f} % ({record.ratio:.3g}x)"
-    _say(console, f"predicted {record.loss:.4f}, measured {found.measured:.4f}: {off}")
+    what = "" if record.metric == VAL_LOSS else f"{record.metric}: "
+    _say(console, f"{what}predicted {record.loss:.4f}, measured {found.measured:.4f}: {off}")
     for level, is_inside in found.inside.items():
         _say(console, f"{'inside' if is_inside else 'outside'} of the {100 * float(level):g} % interval")
     for name, error in found.baseline_errors.items():
@@ -107,8 +111,10 @@ def print_score(record: PredictionRecord, found: Score, console: Console) -> Non
         _say(console, f"does not count: {problem}")
 
 
-def print_tally(rows: Sequence[Row], console: Console) -> None:
-    """Print how the predictions did, by how far they extrapolate."""
+def print_tally(rows: Sequence[Row], console: Console, metric: str = "") -> None:
+    """Print how the predictions did, by how far they extrapolate. `metric`: what they predict; "": not said."""
+    if metric:
+        _say(console, f"{metric}:")
     levels = list(dict.fromkeys(level for row in rows for level in row.inside))
     names = list(dict.fromkeys(name for row in rows for name in row.baselines))
     table = _table(

@@ -13,7 +13,7 @@ class Score:
     """How a prediction did."""
 
     measured: float
-    """Held-out loss of the run, nats per token."""
+    """Held-out loss of the run, nats per token; or the metric that was predicted."""
     error: float
     """Predicted loss over the measured one, minus 1."""
     inside: dict[str, bool]
@@ -39,7 +39,12 @@ class Score:
 
 
 def score(prediction: PredictionRecord, run: RunFacts, began: datetime | None) -> Score:
-    """The score of a prediction. `began`: when the run began; None: it is not known, and the score does not count."""
+    """The score of a prediction. `began`: when the run began; None: it is not known, and the score does not count.
+
+    Raises ValueError if the run's loss is another metric than the predicted one.
+    """
+    if run.metric != prediction.metric:
+        raise ValueError(f"the prediction is of {prediction.metric}, and {run.metric} of {run.name} was read")
     return Score(
         measured=run.loss,
         error=prediction.loss / run.loss - 1.0,
@@ -62,6 +67,11 @@ def _problems(prediction: PredictionRecord, run: RunFacts, began: datetime | Non
     if run.parent:
         found.append(f"the run started with the weights of another, {run.parent}, which may be older than the seal")
     found.extend(f"the data of the run were changed before its end: {change}" for change in run.data_changes)
+    expected = prediction.problems_sha256
+    if expected and run.problems_sha256 != expected:
+        found.append(
+            f"the run was evaluated on other problems of the task of {prediction.metric} than those of the fit"
+        )
     counts = (run.num_params, run.num_params_without_embeddings)
     same = {field: getattr(run, field) for field in SAME}
     settings = settings_of(run.config) if run.config is not None else None

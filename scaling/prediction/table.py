@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from foretrain.scaling.laws.forms import FORMS, Floats, Form
+from foretrain.scaling.laws.metric import check_metric, task_of
 from foretrain.scaling.laws.runs import COLUMNS, RunFacts, read_runs
+from foretrain.trainer.metrics import VAL_LOSS
 
 AUTO = "auto"
 MOST_COLLINEAR = 0.95
@@ -41,6 +43,11 @@ class RunTable:
     runs: tuple[RunFacts, ...]
     embeddings: bool
     """Whether N counts embeddings."""
+
+    @property
+    def metric(self) -> str:
+        """What the losses of the runs are, as their metrics call it."""
+        return self.runs[0].metric
 
     @property
     def variables(self) -> Floats:
@@ -76,23 +83,33 @@ def value_of(run: RunFacts, name: str, embeddings: bool) -> float:
 
 
 def read_table(
-    paths: Sequence[Path | str], law: str = AUTO, *, embeddings: bool = True, lowest: bool = False
+    paths: Sequence[Path | str],
+    law: str = AUTO,
+    *,
+    embeddings: bool = True,
+    lowest: bool = False,
+    metric: str = VAL_LOSS,
 ) -> RunTable:
     """The runs in folders of runs, sweeps and ladders, and in .csv tables.
 
     `law`: a name of FORMS, or AUTO: a law of N and D if the runs separate them, else of compute. `lowest`: of runs of
-    the same size, take the one with the lowest loss. Raises ValueError with a line for every reason why no law can be
-    fitted.
+    the same size, take the one with the lowest loss. `metric`: what is taken as the loss, of those that `check_metric`
+    allows. Raises ValueError with a line for every reason why no law can
+    be fitted.
     """
-    return table_of(*read_facts(paths), law, embeddings=embeddings, lowest=lowest)
+    check_metric(metric)
+    return table_of(*read_facts(paths, metric), law, embeddings=embeddings, lowest=lowest)
 
 
-def read_facts(paths: Sequence[Path | str], loss: str = "loss") -> tuple[list[RunFacts], list[str]]:
-    """The runs of paths, and a line for each that cannot be used. `loss`: the column of a table with the loss."""
+def read_facts(paths: Sequence[Path | str], metric: str = VAL_LOSS) -> tuple[list[RunFacts], list[str]]:
+    """The runs of paths, and a line for each that cannot be used.
+
+    `metric`: what is taken as the loss; of a table, a column of this name, or that with the loss.
+    """
     runs: list[RunFacts] = []
     problems: list[str] = []
     for path in dict.fromkeys(map(Path, paths)):
-        found, bad = _rows(path, loss) if path.suffix == ".csv" else read_runs([path])
+        found, bad = _rows(path, metric) if path.suffix == ".csv" else read_runs([path], metric=metric)
         runs.extend(found)
         problems.extend(bad)
     return runs, problems
@@ -133,7 +150,7 @@ def _lowest(runs: Sequence[RunFacts]) -> list[RunFacts]:
 def differences(runs: Sequence[RunFacts]) -> list[str]:
     """What differs between runs although one law needs it to be the same, a line for each."""
     found = []
-    for field, what in SAME.items():
+    for field, what in {**SAME, "metric": "metrics", "problems_sha256": "problems of the task"}.items():
         values: dict[object, str] = {}
         for run in runs:
             if value := getattr(run, field):
@@ -150,8 +167,8 @@ def differences(runs: Sequence[RunFacts]) -> list[str]:
     return found
 
 
-def _rows(path: Path, loss: str) -> tuple[list[RunFacts], list[str]]:
-    """The runs of a table, and a line for each row that cannot be used. `loss`: the column with the loss."""
+def _rows(path: Path, metric: str) -> tuple[list[RunFacts], list[str]]:
+    """The runs of a table, and a line for each row that cannot be used."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # some programs begin a table with a mark
             reader = csv.DictReader(file)
@@ -164,12 +181,10 @@ def _rows(path: Path, loss: str) -> tuple[list[RunFacts], list[str]]:
         return [], [f"{path} has two columns for {twice}: leave one of them out"]
     if not rows:
         return [], [f"{path} has no rows: it needs a line with the names of the columns, and one for each run"]
-    if loss != "loss":
-        rows = [{**row, "loss": row.get(loss)} for row in rows]
     found, problems = [], []
     for number, row in enumerate(rows, start=2):
         try:
-            found.append(RunFacts.of_row(row, f"{path}:{number}"))
+            found.append(RunFacts.of_row(row, f"{path}:{number}", metric))
         except ValueError as error:
             problems.append(str(error))
     return found, problems
@@ -182,8 +197,10 @@ def _column(name: str) -> str:
 
 
 def _chosen(runs: Sequence[RunFacts], embeddings: bool) -> Form:
-    """The law of N and D if the runs separate them, else that of compute."""
+    """The law of N and D if the runs separate them, else, and for metrics of tasks, that of compute."""
     by_compute = FORMS.get("compute")
+    if task_of(runs[0].metric):  # its exponents of N and D are not known to be near the usual ones
+        return by_compute
     try:
         sizes_RV = np.array([[value_of(run, name, embeddings) for name in ("N", "D")] for run in runs])
     except ValueError:

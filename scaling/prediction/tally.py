@@ -7,6 +7,7 @@ from itertools import pairwise
 from statistics import median
 
 from foretrain.scaling.prediction.record import PredictionRecord, ScoreRecord
+from foretrain.trainer.metrics import VAL_LOSS
 
 RANGES = (1, 3, 10, 30, 100, math.inf)
 """Where a tally divides predictions by the compute of their target over that of the largest run of their fit."""
@@ -25,6 +26,8 @@ class Scored:
     """Its ends over the measured loss, minus 1."""
     inside: dict[str, bool]
     baseline_errors: dict[str, float]
+    metric: str = VAL_LOSS
+    """What was predicted."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Row:
     mean_width: float
     baselines: dict[str, float]
     """The median absolute error of simpler rules."""
+
+
+def by_metric(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
+    """The predictions of each metric, whose errors say nothing of each other."""
+    return {metric: [each for each in scored if each.metric == metric] for metric in sorted({x.metric for x in scored})}
 
 
 def tally(scored: Sequence[Scored]) -> list[Row]:
@@ -84,4 +92,5 @@ def scored_of(name: str, prediction: PredictionRecord, score: ScoreRecord) -> Sc
         (low / measured - 1.0, high / measured - 1.0),
         {level: low <= measured <= high for level, (low, high) in prediction.intervals.items()},
         {name: loss / measured - 1.0 for name, loss in prediction.baselines.items()},
+        prediction.metric,
     )

@@ -5,22 +5,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from foretrain.configs.schema import Config
+from foretrain.scaling.laws.metric import task_of
 from foretrain.scaling.prediction.predict import Target
 from foretrain.scaling.prediction.record import PredictionRecord
 from foretrain.scaling.prediction.table import SAME
 from foretrain.trainer.goodput import facts
-from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.metrics import METRICS_FILE, VAL_LOSS, read_metrics
 from foretrain.trainer.prediction.target import schedule_shape, settings_of
 from foretrain.trainer.run.description import Description
 from foretrain.trainer.run.folder import PREDICTION_FILE
 from foretrain.trainer.run.setup import prepare_run
+from foretrain.trainer.tasks.base import fingerprint, problems_of
 
 
-def target_of(config: Config, *, embeddings: bool) -> Target:
+def target_of(config: Config, *, embeddings: bool, metric: str = VAL_LOSS, problems_sha256: str = "") -> Target:
     """The target that a config describes. Its corpus must be there: it decides the vocabulary and the tokens.
 
-    `embeddings`: whether N counts them. Raises ValueError if the config cannot be trained.
+    `embeddings`: whether N counts them. `metric`: what is predicted. `problems_sha256`: if that is a metric of a task,
+    the fingerprint of its problems, as the fit has it. Raises ValueError if the config cannot be trained, or if its run
+    would not be evaluated on these problems.
     """
+    _check_evaluated(config, metric, problems_sha256)
     run = prepare_run(config)
     found = Description.of(run)
     known = {**vars(found), "parametrization": run.config.mup.parametrization, "seq_len": run.config.model.seq_len}
@@ -32,6 +37,23 @@ def target_of(config: Config, *, embeddings: bool) -> Target:
         settings={"model": run.config.model.name, **settings_of(run.config)},
         schedule=schedule_shape(run.config.schedule, run.config.train.num_tokens),
     )
+
+
+def _check_evaluated(config: Config, metric: str, problems_sha256: str) -> None:
+    """Raise ValueError if a run of the config has no such metric in the end."""
+    task, train = task_of(metric), config.train
+    if not task:
+        return
+    if task not in train.eval_tasks:
+        raise ValueError(
+            f"the fit is of {metric}, and the config's train.eval_tasks = {train.eval_tasks}: add {task}, so that the "
+            "run can be scored"
+        )
+    if problems_sha256 and fingerprint(problems_of(task, train.eval_problems)) != problems_sha256:
+        raise ValueError(
+            f"the fit is of {metric} on other problems than the {train.eval_problems} of this config: set "
+            "train.eval_problems to that of the runs of the fit, with the same version of the task"
+        )
 
 
 def target_of_numbers(num_params: float | None, num_tokens: float | None, flops: float | None) -> Target:

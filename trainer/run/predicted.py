@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foretrain.trainer.metrics import VAL_LOSS
 from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.prediction.curve import PredictedCurve
 from foretrain.trainer.prediction.sealed import PREDICTION, SEAL, read_sealed
@@ -39,6 +40,11 @@ class SealedPrediction:
         """The prediction in a file. Raises ValueError, which names the file, if it is none or was changed."""
         content = path.read_text(encoding="utf-8")
         values = read_sealed(path, PREDICTION, content)
+        if (metric := values.get("metric", VAL_LOSS)) != VAL_LOSS:
+            raise ValueError(
+                f"{path} predicts {metric}, and a run is compared with a prediction of its loss: name one, or leave it "
+                f"out; `foretrain score RUN --prediction {path}` scores this one"
+            )
         curve, why_none = values.get("curve") or {}, ""
         if not curve:
             why_none = "it was made by an older version"
