@@ -138,7 +138,7 @@ def print_tally(rows: Sequence[Row], console: Console, metric: str = "") -> None
     console.print(table)
 
 
-_BASELINES = {"largest_run": "loss of the largest run", "power_law": "power law without a constant"}
+_BASELINES = {"largest_run": "value of the largest run", "power_law": "power law without a constant"}
 
 
 def _curve(record: PredictionRecord) -> str:

@@ -94,8 +94,7 @@ def read_table(
 
     `law`: a name of FORMS, or AUTO: a law of N and D if the runs separate them, else of compute. `lowest`: of runs of
     the same size, take the one with the lowest loss. `metric`: what is taken as the loss, of those that `check_metric`
-    allows. Raises ValueError with a line for every reason why no law can
-    be fitted.
+    allows. Raises ValueError with a line for every reason why no law can be fitted.
     """
     check_metric(metric)
     return table_of(*read_facts(paths, metric), law, embeddings=embeddings, lowest=lowest)

@@ -54,7 +54,7 @@ class TaskEvaluation:
             tokens_BL, targets_BL = torch.from_numpy(batch.tokens_BL), torch.from_numpy(batch.targets_BL)
             positions_BL = None if batch.positions_BL is None else torch.from_numpy(batch.positions_BL)
             found.append(self._engine.measure(self._measures, tokens_BL, targets_BL, positions_BL))
-        sums_MN = torch.cat(found, dim=1)[:, :count]
+        sums_MN = torch.cat(found, dim=1)[:, :count].contiguous()
         dist.broadcast(sums_MN, group=self._groups.cpu, group_src=0)  # with the same bits on every rank
         num_wrong_N, neg_log_N = sums_MN.numpy()
         return TaskResult.of(neg_log_N, (num_wrong_N == 0).astype(float))
