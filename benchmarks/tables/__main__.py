@@ -18,6 +18,7 @@ from benchmarks.tables.predictions import predictions, summary
 from benchmarks.tables.report import in_document, merged
 from foretrain.progress import JobProgress
 from foretrain.scaling.prediction.table import read_facts
+from foretrain.trainer.metrics import VAL_LOSS
 
 app = typer.Typer(add_completion=False)
 
@@ -29,7 +30,9 @@ def main(
         list[float] | None, typer.Option(help="Least extrapolation in compute. Default: 30 and 100.")
     ] = None,
     lowest: Annotated[bool, typer.Option("--lowest", help="Take the lowest loss of each size.")] = False,
-    loss: Annotated[str, typer.Option(metavar="COLUMN", help="Column with the loss, such as a smoothed one.")] = "loss",
+    loss: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Column with the loss, such as a smoothed one. Default: loss.")
+    ] = VAL_LOSS,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Add the results to this .jsonl file.")] = None,
     document: Annotated[Path | None, typer.Option(help="Document whose table is written again from FILE.")] = None,
 ) -> None:
