@@ -8,7 +8,7 @@ import numpy as np
 from foretrain.scaling.laws.backtest import BackTest, backtest
 from foretrain.scaling.laws.fit import Fit, fit, run_weights
 from foretrain.scaling.laws.forms import Floats, Form
-from foretrain.scaling.laws.intervals import Interval, Spread, bounds, spread
+from foretrain.scaling.laws.intervals import Interval, Spread, bounds, loss_at, spread
 from foretrain.scaling.laws.minimize import Minima, Quantity
 from foretrain.scaling.laws.noise import SIGNIFICANCE, Replicates, lack_of_fit, replicates, sizes
 from foretrain.scaling.laws.posterior import Posterior, posterior
@@ -142,6 +142,19 @@ class Evidence:
             for num in (num_runs, np.inf)
         )
         return Prediction(found.quantile(0.5), intervals, means)
+
+    def if_right(self, x_V: Floats) -> tuple[Interval, ...]:
+        """The intervals of one run, of LEVELS, if the law has no discrepancy: profile likelihoods (`intervals.py`).
+
+        An end is 0 or infinite if the runs do not bound it.
+        """
+        quantity = loss_at(self.fit.form, self.fit.log_x(np.asarray(x_V, dtype=float)[None]))
+        own_B = np.array([self.run_std**2])
+        found = (bounds(self.fit.problem, self._minima, self._spread, quantity, level, own_B) for level in LEVELS)
+        return tuple(
+            Interval(level, float(np.exp(low_B[0])), float(np.exp(high_B[0])))
+            for level, (low_B, high_B) in zip(LEVELS, found, strict=True)
+        )
 
     def _posterior(self, x_V: Floats) -> Posterior:
         """What the runs show of the loss at a size."""

@@ -33,11 +33,10 @@ ANY_EXPONENT = 0.2
 """The usual exponent of a law that names none."""
 USUAL_NOISE, NOISE_FREEDOM = 0.0035, 2.0
 """The noise of a seed, as a share of the loss, and for how many runs this counts (arXiv 2304.03208, section 3.3)."""
-USUAL_DISCREPANCY = 0.001
-"""The median of kappa before the runs are known: a discrepancy of about 0.2 % between sizes of which one has 30 times
-the compute. Its distribution (Cauchy's, positive) has a heavy tail: the runs can show a much larger one, as those of
-published tables do. With a median of 0.003, intervals of synthetic ladders whose law is right hold the loss in 98 to
-100 % instead of 90 to 100 % at a level of 90 %."""
+USUAL_DISCREPANCY = 0.003
+"""The median of kappa before the runs are known: a discrepancy of about 0.6 % between sizes of which one has 30 times
+the compute, which is how far published fits are from their runs. Its distribution (Cauchy's, positive) has a heavy
+tail: the runs can show a much larger one."""
 ROUGHNESS = 1.5
 """The power of the distance: between 1, a random walk, and 2, a straight line. Laws that are wrong bend slowly."""
 

@@ -61,7 +61,8 @@ def predict(record: FitRecord, seal: str, target: Target, code: str = "") -> Pre
     runs = runs_for(record, target.tokens_per_param)
     evidence = evidence_in(record.law, runs)
     _refuse(objections(record, evidence, target))
-    found = evidence.predict(target.variables(evidence.fit.form.variables))
+    x_V = target.variables(evidence.fit.form.variables)
+    found = evidence.predict(x_V)
     _refuse(evidence.too_wide(found))
     intervals, mean_intervals = _bounds(found.intervals), _bounds(found.mean_intervals)
     return PredictionRecord(
@@ -71,6 +72,7 @@ def predict(record: FitRecord, seal: str, target: Target, code: str = "") -> Pre
         loss=found.loss,
         intervals=intervals,
         mean_intervals=mean_intervals,
+        if_right={f"{each.level:g}": [finite(each.low), finite(each.high)] for each in evidence.if_right(x_V)},
         ratio=target.flops / evidence.compute_range[1],
         fit={
             "seal": seal,

@@ -98,13 +98,15 @@ class PredictionRecord(Sealed):
     loss: float
     """Predicted held-out loss after the last step, nats per token; or what `metric` names in its place."""
     intervals: dict[str, list[float]]
-    """For one run, by level: the uncertainty of the law, and the noise of a seed."""
+    """For one run, by level: the uncertainty of the law, its discrepancy, and the noise of a seed."""
     mean_intervals: dict[str, list[float]]
     """For the mean of many runs, by level."""
     ratio: float
     """Compute of the target over that of the largest run of the fit."""
     fit: dict[str, Any]
     """The seal of the fit, and what was used of it: its runs, and the law that was fitted to them."""
+    if_right: dict[str, list[float | None]] = field(default_factory=dict)
+    """For one run, by level, if the law has no discrepancy; an end that is not bounded is null."""
     baselines: dict[str, float] = field(default_factory=dict)
     """What simpler rules predict, for comparison."""
     curve: dict[str, Any] = field(default_factory=dict)

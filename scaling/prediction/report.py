@@ -88,9 +88,10 @@ def print_prediction(record: PredictionRecord, console: Console) -> None:
     size = f"{record.target['C']:.3g} FLOPs, {record.ratio:.3g} times the largest run"
     what = "loss" if record.metric == VAL_LOSS else record.metric
     _say(console, f"predicted {what} {record.loss:.4f}, at {size}")
-    table = _table("interval", "one run", "mean of many runs")
+    table = _table("interval", "one run", "mean of many runs", "one run, if the law is exact")
     for level, interval in record.intervals.items():
-        table.add_row(f"{100 * float(level):g} %", _interval(interval), _interval(record.mean_intervals[level]))
+        others = (record.mean_intervals[level], record.if_right.get(level, [None, None]))
+        table.add_row(f"{100 * float(level):g} %", _interval(interval), *map(_interval, others))
     console.print(table)
     _say(console, f"width of the 90 % interval: {100 * (high - low) / record.loss:.2f} % of the {what}")
     for name, loss in record.baselines.items():

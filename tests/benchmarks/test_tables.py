@@ -93,4 +93,4 @@ def test_a_column_with_another_loss_can_be_named(tmp_path: Path) -> None:
     table.write_text("C,loss,smooth loss\n1e15,3.0,3.5\n2e15,2.9,3.4\n")
     assert [run.loss for run in read_facts([table], "smooth loss")[0]] == [3.5, 3.4]
     assert [run.loss for run in read_facts([table])[0]] == [3.0, 2.9]
-    assert "has no loss" in read_facts([table], "other")[1][0]
+    assert "has no other" in read_facts([table], "other")[1][0]

@@ -114,3 +114,15 @@ def test_more_runs_of_a_large_size_have_a_narrower_mean() -> None:
     found = evidence()
     one, four, law = (found.predict(LARGE_V, num).interval(0.9) for num in (1, 4, 10**6))
     assert one.high / one.low > four.high / four.low > law.high / law.low
+
+
+@pytest.mark.long
+def test_intervals_of_a_law_that_is_right_hold_the_loss_as_often_as_they_say() -> None:
+    """As tests/scaling/laws/test_intervals.py, but with the noise that the evidence finds."""
+    num = 300
+    truth_B = right(LARGE_V[None])[0] * np.exp(NOISE * np.random.default_rng(99).standard_normal(num))
+    found_B = [evidence(right, seed).if_right(LARGE_V) for seed in range(num)]
+    held_BL = np.array([[loss in each for each in found] for loss, found in zip(truth_B, found_B, strict=True)])
+    share_80, _, share_95 = held_BL.mean(axis=0)
+    assert 0.76 <= share_80 <= 0.84
+    assert 0.93 <= share_95 <= 0.97

@@ -69,6 +69,8 @@ def test_a_prediction_at_30_times_the_compute_holds_the_truth(fitted: FitRecord)
     means = [high - low for low, high in found.mean_intervals.values()]
     assert widths == sorted(widths) and all(mean < one for mean, one in zip(means, widths, strict=True))
     assert set(found.baselines) == {"largest_run", "power_law"}
+    exact = [high - low for low, high in found.if_right.values() if low is not None and high is not None]
+    assert exact == sorted(exact) and exact[1] < widths[1]  # a law without a discrepancy leaves less open
 
 
 @pytest.mark.parametrize(
