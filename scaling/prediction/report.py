@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from foretrain.scaling.laws.evidence import LEVELS
+from foretrain.scaling.laws.metric import task_of
 from foretrain.scaling.laws.noise import SIGNIFICANCE
 from foretrain.scaling.prediction.limits import FALSE_ALARM
 from foretrain.scaling.prediction.record import FitRecord, PredictionRecord
@@ -97,6 +98,10 @@ def print_prediction(record: PredictionRecord, console: Console) -> None:
     for name, loss in record.baselines.items():
         _say(console, f"{_BASELINES[name]}: {loss:.4f}")
     _say(console, _curve(record))
+    if task_of(record.metric):
+        _say(
+            console, "a task may be learned within a small range of compute, which a law of smaller runs does not show"
+        )
 
 
 def print_score(record: PredictionRecord, found: Score, console: Console) -> None:

@@ -101,6 +101,7 @@ def prediction_file(fit_file: Path) -> Path:
     path = fit_file.with_name("prediction.json")
     ended = called("predict", "--fit", fit_file, "--flops", "1e17", "--out", path)
     assert ended.exit_code == 0, ended.output
+    assert "a task may be learned within a small range of compute" in ended.output
     assert f"predicted {COPY} " in ended.output and f"loss curve: none, since the fit is of {COPY}" in ended.output
     return path
 
