@@ -57,7 +57,7 @@ def evaluate(*runs: Run) -> list[Evaluations]:
         engine, _ = build_engine(run.config, groups)
         evaluation = Evaluation(run, groups, engine, objective_of(run.config)(run.config))
         found.append(([evaluation(), evaluation()], evaluation.num_samples))
-        destroy_groups()
+    destroy_groups()  # once: the next groups would read the addresses of these
     return found
 
 

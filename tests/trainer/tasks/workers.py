@@ -27,7 +27,7 @@ def evaluate(samples: TaskSamples | None, *runs: Run) -> list[dict[str, TaskResu
         evaluation = TaskEvaluation(run, groups, engine)
         evaluation.tasks = evaluation.tasks if samples is None else [samples]
         found.append(evaluation())
-        destroy_groups()
+    destroy_groups()  # once: the next groups would read the addresses of these
     return found
 
 
