@@ -189,8 +189,8 @@ def predict(
     """Predict the final loss of a run that has not started, with intervals of 80, 90 and 95 %, and seal it.
 
     Refused, with every reason, if the runs of the fit do not support it: other data, tokenizer or parametrization, an
-    extrapolation that the back-test does not cover, or too few sizes. The sealed file shows a later change. It cannot
-    show when it was made: commit it, or publish its seal, before the run.
+    extrapolation that is too far, too few sizes, or an interval that says nothing. The sealed file shows a later
+    change. It cannot show when it was made: commit it, or publish its seal, before the run.
 
     Example: `foretrain predict runs/mup_proxy --fit ladders/small/fit.json --out prediction.json`
     """

@@ -91,8 +91,8 @@ def print_prediction(record: PredictionRecord, console: Console) -> None:
     _say(console, f"predicted {what} {record.loss:.4f}, at {size}")
     table = _table("interval", "one run", "mean of many runs", "one run, if the law is exact")
     for level, interval in record.intervals.items():
-        others = (record.mean_intervals[level], record.if_right.get(level, [None, None]))
-        table.add_row(f"{100 * float(level):g} %", _interval(interval), *map(_interval, others))
+        mean, exact = record.mean_intervals[level], record.if_right.get(level, [None, None])
+        table.add_row(f"{100 * float(level):g} %", _interval(interval), _interval(mean), _interval(exact))
     console.print(table)
     _say(console, f"width of the 90 % interval: {100 * (high - low) / record.loss:.2f} % of the {what}")
     for name, loss in record.baselines.items():
