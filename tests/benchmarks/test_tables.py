@@ -11,7 +11,10 @@ from benchmarks.tables.__main__ import app
 from benchmarks.tables.predictions import predictions
 from benchmarks.tables.report import BEGIN, END, in_document, merged
 from foretrain.scaling.laws.runs import RunFacts
-from foretrain.scaling.prediction.table import read_facts
+from foretrain.scaling.prediction.fit import evidence_of, fit_record
+from foretrain.scaling.prediction.predict import predict
+from foretrain.scaling.prediction.table import read_facts, read_table
+from foretrain.scaling.prediction.target import target_of_numbers
 from tests.cli import ROOT
 
 RESULTS = ROOT / "benchmarks/results/tables.jsonl"
@@ -94,3 +97,23 @@ def test_a_column_with_another_loss_can_be_named(tmp_path: Path) -> None:
     assert [run.loss for run in read_facts([table], "smooth loss")[0]] == [3.5, 3.4]
     assert [run.loss for run in read_facts([table])[0]] == [3.0, 2.9]
     assert "has no other" in read_facts([table], "other")[1][0]
+
+
+@pytest.mark.parametrize(("num_models", "is_predicted"), [(3, False), (4, True), (5, True)])
+def test_the_13b_model_of_cerebras_gpt_is_in_the_interval_from_models_up_to_1_3b_and_2_7b_and_refused_from_590m_down(
+    num_models: int, is_predicted: bool, tmp_path: Path
+) -> None:
+    lines = (PUBLISHED / "cerebras_gpt.csv").read_text().splitlines()
+    runs = tmp_path / "runs.csv"
+    runs.write_text("\n".join(lines[: 1 + num_models]) + "\n")
+    params, tokens, flops, measured = map(float, lines[-1].split(","))
+    table = read_table([runs], "compute")
+    record = fit_record(table, evidence_of(table))
+    target = target_of_numbers(params, tokens, flops)
+    if not is_predicted:
+        with pytest.raises(ValueError, match="do not support this prediction"):
+            predict(record, "", target)
+        return
+    found = predict(record, "", target)
+    for low, high in found.intervals.values():
+        assert low <= measured <= high
