@@ -195,6 +195,12 @@ class Evidence:
                 f"the target ({compute:.3g} FLOPs) is not larger than the largest run ({high:.3g}): predict a larger "
                 "one, or leave the larger runs out"
             )
+        if self.fit.num_sizes <= len(self.fit.form.parameters):
+            found.append(
+                f"{self.fit.num_sizes} sizes determine the {len(self.fit.form.parameters)} parameters of "
+                f"{self.fit.form.formula} exactly, and leave nothing to judge it by: add sizes, or use a law with fewer "
+                "parameters"
+            )
         if compute / high > TESTED_RATIO and compute / high > self.reach:
             found.append(
                 f"the target has {compute / high:.3g} times the compute of the largest run, and these runs support "

@@ -15,8 +15,8 @@ from foretrain.trainer.metrics import VAL_LOSS
 AUTO = "auto"
 MOST_COLLINEAR = 0.95
 """The largest correlation of log N and log D at which a law can separate parameters from tokens."""
-LEAST_SIZES_OF_BOTH = 5
-"""With fewer sizes, a law of N and D cannot be fitted: it has five parameters."""
+LEAST_SIZES_OF_BOTH = 6
+"""Fewer sizes leave nothing to judge a law of N and D by: it has five parameters."""
 ALIASES = {
     "N": ("params", "parameters", "num_params", "model size"),
     "D": ("tokens", "num_tokens", "training tokens"),

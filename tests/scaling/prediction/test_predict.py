@@ -93,10 +93,12 @@ def test_a_run_is_compared_in_all_that_a_prediction_says_of_it() -> None:
     assert tuple(table.SAME) == SAME
 
 
-def test_few_sizes_give_a_wide_interval_and_fewer_than_parameters_none() -> None:
+def test_few_sizes_give_a_wide_interval_and_no_more_than_parameters_none() -> None:
     few, many = (predict(record_of(runs(num=num, seeds=1)), "seal", target(2e19)).intervals["0.9"] for num in (4, 12))
     assert few[1] - few[0] > 1.5 * (many[1] - many[0])
     assert few[0] < law(2e19) < few[1]
+    with pytest.raises(ValueError, match=r"3 sizes determine the 3 parameters of .* exactly"):
+        predict(record_of(runs(num=3, seeds=2)), "seal", target(2e19))
     with pytest.raises(ValueError, match=r"runs of 2 sizes, .* cannot determine the 3 parameters"):
         record_of(runs(num=2, seeds=1))
 
