@@ -198,8 +198,8 @@ class Evidence:
         if self.fit.num_sizes <= len(self.fit.form.parameters):
             found.append(
                 f"{self.fit.num_sizes} sizes determine the {len(self.fit.form.parameters)} parameters of "
-                f"{self.fit.form.formula} exactly, and leave nothing to judge it by: add sizes, or use a law with fewer "
-                "parameters"
+                f"{self.fit.form.formula} exactly, and leave nothing to judge it by: add sizes, or use a law with "
+                "fewer parameters"
             )
         if compute / high > TESTED_RATIO and compute / high > self.reach:
             found.append(
