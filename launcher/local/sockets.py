@@ -17,7 +17,7 @@ _LOCK = "owner"
 _owned = ExitStack()
 _MAX_PATH, _SOCKET = 107, f"/{PREFIX}12345678/pymp-12345678/listener-12345678"
 """Bytes of the path of a socket, and what is added to a temporary folder for one."""
-_SHORT = ("/tmp", "/var/tmp")
+SHORT = ("/tmp", "/var/tmp")
 """Folders for sockets if TMPDIR has too long a path."""
 
 
@@ -49,11 +49,11 @@ def socket_place() -> str:
     Raises OSError, with what to do, if no other one can be written.
     """
     temporary = tempfile.gettempdir()
-    for place in (temporary, *_SHORT):
+    for place in (temporary, *SHORT):
         if len(f"{place}{_SOCKET}".encode()) <= _MAX_PATH and os.access(place, os.W_OK | os.X_OK):
             return place
     raise OSError(
-        f"the temporary folder {temporary} has too long a path for a socket, and {' and '.join(_SHORT)} cannot be "
+        f"the temporary folder {temporary} has too long a path for a socket, and {' and '.join(SHORT)} cannot be "
         f"written: set TMPDIR to a folder whose path has at most {_MAX_PATH - len(_SOCKET)} bytes"
     )
 

@@ -162,10 +162,10 @@ def _save_nothing() -> None:
             part.values.detach().copy_(torch.empty(part.box.sizes))
 
     files.dcp = SimpleNamespace(async_save=async_save)  # type: ignore[assignment]
-    files.Checkpoints._publish = publish  # type: ignore[method-assign,assignment]
+    files.Checkpoints.write_rest = publish  # type: ignore[method-assign,assignment]
     staging.alone = lambda tensor: tensor
     staging.pin = lambda tensor: None
-    loading._read = read  # type: ignore[assignment]
+    loading.read_from = read  # type: ignore[assignment]
 
 
 def forget_rank() -> None:

@@ -96,8 +96,8 @@ class _Model:
 
     def _covariance(self) -> Floats:
         """The covariance of the discrepancies of the sizes, for a kappa of 1 (S, S)."""
-        from_target_S = _distance(self.log_x_SV, self.target_V[None])[:, 0]
-        apart_SS = _distance(self.log_x_SV, self.log_x_SV)
+        from_target_S = distance(self.log_x_SV, self.target_V[None])[:, 0]
+        apart_SS = distance(self.log_x_SV, self.log_x_SV)
         return np.asarray(0.5 * (from_target_S[:, None] + from_target_S - apart_SS))
 
     def solved(self, random: np.random.Generator) -> Posterior:
@@ -152,6 +152,6 @@ class _Model:
         return np.asarray(np.log(terms_BST.sum(-1)))
 
 
-def _distance(one_SV: Floats, other_SV: Floats) -> Floats:
+def distance(one_SV: Floats, other_SV: Floats) -> Floats:
     """The variances of the differences of discrepancies between sizes (S, S), for a kappa of 1."""
     return np.asarray(((one_SV[:, None] - other_SV) ** 2).sum(-1) ** (0.5 * ROUGHNESS))

@@ -129,7 +129,7 @@ def test_a_run_that_goes_back_while_lines_have_no_room_keeps_a_file_that_can_be_
             fill(disk)
         sink.step({"step": step, "loss": 1.0 / step})
     if not is_full:  # there is room only once the lines cannot be written out before
-        monkeypatch.setattr(sink, "_write_out", lambda: None)
+        monkeypatch.setattr(sink, "write_out", lambda: None)
         (disk / "ballast").unlink()
     if is_full and to_step:
         with pytest.raises(OSError, match="No space left"):

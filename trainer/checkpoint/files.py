@@ -134,7 +134,7 @@ class Checkpoints:
             no_dist=True,
             use_collectives=False,
         )
-        publish = partial(self._publish, folder, target, groups.layout.world_size, record, config, attached)
+        publish = partial(self.write_rest, folder, target, groups.layout.world_size, record, config, attached)
         self._save = _Save(target, groups, config, pace, work, publish)
 
     @property
@@ -174,7 +174,7 @@ class Checkpoints:
             path = self.advance()
         return path
 
-    def _publish(
+    def write_rest(
         self,
         folder: Any,
         target: Any,

@@ -81,7 +81,7 @@ def load(path: Place, state: ModelState, step: int, keys: Sequence[str] = ()) ->
     damage = ""
     node = Node.that_shares(path, state.groups)
     try:
-        _read(path, {}, ReadPlan([part for part in parts_to_read(state) if not keys or part.key in keys]), node)
+        read_from(path, {}, ReadPlan([part for part in parts_to_read(state) if not keys or part.key in keys]), node)
     except DamagedError as error:
         damage = str(error)
     _agree(damage, state.groups)
@@ -98,7 +98,9 @@ def _agree(damage: str, groups: Groups) -> None:
         raise DamagedError(next(filter(None, found)))
 
 
-def _read(path: Place, tensors: dict[str, Any], plan: dcp.LoadPlanner | None = None, node: Node | None = None) -> None:
+def read_from(
+    path: Place, tensors: dict[str, Any], plan: dcp.LoadPlanner | None = None, node: Node | None = None
+) -> None:
     """Read `tensors`, or what a plan asks for, with the other ranks of `node`, if one is given.
 
     Raises DamagedError if a file is missing or not what was written, and OSError if it cannot be read now: a fault of
@@ -129,7 +131,7 @@ def load_weights(path: Place, shards: Sequence[ParamShard]) -> None:
     Raises DamagedError if a file is not what was written.
     """
     tensors = {shard.param.name: torch.empty(shard.param.shape) for shard in shards}
-    _read(path, {"weight": tensors})
+    read_from(path, {"weight": tensors})
     with torch.no_grad():
         for shard in shards:
             shard.values.copy_(tensors[shard.param.name])

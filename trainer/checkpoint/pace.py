@@ -13,7 +13,8 @@ class Pace:
 
     def __init__(self, share: float = WRITER_SHARE) -> None:
         self._share = share
-        self._is_awaited = Event()
+        self.is_awaited = Event()
+        """Set as soon as somebody waits."""
         self._since_s: tuple[float, float] | None = None
 
     def pause(self) -> None:
@@ -25,9 +26,9 @@ class Pace:
         if self._since_s is not None:
             ahead_s = (cpu_s - self._since_s[1]) / self._share - (now_s - self._since_s[0])
             if ahead_s > 0:
-                self._is_awaited.wait(ahead_s)
+                self.is_awaited.wait(ahead_s)
         self._since_s = time.monotonic(), time.thread_time()
 
     def hurry(self) -> None:
         """End a pause, and make no more."""
-        self._is_awaited.set()
+        self.is_awaited.set()

@@ -28,7 +28,7 @@ class JsonLinesSink(Sink):
         self._open_after(session.start_step)
 
     def rewind(self, step: int) -> None:
-        self._write_out()
+        self.write_out()
         self._file.close()
         self._open_after(step)
 
@@ -57,7 +57,7 @@ class JsonLinesSink(Sink):
         self._write({"kind": kind, "step": step, **fields})
 
     def close(self) -> None:
-        self._write_out()
+        self.write_out()
         self._file.close()
         if self._unwritten:
             lines = self._unwritten.count(b"\n")
@@ -65,9 +65,9 @@ class JsonLinesSink(Sink):
 
     def _write(self, record: Mapping[str, Any]) -> None:
         self._unwritten += to_line(record).encode("ascii")
-        self._write_out()
+        self.write_out()
 
-    def _write_out(self) -> None:
+    def write_out(self) -> None:
         """Write all that is not written yet, or keep the rest."""
         try:
             while self._unwritten:

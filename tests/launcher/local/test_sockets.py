@@ -110,6 +110,6 @@ def test_a_long_path_is_refused_with_what_to_do_if_no_other_folder_can_be_writte
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 30)))
-    monkeypatch.setattr(sockets, "_SHORT", (str(tmp_path / "missing"),))
+    monkeypatch.setattr(sockets, "SHORT", (str(tmp_path / "missing"),))
     with pytest.raises(OSError, match=r"set TMPDIR to a folder whose path has at most 59 bytes"):
         sockets.socket_place()

@@ -63,7 +63,7 @@ def test_intervals_without_a_discrepancy_hold_the_loss_of_a_law_that_bends_too_s
 ) -> None:
     """The planted error: the law is taken as right."""
     monkeypatch.setattr(posterior, "USUAL_DISCREPANCY", 1e-9)
-    monkeypatch.setattr(posterior._Model, "_covariance", lambda model: 0.0 * np.eye(len(model.log_x_SV)))
+    monkeypatch.setattr(posterior, "distance", lambda one_SV, other_SV: np.zeros((len(one_SV), len(other_SV))))
     assert covered(bent, 20) < 0.75
 
 

@@ -49,16 +49,16 @@ EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtr
 class RenamesTooSoon(Checkpoints):
     """A planted bug: the folder has its name before it is complete."""
 
-    def _publish(self, folder: Path, target: Path, *others: Any) -> None:
+    def write_rest(self, folder: Path, target: Path, *others: Any) -> None:
         folder.replace(target)
-        super()._publish(target, target, *others)
+        super().write_rest(target, target, *others)
 
 
 class WritesAgain(Checkpoints):
     """A planted bug: a file is written again after the folder has its name."""
 
-    def _publish(self, folder: Path, target: Path, *others: Any) -> None:
-        super()._publish(folder, target, *others)
+    def write_rest(self, folder: Path, target: Path, *others: Any) -> None:
+        super().write_rest(folder, target, *others)
         content = (target / "run.json").read_bytes()
         (target / "run.json").unlink()
         (target / "run.json").write_bytes(content)
@@ -75,10 +75,10 @@ class RemovesUnderItsName(Checkpoints):
 class RemovesTooSoon(Checkpoints):
     """A planted bug: the checkpoints before are removed while the new one is still incomplete."""
 
-    def _publish(self, folder: Path, target: Path, *others: Any) -> None:
+    def write_rest(self, folder: Path, target: Path, *others: Any) -> None:
         for old in self.complete():
             shutil.rmtree(old.rename(self.folder / f"partial-{old.name}"))
-        super()._publish(folder, target, *others)
+        super().write_rest(folder, target, *others)
 
 
 class KeepsLeftovers(Checkpoints):

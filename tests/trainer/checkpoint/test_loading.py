@@ -18,13 +18,13 @@ def test_a_file_that_cannot_be_read_now_is_not_called_damaged(
 ) -> None:
     fail_to_read(OSError(number, "cannot be read now"), monkeypatch)
     with pytest.raises(OSError, match="cannot be read now"):
-        loading._read(tmp_path, {})
+        loading.read_from(tmp_path, {})
 
 
 def test_a_missing_file_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_to_read(FileNotFoundError(errno.ENOENT, "is missing"), monkeypatch)
     with pytest.raises(DamagedError, match="is missing"):
-        loading._read(tmp_path, {})
+        loading.read_from(tmp_path, {})
 
 
 def fail_to_read(failure: OSError, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def paced(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Pace:
     pace = Pace(0.25)
-    monkeypatch.setattr(pace._is_awaited, "wait", clock.wait)
+    monkeypatch.setattr(pace.is_awaited, "wait", clock.wait)
     pace.pause()
     return pace
 

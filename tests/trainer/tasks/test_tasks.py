@@ -82,14 +82,11 @@ def test_the_targets_of_a_sample_are_the_tokens_of_the_answer_alone() -> None:
     assert (samples.batch(4, 2, 6, EOT, with_positions=False).targets_BL == IGNORE).all()
 
 
-def test_an_answer_has_the_tokens_that_it_has_after_its_prompt() -> None:
+def test_an_answer_has_the_tokens_that_it_has_after_its_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     """The digits of a sum are one token; where a token would belong to both texts, each is encoded on its own."""
-    try:
-        TASKS.register("dividing", lambda random: Problem("ab", "cd"))
-        apart = samples_of(config("dividing"), byte_tokenizer(("c", "d")), EOT)[0]
-        across = samples_of(config("dividing"), byte_tokenizer(("b", "c")), EOT)[0]
-    finally:
-        del TASKS._entries["dividing"]
+    monkeypatch.setattr(TASKS, "get", lambda name: lambda random: Problem("ab", "cd"))
+    apart = samples_of(config("dividing"), byte_tokenizer(("c", "d")), EOT)[0]
+    across = samples_of(config("dividing"), byte_tokenizer(("b", "c")), EOT)[0]
     assert [len(each.answers[0]) for each in (apart, across)] == [1, 2]
     assert [len(each.prompts[0]) for each in (apart, across)] == [3, 3]
     assert apart.prompts[0][0] == EOT
@@ -103,17 +100,14 @@ def test_an_answer_has_the_tokens_that_it_has_after_its_prompt() -> None:
     ],
 )
 def test_a_problem_that_does_not_fit_in_a_sample_is_refused(
-    name: str, problem: Problem, seq_len: int, message: str
+    name: str, problem: Problem, seq_len: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    try:
-        TASKS.register(name, lambda random: problem)
-        if not message:
-            assert len(samples_of(config(name, seq_len=seq_len), byte_tokenizer(), EOT)[0].answers) == 128
-            return
-        with pytest.raises(ValueError, match=message):
-            samples_of(config(name, seq_len=seq_len), byte_tokenizer(), EOT)
-    finally:
-        del TASKS._entries[name]
+    monkeypatch.setattr(TASKS, "get", lambda name: lambda random: problem)
+    if not message:
+        assert len(samples_of(config(name, seq_len=seq_len), byte_tokenizer(), EOT)[0].answers) == 128
+        return
+    with pytest.raises(ValueError, match=message):
+        samples_of(config(name, seq_len=seq_len), byte_tokenizer(), EOT)
 
 
 @pytest.mark.parametrize(
