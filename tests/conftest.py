@@ -25,10 +25,10 @@ FIRST = (
     "tests/launcher/ray/test_training.py",
     "tests/slurm/",
     "tests/launcher/ray/",
-    "tests/trainer/watch/test_slow_ranks.py",
+    "tests/trainer/watch/",
 )
-"""Beginnings of the paths of tests that start first. Those of clusters mostly wait, and others fill the time. The last
-file takes minutes: at the end, one worker would have nothing left but that."""
+"""Beginnings of the paths of tests that start first. They mostly wait, for a cluster or until a hang is certain, and
+others fill the time. At the end, one worker would wait alone."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
