@@ -50,5 +50,5 @@ class LastingStream:
 
 def outlive_readers(on_gone: Callable[[str], None]) -> None:
     """Let no print of this process fail from now on; see LastingStream for `on_gone`."""
-    sys.stdout = LastingStream(sys.stdout, on_gone)  # type: ignore[assignment]
-    sys.stderr = LastingStream(sys.stderr, on_gone)  # type: ignore[assignment]
+    sys.stdout = LastingStream(sys.stdout, on_gone)
+    sys.stderr = LastingStream(sys.stderr, on_gone)

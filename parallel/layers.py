@@ -123,7 +123,7 @@ class Head(nn.Module):
         logits_LBV = self._logits(x_LBD, self.weight)
         if self._num_valid_rows == len(self.weight):
             return logits_LBV
-        return _MaskPadding.apply(logits_LBV, self._num_valid_rows)  # type: ignore[no-any-return,no-untyped-call]
+        return _MaskPadding.apply(logits_LBV, self._num_valid_rows)
 
     def _logits(self, x_LBD: Tensor, weight_VD: Tensor) -> Tensor:
         tp = self._tp
@@ -157,7 +157,7 @@ class _MaskPadding(torch.autograd.Function):
         return logits_LBV
 
     @staticmethod
-    def backward(ctx: Any, gradient_LBV: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient_LBV: Tensor) -> tuple[Tensor, None]:
         return gradient_LBV, None
 
 

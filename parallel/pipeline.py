@@ -51,7 +51,7 @@ class Pipeline:
         schedule_class = SCHEDULES[layout.schedule]
         multi = issubclass(schedule_class, schedules.PipelineScheduleMulti)
         self._schedule = schedule_class(
-            parts if multi else parts[0],  # type: ignore[arg-type]
+            parts if multi else parts[0],
             num_microbatches,
             loss_fn=loss_fn,
             scale_grads=False,

@@ -45,7 +45,7 @@ class TensorParallel:
         from megatron.core.tensor_parallel.layers import linear_with_grad_accumulation_and_async_allreduce
 
         # Its advice on CUDA_DEVICE_MAX_CONNECTIONS, which shim.py follows already, also breaks compiled graphs.
-        linear_with_grad_accumulation_and_async_allreduce.warned = True  # type: ignore[attr-defined]
+        linear_with_grad_accumulation_and_async_allreduce.warned = True
         self.config = ModelParallelConfig(
             tensor_model_parallel_size=size,
             sequence_parallel=sp,

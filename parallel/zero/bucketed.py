@@ -109,7 +109,7 @@ class BucketedZero(Zero):
         self._gradients.observer = observer
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._gradients.end_micro_batch()
 
     def accumulate_assigned(self, parameters: Iterable[nn.Parameter]) -> None:

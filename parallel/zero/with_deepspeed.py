@@ -48,7 +48,7 @@ class DeepSpeedZero(Zero):
         """Partition the parameters over the replicas, one at a time; each replica fills its own partition."""
         from deepspeed.runtime.zero.partition_parameters import Init
 
-        class Partition(Init):  # type: ignore[misc]
+        class Partition(Init):
             def _set_dtype(self, ds_config: Any, dtype: torch.dtype) -> None:
                 """DeepSpeed's own replaces `dtype` by bf16 on a processor that does not compute in fp16."""
                 self.dtype = dtype

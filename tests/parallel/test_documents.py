@@ -92,7 +92,7 @@ def segments_of_its_own_slice() -> None:
         mine_BL = positions_BL[:, self.sequence_slice(positions_BL.shape[1])]
         return attention(self, q, k, v, is_causal, of(mine_BL.repeat(1, self.size), mine_BL.device))
 
-    Segments.of = of_both  # type: ignore[method-assign,assignment]
+    Segments.of = of_both  # type: ignore[method-assign]
     ContextParallel.attention = of_slice  # type: ignore[method-assign,assignment]
 
 

@@ -137,7 +137,7 @@ def waits_of_blocks() -> list[tuple[int, int]]:
     (stage,) = engine.stages
     engine.train_step(tokens, targets)
     for number, block in enumerate(stage.get_submodule("blocks").children()):
-        block.register_forward_pre_hook(lambda *_, number=number: found.append((number, arrived[0])))  # type: ignore[misc]
+        block.register_forward_pre_hook(lambda *_, number=number: found.append((number, arrived[0])))
     arrived[0] = 0
     engine.train_step(tokens, targets)
     return found

@@ -43,7 +43,7 @@ def loss_over_the_tokens_of_a_rank(config: Config, layout: Layout, num_steps: in
 
 def replicated_gradients_not_summed(config: Config, layout: Layout, num_steps: int) -> Curve:
     """Under sequence parallelism each rank keeps the gradient of its own part of the sequence."""
-    TensorParallel.allreduce_grad_if_sp = lambda self, parameter: parameter  # type: ignore[method-assign,assignment]
+    TensorParallel.allreduce_grad_if_sp = lambda self, parameter: parameter  # type: ignore[method-assign]
     return probe(config, layout, num_steps)
 
 

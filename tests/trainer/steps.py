@@ -16,4 +16,4 @@ def before_each_step(act: Callable[[Engine, int], object]) -> None:
         act(self, number)
         return step(self, *batch, **options)
 
-    Engine.train_step = train_step  # type: ignore[method-assign,assignment]
+    Engine.train_step = train_step  # type: ignore[method-assign]

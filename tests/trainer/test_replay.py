@@ -167,7 +167,7 @@ def spoil(only: str) -> None:
             return None
         return OneBit.apply(output) if only == "always" or in_step[0] else None
 
-    Engine.train_step = train  # type: ignore[method-assign,assignment]
+    Engine.train_step = train  # type: ignore[method-assign]
     register_module_forward_hook(flip)  # type: ignore[arg-type]  # torch's type has no result
 
 

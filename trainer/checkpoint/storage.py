@@ -58,7 +58,7 @@ class ChecksummedFiles(FileSystem):
                 yield reader
             return
         with io.BufferedWriter(ChecksumWriter(path), BUFFER_BYTES) as writer:
-            yield writer  # type: ignore[misc]
+            yield writer
 
     def init_path(self, path: Any) -> Any:
         return path
@@ -121,7 +121,7 @@ def _write_tensor(stream: io.IOBase, tensor: Any, pace: Pace) -> None:
     elements = memoryview(tensor.view(-1).numpy()).cast("B")
     pieces = (elements[start : start + PIECE_BYTES] for start in range(0, len(elements), PIECE_BYTES))
     for part in (frame.before, *pieces, frame.after):
-        stream.write(part)  # type: ignore[attr-defined]
+        stream.write(part)
         pace.pause()
 
 

@@ -124,7 +124,7 @@ class Stage(nn.Module):
 
     def _logits(self, x_LBD: Tensor) -> Tensor:
         assert self.head is not None and self.final_norm is not None
-        return self.head(scaled(self.final_norm(x_LBD), self._blueprint.multipliers.head))  # type: ignore[no-any-return]
+        return self.head(scaled(self.final_norm(x_LBD), self._blueprint.multipliers.head))
 
     def units(self) -> Iterator[nn.Module]:
         """Modules that alone read their parameters, and only when they are called, in the order of their calls."""

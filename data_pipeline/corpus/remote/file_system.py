@@ -17,7 +17,7 @@ class FsspecTransport(Transport):
 
     def __init__(self, url: str, timeout_s: float) -> None:
         try:
-            import fsspec.core  # type: ignore[import-untyped]
+            import fsspec.core
 
             self._files, self._root = fsspec.core.url_to_fs(url)
         except ImportError as error:

@@ -74,7 +74,7 @@ def test_a_url_of_no_known_kind_is_refused(url: str, what: str) -> None:
 
 
 def test_a_backend_that_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    import fsspec.core  # type: ignore[import-untyped]
+    import fsspec.core
 
     def missing(url: str) -> None:
         raise ImportError("Install s3fs to access S3")

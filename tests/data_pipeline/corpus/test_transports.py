@@ -100,7 +100,7 @@ def test_a_command_that_hangs_is_ended_with_all_its_processes(folder: Path, tmp_
 @pytest.fixture
 def bucket(folder: Path) -> Iterator[str]:
     """A folder in fsspec's memory."""
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec
 
     files = fsspec.filesystem("memory")
     for file in folder.iterdir():
@@ -124,7 +124,7 @@ def test_any_file_system_of_fsspec_is_a_store(bucket: str, folder: Path, tmp_pat
 def test_a_file_system_that_fails_or_hangs_is_retried_and_resumes(
     bucket: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import fsspec.implementations.memory as memory  # type: ignore[import-untyped]
+    import fsspec.implementations.memory as memory
 
     store = remote_store(bucket, folder, tmp_path, timeout_s=0.5)
     original, starts = memory.MemoryFile.read, []

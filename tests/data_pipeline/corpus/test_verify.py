@@ -96,7 +96,7 @@ def test_a_manifest_with_impossible_fields_is_refused(copy: Path, field: str, va
 def test_the_name_of_a_shard_cannot_leave_the_folder(copy: Path) -> None:
     manifest = Manifest.read(copy)
     for name in ("../train-000000.tar", "/etc/passwd", "val-000000.tar"):
-        _replaced(manifest, name=name).write(copy)  # type: ignore[arg-type]
+        _replaced(manifest, name=name).write(copy)
         with pytest.raises(CorpusError, match="is damaged"):
             Manifest.read(copy)
 

@@ -194,8 +194,7 @@ def test_a_run_longer_than_its_data_is_reported_and_counted_to_their_end(corpus:
 
 def test_both_orders_are_measured_whichever_the_run_uses(corpus: Path) -> None:
     shuffled, local = (
-        collect(config_of(DataConfig(str(corpus), order=order, shuffle_window=40)))  # type: ignore[arg-type]
-        for order in ("shuffle", "local")
+        collect(config_of(DataConfig(str(corpus), order=order, shuffle_window=40))) for order in ("shuffle", "local")
     )
     (source,) = shuffled.sources
     assert local.sources[0].shuffle == source.shuffle

@@ -20,7 +20,7 @@ SWIGLU = ModelConfig(
 
 def config(model: ModelConfig, parametrization: str, kind: str = "adamw", **base: int) -> Config:
     mup = MupConfig(parametrization=parametrization, base=BaseConfig(**base))  # type: ignore[arg-type]
-    return Config(model=model, mup=mup, optimizer=OptimizerConfig(kind=kind))  # type: ignore[arg-type]
+    return Config(model=model, mup=mup, optimizer=OptimizerConfig(kind=kind))
 
 
 def params(config: Config) -> dict[str, Param]:

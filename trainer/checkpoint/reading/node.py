@@ -68,7 +68,7 @@ class Node:
                 error = failure
         self.raise_first(error)
         found: Any = self.gather(value)[0]
-        return found  # type: ignore[no-any-return]
+        return found
 
     def raise_first(self, error: Exception | None) -> None:
         """Raise an error on all ranks of this machine if one of them has one.
