@@ -16,7 +16,7 @@ from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.setup import prepare_run
 from foretrain.trainer.sinks import JsonLinesSink, Session, Sink, TensorBoardSink
 from tests.conftest import RunOnRanks
-from tests.required import forbidden_here
+from tests.required import not_here
 from tests.trainer.full_disk import fill, train_on_a_full_disk
 from tests.trainer.test_resume import curve
 from tests.trainer.test_saving import config, saved_steps
@@ -34,7 +34,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mount = ("mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "none", str(folder))
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        forbidden_here("only root may mount a small disk")
+        not_here("a small disk cannot be mounted: run the tests as root, in a container that may mount a tmpfs")
     yield folder
     subprocess.run(("umount", "--lazy", str(folder)), check=True)
 
