@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from rich.console import Console
+from rich.table import Table
 
 from foretrain.progress import JobProgress
 
@@ -14,6 +15,15 @@ def console_for_tables() -> Console:
     """Standard output; wide enough for a table if it is not a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=120)
+
+
+def table_of_numbers(*columns: str) -> Table:
+    """An empty table without lines, of right-aligned columns that are not wrapped."""
+    table = Table(*columns, box=None)
+    for column in table.columns:
+        column.justify = "right"
+        column.no_wrap = True
+    return table
 
 
 class StudyProgress(JobProgress, Generic[Model]):

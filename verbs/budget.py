@@ -8,7 +8,15 @@ import typer
 from rich.console import Console
 
 from foretrain.trainer.run.exit_status import EXIT_FAILED
-from foretrain.verbs.shared import Overrides, bad_input, check_writable
+from foretrain.verbs.shared import (
+    BatchRuleOption,
+    CoordCheckOption,
+    ForceOption,
+    Overrides,
+    SweepOption,
+    bad_input,
+    check_writable,
+)
 
 
 def budget(
@@ -44,23 +52,10 @@ def budget(
         float | None,
         typer.Option(help="d_model / num_layers. Default: the config's; under mup, the depth is the config's instead."),
     ] = None,
-    batch: Annotated[
-        Literal["fixed", "sqrt"],
-        typer.Option(help="fixed: the batch of the config; sqrt: it grows as sqrt(tokens), and lr as sqrt(batch)."),
-    ] = "fixed",
-    sweep: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Use the best values of this `foretrain sweep`, as `transfer` does."),
-    ] = None,
-    coord_check: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="The coord_check.json of `foretrain coord-check`. Default: SWEEP/coord_check.json."
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Use the values of the sweep although the evidence does not support it.")
-    ] = False,
+    batch: BatchRuleOption = "fixed",
+    sweep: SweepOption = None,
+    coord_check: CoordCheckOption = None,
+    force: ForceOption = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the config of the run, for `train` and `launch`.")
     ] = None,

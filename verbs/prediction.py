@@ -2,13 +2,23 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from foretrain.trainer.run.exit_status import EXIT_FAILED
-from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input, check_writable
+from foretrain.verbs.shared import (
+    EXIT_DIFFERS,
+    BatchRuleOption,
+    ConfigArgument,
+    CoordCheckOption,
+    ForceOption,
+    Overrides,
+    SweepOption,
+    bad_input,
+    check_writable,
+)
 
 
 def ladder(
@@ -27,28 +37,15 @@ def ladder(
         float | None,
         typer.Option(help="Training tokens for each parameter, embeddings included. Default: those of the config."),
     ] = None,
-    batch: Annotated[
-        Literal["fixed", "sqrt"],
-        typer.Option(help="fixed: the batch of the config; sqrt: it grows as sqrt(tokens), and lr as sqrt(batch)."),
-    ] = "fixed",
+    batch: BatchRuleOption = "fixed",
     ratio: Annotated[
         float | None,
         typer.Option(help="FLOPs of a rung relative to the one below. Default: 4, or less: all span 100 at most."),
     ] = None,
     min_width: Annotated[int, typer.Option(help="Smallest model.d_model of a rung.")] = 1,
-    sweep: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Use the best values of this `foretrain sweep`, as `transfer` does."),
-    ] = None,
-    coord_check: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="The coord_check.json of `foretrain coord-check`. Default: SWEEP/coord_check.json."
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Use the values of the sweep although the evidence does not support it.")
-    ] = False,
+    sweep: SweepOption = None,
+    coord_check: CoordCheckOption = None,
+    force: ForceOption = False,
     allow_standard: Annotated[
         bool, typer.Option("--allow-standard", help="Allow the standard parametrization, for a comparison.")
     ] = False,

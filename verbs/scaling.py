@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from foretrain.trainer.run.exit_status import EXIT_FAILED
-from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input, check_writable
+from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, CoordCheckOption, Overrides, bad_input, check_writable
 
 
 def mup_table(config: ConfigArgument, overrides: Overrides = None) -> None:
@@ -183,12 +183,7 @@ def transfer(
         str, typer.Option("--to", metavar="CONFIG", help="The config of the large run: a YAML file or a preset.")
     ],
     overrides: Overrides = None,
-    coord_check: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="The coord_check.json of `foretrain coord-check`. Default: SWEEP/coord_check.json."
-        ),
-    ] = None,
+    coord_check: CoordCheckOption = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="File to write. Default: the name of CONFIG with .transferred.yaml."),

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -22,6 +22,24 @@ TargetArgument = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the config, such as optimizer.lr=1e-3."),
+]
+
+BatchRuleOption = Annotated[
+    Literal["fixed", "sqrt"],
+    typer.Option(help="fixed: the batch of the config; sqrt: it grows as sqrt(tokens), and lr as sqrt(batch)."),
+]
+SweepOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Use the best values of this `foretrain sweep`, as `transfer` does."),
+]
+CoordCheckOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="The coord_check.json of `foretrain coord-check`. Default: SWEEP/coord_check.json."
+    ),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Use the values of the sweep although the evidence does not support it.")
 ]
 
 EXIT_DIFFERS = 1

@@ -11,7 +11,7 @@ It takes about a quarter of an hour on two idle cores.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
@@ -76,6 +76,10 @@ CONTEXT_8 = (
     "train.micro_batch_size=512",
     "train.eval_samples=8192",
 )
+WORDS = Setup("512 tokens", WITH_WORDS, vocab_size=512, tokens_per_param=5, budget_flops=9e11)
+CONTEXT = replace(WORDS, name="512 tokens, context 8", overrides=CONTEXT_8)
+LARGER = replace(WORDS, budget_flops=1.05e12, min_width=36, num_points=2, num_seeds=1, ratio=3.5)
+"""Two rungs, the larger of which is beyond the ladders of the same set-up."""
 SETUPS = (
     Setup("base"),
     Setup("5 tokens per parameter", tokens_per_param=5, min_width=20),
@@ -93,71 +97,23 @@ SETUPS = (
         num_seeds=2,
         ratio=4,
     ),
-    Setup(
-        "512 tokens",
-        WITH_WORDS,
-        vocab_size=512,
-        tokens_per_param=5,
-        min_width=12,
-        budget_flops=9e11,
-        num_points=6,
-        ratio=1.75,
-    ),
-    Setup(
-        "512 tokens, larger",
-        WITH_WORDS,
-        vocab_size=512,
-        tokens_per_param=5,
-        min_width=36,
-        budget_flops=1.05e12,
-        num_points=2,
-        num_seeds=1,
-        ratio=3.5,
-    ),
-    Setup(
-        "512 tokens, context 8",
-        CONTEXT_8,
-        vocab_size=512,
-        tokens_per_param=5,
-        min_width=8,
-        budget_flops=9e11,
-        num_points=7,
-        ratio=1.95,
-    ),
-    Setup(
-        "512 tokens, context 8, larger",
-        CONTEXT_8,
-        vocab_size=512,
-        tokens_per_param=5,
-        min_width=36,
-        budget_flops=1.05e12,
-        num_points=2,
-        num_seeds=1,
-        ratio=3.5,
-    ),
-    Setup(
-        "512 tokens, context 8, code, larger",
-        CONTEXT_8,
-        corpus="code",
-        vocab_size=512,
-        tokens_per_param=4,
-        min_width=36,
-        budget_flops=8.3e11,
-        num_points=2,
-        num_seeds=1,
-        ratio=3.5,
-    ),
-    Setup(
-        "512 tokens, context 8, headers, larger",
-        CONTEXT_8,
-        corpus="headers",
-        vocab_size=512,
-        tokens_per_param=3,
-        min_width=36,
-        budget_flops=6.3e11,
-        num_points=2,
-        num_seeds=1,
-        ratio=3.5,
+    replace(WORDS, num_points=6, ratio=1.75),
+    replace(LARGER, name="512 tokens, larger"),
+    replace(CONTEXT, min_width=8, num_points=7, ratio=1.95),
+    *(
+        replace(
+            LARGER,
+            name=f"{CONTEXT.name}, {name}",
+            overrides=CONTEXT_8,
+            corpus=corpus,
+            tokens_per_param=tokens_per_param,
+            budget_flops=budget_flops,
+        )
+        for name, corpus, tokens_per_param, budget_flops in (
+            ("larger", "english", 5, 1.05e12),
+            ("code, larger", "code", 4, 8.3e11),
+            ("headers, larger", "headers", 3, 6.3e11),
+        )
     ),
 )
 

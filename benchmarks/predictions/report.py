@@ -1,13 +1,11 @@
 """The tally of both parametrizations, the bars, and the picture of the errors."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.data.__main__ import machine
@@ -15,13 +13,13 @@ from benchmarks.predictions.campaign import Campaign
 from benchmarks.predictions.commands import corpus
 from benchmarks.predictions.corpora import fingerprint
 from foretrain.scaling.prediction.folder import read_folder
+from foretrain.scaling.prediction.plot import plot_tally
 from foretrain.scaling.prediction.record import FitRecord
 from foretrain.scaling.prediction.report import print_tally as print_rows
-from foretrain.scaling.prediction.tally import Row, tally
+from foretrain.scaling.prediction.tally import Row, Scored, tally
 from foretrain.trainer.run.environment import code_version
 
-SUMMARY = "summary.json"
-PICTURE = "predictions.png"
+SUMMARY, PICTURE = "summary.json", "tally.png"
 LEAST_INSIDE, MOST_INSIDE = 0.85, 1.0
 """Share of the targets in their interval at 90 %: 17 to 20 of 20."""
 MAX_MEDIAN_ERROR = 0.015
@@ -29,10 +27,15 @@ MAX_PART_OF_BASELINES = 1 / 3
 MAX_WIDTH = 0.08
 
 
+def scored_by(campaign: Campaign) -> list[Scored]:
+    """The predictions with a score that counts, as `foretrain tally` reads them."""
+    folder = campaign.prediction_file("").parent
+    return read_folder(folder).scored if any(folder.glob("*.score.json")) else []
+
+
 def rows_of(campaign: Campaign) -> list[Row]:
     """The tally of `foretrain tally`; empty without a score."""
-    folder = campaign.prediction_file("").parent
-    scored = read_folder(folder).scored if any(folder.glob("*.score.json")) else []
+    scored = scored_by(campaign)
     return tally(scored) if scored else []
 
 
@@ -55,14 +58,16 @@ def bars(campaigns: Sequence[Campaign]) -> dict[str, bool]:
 
 
 def write(campaigns: Sequence[Campaign], out: Path) -> None:
-    """Write the summary and the picture."""
+    """Write the summary, and the picture of each parametrization's tally."""
     of = {each.parametrization: _summary(each) for each in campaigns}
     plan, work = campaigns[0].plan, campaigns[0].work
     names = sorted({family.corpus for family in plan.families})
     texts = {name: fingerprint(corpus(name, plan.vocab_size, work)) for name in names}
     summary = {"machine": machine(), "code": code_version(), "corpora": texts, "bars": bars(campaigns)}
     (out / SUMMARY).write_text(json.dumps({**summary, **of}, indent=1) + "\n", encoding="utf-8")
-    _plot({name: each["predictions"] for name, each in of.items()}, out / PICTURE)
+    for campaign in campaigns:
+        if scored := scored_by(campaign):
+            plot_tally(scored, out / campaign.parametrization / PICTURE)
 
 
 def print_tally(campaigns: Sequence[Campaign], console: Console) -> None:
@@ -113,24 +118,3 @@ def _summary(campaign: Campaign) -> dict[str, Any]:
 def _cost(fit: Path) -> float:
     """FLOPs of the proxies of a fit; 0 if there is none yet."""
     return sum(run["C"] for run in FitRecord.read(fit).runs) if fit.exists() else 0.0
-
-
-def _plot(predictions: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """The measured losses relative to the predictions, with intervals, over the ratio of compute."""
-    figure = Figure(figsize=(9.6, 3.8), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(predictions), sharey=True, squeeze=False)[0]
-    for axes, (name, of) in zip(panels, predictions.items(), strict=True):
-        for each in of:
-            low, high = (100 * (end / each["predicted"] - 1) for end in each["interval"])
-            measured = 100 * (each["measured"] / each["predicted"] - 1)
-            color = "C0" if each["inside"] else "C3"
-            axes.plot([each["ratio"]] * 2, [low, high], color=color, linewidth=4, alpha=0.25)
-            axes.plot(each["ratio"], measured, "o", color=color, markersize=4)
-        axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_xscale("log")
-        axes.set_title(name, loc="left")
-        axes.set_xlabel("compute of the target over that of the largest proxy")
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("measured loss, % above the prediction")
-    figure.savefig(path)

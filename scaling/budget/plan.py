@@ -3,7 +3,6 @@
 Reads the data, the law and the sweep, and writes nothing.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +19,12 @@ from foretrain.scaling.budget.shapes import ShapeRule, padded_vocabulary, shapes
 from foretrain.scaling.budget.source import Source
 from foretrain.scaling.budget.spend import Spend
 from foretrain.scaling.ladder.rungs import BatchRule
+from foretrain.scaling.ladder.tuned import Resolve, check_batch_rule, tuned
 from foretrain.scaling.laws.evidence import Prediction
-from foretrain.scaling.transfer.sweep_folder import read_sweep
-from foretrain.scaling.transfer.transfer import Transfer, settings, transfer_to, with_vocabulary
+from foretrain.scaling.transfer.transfer import Transfer, with_vocabulary
 from foretrain.trainer import schedule
 from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.mup.parametrize import blueprint
-from foretrain.trainer.optimizers.entry import OPTIMIZERS
 
 DEFAULT_CONFIG = "runs/llama_7b_a100"
 """The config from which everything is taken unless the user names one."""
@@ -36,9 +34,6 @@ LEAST_ASPECT, MOST_ASPECT = 1.0, 10_000.0
 """The range of --aspect: 20 to 300 is usual, and far fewer would make every width a search over very many depths."""
 MOST_RANKS_OF_A_LAYER = 1024
 """The largest tp * cp: the heads of every shape are a multiple of it."""
-
-Resolve = Callable[[Sequence[str]], Config]
-"""The user's config with further overrides."""
 
 
 @dataclass(frozen=True)
@@ -179,11 +174,7 @@ def _check_base(base: Config, ask: Ask) -> None:
     for name in ("init_from", "branch_from"):
         if getattr(base.train, name) is not None:
             raise ValueError(f"train.{name} names a model of another size: leave it out")
-    if ask.batch == "sqrt" and OPTIMIZERS.get(base.optimizer.kind).step_degree != 0:
-        raise ValueError(
-            f"--batch sqrt scales the learning rate with the root of the batch, which is a rule for Adam, and "
-            f"optimizer.kind = {base.optimizer.kind}: use --batch fixed, or adamw"
-        )
+    check_batch_rule(ask.batch, base)
 
 
 def _aspect(base: Config, ask: Ask) -> float | None:
@@ -203,31 +194,14 @@ def _too_small(terms: Terms) -> str:
 
 
 def _tuned(ask: Ask, base_of: Resolve, base: Config, run: Run) -> tuple[Config, Transfer | None]:
-    """The config of the run with the values of the sweep, and their transfer.
-
-    With `--batch sqrt` the transfer is judged at the batch of the sweep, as that of a ladder is, and the rate is scaled
-    from there to the run's.
-    """
+    """The config of the run with the values of the sweep, and their transfer."""
     if ask.sweep is None:
         return config_of(base, run.rung), None
-    sweep = read_sweep(ask.sweep)
-    swept_batch_tokens = sweep.config.train.global_batch_size * sweep.config.model.seq_len
 
-    def judged(more: Sequence[str]) -> Config:
-        config = base_of(more)
-        config = config_of(config, replace(run.rung, lr=config.optimizer.lr))
-        if ask.batch == "fixed":
-            return config
-        samples = max(1, round(swept_batch_tokens / config.model.seq_len))
-        return replace(config, train=replace(config.train, global_batch_size=samples))
+    def of_run(config: Config) -> Config:
+        return config_of(config, replace(run.rung, lr=config.optimizer.lr))
 
-    transfer = transfer_to(sweep, judged, ask.coord_check)
-    tuned = base_of(settings(transfer.study.values))
-    lr = tuned.optimizer.lr
-    if ask.batch == "sqrt":
-        lr *= math.sqrt(run.rung.global_batch_size * tuned.model.seq_len / swept_batch_tokens)
-    config = config_of(tuned, replace(run.rung, lr=lr))
-    return replace(config, mup=replace(config.mup, evidence=transfer.config.mup.evidence)), transfer
+    return tuned(ask.sweep, ask.coord_check, ask.batch, base_of, judged_as=of_run, trained_as=of_run)
 
 
 def _read(config: Config, facts_of: Callable[[Config], DataFacts]) -> tuple[DataFacts | None, str]:

@@ -13,6 +13,7 @@ from foretrain.scaling.budget.caveats import caveats
 from foretrain.scaling.budget.choice import Run
 from foretrain.scaling.budget.overtraining import Smaller
 from foretrain.scaling.budget.plan import BudgetPlan
+from foretrain.scaling.console import table_of_numbers
 from foretrain.scaling.ladder.rungs import MAX_EPOCHS
 from foretrain.scaling.laws.evidence import LEVELS
 from foretrain.scaling.laws.intervals import Interval
@@ -155,7 +156,7 @@ def _budget(plan: BudgetPlan) -> str:
 
 
 def _optimum_table(plan: BudgetPlan) -> Table:
-    table = _table("compute-optimal", "value", *(f"{100 * level:g} % interval" for level in LEVELS))
+    table = table_of_numbers("compute-optimal", "value", *(f"{100 * level:g} % interval" for level in LEVELS))
     table.columns[0].justify = "left"
     optimum = plan.optimum
     rows = {
@@ -174,7 +175,7 @@ def _optimum_table(plan: BudgetPlan) -> Table:
 
 
 def _run_table(plan: BudgetPlan) -> Table:
-    table = _table(
+    table = table_of_numbers(
         "width", "layers", "heads", "d_ff", "rows", "parameters", "tokens", "FLOPs", "steps", "batch", "lr", "epochs"
     )
     rung, shape = plan.run.rung, plan.run.rung.model.block_shape
@@ -222,7 +223,7 @@ def _about_run(plan: BudgetPlan) -> Iterator[str]:
 
 def _smaller_table(plan: BudgetPlan) -> Table:
     columns = "parameters", "inference", "tokens", "loss", "", "tokens, same loss", "training", "pays after"
-    table = _table("width", "layers", *columns)
+    table = table_of_numbers("width", "layers", *columns)
     best = plan.run
     table.add_row(*_smaller_head(best), amount(best.rung.num_tokens), f"{best.loss:.4f}", "", "", "1x", "")
     for each in plan.smaller:
@@ -271,11 +272,3 @@ def amount(value: float) -> str:
         if value >= 0.9995 * limit:
             return f"{value / limit:.3g}{letter}" if value < 999.5 * limit else f"{value:.3g}"
     return f"{value:.3g}"
-
-
-def _table(*columns: str) -> Table:
-    table = Table(*columns, box=None)
-    for column in table.columns:
-        column.justify = "right"
-        column.no_wrap = True
-    return table

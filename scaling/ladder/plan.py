@@ -21,18 +21,14 @@ from foretrain.scaling.ladder.rungs import (
     least_steps,
     target_rung,
 )
+from foretrain.scaling.ladder.tuned import Resolve, check_batch_rule, tuned
 from foretrain.scaling.layouts import parse_layout
-from foretrain.scaling.transfer.sweep_folder import read_sweep
-from foretrain.scaling.transfer.transfer import Transfer, settings, transfer_to
+from foretrain.scaling.transfer.transfer import Transfer
 from foretrain.scaling.trials.proxy import on_share, proxy
 from foretrain.scaling.trials.trial import Corpus, Trial, trial_of
 from foretrain.trainer import schedule
 from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.mup.parametrize import blueprint
-from foretrain.trainer.optimizers.entry import OPTIMIZERS
-
-Resolve = Callable[[Sequence[str]], Config]
-"""The user's config with further overrides."""
 
 
 @dataclass(frozen=True)
@@ -166,11 +162,7 @@ def _check_target(target: Config, ask: Ask) -> None:
         raise ValueError(
             "train.eval_samples = 0, and a ladder compares losses on held-out samples: set it, such as 1024"
         )
-    if ask.batch == "sqrt" and OPTIMIZERS.get(target.optimizer.kind).step_degree != 0:
-        raise ValueError(
-            f"--batch sqrt scales the learning rate with the root of the batch, which is a rule for Adam, and "
-            f"optimizer.kind = {target.optimizer.kind}: use --batch fixed, or adamw"
-        )
+    check_batch_rule(ask.batch, target)
 
 
 def _first_step(target: Config) -> Config:
@@ -186,32 +178,15 @@ def _tokens_per_param(ask: Ask, target: Config) -> float:
 
 
 def _tuned(ask: Ask, resolve: Resolve) -> tuple[Config, Transfer | None]:
-    """The target with the values of the sweep, and their transfer.
-
-    The transfer is judged at the ladder's tokens per parameter. With `--batch sqrt` it is judged at the batch of the
-    sweep, and the rate is scaled from there to the target's.
-    """
+    """The target with the values of the sweep, and their transfer, judged at the ladder's tokens per parameter."""
     if ask.sweep is None:
         return resolve(()), None
-    sweep = read_sweep(ask.sweep)
-    swept_batch_tokens = sweep.config.train.global_batch_size * sweep.config.model.seq_len
 
-    def judged(more: Sequence[str]) -> Config:
-        config = resolve(more)
+    def judged_as(config: Config) -> Config:
         tokens = round(_tokens_per_param(ask, config) * ModelSize.of(config.model).num_params)
-        config = on_share(config, Fraction(tokens, config.train.num_tokens))
-        if ask.batch == "fixed":
-            return config
-        samples = max(1, round(swept_batch_tokens / config.model.seq_len))
-        return replace(config, train=replace(config.train, global_batch_size=samples))
+        return on_share(config, Fraction(tokens, config.train.num_tokens))
 
-    transfer = transfer_to(sweep, judged, ask.coord_check)
-    target = resolve(settings(transfer.study.values))
-    lr = target.optimizer.lr
-    if ask.batch == "sqrt":
-        lr *= math.sqrt(target.train.global_batch_size * target.model.seq_len / swept_batch_tokens)
-    mup = replace(target.mup, evidence=transfer.config.mup.evidence)
-    return replace(target, optimizer=replace(target.optimizer, lr=lr), mup=mup), transfer
+    return tuned(ask.sweep, ask.coord_check, ask.batch, resolve, judged_as=judged_as, trained_as=lambda config: config)
 
 
 def rungs_of(ask: Ask, target: Config, rules: Rules, ratio: float) -> tuple[Rung, ...]:

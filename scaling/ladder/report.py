@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from foretrain.progress import print_line
+from foretrain.scaling.console import table_of_numbers
 from foretrain.scaling.ladder.plan import LadderPlan
 from foretrain.scaling.ladder.run import Ladder
 from foretrain.scaling.ladder.rungs import COST_OF_EPOCHS, MAX_EPOCHS, Rung
@@ -64,7 +65,9 @@ def print_end(ladder: Ladder, status: int, console: Console) -> None:
 
 def results_table(plan: LadderPlan, outcomes: Mapping[str, Outcome]) -> Table:
     """The held-out losses of each rung so far."""
-    table = _table("rung", "parameters", "tokens", "FLOPs", *(f"seed {seed}" for seed in plan.seeds), "mean", "std")
+    table = table_of_numbers(
+        "rung", "parameters", "tokens", "FLOPs", *(f"seed {seed}" for seed in plan.seeds), "mean", "std"
+    )
     for number, (rung, trials) in enumerate(zip(plan.rungs, plan.trials, strict=True), start=1):
         found = result_of(trials, outcomes)
         cells = [
@@ -121,21 +124,13 @@ def _about(plan: LadderPlan) -> Iterator[str]:
 
 
 def _plan_table(plan: LadderPlan) -> Table:
-    table = _table(
+    table = table_of_numbers(
         "rung", "width", "layers", "heads", "parameters", "tokens", "FLOPs", "steps", "batch", "lr", "epochs"
     )
     for number, (rung, epochs) in enumerate(zip(plan.rungs, plan.num_epochs, strict=True), start=1):
         shown = f"[bold yellow]{epochs:.2f}[/]" if epochs > MAX_EPOCHS else f"{epochs:.2f}"
         table.add_row(str(number), *_shape(rung), *_size(rung), *_training(rung), shown)
     table.add_row("target", *_shape(plan.goal), *_size(plan.goal), *_training(plan.goal), "", style="dim")
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(*columns, box=None)
-    for column in table.columns:
-        column.justify = "right"
-        column.no_wrap = True
     return table
 
 

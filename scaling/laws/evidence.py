@@ -126,11 +126,6 @@ class Evidence:
         )
         return Interval(level, float(np.exp(low_B[0])), float(np.exp(high_B[0])))
 
-    def unidentified(self, level: float = 0.95) -> dict[str, Interval]:
-        """The parameters that the runs do not bound on both sides, and their intervals."""
-        found = {name: self.parameter(name, level) for name in self.fit.form.parameters}
-        return {name: each for name, each in found.items() if each.low == 0 or not np.isfinite(each.high)}
-
     def predict(self, x_V: Floats, num_runs: int = 1) -> Prediction:
         """The loss at a size with the variables `x_V`. `num_runs`: the intervals are for the mean of as many runs."""
         found = self._posterior(np.asarray(x_V, dtype=float))

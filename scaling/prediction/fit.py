@@ -68,6 +68,7 @@ def similar(form: Form, x_RV: Floats, tokens_per_param: float | None) -> Floats:
 def fit_record(table: RunTable, evidence: Evidence, code: str = "") -> FitRecord:
     """The file of a fit."""
     resampled = bootstrap(evidence.fit)
+    parameters = {name: _parameter(evidence, resampled, name) for name in table.form.parameters}
     return FitRecord(
         metric=table.metric,
         problems_sha256=next((run.problems_sha256 for run in table.runs if run.problems_sha256), ""),
@@ -76,8 +77,8 @@ def fit_record(table: RunTable, evidence: Evidence, code: str = "") -> FitRecord
         embeddings=table.embeddings,
         runs=[_run(table, number) for number in range(len(table.runs))],
         same=_shared(table),
-        parameters={name: _parameter(evidence, resampled, name) for name in table.form.parameters},
-        unidentified=list(evidence.unidentified()),
+        parameters=parameters,
+        unidentified=[name for name, found in parameters.items() if _is_open(*found["intervals"][f"{LEVELS[-1]:g}"])],
         objective=evidence.fit.objective,
         delta=evidence.fit.delta,
         run_std=finite(evidence.run_std),
@@ -128,6 +129,11 @@ def _parameter(evidence: Evidence, resampled: Bootstrap | None, name: str) -> di
         "intervals": bounds(evidence.parameter),
         "bootstrap": bounds(resampled.parameter) if resampled else None,
     }
+
+
+def _is_open(low: float | None, high: float | None) -> bool:
+    """Whether the runs leave one side of an interval of a parameter, which is positive, open."""
+    return not low or high is None
 
 
 def _shared(table: RunTable) -> dict[str, Any]:

@@ -80,7 +80,6 @@ def predict(record: FitRecord, seal: str, target: Target, code: str = "") -> Pre
             "parameters": evidence.fit.values,
             "runs": [{name: run[name] for name in ("name", "loss", "C", "sha256")} for run in runs],
             "run_std": finite(evidence.run_std),
-            "widening": evidence.backtest.widening,
         },
         baselines=baselines(record, target),
         curve=curve_of(record, target, evidence.freedom, found.loss, intervals, mean_intervals),

@@ -42,7 +42,17 @@ def test_a_planted_skip_is_found(planted: str) -> None:
 @pytest.mark.parametrize(("value", "outcome"), [("", "1 skipped"), ("1", "1 failed")])
 def test_a_missing_tool_is_a_failure_in_ci_and_a_skip_elsewhere(value: str, outcome: str, tmp_path: Path) -> None:
     (tmp_path / "test_tool.py").write_text(NEEDS_A_TOOL)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path),
+    ]
     env = {**os.environ, VARIABLE: value, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert outcome in ended.stdout, ended.stdout + ended.stderr

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from foretrain.configs import load as configs
 from foretrain.configs.data import DataConfig
 from foretrain.configs.schema import Config, ModelConfig, TrainConfig
 from foretrain.scaling.budget.source import of_fit
@@ -20,13 +19,12 @@ from foretrain.scaling.prediction.record import FitRecord, PredictionRecord
 from foretrain.scaling.prediction.score import score
 from foretrain.scaling.prediction.table import read_table
 from foretrain.scaling.prediction.target import target_of
-from foretrain.trainer.metrics import METRICS_FILE, to_line
 from foretrain.trainer.run.description import Description
-from foretrain.trainer.run.folder import CONFIG_FILE
 from foretrain.trainer.run.predicted import SealedPrediction
 from foretrain.trainer.run.setup import prepare_run
 from foretrain.trainer.tasks.base import fingerprint, problems_of
 from foretrain.verbs.app import app
+from tests.scaling.prediction.folders import write_folder
 
 COPY = "neg_log_pass_rate/copy"
 STEPS, TOKENS_PER_STEP = 4, 256
@@ -56,26 +54,9 @@ def write_run(
         *({"kind": "train", "step": step, "loss": 3.0, "grad_norm": 1.0} for step in range(1, STEPS + 1)),
         {"kind": "eval", "step": STEPS, **measured, **error},
     ]
-    folder.mkdir(parents=True)
     train = TrainConfig(num_tokens=STEPS * TOKENS_PER_STEP, global_batch_size=8, seed=seed, eval_tasks=["copy"])
-    configs.save(Config(model=ModelConfig(vocab_size=300, seq_len=32), train=train), folder / CONFIG_FILE)
-    num_params = int(flops / 6 / STEPS / TOKENS_PER_STEP)
-    Description(
-        num_params=num_params,
-        num_params_without_embeddings=1,
-        flops_per_token=round(flops / STEPS / TOKENS_PER_STEP),
-        tokens_per_step=TOKENS_PER_STEP,
-        num_steps=STEPS,
-        num_tokens=STEPS * TOKENS_PER_STEP,
-        flops=round(flops),
-        flops_6nd=round(flops),
-        tokenizer_sha256="t",
-        data_fingerprint="d",
-        held_out_fingerprint="h",
-        mixture_fingerprint="m",
-    ).write(folder)
-    (folder / METRICS_FILE).write_text("".join(map(to_line, records)))
-    return folder
+    config = Config(model=ModelConfig(vocab_size=300, seq_len=32), train=train)
+    return write_folder(folder, config, flops, TOKENS_PER_STEP, records)
 
 
 @pytest.fixture(scope="module")

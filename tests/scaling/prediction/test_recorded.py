@@ -17,13 +17,13 @@ from foretrain.scaling.prediction.fit import evidence_of, fit_record
 from foretrain.scaling.prediction.predict import Target, predict
 from foretrain.scaling.prediction.record import FitRecord
 from foretrain.scaling.prediction.table import read_table
-from foretrain.trainer.metrics import METRICS_FILE, to_line
+from foretrain.trainer.metrics import METRICS_FILE
 from foretrain.trainer.prediction.curve import PredictedCurve
 from foretrain.trainer.prediction.windows import EDGES, NUM_WINDOWS
-from foretrain.trainer.run.description import Description
 from foretrain.trainer.run.folder import CONFIG_FILE
 from tests.cli import called
 from tests.scaling.prediction.curves import SCHEDULE
+from tests.scaling.prediction.folders import write_folder
 
 NUM_STEPS, TOKENS_PER_STEP = 200, 256
 NUM_TOKENS = NUM_STEPS * TOKENS_PER_STEP
@@ -45,24 +45,7 @@ def write_run(folder: Path, flops: float, seed: int, factor: float = 1.0, config
         {"kind": "train", "step": step, "loss": loss, "grad_norm": 1.0} for step, loss in enumerate(losses, start=1)
     ]
     records.append({"kind": "eval", "step": NUM_STEPS, "val_loss": 1.03 * final * factor})
-    folder.mkdir(parents=True)
-    configs.save(config, folder / CONFIG_FILE)
-    Description(
-        num_params=round(flops / 6 / NUM_TOKENS),
-        num_params_without_embeddings=1,
-        flops_per_token=round(flops / NUM_TOKENS),
-        tokens_per_step=TOKENS_PER_STEP,
-        num_steps=NUM_STEPS,
-        num_tokens=NUM_TOKENS,
-        flops=round(flops),
-        flops_6nd=round(flops),
-        tokenizer_sha256="t",
-        data_fingerprint="d",
-        held_out_fingerprint="h",
-        mixture_fingerprint="m",
-    ).write(folder)
-    (folder / METRICS_FILE).write_text("".join(map(to_line, records)))
-    return folder
+    return write_folder(folder, config, flops, TOKENS_PER_STEP, records)
 
 
 def ladder(folder: Path, wrong: int | None = None) -> list[Path]:
