@@ -76,7 +76,7 @@ class LadderRecord:
     tokens_per_param: float
     """Training tokens of a rung for each of its parameters, embeddings and head included."""
     batch: str
-    """The rule of the batch and the learning rate: "fixed" or "sqrt"."""
+    """The rule of the batch and the learning rate: "fixed", "sqrt" or "linear"."""
     ratio: float
     """Ratio of the costs of neighbouring rungs that the ladder aims at."""
     min_width: int

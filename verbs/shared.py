@@ -25,8 +25,11 @@ Overrides = Annotated[
 ]
 
 BatchRuleOption = Annotated[
-    Literal["fixed", "sqrt"],
-    typer.Option(help="fixed: the batch of the config; sqrt: it grows as sqrt(tokens), and lr as sqrt(batch)."),
+    Literal["fixed", "sqrt", "linear"],
+    typer.Option(
+        help="fixed: the batch of the config; sqrt: it grows as sqrt(tokens), and lr as sqrt(batch); linear: as the "
+        "tokens, with the same steps and lr."
+    ),
 ]
 SweepOption = Annotated[
     Path | None,

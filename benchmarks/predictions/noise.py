@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.predictions.commands import BASE, corpus, foretrain
+from foretrain.scaling.ladder.rungs import BatchRule
 from foretrain.scaling.prediction.record import FitRecord
 from foretrain.scaling.records import LADDER_FILE, RESULTS_FILE
 
@@ -44,13 +45,14 @@ class Setup:
     num_seeds: int = 3
     ratio: float = 2
     warmup_share: float = 0.1
+    batch: BatchRule = "sqrt"
 
     def arguments(self, data: Path, out: Path, jobs: int) -> list[str]:
         """The command that trains its ladder."""
         return [
             *("ladder", str(BASE), "--out", str(out), "--budget", f"{self.budget_flops:g}"),
             *("--points", str(self.num_points), "--seeds", str(self.num_seeds), "--min-width", str(self.min_width)),
-            *("--tokens-per-param", f"{self.tokens_per_param:g}", "--batch", "sqrt", "--jobs", str(jobs)),
+            *("--tokens-per-param", f"{self.tokens_per_param:g}", "--batch", self.batch, "--jobs", str(jobs)),
             *("--ratio", f"{self.ratio:g}"),
             f"data.path={data}",
             "model.seq_len=64",
@@ -80,6 +82,26 @@ WORDS = Setup("512 tokens", WITH_WORDS, vocab_size=512, tokens_per_param=5, budg
 CONTEXT = replace(WORDS, name="512 tokens, context 8", overrides=CONTEXT_8)
 LARGER = replace(WORDS, budget_flops=1.05e12, min_width=36, num_points=2, num_seeds=1, ratio=3.5)
 """Two rungs, the larger of which is beyond the ladders of the same set-up."""
+STEPS_400 = Setup(
+    "400 steps",
+    (
+        *CONTEXT_8,
+        "optimizer.lr=0.03",
+        "train.num_tokens=1_049_600",
+        "train.global_batch_size=328",
+        "train.micro_batch_size=328",
+        "schedule.warmup_tokens=104_960",
+    ),
+    vocab_size=512,
+    tokens_per_param=2,
+    budget_flops=8.1e12,
+    min_width=32,
+    num_points=6,
+    num_seeds=2,
+    ratio=2.3,
+    batch="linear",
+)
+"""The batch is in proportion to the tokens, so that runs of all sizes have 400 steps. Widths 32 to 112."""
 SETUPS = (
     Setup("base"),
     Setup("5 tokens per parameter", tokens_per_param=5, min_width=20),
@@ -115,6 +137,9 @@ SETUPS = (
             ("headers, larger", "headers", 3, 6.3e11),
         )
     ),
+    STEPS_400,
+    *(replace(STEPS_400, name=f"400 steps, {corpus}", corpus=corpus) for corpus in ("code", "libraries")),
+    replace(STEPS_400, name="400 steps, deep", overrides=(*STEPS_400.overrides, "model.num_layers=4")),
 )
 
 

@@ -186,7 +186,7 @@ def _aspect(base: Config, ask: Ask) -> float | None:
 
 def _too_small(terms: Terms) -> str:
     batch = terms.base.train.global_batch_size * terms.base.model.seq_len
-    also = ", or use --batch sqrt" if terms.batch == "fixed" else ""
+    also = ", or use --batch sqrt or linear" if terms.batch == "fixed" else ""
     return (
         f"{terms.flops:.3g} FLOPs pay for no run of {terms.least_steps} steps, not even of the narrowest model: raise "
         f"the budget, or lower train.global_batch_size (a step has {batch:,} tokens) or the vocabulary{also}"

@@ -14,7 +14,7 @@ from foretrain.scaling.budget.choice import Run
 from foretrain.scaling.budget.overtraining import Smaller
 from foretrain.scaling.budget.plan import BudgetPlan
 from foretrain.scaling.console import table_of_numbers
-from foretrain.scaling.ladder.rungs import MAX_EPOCHS
+from foretrain.scaling.ladder.rungs import BATCH_RULES, MAX_EPOCHS
 from foretrain.scaling.laws.evidence import LEVELS
 from foretrain.scaling.laws.intervals import Interval
 
@@ -208,7 +208,7 @@ def _about_run(plan: BudgetPlan) -> Iterator[str]:
         "products and attention scores"
     )
     values = "of the config" if plan.transfer is None else f"of {plan.transfer.study.sweep.name}"
-    batch = "that of the config" if plan.ask.batch == "fixed" else "as sqrt(tokens), lr as sqrt(batch)"
+    batch = "that of the config" if plan.ask.batch == "fixed" else BATCH_RULES[plan.ask.batch]
     yield (
         f"rules: {depth}; heads {run.rung.model.block_shape.head_dim} wide; tp = {layout.tp}; batch {batch}; "
         f"{config.mup.parametrization} parametrization, settings {values}; {config.schedule.kind} schedule, warm-up "

@@ -220,7 +220,7 @@ def _too_few(ask: Ask, target: Config, possible: Family) -> str:
     return (
         f"--points {ask.num_points}: only {found} shapes below the target train for {least} steps or more, with a step "
         f"of warm-up if it has one (d_model = {short.model.d_model} has {short.num_steps} of {short.global_batch_size} "
-        "samples): lower train.global_batch_size or --points, raise --tokens-per-param, or use --batch sqrt"
+        "samples): lower train.global_batch_size or --points, raise --tokens-per-param, or use --batch sqrt or linear"
     )
 
 

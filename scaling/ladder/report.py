@@ -10,7 +10,7 @@ from foretrain.progress import print_line
 from foretrain.scaling.console import table_of_numbers
 from foretrain.scaling.ladder.plan import LadderPlan
 from foretrain.scaling.ladder.run import Ladder
-from foretrain.scaling.ladder.rungs import COST_OF_EPOCHS, MAX_EPOCHS, Rung
+from foretrain.scaling.ladder.rungs import BATCH_RULES, COST_OF_EPOCHS, MAX_EPOCHS, Rung
 from foretrain.scaling.ladder.summary import pooled_noise, result_of
 from foretrain.scaling.records import LADDER_FILE, RESULTS_FILE
 from foretrain.scaling.trials.progress import TrialProgress
@@ -115,11 +115,11 @@ def _about(plan: LadderPlan) -> Iterator[str]:
         f"{plan.flops / goal.flops:.2%} of the target's FLOPs"
     )
     shares = plan.target.schedule.warmup_tokens / plan.target.train.num_tokens
-    batch = "as the target's" if plan.rules.batch == "fixed" else "as sqrt(tokens), lr as sqrt(batch)"
     values = "of the config" if plan.transfer is None else f"of {plan.transfer.study.sweep.name}"
     yield (
         f"rules: {plan.target.mup.parametrization}; {plan.rules.tokens_per_param:.3g} tokens per parameter (embeddings "
-        f"included); batch {batch}; {plan.target.schedule.kind} schedule, warm-up {shares:.2%}; settings {values}"
+        f"included); batch {BATCH_RULES[plan.rules.batch]}; {plan.target.schedule.kind} schedule, warm-up "
+        f"{shares:.2%}; settings {values}"
     )
 
 

@@ -15,7 +15,13 @@ from foretrain.configs.schema import Config
 from foretrain.trainer.model.resize import resized, width_step
 from foretrain.trainer.model.size import ModelSize
 
-BatchRule = Literal["fixed", "sqrt"]
+BatchRule = Literal["fixed", "sqrt", "linear"]
+BATCH_RULES: dict[BatchRule, str] = {
+    "fixed": "as the target's",
+    "sqrt": "as sqrt(tokens), lr as sqrt(batch)",
+    "linear": "as the tokens, so that all runs have about as many steps; the same lr",
+}
+"""How the batch and the learning rate follow from the tokens, in words."""
 
 MAX_RATIO = 4.0
 """Largest ratio of the costs of neighbouring rungs, unless the user gives another."""
@@ -27,6 +33,8 @@ MIN_STEPS = 100
 BATCH_PARTS = 8
 """A batch that follows the tokens is a multiple of the largest power of two that is at most this part of it, so that it
 divides into micro-batches. This changes a batch of 8 samples or more, on each replica, by 1 / 16 at most."""
+LINEAR_BATCH_PARTS = 32
+"""The same if the batch is proportional to the tokens: the numbers of steps differ by 1 / 64 at most."""
 
 MAX_EPOCHS = 4.0
 """Repetitions of the data from which plans warn."""
@@ -41,7 +49,8 @@ class Rules:
     """Training tokens for each parameter, embeddings and head included."""
     batch: BatchRule = "fixed"
     """fixed: the target's global batch. sqrt: it is proportional to the square root of the training tokens, and the
-    learning rate to that of the batch."""
+    learning rate to that of the batch. linear: it is proportional to the tokens, and the learning rate is the target's;
+    all runs have about as many steps, over which muP keeps the best rate."""
     dp: int = 1
     """Data-parallel replicas, which divide every batch."""
     min_width: int = 1
@@ -94,8 +103,10 @@ def batch_of(target: Config, num_tokens: float, rule: BatchRule, dp: int) -> tup
     """The global batch, in samples, and `optimizer.lr` of a run of `num_tokens`, by the target's and the rule."""
     samples, lr = target.train.global_batch_size, target.optimizer.lr
     if rule == "sqrt":
-        samples = _rounded(samples * math.sqrt(num_tokens / target.train.num_tokens), dp)
+        samples = _rounded(samples * math.sqrt(num_tokens / target.train.num_tokens), dp, BATCH_PARTS)
         lr *= math.sqrt(samples / target.train.global_batch_size)
+    elif rule == "linear":
+        samples = _rounded(samples * num_tokens / target.train.num_tokens, dp, LINEAR_BATCH_PARTS)
     return samples, lr
 
 
@@ -188,7 +199,7 @@ def _is_below(small: Rung, large: Rung) -> bool:
     )
 
 
-def _rounded(samples: float, dp: int) -> int:
+def _rounded(samples: float, dp: int, parts: int) -> int:
     """A batch of about that size that `dp` replicas and small powers of two divide."""
-    unit = dp * 2 ** max(0, math.floor(math.log2(max(1.0, samples / (BATCH_PARTS * dp)))))
+    unit = dp * 2 ** max(0, math.floor(math.log2(max(1.0, samples / (parts * dp)))))
     return max(1, round(samples / unit)) * unit

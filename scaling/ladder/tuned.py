@@ -36,7 +36,8 @@ def tuned(
     """The config that is trained, with the values of the sweep, and their transfer.
 
     `judged_as` and `trained_as` give a config the size of the run. With `--batch sqrt` the transfer is judged at the
-    batch of the sweep, and the rate is scaled from there to that of the run. Raises ValueError if the sweep cannot be
+    batch of the sweep, and the rate is scaled from there to that of the run. With other rules it is judged at the batch
+    of the run: they say nothing about the rate at another one. Raises ValueError if the sweep cannot be
     read.
     """
     sweep = read_sweep(sweep_folder)
@@ -44,7 +45,7 @@ def tuned(
 
     def judged(more: Sequence[str]) -> Config:
         config = judged_as(resolve(more))
-        if rule == "fixed":
+        if rule != "sqrt":
             return config
         samples = max(1, round(swept_batch_tokens / config.model.seq_len))
         return replace(config, train=replace(config.train, global_batch_size=samples))

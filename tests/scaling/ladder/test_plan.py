@@ -81,7 +81,7 @@ def cases(draw: st.DrawFn) -> tuple[Config, dict]:
         "num_points": draw(st.sampled_from([2, 3, 4, 6])),
         "num_seeds": draw(st.integers(1, 3)),
         "tokens_per_param": draw(st.sampled_from([None, None, 10.0, 40.0])),
-        "batch": draw(st.sampled_from(["fixed", "sqrt"])),
+        "batch": draw(st.sampled_from(["fixed", "sqrt", "linear"])),
         "ratio": draw(st.sampled_from([None, 1.5, 8.0])),
     }
 
@@ -121,6 +121,10 @@ def check(plan: LadderPlan, config: Config, asked: dict) -> None:
         assert rung.num_steps >= MIN_STEPS
         if asked["batch"] == "fixed":
             assert (rung.global_batch_size, rung.lr) == (config.train.global_batch_size, config.optimizer.lr)
+        elif asked["batch"] == "linear":
+            exact = config.train.global_batch_size * rung.num_tokens / config.train.num_tokens
+            assert abs(rung.global_batch_size - exact) <= max(1, exact / 50)
+            assert rung.lr == config.optimizer.lr
         else:
             growth = math.sqrt(rung.global_batch_size / config.train.global_batch_size)
             assert rung.lr == pytest.approx(config.optimizer.lr * growth)
@@ -241,7 +245,8 @@ def test_rungs_have_the_rate_that_transfer_writes_with_its_evidence(swept: Path)
 def test_the_rate_of_a_sweep_is_scaled_from_its_own_batch(swept: Path) -> None:
     """A sweep with 16 samples says nothing about 256, except by the rule."""
     batch = "train.global_batch_size=256"
-    assert any("a step of the target is" in line for line in of_sweep(swept, batch).objections)
+    for rule in ("fixed", "linear"):
+        assert any("a step of the target is" in line for line in of_sweep(swept, batch, batch=rule).objections)
     plan = of_sweep(swept, batch, batch="sqrt")
     assert plan.objections == ()
     assert plan.transfer is not None
