@@ -93,11 +93,6 @@ class Evidence:
         """FLOPs of the smallest and of the largest run."""
         return float(self.compute_R.min()), float(self.compute_R.max())
 
-    @property
-    def is_misspecified(self) -> bool:
-        """Whether the law is farther from the runs than their noise explains."""
-        return self.misfit is not None and self.misfit < SIGNIFICANCE
-
     @cached_property
     def _spread(self) -> Spread:
         return spread(self.fit.problem, self.fit.theta_P[None])

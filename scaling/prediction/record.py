@@ -39,7 +39,7 @@ class Sealed:
         known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         try:
             return cls(**known), values[SEAL]
-        except TypeError as error:  # one of its fields is missing
+        except (TypeError, ValueError) as error:  # a field, or a part of one, is missing
             raise ValueError(f"{path} is not a complete {cls.KIND} ({error}): make a new one") from error
 
 
@@ -85,6 +85,11 @@ class FitRecord(Sealed):
     """If that is a metric of a task: the fingerprint of its problems, if the runs say it."""
     code: str = ""
     time: str = ""
+
+    def __post_init__(self) -> None:
+        for number, run in enumerate(self.runs):
+            if missing := {"name", "loss", "C"} - run.keys():
+                raise ValueError(f"run {number} has no {sorted(missing)[0]}")
 
 
 @dataclass(frozen=True, kw_only=True)

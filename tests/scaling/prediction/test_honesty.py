@@ -121,6 +121,7 @@ def test_damaged_files_are_refused_in_one_line_that_names_them(predicted: Predic
         "was changed after it was sealed": json.dumps({**values, "version": "1"}),
         "maximum recursion depth": "[" * 200_000,
         "is not a complete fit": resealed({name: value for name, value in values.items() if name != "law"}),
+        "run 0 has no C": resealed({**values, "runs": [{"name": "a", "loss": 3.0}, *values["runs"]]}),
     }
     for words, content in damaged.items():
         path.write_text(content)
