@@ -76,7 +76,7 @@ def run(plan: Frozen, out: Path, work: Path, jobs: int, until: Until = "scores")
     return all(bars(campaigns).values())
 
 
-GFLOP_S = 15.0
+GFLOP_S = 40.0
 """What a core did in the runs of the noise study, 10 to 20 GFLOP/s, for the first estimate of the time."""
 
 
@@ -87,7 +87,7 @@ def outlook(campaigns: list[Campaign]) -> str:
     for campaign in campaigns:
         for family in campaign.plan.families:
             if not campaign.fit_file(family).exists():
-                ladders += ladder_flops(family, campaign.targets(family)[-1].config, campaign.plan.num_seeds)
+                ladders += ladder_flops(family, campaign.targets(family)[-1].config, campaign.plan)
         left = campaign.unscored()
         num_left += len(left)
         flops += sum(target.flops for target in left)

@@ -83,7 +83,8 @@ class Campaign:
         data = corpus(family.corpus, self.plan.vocab_size, self.work)
         shared = configs.load(str(BASE), [*overrides(family, self.parametrization, str(data)), *self.plan.overrides])
         shared = replace(shared, model=replace(shared.model, vocab_size=self.plan.vocab_size))
-        return [Target(family, width, target_config(family, width, shared)) for width in sorted(family.widths)]
+        rule = self.plan.batch
+        return [Target(family, width, target_config(family, width, shared, rule)) for width in sorted(family.widths)]
 
     def all_targets(self) -> Iterator[Target]:
         """Yield the targets of all families."""
@@ -113,11 +114,11 @@ class Campaign:
         file = self.fit_file(family)
         file.parent.mkdir(parents=True, exist_ok=True)
         options = {
-            "--budget": ladder_flops(family, largest.config, plan.num_seeds),
+            "--budget": ladder_flops(family, largest.config, plan),
             "--points": len(family.proxies),
             "--seeds": plan.num_seeds,
             "--min-width": min(family.proxies),
-            "--batch": "sqrt",
+            "--batch": plan.batch,
             "--jobs": self.jobs,
             "--out": folder,
         }

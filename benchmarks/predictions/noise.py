@@ -138,8 +138,7 @@ SETUPS = (
         )
     ),
     STEPS_400,
-    *(replace(STEPS_400, name=f"400 steps, {corpus}", corpus=corpus) for corpus in ("code", "libraries")),
-    replace(STEPS_400, name="400 steps, deep", overrides=(*STEPS_400.overrides, "model.num_layers=4")),
+    replace(STEPS_400, name="400 steps, code", corpus="code"),
 )
 
 

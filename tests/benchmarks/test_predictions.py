@@ -32,6 +32,7 @@ from foretrain.scaling.prediction.record import ScoreRecord
 TINY = Frozen(
     families=(Family("tiny", "texts", 1, 10, LINEAR, (20,), proxies=(8, 12, 16)),),
     law="compute_no_e",
+    batch="sqrt",
     num_seeds=1,
     vocab_size=258,
     overrides=("train.eval_samples=32",),
@@ -41,7 +42,8 @@ TINY = Frozen(
 def config_of(family: Family, width: int, parametrization: Parametrization) -> Config:
     settings = [*overrides(family, parametrization, "data"), *FROZEN.overrides]
     shared = configs.load(str(BASE), settings)
-    return target_config(family, width, replace(shared, model=replace(shared.model, vocab_size=FROZEN.vocab_size)))
+    shared = replace(shared, model=replace(shared.model, vocab_size=FROZEN.vocab_size))
+    return target_config(family, width, shared, FROZEN.batch)
 
 
 def test_there_are_twenty_targets_of_several_widths_depths_tokens_schedules_and_corpora() -> None:
@@ -60,10 +62,10 @@ def test_every_target_has_30_times_the_compute_of_its_largest_proxy_or_more_and_
     costs = {}
     for parametrization in PARAMETRIZATIONS:
         target = config_of(family, max(family.widths), parametrization)
-        rules = rules_of(target)
+        rules = rules_of(target, FROZEN.batch)
         assert rules.tokens_per_param == pytest.approx(family.tokens_per_param, rel=0.01)
-        budget = ladder_flops(family, target, FROZEN.num_seeds)
-        ask = Ask(budget, len(family.proxies), FROZEN.num_seeds, batch="sqrt", min_width=min(family.proxies))
+        budget = ladder_flops(family, target, FROZEN)
+        ask = Ask(budget, len(family.proxies), FROZEN.num_seeds, batch=FROZEN.batch, min_width=min(family.proxies))
         rules = replace(rules, min_width=min(family.proxies))
         rungs = rungs_of(ask, target, rules, default_ratio(len(family.proxies)))
         assert tuple(rung.model.d_model for rung in rungs) == family.proxies
