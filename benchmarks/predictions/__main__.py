@@ -5,11 +5,12 @@
 For each family of plan.py, proxies are trained (`foretrain ladder`) and a law is fitted (`foretrain fit`). All targets
 are predicted and sealed (`foretrain predict`) before the first of them starts. Then they are trained with
 `foretrain train`, scored, and tallied. The same is done under the standard parametrization, with the same compute.
-It takes about two and a half hours on two cores, and needs no network. If it is stopped, the same command continues;
+It takes about five hours on two cores, and needs no network. If it is stopped, the same command continues;
 what is in --out is not made again, also on another machine. The exit status is 1 if a bar fails.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +18,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.predictions.campaign import Campaign, Target
-from benchmarks.predictions.plan import FROZEN, PARAMETRIZATIONS, Frozen, ladder_flops
+from benchmarks.predictions.plan import FROZEN, PARAMETRIZATIONS, Frozen, Parametrization, ladder_flops
 from benchmarks.predictions.report import bars, print_tally, write
 from foretrain.progress import JobProgress
 from foretrain.scaling.prediction.record import ScoreRecord
@@ -37,27 +38,39 @@ def main(
     until: Annotated[
         Until, typer.Option(help="Stop when all laws are fitted, or when all predictions are sealed.")
     ] = "scores",
+    only: Annotated[
+        Parametrization | None, typer.Option(help="Do this half alone; the other one may follow later.")
+    ] = None,
 ) -> None:
     """Predict, run, score and tally; continue where it was stopped."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if not run(FROZEN, out, work, jobs, until):
+    halves = PARAMETRIZATIONS if only is None else (only,)
+    if not run(FROZEN, out, work, jobs, until, halves):
         raise typer.Exit(1)
 
 
-def run(plan: Frozen, out: Path, work: Path, jobs: int, until: Until = "scores") -> bool:
+def run(
+    plan: Frozen,
+    out: Path,
+    work: Path,
+    jobs: int,
+    until: Until = "scores",
+    halves: Sequence[Parametrization] = PARAMETRIZATIONS,
+) -> bool:
     """Do what is left of a plan. Returns whether all bars hold (True if it stops before the runs)."""
     say = console.print
     campaigns = [Campaign(plan, each, out, work, jobs, say) for each in PARAMETRIZATIONS]
-    say(outlook(campaigns))
-    for campaign in campaigns:
+    active = [campaign for campaign in campaigns if campaign.parametrization in halves]
+    say(outlook(active))
+    for campaign in active:
         campaign.fit_all()
     if until == "fits":
         return True
-    for campaign in campaigns:
+    for campaign in active:
         campaign.seal_all()
     if until == "seals":
         return True
-    left = {campaign: campaign.unscored() for campaign in campaigns}
+    left = {campaign: campaign.unscored() for campaign in active}
     total = float(sum(target.flops for targets in left.values() for target in targets))
     with JobProgress(total, label="FLOPs of targets", console=console) as progress:
         for campaign, targets in left.items():
@@ -77,7 +90,7 @@ def run(plan: Frozen, out: Path, work: Path, jobs: int, until: Until = "scores")
 
 
 GFLOP_S = 40.0
-"""What a core did in the runs of the noise study, 10 to 20 GFLOP/s, for the first estimate of the time."""
+"""What a core does, about: 25 GFLOP/s for the proxies, and 50 for the targets, for the first estimate of the time."""
 
 
 def outlook(campaigns: list[Campaign]) -> str:
