@@ -99,6 +99,16 @@ the root of the tokens, the slopes of the noise study fall up to width 40 and ri
 line through the losses of widths 32 to 104 is within their noise, although the slope is smaller below width 40.
 """
 
+ON_GPU = Frozen(
+    families=(Family("code", "code", 2, 1, LINEAR, (572,), (56, 68, 84, 104, 128)),),
+    law="compute_no_e",
+    batch="linear",
+    num_seeds=5,
+    vocab_size=512,
+    overrides=("train.device=cuda",),
+)
+"""One prediction at 300 times the compute of its largest proxy, whose run reads the text less than once."""
+
 
 def overrides(family: Family, parametrization: Parametrization, data: str) -> list[str]:
     """The settings that the runs of a family share, as overrides of base.yaml."""

@@ -13,6 +13,7 @@ from benchmarks.predictions.noise import noise, slopes
 from benchmarks.predictions.plan import (
     FROZEN,
     LINEAR,
+    ON_GPU,
     PARAMETRIZATIONS,
     Family,
     Frozen,
@@ -73,6 +74,18 @@ def test_every_target_has_30_times_the_compute_of_its_largest_proxy_or_more_and_
         assert smallest.flops >= 30 * rungs[-1].flops
         costs[parametrization] = ([rung.flops for rung in rungs], smallest.flops, target_rung(target).flops)
     assert costs["mup"] == costs["standard"]
+
+
+def test_the_target_on_a_gpu_has_300_times_the_compute_of_its_largest_proxy_and_reads_its_text_once() -> None:
+    (family,) = ON_GPU.families
+    (width,) = family.widths
+    target = config_of(family, width, "mup")
+    rules = replace(rules_of(target, ON_GPU.batch), min_width=min(family.proxies))
+    ask = Ask(ladder_flops(family, target, ON_GPU), len(family.proxies), ON_GPU.num_seeds, batch=ON_GPU.batch)
+    rungs = rungs_of(ask, target, rules, default_ratio(len(family.proxies)))
+    assert tuple(rung.model.d_model for rung in rungs) == family.proxies
+    assert target_rung(target).flops >= 300 * rungs[-1].flops
+    assert target.train.num_tokens < 12_000_000  # the standard library of Python 3.11 has 15 million
 
 
 def test_the_noise_is_relative_and_pooled_and_slopes_are_those_of_the_mean_losses() -> None:
