@@ -1,13 +1,14 @@
 """The predictions of the runs of a table from smaller ones, and how they did."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 
 from foretrain.scaling.laws.evidence import LEVELS, Evidence
+from foretrain.scaling.laws.fit import fit
 from foretrain.scaling.laws.runs import RunFacts
 from foretrain.scaling.prediction.fit import similar
 from foretrain.scaling.prediction.predict import baselines_of, other_tokens_per_param
@@ -30,6 +31,9 @@ class Predicted:
     inside: tuple[bool, ...] = ()
     """Whether the loss is inside of the interval, for each of LEVELS."""
     baseline_errors: tuple[tuple[str, float], ...] = ()
+    residual: float | None = None
+    """The error of a law that is fitted to all runs of the table, this one included: what is left is noise, and what no
+    law of this form explains. None: the table has too few runs for that."""
 
 
 def predictions(
@@ -37,12 +41,13 @@ def predictions(
 ) -> Iterator[Predicted]:
     """Yield the prediction of each run for which there are runs with at most 1/least of its compute."""
     everything = table_of(runs, lowest=lowest)
+    residuals = _residuals(everything)
     for place, compute in enumerate(everything.compute):
         smaller = [
             run for run, other in zip(everything.runs, everything.compute, strict=True) if other <= compute / least
         ]
         if len(smaller) >= 2:
-            yield _predicted(smaller, everything, place)
+            yield replace(_predicted(smaller, everything, place), residual=residuals[place])
         on_target()
 
 
@@ -78,6 +83,16 @@ def _predicted(smaller: Sequence[RunFacts], everything: RunTable, place: int) ->
     )
 
 
+def _residuals(everything: RunTable) -> list[float | None]:
+    """The error of the law of all runs for each of them."""
+    try:
+        found = fit(everything.form, everything.variables, everything.losses)
+    except ValueError:
+        return [None] * len(everything.runs)
+    errors: list[float | None] = (found.loss(everything.variables) / everything.losses - 1.0).tolist()
+    return errors
+
+
 def _tokens_per_param(run: RunFacts, embeddings: bool) -> float | None:
     """D / N of a run; None if the table does not say it."""
     try:
@@ -94,6 +109,7 @@ def summary(found: Sequence[Predicted]) -> dict[str, Any]:
         return result
     errors = np.array([each.error for each in made])
     names = dict(made[0].baseline_errors)
+    residuals = [each.residual for each in made if each.residual is not None]
     return {
         **result,
         "median_error": float(np.median(np.abs(errors))),
@@ -103,5 +119,6 @@ def summary(found: Sequence[Predicted]) -> dict[str, Any]:
         "median_width": median(each.width for each in made),
         **{f"inside_{level:g}": fmean(each.inside[number] for each in made) for number, level in enumerate(LEVELS)},
         "median_ratio": median(each.ratio for each in made),
+        **({"median_residual": median(map(abs, residuals))} if residuals else {}),
         **{f"median_error_of_{name}": median(abs(dict(each.baseline_errors)[name]) for each in made) for name in names},
     }

@@ -20,15 +20,15 @@ def merged(path: Path, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 def table(records: Sequence[dict[str, Any]]) -> str:
     """A Markdown table with a row for each table and ratio. Errors and widths are in percent of the loss."""
     lines = [
-        "| table | compute of the target | predicted | median error | in 80, 90, 95 % | mean, median width (90 %) "
-        "| largest run | power law |",
+        "| table | compute of the target | predicted | median error, of a fit to all | in 80, 90, 95 % "
+        "| mean, median width (90 %) | largest run | power law |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for each in records:
         cells = [each["table"], f"{each['ratio']:g}x", f"{each['predicted']} of {each['targets']}"]
         if each["predicted"]:
             cells += [
-                _percent(each["median_error"]),
+                ", ".join(_percent(each[name]) for name in ("median_error", "median_residual") if name in each),
                 ", ".join(f"{100 * each[f'inside_{level}']:.0f}" for level in ("0.8", "0.9", "0.95")),
                 f"{_percent(each['mean_width'])}, {_percent(each['median_width'])}",
                 *(_percent(each[f"median_error_of_{name}"]) for name in ("largest_run", "power_law")),
