@@ -3,7 +3,7 @@
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -83,7 +83,7 @@ class RankPool:
 
     def run(
         self, waiting: deque[Call], stop: Stop | None = None, on_start: Callable[[Call], None] = lambda call: None
-    ) -> Iterator[CallEnd]:
+    ) -> Generator[CallEnd, None, None]:
         """Run the calls that wait, in about that order, and yield each when it ends; more may be appended meanwhile.
 
         If `stop` holds a signal, no further call starts, and calls that run have until its deadline. Calls that are

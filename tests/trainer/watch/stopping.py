@@ -28,6 +28,9 @@ STOPS_AT = 7
 STOPPED = "stopped"
 """The folder of the run in which ranks write, before they stop, what they have entered."""
 
+PRINTED = "printed.txt"
+"""The file of the run to which the ranks print that wait for late data."""
+
 Matches = Callable[..., bool]
 
 
@@ -145,7 +148,7 @@ def train_and_block(run: Any, rank: int) -> None:
 
 
 def train_and_starve(run: Any, rank: int, seconds: float) -> None:
-    """Train; `rank` gets the batch of step STOPS_AT from storage only after a time."""
+    """Train; `rank` gets the batch of step STOPS_AT from storage only after a time. Errors are printed to PRINTED."""
     read, number = Batches.batch, 0
 
     def read_slowly(batches: Batches, samples_consumed: int) -> Any:
@@ -155,5 +158,7 @@ def train_and_starve(run: Any, rank: int, seconds: float) -> None:
             threading.Event().wait(seconds)
         return read(batches, samples_consumed)
 
+    with (run.run_dir / PRINTED).open("a") as file:
+        os.dup2(file.fileno(), 2)
     Batches.batch = read_slowly  # type: ignore[method-assign,assignment]
     train_rank(run)

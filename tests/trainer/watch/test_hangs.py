@@ -1,8 +1,12 @@
-"""A run of which one rank stops ends with a report that names the rank, and what it never entered."""
+"""A run of which one rank stops ends with a report that names the rank, and what it never entered.
+
+A case waits most of its time until a hang is certain, so some run at a time.
+"""
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +15,22 @@ import pytest
 
 from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.launcher.local.run import RankError
+from foretrain.parallel.layout import Layout
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.exit_status import EXIT_HANG
 from foretrain.trainer.run.folder import HANGS
 from foretrain.trainer.run.setup import prepare_run
 from foretrain.trainer.watch.reports import RankReport, file_name
-from tests.conftest import RunOnRanks
+from tests.overlapped import Overlapped, Work, selected
 from tests.trainer import test_resume
-from tests.trainer.watch.stopping import STOPPED, STOPS_AT, train_and_block, train_and_starve, train_and_stop
+from tests.trainer.watch.stopping import (
+    PRINTED,
+    STOPPED,
+    STOPS_AT,
+    train_and_block,
+    train_and_starve,
+    train_and_stop,
+)
 
 
 @dataclass(frozen=True)
@@ -149,57 +161,89 @@ def next_numbers(record: RankReport, operation: str) -> dict[str, int]:
     return {"next": last + 1, "later": last + 2}
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(
-            case,
-            id=f"{case.layout}, {', '.join(case.stops.values())}",
-            marks=[] if case is CASES[0] else pytest.mark.long,
-        )
-        for case in CASES
-    ],
-)
-def test_a_rank_that_is_stopped_in_any_operation_is_named_with_the_operation(
-    case: Case, tmp_path: Path, corpus: Path, ranks: RunOnRanks
-) -> None:
-    is_between = not {*case.stops.values()}.isdisjoint(BETWEEN_STEPS)
+NAMED = {f"{case.layout}, {', '.join(case.stops.values())}": case for case in CASES}
+QUICK, *LONG = NAMED
+STUCK, LATE = "stuck in Python", "late data"
+NUM_AT_ONCE = 4
+"""Cases that run at a time: ranks of a case compute for a few seconds, and wait for many."""
+
+
+def settings(case: str, run_dir: Path, corpus: Path) -> Config:
+    """The config of a case of NAMED, or of STUCK or LATE."""
+    if case not in NAMED:
+        return config(run_dir, corpus, "dp=2")
+    is_between = not {*NAMED[case].stops.values()}.isdisjoint(BETWEEN_STEPS)
     every = {"eval_every": STOPS_AT if is_between else STOPS_AT - 1, "check_every": STOPS_AT}
-    run = prepare_run(config(tmp_path, corpus, case.layout, checkpoint_every=STOPS_AT, **every))
-    run.config.parallel.hang_s = HANG_S / (2 if is_between else 1)
-    with pytest.raises(RankError, match=f"exited with status {EXIT_HANG}"):
-        ranks(run.layout.world_size, train_and_stop, run, case.stops)
-    report = report_of(tmp_path)
-    records = {rank: RankReport.read(tmp_path / STOPPED / file_name(rank)) for rank in case.stops}
+    found = config(run_dir, corpus, NAMED[case].layout, checkpoint_every=STOPS_AT, **every)
+    found.parallel.hang_s = HANG_S / (2 if is_between else 1)
+    return found
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of all cases of which a test is going to run."""
+
+    folder: Path
+    wait: Overlapped
+
+    def __call__(self, case: str) -> Path:
+        """Wait until the run of a case has ended, and return its folder. Raises RankError if it failed."""
+        self.wait(case)
+        return self.folder / case
+
+    def hung(self, case: str) -> Path:
+        """Wait until the run of a case has ended because of a hang, and return its folder."""
+        with pytest.raises(RankError, match=f"exited with status {EXIT_HANG}"):
+            self.wait(case)
+        return self.folder / case
+
+
+@pytest.fixture(scope="module")
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[Runs]:
+    folder = tmp_path_factory.mktemp("hangs")
+
+    def work(case: str) -> Work:
+        (folder / case).mkdir()
+        run = prepare_run(settings(case, folder / case, corpus))
+        if case == STUCK:
+            return 2, train_and_block, (run, 1)
+        if case == LATE:
+            return 2, train_and_starve, (run, 1, 6 * HANG_S)
+        return run.layout.world_size, train_and_stop, (run, NAMED[case].stops)
+
+    with closing(Overlapped(selected(request, "case"), work, NUM_AT_ONCE)) as wait:
+        yield Runs(folder, wait)
+
+
+@pytest.mark.parametrize("case", [QUICK, *(pytest.param(case, marks=pytest.mark.long) for case in LONG)])
+def test_a_rank_that_is_stopped_in_any_operation_is_named_with_the_operation(case: str, runs: Runs) -> None:
+    run_dir, stops = runs.hung(case), NAMED[case].stops
+    report = report_of(run_dir)
+    records = {rank: RankReport.read(run_dir / STOPPED / file_name(rank)) for rank in stops}
     expected = {
         rank: [each.format(**next_numbers(records[rank], each)) for each in operations]
-        for rank, operations in case.operations.items()
+        for rank, operations in NAMED[case].operations.items()
     }
     assert never_entered(report) == expected, report
-    for rank in {*range(run.layout.world_size)} - {*case.stops}:
-        (path,) = tmp_path.glob(f"{HANGS}/*/{file_name(rank)}")
+    for rank in {*range(Layout.from_config(LAYOUTS[NAMED[case].layout]).world_size)} - {*stops}:
+        (path,) = run_dir.glob(f"{HANGS}/*/{file_name(rank)}")
         assert any("in train_rank" in call for call in json.loads(path.read_text())["stacks"]["MainThread"])
 
 
 @pytest.mark.long
-def test_a_rank_that_is_stuck_in_python_is_named_with_where_it_is(
-    tmp_path: Path, corpus: Path, ranks: RunOnRanks
-) -> None:
-    with pytest.raises(RankError, match=f"exited with status {EXIT_HANG}"):
-        ranks(2, train_and_block, prepare_run(config(tmp_path, corpus, "dp=2")), 1)
-    report = report_of(tmp_path)
+@pytest.mark.parametrize("case", [STUCK])
+def test_a_rank_that_is_stuck_in_python_is_named_with_where_it_is(case: str, runs: Runs) -> None:
+    report = report_of(runs.hung(case))
     assert re.search(r"rank 1 on .* is alive, and waits for no other rank\n  It never entered all_reduce", report)
     assert re.search(r"rank\(s\) 1:\n(    .*\n)*    .* in block: never.wait\(\)\n", report)
 
 
 @pytest.mark.long
-def test_a_run_whose_data_are_late_names_the_rank_that_waits_for_them_and_continues(
-    tmp_path: Path, corpus: Path, ranks: RunOnRanks, capfd: pytest.CaptureFixture[str]
-) -> None:
-    run = prepare_run(config(tmp_path, corpus, "dp=2"))
-    ranks(2, train_and_starve, run, 1, 6 * HANG_S)
-    said = capfd.readouterr().err
+@pytest.mark.parametrize("case", [LATE])
+def test_a_run_whose_data_are_late_names_the_rank_that_waits_for_them_and_continues(case: str, runs: Runs) -> None:
+    run_dir = runs(case)
+    said = (run_dir / PRINTED).read_text()
     assert re.search(rf"step {STOPS_AT} is slow: .* wait for rank 1 on .*, and that one for its data", said)
-    assert not [*tmp_path.glob(f"{HANGS}/*/*")]
-    steps = [record["step"] for record in read_metrics(tmp_path / METRICS_FILE) if record["kind"] == "train"]
-    assert steps == [*range(1, run.total_steps + 1)]
+    assert not [*run_dir.glob(f"{HANGS}/*/*")]
+    steps = [record["step"] for record in read_metrics(run_dir / METRICS_FILE) if record["kind"] == "train"]
+    assert steps == [*range(1, 4 * STOPS_AT + 1)]
