@@ -1,5 +1,7 @@
 """A slow rank is named while the run continues, and sound runs raise no alarm."""
 
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from foretrain.trainer.run.folder import HANGS
 from foretrain.trainer.run.setup import prepare_run
 from foretrain.trainer.watch.stragglers import NUM_WINDOWS, WINDOW_STEPS
 from tests.conftest import RunOnRanks
+from tests.overlapped import Overlapped, Work, selected
 from tests.trainer import test_resume
 from tests.trainer.watch.slow import train_slowed
 
@@ -22,6 +25,10 @@ LAYOUTS = {
     "dp=2 pp=2": (ParallelConfig(dp=2, pp=2), 2),
 }
 """Layouts, and the rank that is slow."""
+STEPS_OF_WINDOW = 5
+LEAST_S, SLOWED = 2.4, 1.3
+"""Seconds that each step waits, and how many times as long on a slow rank. Steps are few, but so long that what a busy
+machine and the runs beside it add to them does not matter."""
 
 
 def config(run_dir: Path, corpus: Path, parallel: ParallelConfig, num_steps: int) -> Config:
@@ -34,17 +41,36 @@ def named(run_dir: Path) -> list[int]:
     return [record["rank"] for record in read_metrics(run_dir / METRICS_FILE) if record["kind"] == "straggler"]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.fixture(scope="module")
+def slowed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, corpus: Path
+) -> Iterator[Callable[[str], Path]]:
+    """A function that waits until the run of a layout of LAYOUTS has ended, and returns its folder."""
+    folder = tmp_path_factory.mktemp("slowed")
+
+    def work(layout: str) -> Work:
+        parallel, slow = LAYOUTS[layout]
+        run = prepare_run(config(folder / layout, corpus, parallel, (NUM_WINDOWS + 1) * STEPS_OF_WINDOW))
+        return run.layout.world_size, train_slowed, (run, slow, SLOWED, LEAST_S, STEPS_OF_WINDOW)
+
+    def ended(layout: str) -> Path:
+        wait(layout)
+        return folder / layout
+
+    # All run at once: their ranks mostly sleep.
+    with closing(Overlapped(selected(request, "slowed_layout"), work, len(LAYOUTS))) as wait:
+        yield ended
+
+
+@pytest.mark.parametrize("slowed_layout", LAYOUTS)
 def test_a_rank_that_is_slowed_by_30_percent_is_named_once_and_no_other(
-    layout: str, tmp_path: Path, corpus: Path, ranks: RunOnRanks
+    slowed_layout: str, slowed: Callable[[str], Path]
 ) -> None:
-    parallel, slow = LAYOUTS[layout]
-    steps_of_window = 5  # few, but so long that what a busy machine adds to them does not matter
-    run = prepare_run(config(tmp_path, corpus, parallel, (NUM_WINDOWS + 1) * steps_of_window))
-    ranks(run.layout.world_size, train_slowed, run, slow, 1.3, 1.2, steps_of_window)
-    assert named(tmp_path) == [slow]
-    spent_s = Ledger(facts.read(tmp_path)).seconds
-    assert 0.2 < spent_s["straggler"] / (steps_of_window * 0.3 * 1.2) < 2.0  # the steps after it was named
+    run_dir = slowed(slowed_layout)
+    assert named(run_dir) == [LAYOUTS[slowed_layout][1]]
+    spent_s = Ledger(facts.read(run_dir)).seconds
+    after_s = STEPS_OF_WINDOW * (SLOWED - 1) * LEAST_S  # the steps after it was named
+    assert 0.2 < spent_s["straggler"] / after_s < 2.0
 
 
 SOUND = {
