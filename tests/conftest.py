@@ -22,13 +22,19 @@ os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:5")
 
 FIRST = (
     "tests/slurm/test_runs.py",
-    "tests/launcher/ray/test_training.py",
+    "tests/launcher/test_chaos.py",
+    "tests/parallel/test_one_curve.py",
     "tests/slurm/",
     "tests/launcher/ray/",
-    "tests/trainer/watch/",
+    "tests/trainer/watch/test_hangs.py",
+    "tests/trainer/checkpoint/remote/test_runs.py",
+    "tests/trainer/watch/test_slow_ranks.py",
+    "tests/trainer/checkpoint/",
+    "tests/trainer/",
 )
-"""Beginnings of the paths of tests that start first. They mostly wait, for a cluster or until a hang is certain, and
-others fill the time. At the end, one worker would wait alone."""
+"""Beginnings of the paths of tests that start first. While one worker goes through the tests that mostly wait, for a
+cluster, until a hang is certain, or for a server, the other computes: xdist gives it the second file, and the third
+with it if the second has at most two tests. Files of seconds are last, so that no worker is left alone for long."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
