@@ -22,6 +22,7 @@ from tests.cli import called
 from tests.conftest import RunOnRanks
 from tests.trainer.checkpoint.remote.conftest import Bucket
 from tests.trainer.checkpoint.remote.faults import Kind
+from tests.trainer.checkpoint.remote.training import train_with_short_timeouts
 from tests.trainer.test_resume import config, curve
 
 pytestmark = pytest.mark.long
@@ -100,12 +101,12 @@ def test_another_run_starts_from_a_checkpoint_on_a_server(
 def test_a_run_survives_requests_that_fail(
     kind: Kind, tmp_path: Path, corpus: Path, ranks: RunOnRanks, bucket: Bucket, local: Path
 ) -> None:
-    """Every fifth request fails; every hundredth stalls, since a rank waits half a minute for it."""
+    """Every fifth request fails; every hundredth stalls, since a rank waits seconds for it."""
     numbers, every = iter(range(10**9)), 100 if kind == "stall" else 5
     fault = bucket.proxy.fail(kind, lambda request: next(numbers) % every == 0, times=10**9)
     settings = remote(tmp_path, corpus, bucket, checkpoint_every=3)
-    ranks(2, train_rank, prepare_run(stopping(settings, 3)))
-    ranks(2, train_rank, prepare_run(settings))
+    ranks(2, train_with_short_timeouts, prepare_run(stopping(settings, 3)))
+    ranks(2, train_with_short_timeouts, prepare_run(settings))
     assert fault.num_met >= 1
     assert steps(bucket) == [3, 6, 7]
     assert curve(tmp_path / "run") == curve(local)
