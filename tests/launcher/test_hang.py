@@ -10,7 +10,7 @@ from foretrain.trainer.goodput import facts
 from foretrain.trainer.goodput.ledger import Ledger
 from foretrain.trainer.metrics import is_time, read_metrics
 from foretrain.trainer.run.folder import HANGS
-from tests.cli import CONFIG, NUM_STEPS, foretrain
+from tests.cli import CONFIG, NUM_STEPS, end, foretrain, start
 from tests.plugins.stopped import STOPPED_IN, STOPPED_RANK
 
 pytestmark = pytest.mark.long
@@ -34,7 +34,10 @@ def test_a_launched_run_of_which_a_rank_freezes_names_it_and_continues_on_the_sa
     (tmp_path / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
     shutil.copytree(corpus, tmp_path / "corpus")
     plugin = ("plugins=[tests.plugins.stopped]", "train.callbacks=[stopped_once]")
-    ended = foretrain("launch", "tiny.yaml", "run_dir=frozen", *SETTINGS, *plugin, cwd=tmp_path)
+    started = start("launch", "tiny.yaml", "run_dir=frozen", *SETTINGS, *plugin, cwd=tmp_path)
+    calm = foretrain("launch", "tiny.yaml", "run_dir=calm", *SETTINGS, cwd=tmp_path)  # while the other waits
+    ended = end(started)
+    assert calm.status == 0, calm.err
     assert ended.status == 0, ended.err
     frozen = tmp_path / "frozen"
     (report,) = frozen.glob(f"{HANGS}/*/report.txt")
@@ -43,6 +46,4 @@ def test_a_launched_run_of_which_a_rank_freezes_names_it_and_continues_on_the_sa
     assert "hung (see " in ended.err and "resumes from step 6" in ended.err
     assert Ledger(facts.read(frozen)).num_starts == 2
     assert not psutil.pid_exists(int((frozen / "stopped").read_text()))
-    calm = foretrain("launch", "tiny.yaml", "run_dir=calm", *SETTINGS, cwd=tmp_path)
-    assert calm.status == 0, calm.err
     assert curve(frozen) == curve(tmp_path / "calm") and len(curve(frozen)) == NUM_STEPS
