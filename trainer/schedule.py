@@ -9,11 +9,17 @@ from foretrain.configs.optimization import ScheduleConfig
 
 
 def check(cfg: ScheduleConfig, budget_tokens: int) -> None:
-    """Raise ValueError if warm-up and decay do not fit into the budget."""
+    """Raise ValueError if warm-up and decay do not fit into the budget, or the rate could not reach `min_factor`."""
     if cfg.warmup_tokens > budget_tokens:
         raise ValueError(
             f"schedule.warmup_tokens = {cfg.warmup_tokens} is more than train.num_tokens = {budget_tokens}: "
             "shorten the warm-up, or train on more tokens"
+        )
+    if cfg.kind != "constant" and cfg.warmup_tokens == budget_tokens and cfg.min_factor != 1:
+        raise ValueError(
+            f"schedule.warmup_tokens = {cfg.warmup_tokens} is all of train.num_tokens, so that schedule.kind = "
+            f"{cfg.kind} cannot fall to schedule.min_factor = {cfg.min_factor:g}: shorten the warm-up, train on more "
+            "tokens, or set schedule.kind=constant"
         )
     if cfg.kind == "constant" and cfg.warmup_tokens + cfg.decay_tokens > budget_tokens:
         raise ValueError(

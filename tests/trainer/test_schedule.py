@@ -15,9 +15,10 @@ KINDS = ("cosine", "linear", "constant")
 @st.composite
 def schedules(draw: st.DrawFn) -> tuple[ScheduleConfig, int]:
     budget_tokens = draw(st.integers(1, 10**13))
-    warmup_tokens = draw(st.integers(0, budget_tokens))
+    kind = draw(st.sampled_from(KINDS))
+    warmup_tokens = draw(st.integers(0, budget_tokens - (kind != "constant")))
     cfg = ScheduleConfig(
-        kind=draw(st.sampled_from(KINDS)),
+        kind=kind,  # type: ignore[arg-type]
         warmup_tokens=warmup_tokens,
         decay_tokens=draw(st.integers(0, budget_tokens - warmup_tokens)),
         min_factor=draw(st.floats(0, 1)),
@@ -78,8 +79,7 @@ def test_the_last_step_has_min_factor_even_if_it_reaches_past_the_budget(
     schedule: tuple[ScheduleConfig, int], excess_tokens: int
 ) -> None:
     cfg, budget_tokens = schedule
-    falls = cfg.decay_tokens > 0 if cfg.kind == "constant" else cfg.warmup_tokens < budget_tokens
-    expected = cfg.min_factor if falls else 1.0
+    expected = 1.0 if cfg.kind == "constant" and cfg.decay_tokens == 0 else cfg.min_factor
     assert factor(budget_tokens - 1, 1 + excess_tokens, budget_tokens, cfg) == expected
 
 
@@ -116,6 +116,16 @@ def test_a_warm_up_longer_than_the_budget_is_refused_by_name(kind: str) -> None:
     cfg = ScheduleConfig(kind=kind, warmup_tokens=1001)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"schedule\.warmup_tokens = 1001 .* train\.num_tokens = 1000"):
         check(cfg, 1000)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_a_warm_up_as_long_as_the_budget_is_refused_because_the_rate_could_not_fall(kind: str) -> None:
+    cfg = ScheduleConfig(kind=kind, warmup_tokens=1000)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"warmup_tokens = 1000 is all of train\.num_tokens.*min_factor = 0\.1"):
+        check(cfg, 1000)
+    check(cfg, 1001)
+    check(ScheduleConfig(kind="constant", warmup_tokens=1000), 1000)
+    check(ScheduleConfig(kind=kind, warmup_tokens=1000, min_factor=1.0), 1000)  # type: ignore[arg-type]
 
 
 def test_warm_up_and_decay_that_overlap_are_refused_by_name() -> None:
