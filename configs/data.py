@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from foretrain.configs.checks import require, require_not_negative, require_positive
+from foretrain.configs.checks import require, require_not_negative, require_positive, require_seeds
 from foretrain.configs.fields import setting
 
 
@@ -96,6 +96,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         require_positive(mixture_block=self.mixture_block, shuffle_window=self.shuffle_window)
         require_not_negative(self, "prefetch_batches", "max_bad_samples")
+        require_seeds(self, "seed")
         require(
             bool(self.sources) or not self.stages,
             "stages change the weights of sources, and data.sources is empty: add the sources to data.sources",

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from foretrain.configs.checks import require, require_not_negative, require_positive
+from foretrain.configs.checks import FLOAT32, require, require_not_negative, require_positive
 from foretrain.configs.fields import setting
 
-MAX_LR = 1e30
-"""Upper limit of lr: its products with the factors of muP still fit float32."""
+MIN_EPS, MAX_LR = FLOAT32
+"""Limits of eps and lr: with the factors of muP they still fit float32. There, an eps of 1e-46 would be 0, and a weight
+without a gradient would become 0 / 0."""
 
 
 @dataclass
@@ -43,10 +44,13 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require_positive(lr=self.lr, eps=self.eps)
+        require(self.eps >= MIN_EPS, f"eps = {self.eps:g} is too small for float32: use {MIN_EPS:g} or more")
+        require(self.eps <= MAX_LR, f"eps = {self.eps:g} is too large for float32: use {MAX_LR:g} or less")
         require(self.lr <= MAX_LR, f"lr = {self.lr:g} is too large for float32: use {MAX_LR:g} or less")
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, f"{name} = {getattr(self, name)} must be at least 0 and less than 1")
-        require_not_negative(self, "weight_decay", "clip_norm")
+        require_not_negative(self, "weight_decay")
+        require(self.clip_norm >= 0, f"clip_norm = {self.clip_norm} must not be negative")  # infinite: never, too
 
 
 @dataclass
@@ -65,3 +69,4 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         require_not_negative(self, "warmup_tokens", "decay_tokens", "min_factor")
+        require(self.min_factor <= 1, f"min_factor = {self.min_factor:g} must be at most 1, from which the rate falls")

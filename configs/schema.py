@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from foretrain.configs.checks import require, require_not_negative, require_positive
+from foretrain.configs.checks import FLOAT32, require, require_not_negative, require_positive, require_seeds
 from foretrain.configs.data import DataConfig
 from foretrain.configs.fields import setting
 from foretrain.configs.launching import LaunchConfig
@@ -201,6 +201,7 @@ class TrainConfig:
         require_not_negative(self, "eval_every", "eval_samples", "check_every", "checkpoint_every", "keep_checkpoints")
         require_not_negative(self, "checkpoint_minutes", "keep_every", "keep_best", "replay_every")
         require_not_negative(self, "max_skips", "max_rollbacks")
+        require_seeds(self, "seed")
         require(
             not (self.init_from and self.branch_from),
             "init_from starts a new run, and branch_from continues one: leave one of them out",
@@ -237,6 +238,12 @@ class SampleConfig:
     def __post_init__(self) -> None:
         require_positive(num_tokens=self.num_tokens)
         require_not_negative(self, "temperature", "top_k")
+        require_seeds(self, "seed")
+        least, most = FLOAT32
+        require(
+            self.temperature == 0 or least <= self.temperature <= most,
+            f"temperature = {self.temperature:g} divides logits in float32: use 0, or {least:g} to {most:g}",
+        )
 
 
 @dataclass

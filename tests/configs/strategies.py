@@ -22,6 +22,7 @@ NAMES = st.sampled_from(["web", "code", "books_2"])
 BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "beta1": st.floats(0, 0.999),
     "beta2": st.floats(0, 0.999),
+    "min_factor": st.floats(0, 1),
     "head_dim": st.integers(1, 1000).map(lambda half: 2 * half),
     "num_kv_heads": st.none(),
     "max_epochs": st.none() | st.floats(1e-3, 1e3),

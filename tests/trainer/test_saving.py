@@ -114,6 +114,35 @@ def test_stop_after_a_step_that_is_done_trains_no_more(tmp_path: Path, corpus: P
     )
 
 
+def with_an_update_to_nan(run: Any, at_step: int, on_rank: int) -> None:
+    """Train, but after the update of a step, whose loss is finite, a weight that one rank keeps is NaN."""
+    step, number = Engine.train_step, 0
+
+    def train_step(self: Engine, *batch: Any, **options: Any) -> Any:
+        nonlocal number
+        number += 1
+        result = step(self, *batch, **options)
+        self.zero.await_weights()
+        if number == at_step and self.groups.rank == on_rank:
+            parameter = next(parameter for parameter in self.zero.module.parameters() if self.zero.piece(parameter))
+            piece = self.zero.piece(parameter)
+            assert piece is not None
+            piece.states["weight"][0] = float("nan")
+        return result
+
+    Engine.train_step = train_step  # type: ignore[method-assign]
+    train_rank(run)
+
+
+def test_weights_that_are_not_finite_on_any_rank_are_never_saved(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    run = prepare_run(config(tmp_path, corpus, dp=2, checkpoint_minutes=1e-9, check_every=0))
+    with pytest.raises(RankError, match=r"after step 3 the weights of .* are not finite, .* checkpoint before is kept"):
+        ranks(2, with_an_update_to_nan, run, NUM_STEPS, 1)
+    assert saved_steps(tmp_path) == [1, 2]
+
+
 def with_a_full_disk(run: Any, first: int, last: int) -> None:
     """Train, but from step `first` to step `last` no file can grow beyond 20 kB."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

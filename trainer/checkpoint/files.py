@@ -6,7 +6,7 @@ complete or absent: `folders.py` says how.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from foretrain.parallel.groups import Groups
 from foretrain.trainer.checkpoint.folders import folder_of
 from foretrain.trainer.checkpoint.manifest import write_manifest
 from foretrain.trainer.checkpoint.pace import Pace
-from foretrain.trainer.checkpoint.parts import parts_to_write
+from foretrain.trainer.checkpoint.parts import Part, not_finite, parts_to_write
 from foretrain.trainer.checkpoint.places import Place, write_file
 from foretrain.trainer.checkpoint.plans import PARTS, WritePlan
 from foretrain.trainer.checkpoint.record import CheckpointRecord
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class SaveError(ValueError):
-    """A checkpoint cannot be written; the message says why, and what to change."""
+    """A checkpoint cannot be written, or must not be; the message says why, and what to change."""
 
 
 @dataclass
@@ -94,8 +94,8 @@ class Checkpoints:
     ) -> Any:
         """Write the state after `step` steps with `record`, `config` and the files `attached`, by name.
 
-        Returns the folder, a Place. Raises SaveError, on every rank, if any rank cannot write; those before are still
-        there then.
+        Returns the folder, a Place. Raises SaveError, on every rank, if any rank cannot write, or has a weight that is
+        not finite; those before are still there then.
         """
         self.start(step, state, record, config, attached)
         path = self.finish()
@@ -114,6 +114,8 @@ class Checkpoints:
         assert self._save is None, "a save is running"
         groups, target = state.groups, self._folder.path(step)
         folder = self._folder.unfinished(target)
+        parts = parts_to_write(state)
+        self._refuse_not_finite(target, step, parts, groups)
         with self._on_rank_0(target, groups, config):
             if groups.rank == 0:
                 if self.has(step):
@@ -122,7 +124,6 @@ class Checkpoints:
                 self._remove_partial()
                 self._folder.clear(target)
         self._staging = self._staging or Staging(groups.device)
-        parts = parts_to_write(state)
         expect_no_messages()
         pace = Pace()
         work: Any = dcp.async_save(
@@ -206,19 +207,39 @@ class Checkpoints:
             reason = str(error)
         self._agree(target, groups, config, reason)
 
+    def _refuse_not_finite(self, target: Place, step: int, parts: Sequence[Part], groups: Groups) -> None:
+        """Raise SaveError on every rank if any rank has a weight that is not finite.
+
+        A run that resumed from it could never recover, while it can from the checkpoint before.
+        """
+        if names := self._first_reason(not_finite(parts), groups):
+            raise SaveError(
+                f"{target} is not written: after step {step} the weights of {names} are not finite, so training has "
+                "diverged. The checkpoint before is kept; lower optimizer.lr or optimizer.clip_norm, or lengthen "
+                "schedule.warmup_tokens, in a new run_dir"
+            )
+
     def _agree(self, target: Place, groups: Groups, config: Config, reason: str) -> None:
         """Raise SaveError on every rank if any rank has a reason why it could not write."""
-        has_failed = torch.tensor(float(bool(reason)))
-        dist.all_reduce(has_failed, dist.ReduceOp.MAX, group=groups.cpu)
-        if not has_failed:
+        first = self._first_reason(reason, groups)
+        if not first:
             return
-        reasons: list[str] = [""] * groups.layout.world_size
-        dist.all_gather_object(reasons, reason, group=groups.cpu)
         self._save = None
         advice = what_to_change(self.folder, config)
         if groups.rank == 0 and isinstance(self.folder, Path):
             self._remove_partial()  # a disk that it has filled has room again for the files of the run
-        raise SaveError(f"{target} cannot be written: {next(filter(None, reasons))}. {advice}")
+        raise SaveError(f"{target} cannot be written: {first}. {advice}")
+
+    @staticmethod
+    def _first_reason(reason: str, groups: Groups) -> str:
+        """The reason of the first rank that has one; empty, without an exchange of texts, if none has."""
+        has_failed = torch.tensor(float(bool(reason)))
+        dist.all_reduce(has_failed, dist.ReduceOp.MAX, group=groups.cpu)
+        if not has_failed:
+            return ""
+        reasons: list[str] = [""] * groups.layout.world_size
+        dist.all_gather_object(reasons, reason, group=groups.cpu)
+        return next(filter(None, reasons))
 
     def _remove_partial(self) -> None:
         for leftover in self._folder.partial():
