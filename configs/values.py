@@ -1,6 +1,7 @@
 """Converts a value as it was written to the type that the schema gives its key."""
 
 import math
+import re
 from collections.abc import Callable
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -13,7 +14,8 @@ TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
 def convert(value: Value, kind: Any) -> Any:
     """`value` as `kind`: str, bool, int, float, a Literal, a list of these, or one of these or None.
 
-    References (`${model.d_model}`) stay as they are. Raises ValueError, which says what was expected.
+    References (`${model.d_model}`) stay as they are. Raises ValueError, which says what was expected, also for a call
+    of a function of OmegaConf: `${oc.env:HF_TOKEN}` would write a secret into a file that others can read.
     """
     if get_origin(kind) is UnionType:
         if value is None:
@@ -22,6 +24,7 @@ def convert(value: Value, kind: Any) -> Any:
     if value is None:
         raise ValueError("null is not allowed here")
     if isinstance(value, str) and "${" in value:
+        _refuse_calls(value)
         return value
     if get_origin(kind) is list:
         if not isinstance(value, list):
@@ -32,6 +35,24 @@ def convert(value: Value, kind: Any) -> Any:
     if get_origin(kind) is Literal:
         return _choice(value, get_args(kind))
     return READERS[kind](value)
+
+
+def _refuse_calls(text: str) -> None:
+    """Raise ValueError if a reference in the text calls a function, as in `${oc.env:NAME}`.
+
+    Only a call has a colon between its braces, however deep these are nested.
+    """
+    depth = 0
+    for backslashes, mark in re.findall(r"(\\*)(\$\{|[{}:])", text):
+        if (mark == "${" and len(backslashes) % 2 == 0) or (mark in ("{", "${") and depth):
+            depth += 1
+        elif mark == "}":
+            depth = max(0, depth - 1)
+        elif mark == ":" and depth:
+            raise ValueError(
+                f"'{text}' calls a function, and a config may only refer to other settings, as in ${{model.d_model}}: "
+                "write the value itself"
+            )
 
 
 def _choice(text: str, options: tuple[Any, ...]) -> Any:

@@ -1,11 +1,20 @@
 """Errors about text, or a corpus, that cannot be used as it is."""
 
+from copy import copy
+from typing import Self
+
 REMEDY = "copy the file again, or prepare the corpus again"
 """What to do about a file of a corpus whose content is not the one that was written."""
 
 
 class CorpusError(ValueError):
     """A file cannot be used. The message names the file, the place in it if there is one, and the remedy."""
+
+    def named(self, prefix: str) -> Self:
+        """The same error, with a message that begins with `prefix`."""
+        other = copy(self)
+        other.args = (f"{prefix}{self}",)
+        return other
 
 
 class UnreadableError(CorpusError):

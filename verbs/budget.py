@@ -14,8 +14,8 @@ from foretrain.verbs.shared import (
     ForceOption,
     Overrides,
     SweepOption,
-    bad_input,
     check_writable,
+    looking,
 )
 
 
@@ -85,7 +85,7 @@ def budget(
         settings.insert(0, config)
         config = None
     console = console_for_tables()
-    with bad_input():
+    with looking("budget", *settings):
         spend = spend_of(flops=flops, gpu_hours=gpu_hours, cost=cost, price=price, gpu=gpu, mfu=mfu)
         ask = Ask(spend, batch=batch, tp=tp, aspect=aspect, sweep=sweep, coord_check=coord_check)
         check_writable(out, to_json)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from foretrain.verbs.shared import Overrides, TargetArgument, bad_input, check_writable
+from foretrain.verbs.shared import Overrides, TargetArgument, bad_input, check_writable, looking
 
 
 def prepare(
@@ -72,7 +72,7 @@ def verify(target: TargetArgument, overrides: Overrides = None) -> None:
     """
     from foretrain.data_pipeline.inspect.target import config_of, verify_sources
 
-    with bad_input():
+    with looking("data verify", target, *(overrides or [])):
         manifests = verify_sources(config_of(target, overrides or []).data, progress=True)
     for path, manifest in manifests.items():
         typer.echo(f"{path}: {sum(len(split.shards) for split in manifest.splits.values())} shards are sound")
@@ -94,7 +94,7 @@ def stats(
     from foretrain.data_pipeline.inspect.stats_view import print_stats
     from foretrain.data_pipeline.inspect.target import config_of
 
-    with bad_input():
+    with looking("data stats", target, *(overrides or [])):
         to_stdout = json_out is not None and str(json_out) == "-"
         check_writable(plot, None if to_stdout else json_out)  # before the long count
         stats = collect(config_of(target, overrides or []), progress=True)
@@ -134,7 +134,7 @@ def peek(
     from foretrain.trainer.anomalies.rollbacks import left_out_of_run, read_rollbacks
     from foretrain.trainer.run.folder import CONFIG_FILE
 
-    with bad_input():
+    with looking("data peek", target, *(overrides or [])):
         left_out = NOTHING
         if (Path(target) / CONFIG_FILE).is_file():
             for rollback in read_rollbacks(Path(target)):

@@ -18,6 +18,7 @@ from foretrain.verbs.shared import (
     SweepOption,
     bad_input,
     check_writable,
+    looking,
 )
 
 
@@ -80,7 +81,7 @@ def ladder(
 
     console = console_for_tables()
     with ExitStack() as until_done:
-        with bad_input():
+        with looking("ladder --dry-run", *(overrides or [])) if dry_run else bad_input():
             ask = Ask(
                 budget_flops=budget,
                 num_points=points,
@@ -200,7 +201,7 @@ def predict(
     from foretrain.trainer.run.environment import code_version
 
     console = console_for_tables()
-    with bad_input():
+    with looking("predict", *(overrides or [])):
         record, seal = FitRecord.read_with_seal(fit)
         if config is None:
             target = target_of_numbers(params, tokens, flops)

@@ -8,7 +8,15 @@ import typer
 from rich.console import Console
 
 from foretrain.trainer.run.exit_status import EXIT_FAILED
-from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, CoordCheckOption, Overrides, bad_input, check_writable
+from foretrain.verbs.shared import (
+    EXIT_DIFFERS,
+    ConfigArgument,
+    CoordCheckOption,
+    Overrides,
+    bad_input,
+    check_writable,
+    looking,
+)
 
 
 def mup_table(config: ConfigArgument, overrides: Overrides = None) -> None:
@@ -208,7 +216,7 @@ def transfer(
     from foretrain.scaling.transfer.plot import PLOT_FILE, plot
     from foretrain.scaling.transfer.transfer import default_out, make_transfer, write
 
-    with bad_input():
+    with looking("transfer", *(overrides or [])):
         made = make_transfer(sweep, to, overrides or [], coord_check)
         report.print_study(made.study, console_for_tables())
         check_writable(sweep / PLOT_FILE)

@@ -62,6 +62,15 @@ def bad_input() -> Iterator[None]:
         raise typer.Exit(_status(error)) from None
 
 
+@contextmanager
+def looking(verb: str, *typed: str) -> Iterator[None]:
+    """`bad_input` for a verb that only looks: it starts no command that a config names, and `typed` does not."""
+    from foretrain.data_pipeline.corpus.opening import starting_no_commands
+
+    with bad_input(), starting_no_commands(verb, typed):
+        yield
+
+
 def _status(error: ValueError | OSError) -> int:
     """Exit status. A launcher learns from it whether another start, perhaps on another node, may succeed."""
     if "RANK" not in os.environ:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_DONE
-from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input
+from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input, looking
 
 
 def train(
@@ -72,17 +72,24 @@ def launch(
     Example: `foretrain launch runs/llama_7b_a100 --on slurm --nodes 8 launch.slurm.partition=gpu --dry-run`
     """
     from foretrain.configs import load as configs
+    from foretrain.data_pipeline.corpus.opening import CommandNotStartedError
     from foretrain.launcher import launch as launching
-    from foretrain.trainer.run.setup import prepare_run
+    from foretrain.trainer.run.setup import check_without_data, prepare_run
 
-    with bad_input():
+    with looking("--dry-run", *(overrides or [])) if dry_run else bad_input():
         sizes = {"cluster.num_nodes": nodes, "cluster.gpus_per_node": gpus_per_node, "launch.elastic": elastic}
         options = [f"{key}={value}" for key, value in sizes.items() if value is not None]
         settings = configs.load(config, [*(overrides or []), *options])
         plan = launching.make_plan(settings, on, allow_data_change=allow_data_change)
         if dry_run:
             typer.echo(plan.script.printable, nl=False)
-        run = prepare_run(settings, plan.job.num_ranks, allow_data_change=allow_data_change, progress=True)
+        try:
+            run = prepare_run(settings, plan.job.num_ranks, allow_data_change=allow_data_change, progress=True)
+        except CommandNotStartedError as error:  # a launch starts it, and checks the rest
+            check_without_data(settings, plan.job.num_ranks)
+            launching.check(plan, dry_run=True)
+            typer.echo(f"not checked: {error}", err=True)
+            return
         launching.check(plan, dry_run=dry_run)
         if dry_run:
             return

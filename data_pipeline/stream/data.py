@@ -212,7 +212,9 @@ def _open(name: str, path: str, split: str, open_split: OpenSplit) -> TokenStrea
     try:
         return open_split(path, split)
     except CorpusError as error:
-        raise CorpusError(f"data.sources.{name}: {error}" if name else str(error)) from error
+        if not name:
+            raise
+        raise error.named(f"data.sources.{name}: ") from error
 
 
 def _open_held_out(name: str, path: str, open_split: OpenSplit) -> TokenStream:

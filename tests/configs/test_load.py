@@ -371,3 +371,35 @@ def test_a_diff_has_a_line_for_each_setting_that_differs() -> None:
     write("run.yaml", "")
     a, b = load("run"), load("run", ["optimizer.lr=2e-3", "run_dir=x", "model.vocab_size=7"])
     assert diff(a, b) == ["run_dir: runs/run -> x", "model.vocab_size: None -> 7", "optimizer.lr: 0.001 -> 0.002"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["${oc.env:HF_TOKEN}", "a-${ oc.env : HF_TOKEN }", "${${model.name}:HF_TOKEN}", "${oc.decode:${oc.env:HF_TOKEN}}"],
+)
+def test_a_config_cannot_read_a_secret_from_the_environment(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hush")
+    message = refusal("model.name=oc.env", f"run_dir='{value}'")
+    assert "run_dir: " in message and "calls a function" in message and "hush" not in message
+    with pytest.raises(ConfigError, match="calls a function"):
+        load("run", ["model.name=oc.env", f"sample.prompts=['{value}']"])
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.sampled_from(["\\", "$", "${", "{", "}", ":", "oc.env", "HF_TOKEN", "model.name", " "]), max_size=12)
+)
+def test_no_text_makes_a_config_read_the_environment(parts: list[str]) -> None:
+    write("run.yaml", "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", "hush")
+        try:
+            found = load("run", ["model.name=oc.env", f"run_dir='{''.join(parts)}'"]).run_dir
+        except ConfigError as error:
+            found = str(error)
+        assert "hush" not in found
+
+
+def test_an_escaped_call_is_text() -> None:
+    write("run.yaml", "")
+    assert load("run", ["run_dir='\\${oc.env:HOME}'"]).run_dir == "${oc.env:HOME}"

@@ -171,23 +171,14 @@ def prepare_run(
     corpus; of many ranks on a machine, one needs to. Raises ValueError, which says what to change, if the run cannot
     work.
     """
-    import_plugins(config.plugins)
-    for name in config.train.callbacks:
-        CALLBACKS.get(name)
-    for name in config.train.sinks:
-        SINKS.get(name)
-    for name in config.train.eval_tasks:
-        TASKS.get(name)
+    _check_components(config)
     data = open_data(config.data, config.model.seq_len, progress=progress, check=check_corpus)
     if check_corpus:
         tokenizer = data.any_stream.read_tokenizer()  # every checkpoint holds it, and the first may be hours away
         samples_of(config, tokenizer, data.any_stream.eot_id)  # refuses tasks whose problems do not fit
     config = _with_vocabulary(config, data.any_stream)
-    layout = Layout.from_config(config.parallel, world_size)
-    layouts.check(layout, config.model, config.train)
+    layout = _checked_layout(config, world_size)
     check_sharding(config.model, layout)
-    check_optimizer(config.optimizer, layout)
-    _check_replay(config, layout)
     if config.parallel.balance == "flops" and layout.stage_layers is None:
         layout = balance_stages(layout, config.model.num_layers, flop_costs(config.model, config.train))
     blueprint(config)
@@ -208,6 +199,31 @@ def prepare_run(
     run = replace(run, prediction=prediction_of(run))
     data.check_budget(run.total_steps * config.train.global_batch_size, run.left_out)
     return run
+
+
+def check_without_data(config: Config, world_size: int | None = None) -> None:
+    """Check what can be checked of a run whose data must not be opened. Raises ValueError as `prepare_run` does."""
+    _check_components(config)
+    _checked_layout(config, world_size)
+    schedule.check(config.schedule, config.train.num_tokens)
+
+
+def _check_components(config: Config) -> None:
+    import_plugins(config.plugins)
+    for name in config.train.callbacks:
+        CALLBACKS.get(name)
+    for name in config.train.sinks:
+        SINKS.get(name)
+    for name in config.train.eval_tasks:
+        TASKS.get(name)
+
+
+def _checked_layout(config: Config, world_size: int | None) -> Layout:
+    layout = Layout.from_config(config.parallel, world_size)
+    layouts.check(layout, config.model, config.train)
+    check_optimizer(config.optimizer, layout)
+    _check_replay(config, layout)
+    return layout
 
 
 def _check_replay(config: Config, layout: Layout) -> None:
