@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from foretrain.printable import printable
+
 PRESETS = Path(__file__).parent
 """The folder of the packaged presets."""
 
@@ -15,7 +17,13 @@ Value = str | None | list["Value"]
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used; the message names the key, where it was set, and what to change."""
+    """A config that cannot be used; the message names the key, where it was set, and what to change.
+
+    A config may come from others: control characters in what it quotes are escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,20 @@
 from copy import copy
 from typing import Self
 
+from foretrain.printable import printable
+
 REMEDY = "copy the file again, or prepare the corpus again"
 """What to do about a file of a corpus whose content is not the one that was written."""
 
 
 class CorpusError(ValueError):
-    """A file cannot be used. The message names the file, the place in it if there is one, and the remedy."""
+    """A file cannot be used. The message names the file, the place in it if there is one, and the remedy.
+
+    What it quotes may come from others: control characters in it are escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
     def named(self, prefix: str) -> Self:
         """The same error, with a message that begins with `prefix`."""

@@ -36,7 +36,7 @@ def test_a_verb_that_only_looks_at_a_config_starts_none_of_its_commands(line: st
     ended = called(*line.split(), cwd=folder)
     assert not (folder / "attacked").exists()
     assert ended.status == 2
-    # `budget` goes on without data where it can.
+    # `budget` needs no data if the config has a vocabulary.
     refusal = "cannot be read from here" if line.startswith("budget") else "no command that a config names, so the data"
     assert refusal in ended.err
 

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from foretrain.printable import printable
 from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED
 
 ConfigArgument = Annotated[
@@ -58,7 +59,7 @@ def bad_input() -> Iterator[None]:
         message = _message(error)
         if message is None or os.environ.get("FORETRAIN_TRACEBACK") == "1":
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(printable(message))}", soft_wrap=True, highlight=False)
         raise typer.Exit(_status(error)) from None
 
 

@@ -1,11 +1,13 @@
 """The verbs of one run."""
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from foretrain.printable import for_stream
 from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_DONE
 from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input, looking
 
@@ -235,4 +237,4 @@ def generate(
 
         sample = SampleConfig([prompt], num_tokens, temperature, top_k, seed)
         text = load_model(place_of(run_dir), place_of(checkpoint) if checkpoint else None).continue_text(prompt, sample)
-    typer.echo(prompt + text)
+    typer.echo(for_stream(prompt + text, sys.stdout))

@@ -12,11 +12,11 @@ from tokenizers import Tokenizer
 from foretrain.configs.schema import Config
 from foretrain.data_pipeline.corpus.manifest import TOKENIZER
 from foretrain.data_pipeline.inspect.peek import DocumentPart, SampleInfo, check, inspect_sample
-from foretrain.data_pipeline.inspect.printable import printable
 from foretrain.data_pipeline.prepare.tokenizer import load_tokenizer
 from foretrain.data_pipeline.stream.data import named_sources, open_data
 from foretrain.data_pipeline.stream.left_out import NOTHING, LeftOut
 from foretrain.data_pipeline.stream.packing import Span
+from foretrain.printable import printable
 
 RULE_STYLE, MARGIN_STYLE = "bold yellow", "dim"
 TEXT_STYLES = ("", "cyan")

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from foretrain.data_pipeline.inspect.document_lengths import Lengths
 from foretrain.data_pipeline.inspect.order_quality import Measure, ShuffleQuality
-from foretrain.data_pipeline.inspect.printable import printable
 from foretrain.data_pipeline.inspect.stats import SourceStats, Stats
+from foretrain.printable import printable
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
 BAR_WIDTH = 24

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from foretrain.data_pipeline.errors import CorpusError
+from foretrain.printable import printable
 
 READ_BYTES = 1 << 24
 """Bytes read at once: a damaged header may claim any size, for which no memory must be allocated."""
@@ -186,7 +187,8 @@ def _header(tar: _Tar, block: bytes, at: int) -> tarfile.TarInfo:
 
 
 def _file(tar: _Tar, header: tarfile.TarInfo, at: int, extended: dict[str, str]) -> _File:
-    name, size = extended.get("path", header.name), extended.get("size", str(header.size))
+    name = printable(extended.get("path", header.name), kept="")  # no name of a member can break a line of a message
+    size = extended.get("size", str(header.size))
     if header.type in REFUSED_TYPES or any(key.startswith("GNU.sparse.") for key in extended):
         raise CorpusError(
             f"{tar.shard}: {name}, at byte {at}, is sparse, or from another volume: write the shard without --sparse "

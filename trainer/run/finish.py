@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.text import Text
 
+from foretrain.printable import printable
 from foretrain.trainer.goodput import facts
 from foretrain.trainer.goodput.ledger import of_training
 from foretrain.trainer.goodput.view import in_words
@@ -49,5 +50,5 @@ def show_samples(run: Run, console: Console) -> None:
         return
     model = load_model(run.run_dir, run.checkpoints.newest(), device=run.config.train.device)
     for prompt, text in continue_all(model, sample.prompts, sample):
-        console.print(Text.assemble((prompt, "bold"), (text, "green")), soft_wrap=True)
+        console.print(Text.assemble((printable(prompt), "bold"), (printable(text), "green")), soft_wrap=True)
         console.rule(style="dim")

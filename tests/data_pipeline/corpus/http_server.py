@@ -18,6 +18,8 @@ class Fault:
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    reason: str | None = None
+    """Words after the status."""
     cut_after: int | None = None
     """Close the connection after this many bytes of the body."""
     reset_after: int | None = None
@@ -87,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.stall_at_once:
             self.server.ended.wait()
         elif fault.status != 200:
-            self._answer(fault.status, b"", fault.headers)
+            self._answer(fault.status, b"", fault.headers, fault)
         elif not file.is_file():
             self._answer(404, b"", {})
         else:
@@ -105,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(206, _damaged(content[start:], fault), span | fault.headers, fault)
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str], fault: Fault = OK) -> None:
-        self.send_response(status)
+        self.send_response(status, fault.reason)
         for key, value in {"Content-Length": str(len(body)), "Connection": "close", **headers}.items():
             self.send_header(key, value)
         self.end_headers()

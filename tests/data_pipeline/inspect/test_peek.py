@@ -20,10 +20,10 @@ from foretrain.configs.data import DataConfig, SourceConfig, StageConfig
 from foretrain.configs.schema import Config, ModelConfig, TrainConfig
 from foretrain.data_pipeline.inspect.peek import SampleInfo, inspect_sample
 from foretrain.data_pipeline.inspect.peek_view import show
-from foretrain.data_pipeline.inspect.printable import printable
 from foretrain.data_pipeline.prepare.build import prepare
 from foretrain.data_pipeline.stream.batch import IGNORE
 from foretrain.data_pipeline.stream.data import Data, open_data
+from foretrain.printable import printable
 from tests.data_pipeline.samples import SMALL, write_texts
 
 SEQ_LEN = 48

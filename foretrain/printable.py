@@ -1,0 +1,30 @@
+"""Text of unknown origin made safe for terminals and logs: characters that control them or are invisible are escaped.
+
+Errors about files, servers and configs pass through here when they are made, and every other text of unknown origin
+where it is printed.
+"""
+
+from typing import TextIO
+from unicodedata import category
+
+KEPT = "\n\t"
+
+
+def printable(text: str, kept: str = KEPT) -> str:
+    r"""Return the text with every control, format or surrogate character escaped, as in \x1b or \u202e.
+
+    The characters `kept`, which are new lines and tabs, and the spaces of all scripts are not escaped.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char
+        if char.isprintable() or char in kept or category(char) == "Zs"
+        else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
+def for_stream(text: str, stream: TextIO) -> str:
+    """The text as it may be written to a stream: as it is to a file or a pipe, and printable to a terminal."""
+    return printable(text) if stream.isatty() else text
