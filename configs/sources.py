@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import count
 from pathlib import Path
 
 import yaml
 
+from foretrain import limits
 from foretrain.printable import printable
 
 PRESETS = Path(__file__).parent
@@ -16,6 +18,10 @@ Value = str | None | list["Value"]
 """A YAML value as it was written. The schema decides, not YAML, whether 1e-3 is a number or a name."""
 
 
+_MESSAGE_CHARS = 4_000
+"""More of a message would show what is wrong no better."""
+
+
 class ConfigError(ValueError):
     """A config that cannot be used; the message names the key, where it was set, and what to change.
 
@@ -23,7 +29,7 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(printable(message[:_MESSAGE_CHARS]))
 
 
 @dataclass(frozen=True)
@@ -57,25 +63,29 @@ def _nearest_presets(name: str | Path) -> list[str]:
     return sorted(presets, key=lambda preset: -SequenceMatcher(None, wanted, Path(preset).name).ratio())[:3]
 
 
-def read(path: Path, extended_by: tuple[Path, ...] = ()) -> list[Setting]:
+def read(path: Path, extended_by: tuple[Path, ...] = (), number: Iterator[int] | None = None) -> list[Setting]:
     """The settings of a YAML file and of the files that it extends, in the order in which they apply: later ones win.
 
-    `path` is absolute. `extended_by` are the files that extend this one. Raises ConfigError for broken YAML, a key that
-    is set twice, a missing file, and a circle of `extends`.
+    `path` is absolute. `extended_by` are the files that extend this one, and `number` counts all files that are read.
+    Raises ConfigError for broken YAML, a key that is set twice, a missing file, a circle of `extends`, and what is
+    beyond `limits`.
     """
+    number = count(1) if number is None else number
+    if next(number) > limits.CONFIG_FILES:
+        raise ConfigError(f"{_shown(path)}: a config may read {limits.CONFIG_FILES} files: extend fewer, each once")
     if path in extended_by:
         circle = [*extended_by[extended_by.index(path) :], path]
         raise ConfigError(f"extends goes in a circle: {' -> '.join(_shown(file) for file in circle)}")
     settings: list[Setting] = []
     own: dict[str, Setting] = {}
     shown = _shown(path)
-    for setting in _parse(path.read_bytes(), lambda line: f"{shown}:{line}"):
+    for setting in _parse(_content(path), lambda line: f"{shown}:{line}"):
         if setting.key in own:
             raise ConfigError(f"{setting.key} is set twice: {own[setting.key].origin} and {setting.origin}")
         own[setting.key] = setting
     if extends := own.pop("extends", None):
         for name in _names(extends):
-            settings += read(find(name, (path.parent, PRESETS), extends.origin), (*extended_by, path))
+            settings += read(find(name, (path.parent, PRESETS), extends.origin), (*extended_by, path), number)
     return settings + list(own.values())
 
 
@@ -86,6 +96,14 @@ def parse_override(text: str) -> list[Setting]:
         raise ConfigError(f"override '{text}' is not key=value, as in optimizer.lr=1e-3")
     origin = f"override '{text}'"
     return list(_settings(key.strip(), _compose(value, lambda _: origin), lambda _: origin))
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(limits.CONFIG_BYTES + 1)
+    if len(content) > limits.CONFIG_BYTES:
+        raise ConfigError(f"{_shown(path)} has more than {limits.CONFIG_BYTES} bytes, so it is no config: name another")
+    return content
 
 
 def _shown(path: Path) -> str:
@@ -102,12 +120,45 @@ def _names(extends: Setting) -> list[str]:
 
 def _compose(text: str | bytes, origin: Callable[[int], str]) -> yaml.Node | None:
     try:
-        return yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_size(root, origin)
+        return root
+    except RecursionError as error:
+        raise ConfigError(f"YAML that is nested too deeply ({origin(1)}): write it flat") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"not valid YAML ({origin(line)}): {error.problem}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML ({origin(1)}): {error}") from error
+
+
+def _check_size(root: yaml.Node | None, origin: Callable[[int], str]) -> None:
+    """Raise ConfigError for YAML whose aliases repeat too much, or themselves, and for too deep nesting."""
+    sizes: dict[int, int] = {}
+    on_path: set[int] = set()
+
+    def size_of(node: yaml.Node, depth: int) -> int:
+        place = origin(node.start_mark.line + 1)
+        if id(node) in on_path:
+            raise ConfigError(f"an alias of YAML contains itself ({place}): write the value out")
+        if depth > limits.CONFIG_DEPTH:
+            raise ConfigError(f"YAML is nested more than {limits.CONFIG_DEPTH} levels deep ({place}): write it flat")
+        if id(node) not in sizes:
+            on_path.add(id(node))
+            pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+            items = [item for pair in pairs for item in pair]
+            items += node.value if isinstance(node, yaml.SequenceNode) else ()
+            sizes[id(node)] = 1 + sum(size_of(item, depth + 1) for item in items)
+            on_path.remove(id(node))
+        if sizes[id(node)] > limits.CONFIG_NODES:
+            raise ConfigError(
+                f"YAML has more than {limits.CONFIG_NODES} keys and values, with those that its aliases repeat "
+                f"({place}): leave the aliases out"
+            )
+        return sizes[id(node)]
+
+    if root is not None:
+        size_of(root, 1)
 
 
 def _parse(text: bytes, origin: Callable[[int], str]) -> Iterator[Setting]:

@@ -403,3 +403,46 @@ def test_no_text_makes_a_config_read_the_environment(parts: list[str]) -> None:
 def test_an_escaped_call_is_text() -> None:
     write("run.yaml", "")
     assert load("run", ["run_dir='\\${oc.env:HOME}'"]).run_dir == "${oc.env:HOME}"
+
+
+def aliases(levels: int) -> str:
+    """YAML of a few hundred bytes for 10^levels values."""
+    first = " - &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    more = (f" - &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, levels))
+    return f"plugins:\n{first}{''.join(more)}"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (aliases(6), r"more than 100000 keys and values.*\(run\.yaml:\d+\): leave the aliases out"),
+        ("plugins: &a [*a]\n", r"an alias of YAML contains itself \(run\.yaml:1\)"),
+        ("model: &a\n  name: *a\n", r"an alias of YAML contains itself"),
+        (f"plugins: {'[' * 60}{']' * 60}\n", r"nested more than 50 levels deep \(run\.yaml:1\)"),
+        (f"plugins: {'[' * 9000}{']' * 9000}\n", r"nested too deeply \(run\.yaml:1\)"),
+        ("# " + "x" * 2**20, r"^run\.yaml has more than 1048576 bytes"),
+        (f"train: {{num_tokens: {'9' * 100_000}}}\n", r"^train\.num_tokens: 9{20}"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_config_beyond_a_limit_is_one_short_error_with_its_place(text: str, words: str) -> None:
+    write("run.yaml", text)
+    with pytest.raises(ConfigError, match=words) as found:
+        load("run")
+    assert len(str(found.value)) <= 4_000
+    override = text.partition(": ")[2]
+    if text.startswith("plugins: "):
+        with pytest.raises(ConfigError):
+            load("runs/dry_run", [f"plugins={override}"])
+
+
+def test_files_that_extend_each_other_many_times_are_refused() -> None:
+    write("level0.yaml", "")
+    for level in range(1, 8):
+        write(f"level{level}.yaml", f"extends: [{', '.join([f'level{level - 1}'] * 10)}]\n")
+    assert "a config may read 1000 files" in refusal(path="level7")
+
+
+def test_a_config_may_repeat_itself_by_aliases() -> None:
+    write("run.yaml", "data:\n  sources:\n    a: &same {path: x, weight: 2}\n    b: *same\n")
+    assert load("run").data.sources["b"] == SourceConfig("x", 2.0)

@@ -1,0 +1,39 @@
+"""Limits of what is read from files and servers of others. Beyond one, the reader raises an error that names the file.
+
+Each is far above what real files need, and low enough that a hostile file costs neither the memory of the machine nor
+its disk.
+"""
+
+MIB = 1 << 20
+
+CONFIG_BYTES = MIB
+"""One YAML file."""
+CONFIG_FILES = 1_000
+"""YAML files that one config reads, each counted as often as it is extended."""
+CONFIG_NODES = 100_000
+"""Keys and values of one YAML file, where what an alias repeats counts again."""
+CONFIG_DEPTH = 50
+"""Nesting of one YAML file."""
+
+MANIFEST_BYTES = 128 * MIB
+"""A manifest: half a million shards."""
+TOKENIZER_BYTES = 256 * MIB
+"""A tokenizer.json. The largest in use have 35 MB."""
+VOCAB_SIZE = 1 << 24
+"""Token ids, which index the rows of an embedding. The largest vocabularies in use have 262,144."""
+CORPUS_TOKENS = 1 << 48
+"""Tokens of a split: 280 trillion."""
+
+DOCUMENT_BYTES = 1 << 30
+"""One document of `prepare`, decompressed: a text file, a line of JSON, or the members of a sample that are read."""
+SAMPLE_MEMBERS = 10_000
+"""Members of one sample of a tar file."""
+TAR_HEADER_BYTES = MIB
+"""One extended header, or long name, of a tar file."""
+TAR_RECORDS = 10_000
+"""Different records of the extended headers of a tar file that are in force at one member."""
+UNPACKED_RATIO = 1_000
+"""Decompressed bytes for each compressed byte, in files and members of more than UNPACKED_FREE_BYTES. gzip cannot have
+more than 1,032; texts have up to a hundred, and zstd can have 30,000."""
+UNPACKED_FREE_BYTES = 64 * MIB
+"""Decompressed bytes of which the ratio does not count."""
