@@ -1,10 +1,18 @@
 """The `data` section of a config: where tokens come from, and how they become samples."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from foretrain.configs.checks import require, require_not_negative, require_positive, require_seeds
 from foretrain.configs.fields import setting
+
+
+def _require_sha256(value: str | None) -> None:
+    require(
+        value is None or re.fullmatch(r"[0-9a-f]{64}", value) is not None,
+        f"sha256 = {value} must be the 64 hexadecimal digits that `sha256sum manifest.json` prints",
+    )
 
 
 @dataclass
@@ -17,8 +25,11 @@ class SourceConfig:
     """Share of the samples, relative to the weights of the other sources."""
     max_epochs: float | None = None
     """Upper limit on how often the source is repeated; None: as often as its weight requires."""
+    sha256: str | None = setting(None, changes_curve=False, since="0.2.0")
+    """SHA-256 of the source's manifest.json, as in `data.sha256`."""
 
     def __post_init__(self) -> None:
+        _require_sha256(self.sha256)
         require(bool(self.path), "every source needs a path: a folder that `foretrain prepare` wrote")
         require_not_negative(self, "weight")
         require_positive(max_epochs=self.max_epochs)
@@ -55,6 +66,9 @@ class CacheConfig:
     """Seconds without data from the server after which a request is repeated."""
     retries: int = 8
     """Repetitions of a failed request, with growing pauses, before the run ends."""
+    check_hits: bool = setting(False, since="0.2.0")
+    """Compare the checksum of a shard also when it is found in the cache, each time that it is opened, and not its size
+    alone."""
 
     def __post_init__(self) -> None:
         require_positive(max_gb=self.max_gb, timeout_s=self.timeout_s)
@@ -92,8 +106,16 @@ class DataConfig:
     """Unreadable samples that a run may replace by others; the next one ends the run."""
     cache: CacheConfig = setting(default_factory=CacheConfig, changes_curve=False)
     """The cache of shards that are fetched from a server."""
+    sha256: str | None = setting(None, changes_curve=False, since="0.2.0")
+    """SHA-256 of the manifest.json at `path`, which `sha256sum` prints, and which has the checksums of all other files:
+    a corpus with another one is refused. None: any corpus there."""
 
     def __post_init__(self) -> None:
+        _require_sha256(self.sha256)
+        require(
+            self.sha256 is None or not self.sources,
+            "sha256 is that of `path`, and `sources` replace it: set sources.NAME.sha256",
+        )
         require_positive(mixture_block=self.mixture_block, shuffle_window=self.shuffle_window)
         require_not_negative(self, "prefetch_batches", "max_bad_samples")
         require_seeds(self, "seed")

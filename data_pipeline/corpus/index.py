@@ -18,6 +18,9 @@ from foretrain.data_pipeline.errors import REMEDY, CorpusError
 
 IntArray = npt.NDArray[np.int64]
 
+MAX_HEADER_BYTES = 4096
+"""More than the header that numpy writes before the rows."""
+
 COLUMNS = ("start", "tokens_at", "lens_at", "num_lens", "num_documents")
 
 
@@ -62,6 +65,12 @@ class Index:
     num_lens: IntArray
     num_documents: IntArray
     """Documents that end in the sample: num_lens, or one less if the last document continues in the next sample."""
+
+    @staticmethod
+    def max_bytes(split: SplitInfo) -> int:
+        """Return a limit on the size of the index file of a split: its rows, and the header of numpy."""
+        num_members = sum(shard.num_members for shard in split.shards)
+        return len(COLUMNS) * 8 * (num_members + 1) + MAX_HEADER_BYTES
 
     @classmethod
     def open(cls, path: Path, split: SplitInfo) -> "Index":

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from foretrain import limits
 from foretrain.data_pipeline.errors import REMEDY, CorpusError
 from foretrain.files import write_atomically
 
@@ -20,6 +21,8 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 SPLITS = ("train", "val")
 DTYPES = ("uint16", "uint32")
+MEMBER_BYTES = 2048
+"""Bytes of a sample's headers in a shard, at the least."""
 NO_SHA256 = "0" * 64
 
 
@@ -114,7 +117,7 @@ class Manifest:
             raise CorpusError(f"there is no corpus at {folder}: write one with `foretrain prepare`, or set data.path")
         if not path.is_file():
             raise CorpusError(f"{folder} has no {MANIFEST}, so it is not a finished corpus: run `foretrain prepare`")
-        return cls.parse(path.read_bytes(), str(path))
+        return cls.parse(read_bounded(path, limits.MANIFEST_BYTES), str(path))
 
     @classmethod
     def parse(cls, text: bytes, path: str) -> "Manifest":
@@ -157,6 +160,8 @@ def _check(manifest: Manifest) -> None:
         raise ValueError(f"dtype = {manifest.dtype}")
     if not 0 <= manifest.eot_id < manifest.vocab_size:
         raise ValueError(f"eot_id = {manifest.eot_id} of a vocabulary of {manifest.vocab_size}")
+    if manifest.vocab_size > limits.VOCAB_SIZE:
+        raise ValueError(f"vocab_size = {manifest.vocab_size} is more than {limits.VOCAB_SIZE}")
     if not math.isfinite(manifest.unigram_entropy_nats):
         raise ValueError(f"unigram_entropy_nats = {manifest.unigram_entropy_nats}")
     for name, split in manifest.splits.items():
@@ -165,8 +170,9 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"split {name}")
         for shard in split.shards:
             _check_types(shard)
-            if not re.fullmatch(rf"{name}-\d+\.tar", shard.name):
+            if not re.fullmatch(rf"{name}-[0-9]+\.tar", shard.name):
                 raise ValueError(f"shard {shard.name}")
+            _check_counts(shard, np.dtype(manifest.dtype).itemsize)
         if len({shard.name for shard in split.shards}) != len(split.shards):
             raise ValueError(f"a shard of split {name} is named twice")
         for field in ("num_tokens", "num_documents"):
@@ -174,18 +180,33 @@ def _check(manifest: Manifest) -> None:
                 raise ValueError(f"{field} of split {name} is not the sum of its shards'")
 
 
+def _check_counts(shard: ShardInfo, token_bytes: int) -> None:
+    """Raise ValueError if a shard is too small for its tokens and samples: memory is taken for what they say."""
+    if max(shard.num_tokens * token_bytes, shard.num_members * MEMBER_BYTES) > shard.size_bytes:
+        raise ValueError(f"{shard.name} is too small for its {shard.num_tokens} tokens, {shard.num_members} samples")
+
+
 def _check_types(record: Any) -> None:
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
-        if (field.type is int and (type(value) is not int or value < 0)) or (
+        if (field.type is int and (type(value) is not int or not 0 <= value <= limits.CORPUS_TOKENS * 4)) or (
             field.type in (str, float) and type(value) is not field.type
         ):
-            raise TypeError(f"{field.name} = {value!r}")
+            raise TypeError(f"{field.name} = {str(value)[:100]!r}")
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """Return the smallest type of token ids that prepare writes: uint16, or uint32 above 65,536 tokens."""
     return np.dtype("<u2") if vocab_size <= 2**16 else np.dtype("<u4")
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a file. Raises CorpusError if it has more than `max_bytes`."""
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise CorpusError(f"{path} has more than {max_bytes:,} bytes, which is the limit of such a file: {REMEDY}")
+    return content
 
 
 def sha256_of(path: Path) -> str:

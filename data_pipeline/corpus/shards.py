@@ -237,16 +237,24 @@ class TokenStream:
 
 
 def open_corpus(
-    path: str | Path, split: str, cache: CacheConfig | None = None, *, progress: bool = False, check: bool = True
+    path: str | Path,
+    split: str,
+    cache: CacheConfig | None = None,
+    *,
+    progress: bool = False,
+    check: bool = True,
+    sha256: str | None = None,
 ) -> TokenStream:
     """Return the stream of a split ("train" or "val") of a corpus; `path` is its folder or URL.
+
+    `sha256`: that of its manifest.json, without which the corpus is refused.
 
     In a folder, the size and structure of every shard are checked if `check`, but not its tokens (see `verify`). Of a
     remote corpus, only the manifest and the index are fetched. Raises CorpusError with the file, and the byte if there
     is one.
     """
     store = open_store(path, cache)
-    manifest = read_manifest(store)
+    manifest = read_manifest(store, sha256)
     if split not in manifest.splits:
         raise CorpusError(f"{store.url} has no split {split!r}: choose one of {', '.join(manifest.splits)}")
     info = manifest.splits[split]

@@ -43,10 +43,12 @@ class Store(ABC):
         """Return all of a small file. Raises CorpusError."""
         return self.path(name).read_bytes()
 
-    def expect(self, name: str, size_bytes: int | None, sha256: str) -> None:  # noqa: B027 (a store may have nothing to do)
+    def expect(  # noqa: B027 (a store may have nothing to do)
+        self, name: str, size_bytes: int | None, sha256: str, max_bytes: int | None = None
+    ) -> None:
         """Set what the manifest says of a file, against which the file is checked when it is fetched.
 
-        size_bytes is None if the manifest does not say it.
+        size_bytes is None if the manifest does not say it; max_bytes is then the most that it may have.
         """
 
     def prefetch(self, names: Iterable[str]) -> None:  # noqa: B027 (a store may have nothing to do)

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from foretrain import limits
 from foretrain.configs.data import CacheConfig
 from foretrain.data_pipeline.corpus.check import check_sha256, check_size
 from foretrain.data_pipeline.corpus.index import Index
-from foretrain.data_pipeline.corpus.manifest import MANIFEST, TOKENIZER, Manifest, index_name
+from foretrain.data_pipeline.corpus.manifest import MANIFEST, TOKENIZER, Manifest, index_name, sha256_of
 from foretrain.data_pipeline.corpus.opening import open_store
 from foretrain.data_pipeline.corpus.store import Store
 from foretrain.data_pipeline.corpus.structure import check_structure
@@ -19,30 +20,37 @@ from foretrain.progress import Advance, byte_progress
 READ_BYTES = 1 << 20
 
 
-def read_manifest(store: Store) -> Manifest:
+def read_manifest(store: Store, sha256: str | None = None) -> Manifest:
     """Return the manifest of a corpus, after telling the store what it says of the files.
 
-    Raises CorpusError if there is no manifest or it cannot be used.
+    Raises CorpusError if there is no manifest, it cannot be used, or its file does not have the given SHA-256.
     """
+    if sha256 is not None and (found := sha256_of(store.path(MANIFEST))) != sha256:
+        raise CorpusError(
+            f"{store.url}/{MANIFEST} has the SHA-256 {found}, and the config asks for {sha256}: it is another corpus. "
+            "Bring back that one, or change data.sha256 (or data.sources.NAME.sha256)"
+        )
     if store.is_local:
         manifest = Manifest.read(Path(store.url))
     else:
         manifest = Manifest.parse(store.read(MANIFEST), f"{store.url}/{MANIFEST}")
-    store.expect(TOKENIZER, None, manifest.tokenizer_sha256)
+    store.expect(TOKENIZER, None, manifest.tokenizer_sha256, limits.TOKENIZER_BYTES)
     for split, info in manifest.splits.items():
-        store.expect(index_name(split), None, info.index_sha256)
+        store.expect(index_name(split), None, info.index_sha256, Index.max_bytes(info))
         for shard in info.shards:
             store.expect(shard.name, shard.size_bytes, shard.sha256)
     return manifest
 
 
-def verify(corpus: str | Path | Store, progress: bool = False, cache: CacheConfig | None = None) -> Manifest:
+def verify(
+    corpus: str | Path | Store, progress: bool = False, cache: CacheConfig | None = None, sha256: str | None = None
+) -> Manifest:
     """Return the manifest of a corpus after reading every byte; raise CorpusError with a line for each damaged file.
 
     The checksums alone find all damage. The structure is checked before them, because it gives the byte.
     """
     store = corpus if isinstance(corpus, Store) else open_store(corpus, cache)
-    manifest = read_manifest(store)
+    manifest = read_manifest(store, sha256)
     faults: list[str] = []
     with _collect(faults, f"{store.url}/{TOKENIZER}"):
         check_sha256(store.path(TOKENIZER), manifest.tokenizer_sha256)

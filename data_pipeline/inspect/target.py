@@ -45,10 +45,10 @@ def verify_sources(config: DataConfig, *, progress: bool = False) -> dict[str, M
     """
     manifests: dict[str, Manifest] = {}
     faults = []
-    paths = [source.path for source in named_sources(config).values()]
-    for path in dict.fromkeys(paths):  # two sources may share a corpus
+    paths = [(source.path, source.sha256) for source in named_sources(config).values()]
+    for path, sha256 in dict.fromkeys(paths):  # two sources may share a corpus
         try:
-            manifests[path] = verify(path, progress=progress, cache=config.cache)
+            manifests[path] = verify(path, progress=progress, cache=config.cache, sha256=sha256)
         except CorpusError as error:
             faults.append(str(error))
     if faults:

@@ -29,8 +29,8 @@ from foretrain.data_pipeline.stream.order import Order
 from foretrain.data_pipeline.stream.packing import open_samples
 from foretrain.data_pipeline.stream.samples import SampleStream, Source
 
-OpenSplit = Callable[[str, str], TokenStream]
-"""Opens a split of the corpus at a path or URL."""
+OpenSplit = Callable[..., TokenStream]
+"""open_corpus(path, split, sha256=None), with its other arguments set."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,9 @@ def open_data(
     config = _with_settings(config, settings)
     named = named_sources(config)
     open_split = partial(open_corpus, cache=config.cache, progress=progress, check=check)
-    streams = {name: _open(name, source.path, "train", open_split) for name, source in named.items()}
+    streams = {name: _open(name, source, "train", open_split) for name, source in named.items()}
     held_out = [
-        HeldOut(name, _open_held_out(name, source.path, open_split), source.weight) for name, source in named.items()
+        HeldOut(name, _open_held_out(name, source, open_split), source.weight) for name, source in named.items()
     ]
     _check_one_tokenizer(streams)
     sources = [_source(name, stream, config, seq_len, progress) for name, stream in streams.items()]
@@ -192,7 +192,7 @@ def open_data(
 
 def named_sources(config: DataConfig) -> dict[str, SourceConfig]:
     """Return the sources by name, sorted by name. If the config has only `path`, its name is ""."""
-    return dict(sorted(config.sources.items())) or {"": SourceConfig(config.path)}
+    return dict(sorted(config.sources.items())) or {"": SourceConfig(config.path, sha256=config.sha256)}
 
 
 def _with_settings(config: DataConfig, settings: dict[str, Any]) -> DataConfig:
@@ -208,21 +208,21 @@ def _with_settings(config: DataConfig, settings: dict[str, Any]) -> DataConfig:
     return changed
 
 
-def _open(name: str, path: str, split: str, open_split: OpenSplit) -> TokenStream:
+def _open(name: str, source: SourceConfig, split: str, open_split: OpenSplit) -> TokenStream:
     try:
-        return open_split(path, split)
+        return open_split(source.path, split, sha256=source.sha256)
     except CorpusError as error:
         if not name:
             raise
         raise error.named(f"data.sources.{name}: ") from error
 
 
-def _open_held_out(name: str, path: str, open_split: OpenSplit) -> TokenStream:
-    stream = _open(name, path, "val", open_split)
+def _open_held_out(name: str, source: SourceConfig, open_split: OpenSplit) -> TokenStream:
+    stream = _open(name, source, "val", open_split)
     if stream.num_tokens < 2:
         raise CorpusError(
-            f"the val split of {path} has {stream.num_tokens} token, and the first is never predicted: prepare it with "
-            "a larger --val-fraction"
+            f"the val split of {source.path} has {stream.num_tokens} token, and the first is never predicted: prepare "
+            "it with a larger --val-fraction"
         )
     return stream
 

@@ -25,6 +25,7 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "min_factor": st.floats(0, 1),
     "head_dim": st.integers(1, 1000).map(lambda half: 2 * half),
     "num_kv_heads": st.none(),
+    "sha256": st.none(),
     "max_epochs": st.none() | st.floats(1e-3, 1e3),
     "path": TEXT.filter(bool),
     "plugins": st.lists(st.sampled_from(["json", "logging.handlers"]), max_size=2),

@@ -2,14 +2,18 @@
 
     DIR/lock                              held for moments, while files are created, renamed or removed
     DIR/NAME-HASH.corpus/SHARD            a complete file that was checked; nothing else gets such a name
-    DIR/NAME-HASH.corpus/SHARD.SIZE.part  a download, under an exclusive lock; SIZE bytes are reserved for it
+    DIR/NAME-HASH.corpus/SHARD.SIZE.part  a download, under an exclusive lock; no other gets the room for its SIZE bytes
     DIR/NAME-HASH.corpus/kept/FILE        small files, which stay as long as a process has them locked (pinned)
 
 HASH is that of the URL and the manifest, so a name in a folder always means the same content. The locks are those of
 flock, which end with their process. A killed process leaves a part, from which the next process resumes. An evicted
 shard that a process still has open takes up disk space until it is closed.
+
+A manifest may promise any size, so complete files are evicted only as the bytes of a download arrive. The cache belongs
+to one user: nobody else may write into it, and a link in it is never followed.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -20,13 +24,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from stat import S_IMODE, S_ISDIR
+from typing import Any, BinaryIO, cast
 
 from foretrain.data_pipeline.errors import CorpusError
 
 PART = re.compile(r"\.(\d+)\.part$")
 WAIT_FOR_TURN_S = 0.02
 WAIT_FOR_ROOM_S = 0.05
+GRANT_BYTES = 1 << 24
+"""Room that is made at once for the bytes of a download that come next, or a sixteenth of its size if that is more."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class CachedFile:
     sha256: str
     is_pinned: bool = False
     """The file stays in the cache as long as a process has its descriptor open."""
+    max_bytes: int | None = None
+    """Limit on the size of a file whose size is not in the manifest."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +56,59 @@ class _Entry:
 
     path: Path
     size_bytes: int
-    """For a part, the size that is reserved for it, or its present size if that is larger."""
+    """Its present size."""
+    reserved_bytes: int
+    """For a part, the size that it may get; else its present size."""
     used_ns: int
     is_part: bool
     is_pinned: bool
+
+    @property
+    def claimed_bytes(self) -> int:
+        """The present size, and for a part also what it may get before it asks for room again."""
+        return min(self.reserved_bytes, self.size_bytes + 2 * _grant_bytes(self.reserved_bytes))
+
+
+def _grant_bytes(size_bytes: int) -> int:
+    return max(GRANT_BYTES, size_bytes // 16)
+
+
+class _Part:
+    """A part that asks for room before it grows."""
+
+    def __init__(self, file: BinaryIO, make_room: Callable[[int], int]) -> None:
+        """`make_room` gets the size that is needed, and returns the one that there is room for."""
+        self._file, self._make_room = file, make_room
+        self._granted_bytes = os.fstat(file.fileno()).st_size
+
+    def write(self, data: bytes) -> int:
+        needed_bytes = self._file.tell() + len(data)
+        if needed_bytes > self._granted_bytes:
+            self._granted_bytes = self._make_room(needed_bytes)
+        return self._file.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 class Cache:
     """The files of one corpus in a cache that other corpora share. Several threads and processes may use it at once."""
 
-    def __init__(self, root: Path, url: str, manifest_sha256: str, max_bytes: int) -> None:
+    def __init__(
+        self, root: Path, url: str, manifest_sha256: str, max_bytes: int, *, checks_hits: bool = False
+    ) -> None:
+        """`checks_hits`: compare the SHA-256 of a file also when it is found in the cache, and not its size alone."""
         key = hashlib.sha256(f"{url}\n{manifest_sha256}".encode()).hexdigest()[:16]
         stem = re.sub(r"[^\w.-]+", "_", url.rstrip("/").rpartition("/")[2])[:40]
         self.root = root
         self.folder = root / f"{stem}-{key}.corpus"
         self.max_bytes = max_bytes
+        self._checks_hits = checks_hits
         try:
-            (self.folder / "kept").mkdir(parents=True, exist_ok=True)
+            root.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (root, self.folder, self.folder / "kept"):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                _check_is_own(folder)
             with self._locked():
                 pass
         except OSError as error:
@@ -79,10 +124,10 @@ class Cache:
     def open(self, file: CachedFile) -> int | None:
         """Return a descriptor of the complete file, or None. An open file is evicted only after all others."""
         try:
-            descriptor = os.open(self.path(file), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = _open(self.path(file), os.O_RDONLY)
         except FileNotFoundError:
             return None
-        if not _is_complete(descriptor, file):
+        if not self._is_complete(descriptor, file):
             os.close(descriptor)
             return None
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -112,7 +157,7 @@ class Cache:
                     return None
                 time.sleep(WAIT_FOR_ROOM_S)
             elif is_mine:
-                return self._fetch(file, part, fetch), True
+                return self._fetch(file, part, fetch, is_prefetch), True
             else:
                 with part:
                     if is_prefetch:
@@ -128,14 +173,14 @@ class Cache:
         part_path = self._part_path(file)
         with self._locked():
             complete = self.path(file)
-            if complete.exists():
-                with complete.open("rb") as found:
-                    if _is_complete(found.fileno(), file):
+            with suppress(FileNotFoundError):
+                with open(_open(complete, os.O_RDONLY), "rb") as found:
+                    if self._is_complete(found.fileno(), file):
                         return None, False
-                complete.unlink()  # something else has shortened it
-            if not part_path.exists() and not self._make_room(size_bytes, is_prefetch):
+                complete.unlink()  # something else has changed it
+            if not part_path.exists() and not self._may_start(size_bytes, is_prefetch):
                 return None, False
-            descriptor = os.open(part_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = _open(part_path, os.O_RDWR | os.O_CREAT)
             part = open(descriptor, "r+b")  # noqa: SIM115, PTH123
             return part, _try_lock(part)
 
@@ -143,11 +188,16 @@ class Cache:
         complete = self.path(file)
         return complete.with_name(f"{complete.name}.{file.size_bytes or 0}.part")
 
-    def _fetch(self, file: CachedFile, part: BinaryIO, fetch: Callable[[BinaryIO], None]) -> int:
+    def _fetch(self, file: CachedFile, part: BinaryIO, fetch: Callable[[BinaryIO], None], is_prefetch: bool) -> int:
         path = self._part_path(file)
+
+        def make_room(needed_bytes: int) -> int:
+            with self._locked():
+                return self._grow(path, needed_bytes, file.size_bytes, is_prefetch)
+
         with part:
             try:
-                fetch(part)
+                fetch(cast(BinaryIO, _Part(part, make_room)))
                 part.flush()
                 os.fsync(part.fileno())  # without it, a power cut could leave a file of zeros
             except OSError as error:
@@ -156,35 +206,58 @@ class Cache:
                     f"{path} cannot be written ({error.strerror}): make room on its disk, lower data.cache.max_gb, or "
                     "set data.cache.dir to another disk"
                 ) from error
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = _open(path, os.O_RDONLY)
             with self._locked():
-                if file.size_bytes is None:
-                    self._make_room(0, is_prefetch=False)
                 path.rename(self.path(file))
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         self._touch(descriptor)
         return descriptor
 
-    def _make_room(self, size_bytes: int, is_prefetch: bool) -> bool:
-        """Evict the least recently used files until size_bytes fit; return whether they fit."""
-        if size_bytes > self.max_bytes:
-            if is_prefetch:
-                return False
-            raise self._no_room(size_bytes, 0)
-        entries = sorted(self._entries(), key=lambda entry: entry.used_ns)
-        used_bytes = sum(entry.size_bytes for entry in entries)
+    def _may_start(self, size_bytes: int, is_prefetch: bool) -> bool:
+        """Whether a download may start: its size fits beside those of all others that have started.
+
+        Beside what processes use, too, if it is only ahead of need. Evicts nothing. Raises CorpusError if it can never
+        fit.
+        """
+        entries = [*self._entries()]
+        if size_bytes + sum(entry.reserved_bytes for entry in entries) <= self.max_bytes:
+            return True
+        # What a killed process has left can be evicted.
+        parts = [entry for entry in entries if entry.is_part and _is_in_use(entry)]
+        kept_bytes = sum(
+            entry.size_bytes
+            for entry in entries
+            if not entry.is_part and (entry.is_pinned or is_prefetch) and _is_in_use(entry)
+        )
+        if size_bytes + sum(entry.reserved_bytes for entry in parts) + kept_bytes <= self.max_bytes:
+            return True
+        if not is_prefetch and (size_bytes > self.max_bytes or not parts):
+            raise self._no_room(size_bytes, kept_bytes)
+        return False
+
+    def _grow(self, part: Path, needed_bytes: int, size_bytes: int | None, is_prefetch: bool) -> int:
+        """Make room for a part of `needed_bytes`, and for more that will come; return the size that it may have.
+
+        Raises CorpusError if there is no room.
+        """
+        ahead_bytes = needed_bytes + _grant_bytes(size_bytes or 0)
+        for wanted_bytes in (ahead_bytes if size_bytes is None else min(ahead_bytes, size_bytes), needed_bytes):
+            if wanted_bytes >= needed_bytes and self._make_room(wanted_bytes, is_prefetch, part):
+                return wanted_bytes
+        raise self._no_room(needed_bytes, 0)
+
+    def _make_room(self, size_bytes: int, is_prefetch: bool, part: Path) -> bool:
+        """Evict the least recently used files until a part may have size_bytes; return whether it may."""
+        entries = sorted((entry for entry in self._entries() if entry.path != part), key=lambda entry: entry.used_ns)
+        used_bytes = sum(entry.claimed_bytes for entry in entries)
         for in_use in (False,) if is_prefetch else (False, True):
             for entry in entries:
                 if used_bytes + size_bytes <= self.max_bytes:
                     return True
                 if _evict(entry, in_use):
-                    used_bytes -= entry.size_bytes
+                    used_bytes -= entry.claimed_bytes
             entries = [entry for entry in entries if entry.path.exists()]
-        if used_bytes + size_bytes <= self.max_bytes:
-            return True
-        if not is_prefetch and not any(entry.is_part for entry in entries):
-            raise self._no_room(size_bytes, used_bytes)
-        return False
+        return used_bytes + size_bytes <= self.max_bytes
 
     def _no_room(self, size_bytes: int, used_bytes: int) -> CorpusError:
         small = f", and small files in use take {used_bytes / 1e9:.3g} of it" if used_bytes else ""
@@ -205,15 +278,30 @@ class Cache:
                     if not each.is_file(follow_symlinks=False):
                         continue
                     part = PART.search(each.name)
-                    size_bytes = max(stat.st_size, int(part[1]) if part else 0)
+                    reserved_bytes = max(stat.st_size, int(part[1]) if part else 0)
                     is_pinned = folder.name == "kept"
-                    yield _Entry(Path(each.path), size_bytes, stat.st_mtime_ns, part is not None, is_pinned)
+                    path, is_part = Path(each.path), part is not None
+                    yield _Entry(path, stat.st_size, reserved_bytes, stat.st_mtime_ns, is_part, is_pinned)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with (self.root / "lock").open("ab") as file:
+        with open(_open(self.root / "lock", os.O_RDWR | os.O_CREAT), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # not foretrain.files.lock, which does not exclude threads of one process
             yield
+
+    def _is_complete(self, descriptor: int, file: CachedFile) -> bool:
+        """Whether the file still has the content that was checked: its size; its SHA-256 if that is asked for.
+
+        Of a file whose size is unknown, it is always the SHA-256.
+        """
+        if file.size_bytes is not None and os.fstat(descriptor).st_size != file.size_bytes:
+            return False
+        if file.size_bytes is not None and not self._checks_hits:
+            return True
+        with open(descriptor, "rb", closefd=False) as content:
+            is_complete = hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
+            content.seek(0)
+        return is_complete
 
     @staticmethod
     def _touch(file: int | Path) -> None:
@@ -221,14 +309,37 @@ class Cache:
         os.utime(file, ns=(now_ns, now_ns))
 
 
-def _is_complete(descriptor: int, file: CachedFile) -> bool:
-    """Whether the file still has the content that was checked: its size, or its SHA-256 if the size is unknown."""
-    if file.size_bytes is not None:
-        return os.fstat(descriptor).st_size == file.size_bytes
-    with open(descriptor, "rb", closefd=False) as content:
-        is_complete = hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
-        content.seek(0)
-    return is_complete
+def _open(path: Path, flags: int) -> int:
+    """Open a file of the cache. Raises CorpusError for a link, which only someone else can have put there."""
+    try:
+        return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise CorpusError(f"{path} is a link, which no cache has: remove it, and see who can write there") from error
+
+
+def _check_is_own(folder: Path) -> None:
+    """Raise CorpusError unless a folder belongs to this user, and only this user can write into it.
+
+    The files in it are trusted. A folder that one's own group may write into is closed to it.
+    """
+    stat = folder.lstat()
+    advice = "set data.cache.dir to a folder of your own, such as one with your name in it"
+    if not S_ISDIR(stat.st_mode):
+        raise CorpusError(f"{folder} is a link or a file, and no folder of a cache: {advice}")
+    if stat.st_uid != os.geteuid():
+        raise CorpusError(f"{folder} belongs to user {stat.st_uid}, who could replace the tokens in it: {advice}")
+    if stat.st_mode & 0o002:
+        raise CorpusError(f"everybody can write into {folder}, and replace the tokens in it: {advice}")
+    if stat.st_mode & 0o020:
+        folder.chmod(S_IMODE(stat.st_mode) & ~0o020)
+
+
+def _is_in_use(entry: _Entry) -> bool:
+    with suppress(FileNotFoundError), entry.path.open("rb") as file:
+        return not _try_lock(file)
+    return False
 
 
 def _try_lock(file: BinaryIO) -> bool:

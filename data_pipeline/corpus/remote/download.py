@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import BinaryIO
 
+from foretrain import limits
 from foretrain.data_pipeline.corpus.remote.cache import CachedFile
 from foretrain.data_pipeline.corpus.remote.transport import Body, FetchError, Transport
 from foretrain.data_pipeline.errors import UnreadableError
@@ -73,17 +74,29 @@ class Download:
                     raise FetchError(f"{url} sent another part than was requested")
                 if size_bytes is None:
                     size_bytes = body.size_bytes
+                    self._refuse_more_than_limit(url, size_bytes or 0)
                 elif body.size_bytes not in (None, size_bytes):
                     raise FetchError(f"{url} has {body.size_bytes} bytes, but {size_bytes} were written", restart=True)
-                self._copy(body, size_bytes)
+                self._copy(body, size_bytes, url)
         if size_bytes is not None and self._num_bytes != size_bytes:
             is_longer = self._num_bytes > size_bytes
             raise FetchError(f"{url} ended after {self._num_bytes} of {size_bytes} bytes", restart=is_longer)
         if self._expected and self._sha256.hexdigest() != self._expected.sha256:
             raise FetchError(f"{url} has other bytes than were written (SHA-256)", restart=True)
 
-    def _copy(self, body: Body, size_bytes: int | None) -> None:
+    def _refuse_more_than_limit(self, url: str, size_bytes: int) -> None:
+        """Raise FetchError, which no other attempt can change, for a file beyond the limit of its kind."""
+        limit = self._expected.max_bytes if self._expected else limits.MANIFEST_BYTES
+        if limit is not None and size_bytes > limit:
+            raise FetchError(
+                f"{url} has more than {limit:,} bytes, which is the limit of such a file, so it is none of a corpus",
+                is_permanent=True,
+            )
+
+    def _copy(self, body: Body, size_bytes: int | None, url: str) -> None:
         while data := body.read():
+            if self._expected is None or self._expected.size_bytes is None:
+                self._refuse_more_than_limit(url, self._num_bytes + len(data))
             self._file.write(data)
             self._add(data)
             self._on_bytes(len(data))

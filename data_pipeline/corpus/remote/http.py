@@ -6,6 +6,7 @@ would save 16 lines, but it ignores the proxies of the environment, and its Retr
 
 import email.utils
 import http.client
+import re
 import ssl
 import time
 import urllib.error
@@ -13,6 +14,8 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
+from urllib.parse import urlsplit
 
 from foretrain.data_pipeline.corpus.remote.transport import CHUNK_BYTES, Body, FetchError, Transport, silence
 
@@ -36,7 +39,43 @@ class HttpTransport(Transport):
         headers = {"Range": f"bytes={offset_bytes}-"} if offset_bytes else {}
         with _http_errors(url, self._timeout_s):
             request = urllib.request.Request(url, headers=headers)
-            return _HttpBody(url, urllib.request.urlopen(request, timeout=self._timeout_s), self._timeout_s)
+            return _HttpBody(url, _OPENER.open(request, timeout=self._timeout_s), self._timeout_s)
+
+
+class _SameServer(urllib.request.HTTPRedirectHandler):
+    """Follows an answer that names another address only on the same server, or on the same host from http to https."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if not _is_same_server(req.full_url, newurl):
+            raise FetchError(
+                f"{req.full_url} answers {code} and points to {newurl}, on another server or without encryption, which "
+                "is not followed: set data.path to where the corpus is, if you trust that",
+                is_permanent=True,
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_SameServer)
+
+
+def _is_same_server(old: str, new: str) -> bool:
+    ports = {"http": 80, "https": 443}
+    try:
+        (before, at), (after, to) = ((url, url.port or ports.get(url.scheme)) for url in map(urlsplit, (old, new)))
+    except ValueError:  # no number of a port
+        return False
+    if before.hostname != after.hostname:
+        return False
+    is_upgrade = (before.scheme, at, after.scheme, to) == ("http", 80, "https", 443)
+    return is_upgrade or (before.scheme, at) == (after.scheme, to)
 
 
 class _HttpBody(Body):
@@ -57,8 +96,8 @@ class _HttpBody(Body):
 
 def _start_of_range(content_range: str) -> int:
     """Return the start of `bytes 100-199/200`; -1, which nobody requests, if it cannot be read."""
-    start = content_range.removeprefix("bytes").strip().partition("-")[0]
-    return int(start) if start.isdecimal() else -1
+    start = re.match(r"\s*bytes\s+(\d{1,18})-", content_range, re.ASCII)
+    return int(start[1]) if start else -1
 
 
 @contextmanager
@@ -92,8 +131,8 @@ def _retry_after_s(value: str | None) -> float:
     if value is None:
         return 0.0
     if value.strip().isdecimal():
-        return float(value)
+        return float(value)  # infinite if it has too many digits
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return 0.0

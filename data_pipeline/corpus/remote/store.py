@@ -64,7 +64,8 @@ class RemoteStore(Store):
         default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "foretrain"
         root = Path(self._config.dir or default).expanduser()
         manifest_sha256 = self._expected[MANIFEST].sha256
-        self._cache = Cache(root, self.url, manifest_sha256, int(self._config.max_gb * 1e9))
+        max_bytes, checks_hits = int(self._config.max_gb * 1e9), self._config.check_hits
+        self._cache = Cache(root, self.url, manifest_sha256, max_bytes, checks_hits=checks_hits)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("url", "_config", "_expected", "_manifest")}
@@ -74,11 +75,11 @@ class RemoteStore(Store):
         self._start()
         self._open_cache()
 
-    def expect(self, name: str, size_bytes: int | None, sha256: str) -> None:
+    def expect(self, name: str, size_bytes: int | None, sha256: str, max_bytes: int | None = None) -> None:
         """Set what the manifest says of a file. Only the manifest itself can be fetched without it."""
         if Path(name).name != name:
             raise CorpusError(f"{self.url}/{MANIFEST} names a file {name!r} outside of its folder: it is damaged")
-        self._expected[name] = CachedFile(name, size_bytes, sha256)
+        self._expected[name] = CachedFile(name, size_bytes, sha256, max_bytes=max_bytes)
 
     def path(self, name: str) -> Path:
         """Return the path of a small file in the cache, where it stays until this store is closed."""
