@@ -36,3 +36,9 @@ class UnreadableError(CorpusError):
 
     def __reduce__(self) -> tuple[type["UnreadableError"], tuple[str, str, int]]:
         return type(self), (str(self), self.shard, self.offset_bytes)
+
+
+class UnreachableError(UnreadableError):
+    """A file could not be fetched now, after all repetitions: its server or the network may be back later."""
+
+    is_passing = True

@@ -105,7 +105,10 @@ def decide(run_dir: Path, job: str, max_starts: int, status: int) -> tuple[bool,
         return False, "refused: what the ranks' logs say has to change before it is started again"
     if not asks_for_restart(status):
         return False, f"a rank failed with status {status}: see the ranks' logs"
-    known = {EXIT_RESUME: "stopped when asked to", EXIT_HANG: f"hung (see {run_dir / HANGS})"}
+    known = {
+        EXIT_RESUME: "stopped when asked to",
+        EXIT_HANG: f"hung (see {run_dir / HANGS}), or lost a server or a file system (see the logs)",
+    }
     how = known.get(status, f"a rank was killed (status {status})")
     try:
         step = newest_step(run_dir)

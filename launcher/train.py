@@ -26,8 +26,9 @@ from foretrain.trainer.run.stopping import catch_signals
 
 logger = logging.getLogger(__name__)
 
-LOCK_WAIT_S = 60.0
-"""Seconds that a restarted rank 0 waits for the lock of a previous rank 0 whose node died."""
+LOCK_WAIT_S = 180.0
+"""Seconds that a restarted rank 0 waits for the lock of a previous rank 0 whose node died. A server of NFSv4 gives up
+such a lock when its lease is over, after 90 seconds by default."""
 
 
 @dataclass(frozen=True)

@@ -278,7 +278,8 @@ class Trainer:
         if sharers is None or sharers.rank() == 0:
             prefetch_samples = run.data.samples_in(data.cache.prefetch_gb)
             batches = Batches(run.data.train, size, self.groups.at.dp, run.layout.dp, prefetch_samples, self.left_out)
-            prefetcher = Prefetcher(batches, start, run.total_steps - after_step, data.prefetch_batches)
+            num_batches = run.total_steps - after_step
+            prefetcher = Prefetcher(batches, start, num_batches, data.prefetch_batches, lambda: self.stop_request.asked)
         if sharers is None:
             assert prefetcher is not None
             return prefetcher

@@ -11,8 +11,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from foretrain.faults import is_passing
 from foretrain.printable import printable
-from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED
+from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED, EXIT_RESUME
 
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="The config of the run: a YAML file, or a preset such as runs/dry_run.")
@@ -76,6 +77,8 @@ def _status(error: ValueError | OSError) -> int:
     """Exit status. A launcher learns from it whether another start, perhaps on another node, may succeed."""
     if "RANK" not in os.environ:
         return EXIT_BAD_INPUT
+    if is_passing(error):
+        return EXIT_RESUME  # the launcher starts it again, launch.max_starts times
     from foretrain.trainer.run.lock import InUseError
 
     return EXIT_FAILED if isinstance(error, OSError | InUseError) else EXIT_CONFIG
@@ -89,6 +92,11 @@ def _message(error: ValueError | OSError) -> str | None:
 
     if isinstance(error, RemoteError):
         return str(error)
+    if is_passing(error):
+        return (
+            f"{error.filename or 'a file or server'}: {error.strerror}: the file system or the network has failed: "
+            "run the same command again when it is back"
+        )
     if error.filename is not None:
         return f"cannot use {error.filename} ({error.strerror}): choose another path, or repair this one"
     return f"{error.strerror}: free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None

@@ -2,9 +2,10 @@
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import count
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -61,6 +62,17 @@ class Batches:
             self._stream.prefetch(g, self._prefetch_samples)
 
 
+POLL_S = 0.5
+STOP_WAIT_S = 60.0
+"""Seconds that a process which was asked to stop still waits for its batch."""
+CLOSE_WAIT_S = 5.0
+"""Seconds that `close` waits for the batch that the thread is reading, which may wait for a server."""
+
+
+class StopAskedError(RuntimeError):
+    """A batch did not arrive in the time in which a process that was asked to stop must end."""
+
+
 class Prefetcher:
     """An iterator over the batches of one rank; a thread reads at most `depth` of them ahead.
 
@@ -69,7 +81,18 @@ class Prefetcher:
     the thread at once; without them the thread ends when the iterator is exhausted or no longer referenced.
     """
 
-    def __init__(self, batches: Batches, start: int, num_batches: int | None, depth: int) -> None:
+    def __init__(
+        self,
+        batches: Batches,
+        start: int,
+        num_batches: int | None,
+        depth: int,
+        is_asked_to_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`is_asked_to_stop`: whether this process must end soon, for which `next` looks while it waits for a batch.
+
+        It then raises StopAskedError after STOP_WAIT_S. Without a thread it does not look.
+        """
         self.samples_consumed = start
         """Samples of all ranks up to and with the last batch that was returned. Batches read ahead do not count. This
         number is all that a resume needs."""
@@ -80,6 +103,7 @@ class Prefetcher:
         self._end = None if num_batches is None else start + num_batches * size
         self._ready: SimpleQueue[Batch | BaseException] = SimpleQueue()
         self._free = threading.Semaphore(depth)
+        self._is_asked_to_stop = is_asked_to_stop
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         if depth > 0:
@@ -102,18 +126,32 @@ class Prefetcher:
         return batch
 
     def _next_ready(self) -> Batch:
-        result = self._ready.get()
+        result = self._wait()
         if isinstance(result, BaseException):
             self.close()
             raise result
         self._free.release()
         return result
 
+    def _wait(self) -> Batch | BaseException:
+        """The next batch, or the error in its place."""
+        asked_s: float | None = None
+        while True:
+            with suppress(Empty):
+                return self._ready.get(timeout=POLL_S)
+            if asked_s is None and self._is_asked_to_stop():
+                asked_s = time.monotonic()
+            if asked_s is not None and time.monotonic() - asked_s > STOP_WAIT_S:
+                raise StopAskedError(
+                    f"asked to stop, and the batch of the step did not arrive within {STOP_WAIT_S:g} s: the run ends, "
+                    "and continues from its last checkpoint"
+                )
+
     def close(self) -> None:
-        """Stop the thread and wait for the batch that it is reading. Iteration ends. May be called twice."""
+        """Stop the thread, and wait shortly for the batch that it is reading. Iteration ends. May be called twice."""
         self._stop()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_WAIT_S)
 
     def _stop(self) -> None:
         self._closed.set()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from foretrain.data_pipeline.corpus.shards import TokenStream
-from foretrain.data_pipeline.errors import UnreadableError
+from foretrain.data_pipeline.errors import UnreachableError, UnreadableError
 from foretrain.data_pipeline.stream.batch import Batch, IntArray, Replacement
 from foretrain.data_pipeline.stream.mixture import Mixture
 from foretrain.data_pipeline.stream.order import Order, permute
@@ -88,6 +88,8 @@ class SampleStream:
         for source, rows, _, sample in self._by_source(g):
             try:
                 _read(source, sample, batch, rows)
+            except UnreachableError:  # later it can be read, and the sample must be the same then
+                raise
             except UnreadableError:
                 if not self._replaces_unreadable:
                     raise
@@ -152,6 +154,8 @@ class SampleStream:
         for row, each in zip(rows, sample, strict=True):
             try:
                 _read(source, np.array([each]), batch, np.array([row]))
+            except UnreachableError:
+                raise
             except UnreadableError as error:
                 used = self._read_another(source, int(each), batch, int(row), error)
                 batch.replaced.append(
@@ -165,6 +169,8 @@ class SampleStream:
             other = permute(np.array([sample]), source.samples.num_samples, key)
             try:
                 _read(source, other, batch, np.array([row]))
+            except UnreachableError:
+                raise
             except UnreadableError:
                 continue
             return int(other[0])

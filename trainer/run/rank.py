@@ -27,9 +27,11 @@ logger = logging.getLogger(__name__)
 def train_rank(run: Run) -> None:
     """Train one rank of `run`, with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT in the environment.
 
-    Raises SystemExit(EXIT_RESUME) if a signal stopped the run, or if it must be started again.
+    Raises SystemExit(EXIT_RESUME) if a signal stopped the run, or if it must be started again, and
+    SystemExit(EXIT_HANG) if a server or a file system failed.
     """
-    groups, outcome = _fit(run, Trainer)
+    with stopping.restarted_after_faults():
+        groups, outcome = _fit(run, Trainer)
     if groups.rank == 0 and outcome.is_complete:
         with stopping.ended_by_signals():
             finish(run)

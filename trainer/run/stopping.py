@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+from foretrain.data_pipeline.stream.batches import StopAskedError
+from foretrain.faults import is_passing
+from foretrain.printable import printable
 from foretrain.streams import outlive_readers
-from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_HANG, EXIT_RESUME
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 """SIGHUP: the terminal was closed; where it is ignored, as after nohup, it stays so. SIGUSR1 is not among them because
@@ -77,6 +80,25 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for signum in (signal.SIGALRM, *SIGNALS):
             signal.signal(signum, signal.SIG_IGN)
+
+
+@contextmanager
+def restarted_after_faults() -> Iterator[None]:
+    """End this process, to be started again, if the block meets a fault that passes: of a server or a file system.
+
+    The other ranks are in the middle of a step, and cannot write a checkpoint with this one.
+    """
+    try:
+        yield
+    except StopAskedError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_RESUME) from error
+    except Exception as error:
+        if not is_passing(error):
+            raise
+        text = printable(f"error: {error}: the run ends, to be started again from its last checkpoint")
+        print(text, file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_HANG) from error
 
 
 def _set_handlers(handler: Callable[[int, FrameType | None], object]) -> dict[int, Any]:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from foretrain import limits
 from foretrain.data_pipeline.corpus.remote.cache import CachedFile
 from foretrain.data_pipeline.corpus.remote.transport import Body, FetchError, Transport
-from foretrain.data_pipeline.errors import UnreadableError
+from foretrain.data_pipeline.errors import UnreachableError, UnreadableError
 
 FIRST_WAIT = 1 / 30
 """Wait before the second attempt, as a share of the timeout; each wait is twice the previous one."""
@@ -45,7 +45,7 @@ class Download:
             self._add(data)
 
     def run(self, retries: int, timeout_s: float) -> None:
-        """Complete the file and check it. Raises UnreadableError after the last attempt.
+        """Complete the file and check it. Raises UnreadableError after the last one, UnreachableError if more may help.
 
         Attempts that bring new bytes are not counted, so a large shard arrives over a connection that often breaks.
         """
@@ -116,7 +116,9 @@ class Download:
     def _unreadable(self, error: FetchError, failures: int) -> UnreadableError:
         attempts = "" if error.is_permanent else f", at attempt {failures}, the last one"
         advice = "check data.path and who may read it" if error.is_permanent else "check the server and the network"
-        return UnreadableError(f"{error}{attempts}: {advice}, then run the same command again", self._name, 0)
+        # Bytes that are not those of the manifest will be no others later.
+        kind = UnreadableError if error.is_permanent or error.restart else UnreachableError
+        return kind(f"{error}{attempts}: {advice}, then run the same command again", self._name, 0)
 
 
 def backoff_s(failures: int, timeout_s: float) -> float:

@@ -23,6 +23,9 @@ Result = TypeVar("Result")
 class RemoteError(OSError):
     """A server does not do what it is asked to do; the message names the URL, and what to change."""
 
+    is_passing = True
+    """Whether it may do that later."""
+
     def __init__(self, url: str, error: object) -> None:
         reason = error if isinstance(error, str) else repr(error)
         super().__init__(
@@ -77,5 +80,7 @@ def repeated(url: str, request: Callable[[], Result]) -> Result:
             wait_s = backoff_s(failures, POLICY.timeout_s)
             is_last = failures > POLICY.retries or type(error).__name__ in _NEVER_REPEATED
             if is_last or time.monotonic() + wait_s > deadline_s:
-                raise error if isinstance(error, RemoteError) else RemoteError(url, error) from error
+                failed = error if isinstance(error, RemoteError) else RemoteError(url, error)
+                failed.is_passing = type(error).__name__ not in _NEVER_REPEATED
+                raise failed from error
         time.sleep(wait_s)

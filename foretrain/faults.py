@@ -1,0 +1,25 @@
+"""Faults that pass: of a network, a server or a file system. A job that meets one is started again."""
+
+import errno
+
+PASSING_ERRNOS = frozenset(
+    {
+        *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOLINK, errno.ENOTCONN, errno.ESHUTDOWN),
+        *(errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    }
+)
+"""Errors of the operating system that another attempt, minutes later or on another node, may not meet. A full disk and
+missing rights are not among them: someone must change something."""
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether an error, or the one that it was raised from, is a fault that passes.
+
+    A class of errors says so by an attribute `is_passing`; an OSError by its number.
+    """
+    while error is not None:
+        if getattr(error, "is_passing", False) or (isinstance(error, OSError) and error.errno in PASSING_ERRNOS):
+            return True
+        error = error.__cause__
+    return False

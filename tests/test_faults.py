@@ -1,0 +1,147 @@
+"""Faults that pass, of servers and file systems: the job is started again, and only what cannot change ends it."""
+
+import errno
+import shutil
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foretrain.configs.data import DataConfig
+from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
+from foretrain.data_pipeline.errors import CorpusError, UnreachableError
+from foretrain.data_pipeline.stream import batches
+from foretrain.data_pipeline.stream.batches import Prefetcher, StopAskedError
+from foretrain.faults import is_passing
+from foretrain.launcher import train
+from foretrain.launcher.local.run import RankError
+from foretrain.trainer.checkpoint.remote.requests import RemoteError
+from foretrain.trainer.run import stopping
+from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_HANG, EXIT_RESUME
+from foretrain.trainer.run.rank import train_rank
+from foretrain.trainer.run.setup import prepare_run
+from tests.cli import CONFIG, called
+from tests.conftest import RunOnRanks
+from tests.data_pipeline.corpus.http_server import Fault, serving
+from tests.trainer.steps import before_each_step
+
+AS_A_RANK = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+NO_RETRIES = ("data.cache.retries=0", "data.cache.timeout_s=2", "data.cache.dir=cache")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    shutil.copytree(corpus, tmp_path / "corpus")
+    monkeypatch.setattr(train, "catch_signals", stopping.StopRequest)
+    return tmp_path
+
+
+def test_a_data_server_that_is_down_when_a_job_starts_again_does_not_end_it(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/corpus"
+    ended = called("train", "tiny.yaml", f"data.path={url}", *NO_RETRIES, cwd=folder, **AS_A_RANK)
+    assert ended.status == EXIT_RESUME
+    assert "check the server and the network, then run the same command again" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (Fault(status=503), EXIT_RESUME),
+        (Fault(reset_after=10), EXIT_RESUME),
+        (Fault(status=404), EXIT_CONFIG),
+        (Fault(flip=True), EXIT_CONFIG),
+    ],
+)
+def test_only_what_cannot_change_ends_a_job(fault: Fault, status: int, folder: Path) -> None:
+    with serving(folder / "corpus") as server:
+        server.always["train.index.npy"] = fault
+        ended = called("train", "tiny.yaml", f"data.path={server.url}", *NO_RETRIES, cwd=folder, **AS_A_RANK)
+    assert ended.status == status, ended.err
+
+
+def test_a_file_system_that_fails_when_a_job_starts_again_does_not_end_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", "runs/tiny")
+
+    monkeypatch.setattr(train, "prepare_run", stale)
+    ended = called("train", "tiny.yaml", cwd=folder, **AS_A_RANK)
+    assert ended.status == EXIT_RESUME
+    assert ended.err.startswith("error: runs/tiny: Stale file handle: the file system or the network has failed")
+
+
+def failing_in_step(run: Any, number: int) -> None:
+    def fail(engine: object, step: int) -> None:
+        if step == number:
+            raise OSError(errno.EIO, "Input/output error")
+
+    before_each_step(fail)
+    train_rank(run)
+
+
+def test_an_io_error_in_a_step_ends_the_run_to_be_started_again(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = Config(
+        run_dir=str(tmp_path),
+        model=ModelConfig(num_layers=1, d_model=32, num_heads=2, d_ff=64, seq_len=32),
+        data=DataConfig(path=str(corpus)),
+        parallel=ParallelConfig(dp=1),
+        train=TrainConfig(num_tokens=3 * 4 * 32, global_batch_size=4, eval_samples=0),
+    )
+    with pytest.raises(RankError, match=f"rank 0 exited with status {EXIT_HANG}"):
+        ranks(1, failing_in_step, prepare_run(config), 2)
+    assert "Input/output error: the run ends, to be started again from its last checkpoint" in capfd.readouterr().err
+
+
+class Stalled:
+    """Batches of a server that does not answer until `back` is set."""
+
+    global_batch_size = 4
+
+    def __init__(self) -> None:
+        self.back = threading.Event()
+
+    def batch(self, samples_consumed: int) -> None:
+        self.back.wait()
+
+
+def test_a_process_that_waits_for_data_sees_that_it_must_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"POLL_S": 0.01, "STOP_WAIT_S": 0.05, "CLOSE_WAIT_S": 0.05}.items():
+        monkeypatch.setattr(batches, name, seconds)
+    stalled, asked = Stalled(), threading.Event()
+    prefetcher = Prefetcher(stalled, 0, None, 1, asked.is_set)  # type: ignore[arg-type]
+    threading.Timer(0.05, asked.set).start()
+    with pytest.raises(StopAskedError, match="continues from its last checkpoint"):
+        next(prefetcher)
+    prefetcher.close()  # ends although the server still does not answer
+    stalled.back.set()
+
+
+def test_faults_that_pass_are_those_of_networks_and_file_systems() -> None:
+    passing: list[Exception] = [
+        OSError(errno.EIO, ""),
+        OSError(errno.ESTALE, ""),
+        ConnectionResetError(errno.ECONNRESET, ""),
+    ]
+    passing += [UnreachableError("", "", 0), RemoteError("s3://bucket", "503")]
+    for error in passing:
+        assert is_passing(error), error
+        wrapped = ValueError("wrapped")
+        wrapped.__cause__ = error
+        assert is_passing(wrapped)
+    for lasting in (
+        OSError(errno.ENOSPC, ""),
+        PermissionError(errno.EACCES, ""),
+        CorpusError(""),
+    ):
+        assert not is_passing(lasting), lasting
+
+
+def test_a_job_waits_for_a_lock_longer_than_a_server_keeps_that_of_a_dead_node() -> None:
+    assert train.LOCK_WAIT_S > 2 * 60
