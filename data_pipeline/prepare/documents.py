@@ -11,7 +11,7 @@ from foretrain.data_pipeline.prepare.input_files import LINES_SUFFIX, TAR_SUFFIX
 from foretrain.data_pipeline.prepare.tar_documents import Document, TarDocuments
 from foretrain.data_pipeline.prepare.text import TextReader
 from foretrain.data_pipeline.prepare.token_members import TokenFormat
-from foretrain.data_pipeline.prepare.unpack import UNPACK_ERRORS, unpack, without_compression
+from foretrain.data_pipeline.prepare.unpack import UNPACK_ERRORS, read_document, unpack, without_compression
 
 
 @dataclass(frozen=True)
@@ -101,4 +101,4 @@ class DocumentReader:
             return self._tars.read(unpacked, str(file))
         if name.endswith(LINES_SUFFIX):
             return self._texts.read_lines(unpacked, str(file))
-        return iter([self._texts.decode(unpacked.read())])
+        return iter([self._texts.decode(read_document(unpacked, str(file)))])

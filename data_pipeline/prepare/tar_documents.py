@@ -8,7 +8,7 @@ from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.prepare.tar_samples import Sample, read_samples
 from foretrain.data_pipeline.prepare.text import TextReader
 from foretrain.data_pipeline.prepare.token_members import TokenFormat, Tokens
-from foretrain.data_pipeline.prepare.unpack import UNPACK_ERRORS, unpack, without_compression
+from foretrain.data_pipeline.prepare.unpack import UNPACK_ERRORS, read_document, unpack, without_compression
 
 Document = str | Tokens
 """Text, or tokens without the EOT token."""
@@ -70,7 +70,7 @@ class TarDocuments:
 
     def _documents(self, extension: str, data: bytes, place: str) -> Iterator[Document]:
         try:
-            data = unpack(extension, io.BytesIO(data)).read()
+            data = read_document(unpack(extension, io.BytesIO(data)), place)
         except UNPACK_ERRORS as error:
             raise CorpusError(f"{place} cannot be decompressed ({error}): repair it or leave it out") from error
         kind = without_compression(f".{extension}").rpartition(".")[2]

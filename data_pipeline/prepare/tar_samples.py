@@ -12,7 +12,9 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from foretrain import limits
 from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.unpack import too_large
 from foretrain.printable import printable
 
 READ_BYTES = 1 << 24
@@ -74,7 +76,16 @@ def read_samples(stream: io.BufferedIOBase, shard: str, is_wanted: Callable[[str
                 f"{shard}: {file.name}, at byte {file.header_at}: the sample {key} has two members .{extension}: "
                 "rename one of them"
             )
-        data = tar.read_payload(file, keep=is_wanted(extension))
+        is_kept = is_wanted(extension)
+        kept_bytes = file.num_bytes + sum(len(member.data) for member in sample.members.values())
+        if is_kept and kept_bytes > limits.DOCUMENT_BYTES:
+            raise too_large(f"{shard}: the sample {key}, with {file.name} at byte {file.header_at},")
+        if len(sample.members) >= limits.SAMPLE_MEMBERS:
+            raise CorpusError(
+                f"{shard}: the sample {key} has more than {limits.SAMPLE_MEMBERS:,} members: split it, at byte "
+                f"{file.header_at}"
+            )
+        data = tar.read_payload(file, keep=is_kept)
         sample.members[extension] = Member(file.name, file.header_at, data)
     if sample is not None:
         yield sample
@@ -118,6 +129,17 @@ class _Tar:
             raise self.fault(at, f"the padding of {file.name} is not zero")
         return data
 
+    def read_header(self, file: _File) -> bytes:
+        """Return the payload of an extended header."""
+        if file.num_bytes > limits.TAR_HEADER_BYTES:
+            raise self.fault(file.header_at, f"{file.name} has more than {limits.TAR_HEADER_BYTES:,} bytes")
+        return self.read_payload(file)
+
+    def check_records(self, records: dict[str, str], at: int) -> None:
+        """Raise CorpusError if extended headers have too many different records."""
+        if len(records) > limits.TAR_RECORDS:
+            raise self.fault(at, f"extended headers have more than {limits.TAR_RECORDS:,} records")
+
     def end(self) -> None:
         """Check that one more block of zeros follows the first one, and only zeros up to the end of the file."""
         at = self.at
@@ -160,11 +182,13 @@ def _files(tar: _Tar) -> Iterator[_File]:
         header = _header(tar, block, at)
         if header.type == tarfile.XGLTYPE:
             for_all |= _records(tar, header, at)
+            tar.check_records(for_all, at)
         elif header.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
             extended |= _records(tar, header, at)
+            tar.check_records(extended, at)
             start = at if start is None else start
         elif header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
-            long = _decode(tar.read_payload(_File("a long name", at, header.size)).split(b"\0")[0])
+            long = _decode(tar.read_header(_File("a long name", at, header.size)).split(b"\0")[0])
             extended |= {"path" if header.type == tarfile.GNUTYPE_LONGNAME else "linkpath": long}
             start = at if start is None else start
         else:
@@ -203,7 +227,7 @@ def _file(tar: _Tar, header: tarfile.TarInfo, at: int, extended: dict[str, str])
 
 def _records(tar: _Tar, header: tarfile.TarInfo, at: int) -> dict[str, str]:
     """Return the records "LENGTH KEY=VALUE\\n" of an extended header (POSIX.1-2008, pax)."""
-    data = tar.read_payload(_File("an extended header", at, header.size))
+    data = tar.read_header(_File("an extended header", at, header.size))
     records: dict[str, str] = {}
     start = 0
     while start < len(data):

@@ -1,9 +1,13 @@
 """From the bytes of a file to the text of its documents, in UTF-8 or in JSON objects."""
 
+import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import count
 
+from foretrain import limits
 from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.unpack import too_large
 
 
 class TextReader:
@@ -22,9 +26,14 @@ class TextReader:
             self.num_replaced += 1
         return text.removeprefix("\ufeff")
 
-    def read_lines(self, lines: Iterable[bytes], place: str) -> Iterator[str]:
+    def read_lines(self, lines: io.BufferedIOBase, place: str) -> Iterator[str]:
         """Yield the text of each line, which is a JSON object. Blank lines are skipped."""
-        for number, line in enumerate(lines, 1):
+        for number in count(1):
+            line = lines.readline(limits.DOCUMENT_BYTES + 1)
+            if not line:
+                return
+            if len(line) > limits.DOCUMENT_BYTES:
+                raise too_large(f"{place}:{number}")
             if not line.isspace():
                 yield self.parse_json(line, f"{place}:{number}")
 
@@ -32,7 +41,7 @@ class TextReader:
         """Return the text of a JSON object. Raises CorpusError, which names the place, if it has none."""
         try:
             record = json.loads(self.decode(data))
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # not only a JSONDecodeError: an integer may be too long
             raise CorpusError(f"{place} is not JSON ({error}): repair or remove it") from error
         if not isinstance(record, dict):
             raise CorpusError(f'{place} is not a JSON object: it must look like {{"{self._text_key}": "..."}}')

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from foretrain import limits
+from foretrain.data_pipeline.corpus.manifest import read_bounded
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.prepare.background import abandon, start
 from foretrain.files import write_atomically
@@ -78,13 +81,32 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """
     if not path.is_file():
         raise CorpusError(f"{path} does not exist: give the tokenizer.json of a tokenizer")
+    text = read_bounded(path, limits.TOKENIZER_BYTES)
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        _check_ids(json.loads(text))
+        tokenizer = Tokenizer.from_str(text.decode())
     except Exception as error:  # the library raises bare Exception
         raise CorpusError(f"{path} is not a tokenizer.json ({error})") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _check_ids(fields: Any) -> None:
+    """Raise ValueError for a token id beyond all vocabularies: the library takes memory for all smaller ids."""
+    found = [fields]
+    while found:
+        each = found.pop()
+        if isinstance(each, dict):
+            ids = [value for key, value in each.items() if key in ("id", "ids")]
+            vocab = each.get("vocab")
+            ids += vocab.values() if isinstance(vocab, dict) else []
+            for number in (one for value in ids for one in (value if isinstance(value, list) else [value])):
+                if isinstance(number, int) and not 0 <= number < limits.VOCAB_SIZE:
+                    raise ValueError(f"the token id {str(number)[:20]} is not between 0 and {limits.VOCAB_SIZE:,}")
+            found += [value for key, value in each.items() if key != "vocab" and isinstance(value, dict | list)]
+        elif isinstance(each, list):
+            found += [value for value in each if isinstance(value, dict | list)]
 
 
 def find_eot(tokenizer: Tokenizer, eot_token: str | None = None) -> int:
