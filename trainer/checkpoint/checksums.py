@@ -143,7 +143,12 @@ def _expected_trailer(path: Place) -> Trailer:
 
 
 def read_blocks(path: Place, trailer: Trailer, first: int, stop: int) -> bytearray:
-    """The content of the blocks from `first` up to `stop`, by one request. Raises DamagedError if it is damaged."""
+    """The content of the blocks from `first` up to `stop`, by one request.
+
+    Raises DamagedError if it is damaged, or if the file has no such block.
+    """
+    if stop > len(trailer[1]):
+        raise DamagedError(f"{path} ends after {trailer[0]:,} bytes, before what the checkpoint has in it")
     start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, trailer[0])
     content = read_range(path, start, end)
     content.extend(bytes(end - start - len(content)))  # what is missing is not what was written

@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from foretrain.parallel.groups import Groups
 from foretrain.trainer.checkpoint.checksums import DamagedError, read_checked
 from foretrain.trainer.checkpoint.manifest import METADATA, has_manifest, set_aside
+from foretrain.trainer.checkpoint.metadata import read_metadata
 from foretrain.trainer.checkpoint.parts import parts_to_read
 from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.plans import ReadPlan
@@ -104,13 +105,16 @@ def read_from(
     """Read `tensors`, or what a plan asks for, with the other ranks of `node`, if one is given.
 
     Raises DamagedError if a file is missing or not what was written, and OSError if it cannot be read now: a fault of
-    the file system or of permissions must not set a sound checkpoint aside.
+    the file system or of permissions must not set a sound checkpoint aside. Raises UnsafeError, before anything of a
+    pickle is executed, if the checkpoint has what could be.
     """
     node = node or Node()
     expect_no_messages()
     try:
-        metadata = node.once(lambda: _metadata(path))  # torch would look for other metadata if it found none
-        dcp.load(tensors, storage_reader=CheckpointReader(path, metadata, node), planner=plan, no_dist=True)
+        content, has_checksums = node.once(lambda: _metadata(path))
+        metadata = read_metadata(content, path / METADATA)  # not in torch, which would look for others after an error
+        reader = CheckpointReader(path, metadata, node, has_checksums=has_checksums)
+        dcp.load(tensors, storage_reader=reader, planner=plan, no_dist=True)
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: {error}") from error
     except CheckpointException as error:
@@ -120,9 +124,10 @@ def read_from(
             raise failure from error
 
 
-def _metadata(path: Place) -> bytes | None:
-    """The metadata of a checkpoint; None if it has no checksums."""
-    return read_checked(path / METADATA) if has_manifest(path) else None
+def _metadata(path: Place) -> tuple[bytes, bool]:
+    """The content of the file with the metadata of a checkpoint, and whether the checkpoint has checksums."""
+    has_checksums, file = has_manifest(path), path / METADATA
+    return (read_checked(file) if has_checksums else file.read_bytes()), has_checksums
 
 
 def load_weights(path: Place, shards: Sequence[ParamShard]) -> None:

@@ -26,9 +26,10 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPla
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from foretrain.trainer.checkpoint.checksums import ChecksumReader, ChecksumWriter
+from foretrain.trainer.checkpoint.checksums import ChecksumReader, ChecksumWriter, read_checked
 from foretrain.trainer.checkpoint.frames import Frame, frame_of
 from foretrain.trainer.checkpoint.manifest import METADATA
+from foretrain.trainer.checkpoint.metadata import read_metadata
 from foretrain.trainer.checkpoint.pace import Pace
 from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.reading.blocks import read_wanted
@@ -128,32 +129,31 @@ def _write_tensor(stream: io.IOBase, tensor: Any, pace: Pace) -> None:
 class CheckpointReader(FileSystemReader):
     """Reads of the files of a checkpoint no more than is needed, with the other ranks of `node` if one is given.
 
-    `metadata` is the content of its file METADATA. None: the checkpoint has no checksums, since an earlier version has
-    written it; torch reads it then.
+    `metadata` are those of the checkpoint, as `metadata.read_metadata` returns them: torch's own reader would run what
+    their file names. Without `has_checksums`, an earlier version has written the checkpoint; torch reads its tensors.
     """
 
-    def __init__(self, folder: Place, metadata: bytes | None, node: Node | None = None) -> None:
+    def __init__(
+        self, folder: Place, metadata: Metadata, node: Node | None = None, *, has_checksums: bool = True
+    ) -> None:
         super().__init__("")
         self.path: Any = folder
-        self._metadata, self._node = metadata, node or Node()
+        self._metadata, self._has_checksums, self._node = metadata, has_checksums, node or Node()
         self._chunks: dict[MetadataIndex, ChunkStorageMetadata] = {}
-        if metadata is not None:
+        if has_checksums:
             self.fs = ChecksummedFiles()
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        if self._metadata is None:
-            return super().read_metadata(*args, **kwargs)
-        metadata: Metadata = pickle.loads(self._metadata)
-        for name, stored in metadata.state_dict_metadata.items():
+        for name, stored in self._metadata.state_dict_metadata.items():
             if isinstance(stored, TensorStorageMetadata) and stored.properties.dtype == torch.float32:
                 self._chunks |= {MetadataIndex(name, chunk.offsets): chunk for chunk in stored.chunks}
-        return metadata
+        return self._metadata
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         wanted: dict[str, list[Wanted]] = {}
         others = []
         for item in plan.items:
-            found = None if self._metadata is None else self._wanted(item, planner)
+            found = self._wanted(item, planner) if self._has_checksums else None
             if found is None:
                 others.append(item)
             else:
@@ -191,8 +191,7 @@ def merge_metadata(folder: Place, num_ranks: int) -> None:
     paths = [rank_metadata(folder, rank) for rank in range(num_ranks)]
     merged: Metadata | None = None
     for path in paths:
-        with ChecksumReader(path) as file:
-            metadata: Metadata = pickle.load(file)
+        metadata = read_metadata(read_checked(path), path, of_one_rank=True)
         if merged is None:
             merged = metadata
             continue

@@ -18,6 +18,7 @@ from foretrain.parallel.engine import StepResult
 from foretrain.parallel.layout import Layout
 from foretrain.trainer.checkpoint.checksums import read_checked
 from foretrain.trainer.checkpoint.manifest import METADATA, check_content
+from foretrain.trainer.checkpoint.metadata import read_metadata
 from foretrain.trainer.checkpoint.storage import CheckpointReader, expect_no_messages
 from tests.conftest import RunOnRanks
 from tests.parallel.workers import gpt2_model, max_difference
@@ -56,7 +57,8 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     (checkpoint,) = folder.glob("step-*")
     check_content(checkpoint)
     expect_no_messages()
-    reader = CheckpointReader(checkpoint, read_checked(checkpoint / METADATA))
+    file = checkpoint / METADATA
+    reader = CheckpointReader(checkpoint, read_metadata(read_checked(file), file))
     found = {}
     for name, stored in reader.read_metadata().state_dict_metadata.items():
         assert isinstance(stored, TensorStorageMetadata)

@@ -1,12 +1,14 @@
 """What counts as damage of a checkpoint, and what does not."""
 
 import errno
+import pickle
 import traceback
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata
 
 from foretrain.trainer.checkpoint import loading
 from foretrain.trainer.checkpoint.checksums import DamagedError
@@ -28,7 +30,8 @@ def test_a_missing_file_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def fail_to_read(failure: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every read fail in this way."""
+    """Have every read of tensors fail in this way."""
+    monkeypatch.setattr(loading, "_metadata", lambda path: (pickle.dumps(Metadata({}, storage_data={})), False))
 
     def load(*_: object, **__: object) -> NoReturn:
         raise CheckpointException("read", {0: (failure, traceback.StackSummary())})
