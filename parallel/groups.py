@@ -15,6 +15,7 @@ from foretrain.parallel import shim
 from foretrain.parallel.batch_share import BatchShare
 from foretrain.parallel.cuda_environment import cuda_variables
 from foretrain.parallel.layout import Layout
+from foretrain.parallel.loopback import is_loopback, own_store, stay_on_loopback
 
 
 class Groups:
@@ -126,7 +127,9 @@ def init_groups(layout: Layout, device_choice: str, timeout_s: float) -> Groups:
     shim.install(device)
     store: dist.Store
     if "RANK" in os.environ:
-        store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+        if is_loopback(os.environ.get("MASTER_ADDR", "")):
+            stay_on_loopback(os.environ)
+        store, rank, world_size = _meet(timeout)
         # torchrun starts ranks again on the store of the attempt before.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         check_same_device(dist.PrefixStore(f"foretrain/{attempt}", store), rank, device)
@@ -143,6 +146,15 @@ def init_groups(layout: Layout, device_choice: str, timeout_s: float) -> Groups:
     # Groups made from now on connect when they are used: megatron-core makes thousands of them in large worlds.
     dist.group.WORLD.bound_device_id = None  # type: ignore[union-attr]
     return Groups(layout, device, timeout)
+
+
+def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
+    """The store at which the ranks meet, this rank, and their number, as the environment says."""
+    store = own_store(timeout)
+    if store is not None:
+        return store, 0, int(os.environ["WORLD_SIZE"])
+    met: tuple[dist.Store, int, int] = next(dist.rendezvous("env://", timeout=timeout))
+    return met
 
 
 def check_same_device(store: dist.Store, rank: int, device: torch.device) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from foretrain.launcher.local import forkserver, rank
 from foretrain.launcher.local.outcome import Exited, Outcome, Raised, Report
 from foretrain.launcher.logs import log_path, open_log
+from foretrain.parallel import loopback
 
 _TERM_GRACE_S = 5.0
 _KILL_GRACE_S = 10.0
@@ -28,7 +29,8 @@ def rank_env(base: Mapping[str, str], rank_: int, world_size: int, port: int) ->
     env |= {"RANK": str(rank_), "LOCAL_RANK": str(rank_)}
     env |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
     # All ranks are clients of the launcher's store: no rank needs a free port, and the store outlives rank 0.
-    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    env |= {"MASTER_ADDR": loopback.ADDRESS, "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    loopback.stay_on_loopback(env)
     return env
 
 
@@ -148,10 +150,8 @@ def started(
         raise ValueError(f"world_size = {world_size} must be at least 1")
     server_env = forkserver.server_env(env or {}, preload)
     forkserver.ensure_running(server_env)
-    # Imported here, since torch takes seconds to import, and the fork server imports it at the same time.
-    from torch.distributed import TCPStore
-
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    # After the fork server has started, since both import torch, which takes seconds.
+    store = loopback.loopback_store()
     base = {**os.environ, **(env or {})}
     pickled = pickle.dumps(args)
     ranks = Ranks(server_env)

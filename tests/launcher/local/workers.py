@@ -162,3 +162,30 @@ def signalled(folder: str, launcher: int, signums: list[int], how: str) -> None:
         raise RuntimeError(f"disk full on {rank()}")
     if how == "exit":
         sys.exit(85)
+
+
+def where_a_run_listens(launcher: int) -> dict[str, dict[str, str]] | None:
+    """On rank 0, the sockets at which the processes of a launcher listen while its ranks are connected."""
+    import psutil
+
+    from foretrain.parallel.groups import destroy_groups, init_groups
+    from foretrain.parallel.layout import Layout
+    from tests.sockets import listening, on_the_network, tree
+
+    groups = init_groups(Layout(dp=int(os.environ["WORLD_SIZE"])), "cpu", timeout_s=60.0)
+    import torch.distributed as dist
+
+    dist.barrier(group=groups.cpu)
+    processes = tree(psutil.Process(launcher))
+    found = {"all": listening(processes), "on the network": on_the_network(processes)} if rank() == 0 else None
+    dist.barrier(group=groups.cpu)
+    destroy_groups()
+    return found
+
+
+def where_rank_0_has_the_store(launcher: int, port: int) -> dict[str, dict[str, str]] | None:
+    """The same, for ranks that another launcher has started: rank 0 has their store."""
+    for name in ("TORCHELASTIC_USE_AGENT_STORE", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.pop(name)
+    os.environ["MASTER_PORT"] = str(port)
+    return where_a_run_listens(launcher)
