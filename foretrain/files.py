@@ -5,6 +5,7 @@ import fcntl
 import os
 import secrets
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -67,7 +68,9 @@ def lock(path: Path, *, wait_s: float = 0.0, remove: bool = False) -> Iterator[N
     file when the block ends. On a file system without locks it does not exclude other processes, since a run is worth
     more than its lock.
 
-    The package `filelock` would do the same, but it empties the file in which the holder names itself.
+    The lock is that of an open file (Linux's OFD locks), so that reading the file `path` in the process that holds it
+    does not end it. A process that was forked and executes nothing else has it too. The package `filelock` would empty
+    the file in which the holder names itself.
     """
     deadline_s = time.monotonic() + wait_s
     with _excluding_threads(path.absolute(), deadline_s):
@@ -93,10 +96,7 @@ _released = threading.Condition()
 
 @contextmanager
 def _excluding_threads(path: Path, deadline_s: float) -> Iterator[None]:
-    """Exclude other threads of this process, which a POSIX lock does not.
-
-    They may not even open the file: a process loses its lock when it closes the file, whichever thread opened it.
-    """
+    """Exclude other threads of this process, also on a file system without locks, and wake them without polling."""
     with _released:
         if not _released.wait_for(lambda: path not in _held_here, max(0.0, deadline_s - time.monotonic())):
             raise LockHeldError(_this_process())
@@ -113,10 +113,16 @@ def _this_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
+def lock_open_file(descriptor: int) -> None:
+    """Take the lock of an open file, or raise an OSError: EAGAIN or EACCES if it is held through another open file."""
+    # struct flock: kind, whence, start, length (0: to the end), and a process id that must be 0.
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+
+
 def _acquire(file: TextIO, deadline_s: float) -> None:
     while True:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_open_file(file.fileno())
             return
         except OSError as error:
             if error.errno in _NO_LOCKS:

@@ -27,8 +27,8 @@ def lock_output(out: Path) -> Iterator[None]:
             yield
     except LockHeldError as error:
         raise CorpusError(
-            f"{out} is being prepared by {error.holder}: wait for it, stop it, or choose another folder (delete {path} "
-            "if its machine is gone)"
+            f"{out} is being prepared by {error.holder}: wait for it, stop it, or choose another folder. Its lock ends "
+            f"with it; on NFS, minutes after its machine. Do not delete {path} while it may run"
         ) from None
 
 

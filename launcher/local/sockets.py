@@ -1,6 +1,5 @@
 """The folder of the fork server's socket; one of a process that was killed is deleted by the next that needs one."""
 
-import fcntl
 import os
 import shutil
 import stat
@@ -10,7 +9,7 @@ from functools import cache
 from multiprocessing import util
 from pathlib import Path
 
-from foretrain.files import lock
+from foretrain.files import lock, lock_open_file
 
 PREFIX, _NEW = "ftsock-", "new-ftsock-"
 _LOCK = "owner"
@@ -71,5 +70,5 @@ def delete_if_abandoned(folder: Path) -> None:
             return
         owner = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
         opened.callback(os.close, owner)
-        fcntl.lockf(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_open_file(owner)
         shutil.rmtree(folder, ignore_errors=True)

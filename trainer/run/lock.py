@@ -27,7 +27,8 @@ def locked(run_dir: Path, wait_s: float = 0.0) -> Iterator[None]:
             held.enter_context(lock(path, wait_s=wait_s))
         except LockHeldError as error:
             raise InUseError(
-                f"{run_dir} is in use by {error.holder}: wait for it, stop it, or set another run_dir (delete {path} "
-                "if its machine is gone)"
+                f"{run_dir} is in use by {error.holder}: wait for it, stop it, or set another run_dir. Its lock ends "
+                f"with it; on NFS, minutes after its machine. Do not delete {path} while it may run: two runs would "
+                "then write the same files"
             ) from None
         yield

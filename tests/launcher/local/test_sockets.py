@@ -91,7 +91,7 @@ def test_a_folder_on_a_file_system_without_locks_stays(folder: Path, monkeypatch
     def unsupported(*args: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "lockf", unsupported)
+    monkeypatch.setattr(fcntl, "fcntl", unsupported)
     delete_if_abandoned(folder)
     assert (folder / "owner").exists()
 
