@@ -12,13 +12,14 @@ JSON cannot express NaN and infinity, and a run that diverges has both. They are
 "-inf", and read back as floats.
 """
 
+import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from foretrain.files import write_atomically
+from foretrain.files import replacing, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 VAL_LOSS = "val_loss"
@@ -31,6 +32,8 @@ VAL_LOSS_ERROR = "val_loss_standard_error"
 FINAL_SHARE = 0.1
 """Share of the steps, at the end of a run, over which its final loss is the mean."""
 
+MAX_LINE_BYTES = 2**20
+"""A longer line is no record."""
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -46,24 +49,40 @@ def error_of(metric: str) -> str:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """The records of a metrics file, in order, each with its `kind` and `step`.
+    """The records of a metrics file, in order, each with its `kind` and `step`: about 1,800 bytes of memory each.
 
     An incomplete last line, as a killed process leaves it, is left out. Raises ValueError, which names the file and the
     line, if any other line is not a record, and FileNotFoundError if there is no file.
     """
-    return _records(path, Path(path).read_bytes())
+    return [*iter_metrics(path)]
 
 
-def _records(path: Path | str, content: bytes) -> list[dict[str, Any]]:
-    *complete, last = content.split(b"\n")
-    records = []
-    for number, line in enumerate(complete, start=1):
-        record = _from_line(line)
-        if record is None:
+def iter_metrics(path: Path | str) -> Iterator[dict[str, Any]]:
+    """The records of `read_metrics` one by one, in the memory of one. Raises as it does."""
+    with Path(path).open("rb") as file:
+        for record, _ in _records(path, file):
+            yield record
+
+
+def _records(path: Path | str, file: BinaryIO, unwritten: bytes = b"") -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Each record of a file, and of what could not be written to its end so far, with its line."""
+    for number, line in enumerate(_lines(file, unwritten), start=1):
+        record = _from_line(line) if len(line) <= MAX_LINE_BYTES else None
+        if record is not None:
+            yield record, line
+        elif line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
             raise ValueError(f"{path}:{number} is not a record of metrics: {line[:80]!r}; repair the line or delete it")
-        records.append(record)
-    torn = _from_line(last)
-    return records if torn is None else [*records, torn]
+
+
+def _lines(file: BinaryIO, unwritten: bytes) -> Iterator[bytes]:
+    """The lines of a file and of what follows it; the last one may be incomplete."""
+    torn = b""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        if not line.endswith(b"\n") and len(line) <= MAX_LINE_BYTES:
+            torn = line
+            break
+        yield line
+    yield from io.BytesIO(torn + unwritten)
 
 
 def final_loss(records: Sequence[Mapping[str, Any]]) -> float:
@@ -81,11 +100,20 @@ def rewind(path: Path, resume_step: int, unwritten: bytes = b"") -> list[int]:
     """
     if not path.exists():
         return []
-    records = _records(path, path.read_bytes() + unwritten) if resume_step else []
-    kept = [record for record in records if record["step"] <= resume_step]
-    write_atomically(path, "".join(map(to_line, kept)), durable=True)
-    steps = {record["step"] for record in kept if record["kind"] == "train"}
-    return [step for step in range(min(steps, default=resume_step + 1), resume_step + 1) if step not in steps]
+    if not resume_step:
+        write_atomically(path, "", durable=True)
+        return []
+    has_step = bytearray(resume_step + 1)
+    with path.open("rb") as file, replacing(path, durable=True) as kept, kept.open("wb") as rest:
+        for record, line in _records(path, file, unwritten):
+            step = record["step"]
+            if step > resume_step:
+                continue
+            rest.write(line if line.endswith(b"\n") else line + b"\n")
+            if record["kind"] == "train":
+                has_step[step] = True
+    first = has_step.find(True)
+    return [step for step in range(first, resume_step + 1) if not has_step[step]] if first >= 0 else []
 
 
 def to_line(record: Mapping[str, Any]) -> str:
@@ -103,6 +131,10 @@ def _from_line(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(record, dict) or not {"kind", "step"} <= record.keys():
+    if not isinstance(record, dict) or "kind" not in record or not _is_step(record.get("step")):
         return None
     return {name: _NON_FINITE.get(value, value) if isinstance(value, str) else value for name, value in record.items()}
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and value >= 0

@@ -1,15 +1,14 @@
 """The plot of a run: its losses and its learning rate over the tokens trained."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from foretrain.trainer.metrics import final_loss, read_metrics
 from foretrain.trainer.prediction.curve import SHOWN_LEVEL, PredictedCurve
+from foretrain.trainer.recorded_curve import RecordedCurve
 
 SMOOTHING_SHARE = 0.02
 """Each point of the smoothed line is a mean over this share of the run's steps."""
@@ -31,34 +30,33 @@ def loss_curve(
     token occurs. `predicted`: the curve whose band is drawn behind. Raises ValueError if the file holds no training
     step.
     """
-    records = read_metrics(metrics_path)
-    train = [record for record in records if record["kind"] == "train"]
-    evals = [record for record in records if record["kind"] == "eval"]
-    if not train:
+    curve = RecordedCurve.read(metrics_path)
+    if not curve:
         raise ValueError(f"{metrics_path} holds no training step, so there is nothing to draw")
-    unit_tokens, unit_name = _unit(train[-1]["tokens"])
-    tokens = _column(train, "tokens") / unit_tokens
+    steps = {name: np.asarray(column) for name, column in curve.steps.items()}
+    unit_tokens, unit_name = _unit(steps["tokens"][-1])
+    tokens = steps["tokens"] / unit_tokens
     # A record of an evaluation has no token count. The zeros place an evaluation that was made before training.
-    eval_tokens = np.interp(_column(evals, "step"), np.r_[0, _column(train, "step")], np.r_[0, tokens])
+    eval_tokens = np.interp(np.asarray(curve.evaluated_steps), np.r_[0, steps["step"]], np.r_[0, tokens])
 
     figure = Figure(figsize=(8, 5.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     loss_axes, rate_axes = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
-    loss = _column(train, "loss")
+    loss = steps["loss"]
     if predicted is not None:
         _draw_band(loss_axes, predicted, unit_tokens)
     loss_axes.plot(tokens, loss, color=TRAIN_COLOR, alpha=0.25, linewidth=0.8)
     smoothed = smooth(loss, max(1, round(SMOOTHING_SHARE * len(loss))))
-    loss_axes.plot(tokens, smoothed, color=TRAIN_COLOR, linewidth=1.6, label=f"training {final_loss(train):.2f}")
-    if evals:
+    loss_axes.plot(tokens, smoothed, color=TRAIN_COLOR, linewidth=1.6, label=f"training {curve.final_loss:.2f}")
+    if curve.held_out_losses:
         loss_axes.plot(
             eval_tokens,
-            _column(evals, "val_loss"),
+            np.asarray(curve.held_out_losses),
             "o",
             color=EVAL_COLOR,
             markersize=4,
             clip_on=False,
-            label=f"held out {evals[-1]['val_loss']:.2f}",
+            label=f"held out {curve.held_out_losses[-1]:.2f}",
         )
     if unigram_entropy_nats is not None:
         label = f"unigram entropy {unigram_entropy_nats:.2f}"
@@ -67,7 +65,7 @@ def loss_curve(
     loss_axes.set_ylabel("loss (nats per token)")
     loss_axes.set_title(title, loc="left", fontsize=11)
 
-    rate_axes.plot(tokens, _column(train, "lr"), color=RATE_COLOR, linewidth=1.2)
+    rate_axes.plot(tokens, steps["lr"], color=RATE_COLOR, linewidth=1.2)
     rate_axes.set_ylim(bottom=0)
     rate_axes.ticklabel_format(axis="y", scilimits=(-2, 2), useMathText=True)
     rate_axes.set_ylabel("learning rate")
@@ -104,11 +102,7 @@ def smooth(values: np.ndarray, width: int) -> np.ndarray:
         return (sums[high] - sums[low]) / (counts[high] - counts[low])
 
 
-def _column(records: list[dict[str, Any]], name: str) -> np.ndarray:
-    return np.array([record[name] for record in records], dtype=float)
-
-
-def _unit(most_tokens: int) -> tuple[float, str]:
+def _unit(most_tokens: float) -> tuple[float, str]:
     """The scale of the token axis, and its name for the label of the axis."""
     for unit_tokens, name in ((1e12, "trillions"), (1e9, "billions"), (1e6, "millions"), (1e3, "thousands")):
         if most_tokens >= unit_tokens:

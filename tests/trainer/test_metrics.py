@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from foretrain.configs.schema import Config
 from foretrain.trainer.callbacks.base import HeldOutLoss
-from foretrain.trainer.metrics import METRICS_FILE, final_loss, read_metrics
+from foretrain.trainer.metrics import METRICS_FILE, final_loss, read_metrics, rewind, to_line
+from foretrain.trainer.recorded_curve import RecordedCurve
 from foretrain.trainer.sinks import JsonLinesSink, Reporter, Session, TensorBoardSink
 
 
@@ -105,10 +108,46 @@ def test_a_torn_last_line_is_gone_after_a_resume(tmp_path: Path) -> None:
     assert [step for step, _ in losses_by_step(tmp_path)] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("bad", [b'{"kind": "train", "st', b"[1, 2]", b'{"loss": 1.0}', b""])
+@pytest.mark.parametrize(
+    "bad", [b'{"kind": "train", "st', b"[1, 2]", b'{"loss": 1.0}', b"", b'{"kind": "train", "step": "2"}']
+)
 def test_a_broken_line_before_the_last_is_an_error_with_its_place(tmp_path: Path, bad: bytes) -> None:
     path = tmp_path / METRICS_FILE
     path.write_bytes(b'{"kind": "train", "step": 1}\n' + bad + b'\n{"kind": "train", "step": 2}\n')
+    with pytest.raises(ValueError, match=rf"{METRICS_FILE}:2 is not a record of metrics"):
+        read_metrics(path)
+
+
+@pytest.mark.parametrize("num_lines", [10_000, pytest.param(100_000, marks=pytest.mark.long)])
+def test_a_resume_and_the_end_of_a_run_read_its_record_in_little_memory(tmp_path: Path, num_lines: int) -> None:
+    path = tmp_path / METRICS_FILE
+    times = {"tokens_per_s": 1.0, "data_wait_s": 0.1, "goodput": 0.9, "badput/evaluation": 0.1}
+    with path.open("w") as file:
+        for step in range(1, num_lines + 1):
+            file.write(to_line({"kind": "train", **train_metrics(step, 1.0), **times}))
+    num_bytes = path.stat().st_size
+    assert peak_of(lambda: rewind(path, num_lines - 1)) < 0.2 * num_bytes
+    assert peak_of(lambda: RecordedCurve.read(path)) < 0.6 * num_bytes
+    assert len(RecordedCurve.read(path)) == num_lines - 1
+    if num_lines == 10_000:
+        assert peak_of(lambda: read_metrics(path)) > 2 * num_bytes, "the check would not notice that all lines are kept"
+
+
+def peak_of(act: Callable[[], object]) -> int:
+    """The most bytes that Python's objects take while `act` runs."""
+    tracemalloc.start()
+    try:
+        act()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("end", [b"", b'"}\n'])
+def test_a_line_without_end_is_an_error_with_its_place(tmp_path: Path, end: bytes) -> None:
+    path = tmp_path / METRICS_FILE
+    line = b'{"kind": "train", "step": 2, "loss": "' + b"x" * 2**20 + end
+    path.write_bytes(b'{"kind": "train", "step": 1}\n' + line)
     with pytest.raises(ValueError, match=rf"{METRICS_FILE}:2 is not a record of metrics"):
         read_metrics(path)
 

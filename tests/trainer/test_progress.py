@@ -19,6 +19,7 @@ from rich.console import Console
 from foretrain.configs.schema import Config, TrainConfig
 from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.model.size import ModelSize
+from foretrain.trainer.recorded_curve import RecordedCurve
 from foretrain.trainer.run.summary import summary
 from foretrain.trainer.sinks import Reporter, Session, TerminalSink
 from foretrain.trainer.sinks.terminal import SPEED_WINDOW_STEPS, Speed
@@ -147,7 +148,7 @@ def summary_text(records: list[dict[str, Any]], run_dir: Path) -> str:
     console, file = log_console()
     console.width = 120
     table = summary(
-        records,
+        RecordedCurve.of(records),
         run_dir=run_dir,
         layout="dp 2, tp 2, pp 2",
         size=ModelSize(num_params=12345, num_params_without_embeddings=2345, flops_per_token=80_000),

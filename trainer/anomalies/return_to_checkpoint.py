@@ -15,7 +15,7 @@ from foretrain.trainer.checkpoint.checksums import DamagedError
 from foretrain.trainer.checkpoint.files import SaveError
 from foretrain.trainer.checkpoint.manifest import set_aside
 from foretrain.trainer.checkpoint.places import Place
-from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.metrics import METRICS_FILE, iter_metrics
 from foretrain.trainer.run.folder import step_of
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _report_new(trainer: Trainer) -> None:
     """Report the rollbacks whose records are not in the metrics, also if a kill or a return has removed them."""
     if trainer.groups.rank > 0:
         return
-    records = read_metrics(trainer.run.run_dir / METRICS_FILE)
+    records = iter_metrics(trainer.run.run_dir / METRICS_FILE)
     known = {(each["first_sample"], each["end_sample"]) for each in records if each["kind"] == "rollback"}
     for each in trainer.rollbacks:
         if (each.first_sample, each.end_sample) not in known:

@@ -7,8 +7,9 @@ from foretrain.printable import printable
 from foretrain.trainer.goodput import facts
 from foretrain.trainer.goodput.ledger import of_training
 from foretrain.trainer.goodput.view import in_words
-from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.metrics import METRICS_FILE
 from foretrain.trainer.model.size import ModelSize
+from foretrain.trainer.recorded_curve import RecordedCurve
 from foretrain.trainer.run.setup import Run
 from foretrain.trainer.run.summary import summary
 from foretrain.trainer.text.inference import continue_all, load_model
@@ -32,7 +33,7 @@ def finish(run: Run) -> None:
         predicted=run.prediction.curve if run.prediction else None,
     )
     table = summary(
-        read_metrics(metrics),
+        RecordedCurve.read(metrics),
         run_dir=run.run_dir,
         layout=str(run.layout),
         size=ModelSize.of(run.config.model),

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 from rich.table import Table
 
 from foretrain.progress import format_duration
-from foretrain.trainer.metrics import FINAL_SHARE, VAL_LOSS_ERROR, final_loss
+from foretrain.trainer.metrics import FINAL_SHARE, VAL_LOSS_ERROR
 from foretrain.trainer.model.size import ModelSize
+from foretrain.trainer.recorded_curve import RecordedCurve
 
 
 def summary(
-    records: Sequence[Mapping[str, Any]],
+    curve: RecordedCurve,
     *,
     run_dir: Path | str,
     layout: str,
@@ -23,37 +24,36 @@ def summary(
     unigram_entropy_nats: float,
     goodput: str,
 ) -> Table:
-    """A table of the results of a run, from its metrics (`read_metrics`), which may span several sessions.
+    """A table of the results of a run, from its curve, which may span several sessions.
 
     The time is the sum over steps, without evaluations and checkpoints. Losses are in nats per token. The speed is the
     median over steps of `tokens_per_s`. `size`: that of the model. `goodput`: in words, "" if it is not known. Raises
     ValueError if the metrics hold no training step.
     """
-    train = [record for record in records if record["kind"] == "train"]
-    evaluations = [record for record in records if record["kind"] == "eval"]
-    if not train:
+    if not curve:
         raise ValueError(f"the metrics in {run_dir} hold no training step: there is nothing to summarise")
-    final = final_loss(train)
-    speed = median(record["tokens_per_s"] for record in train)
+    final, steps = curve.final_loss, curve.steps
+    speed = median(steps["tokens_per_s"])
 
     table = Table(title="Run", show_header=False, title_justify="left")
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    table.add_row("tokens trained", f"{train[-1]['tokens']:,} in {train[-1]['step']:,} steps")
-    table.add_row("time in steps", format_duration(sum(record["step_s"] for record in train)))
+    tokens = int(steps["tokens"][-1])
+    table.add_row("tokens trained", f"{tokens:,} in {int(steps['step'][-1]):,} steps")
+    table.add_row("time in steps", format_duration(sum(steps["step_s"])))
     if goodput:
         table.add_row("goodput", goodput)
     table.add_row("speed", f"{speed:,.0f} tokens/s (median step)")
     table.add_row("parameters", f"{size.num_params:,} ({size.num_params_without_embeddings:,} without embeddings)")
-    tokens = train[-1]["tokens"]
     table.add_row("training FLOPs", f"{size.flops(tokens):.4g} (6 N D would be {size.flops_6nd(tokens):.4g})")
     table.add_row("layout", layout)
-    table.add_row("first training loss", f"{train[0]['loss']:.4f}")
+    table.add_row("first training loss", f"{steps['loss'][0]:.4f}")
     table.add_row("final training loss", f"{final:.4f} (mean of the last {FINAL_SHARE:.0%} of steps)")
-    if evaluations:
-        table.add_row("held-out loss", _held_out(evaluations[-1]), style="bold")
+    evaluation = curve.last_evaluation
+    if evaluation is not None:
+        table.add_row("held-out loss", _held_out(evaluation), style="bold")
     table.add_row("unigram entropy", f"{unigram_entropy_nats:.4f} (knowing only how often each token occurs)")
-    last = evaluations[-1]["val_loss"] if evaluations else final
+    last = final if evaluation is None else evaluation["val_loss"]
     table.add_row("loss against it", _against_unigram(last, unigram_entropy_nats))
     names = sorted(path.name for path in Path(run_dir).iterdir() if not path.name.startswith("."))
     table.add_row("files", f"{run_dir}{os.sep}: {', '.join(names)}")
