@@ -1,5 +1,6 @@
 """Checks of values that a user can get wrong."""
 
+import unicodedata
 from math import inf
 from typing import Any
 
@@ -50,3 +51,12 @@ def _require_limited(name: str, value: Any) -> None:
         )
     else:
         require(value is None or value < inf, f"{name} = {value} must be finite")
+
+
+def require_no_control_characters(name: str, text: str) -> None:
+    """Raise ValueError, which names the value, if a text has a line break or another control character.
+
+    A path is shown in terminals, and is in the comments and options of scripts, which a line break would end.
+    """
+    found = [char for char in text if unicodedata.category(char) in ("Cc", "Zl", "Zp")]
+    require(not found, f"{name} = {text!r} has a control character ({', '.join(map(repr, found))}): leave it out")

@@ -9,7 +9,14 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from foretrain.configs.checks import FLOAT32, require, require_not_negative, require_positive, require_seeds
+from foretrain.configs.checks import (
+    FLOAT32,
+    require,
+    require_no_control_characters,
+    require_not_negative,
+    require_positive,
+    require_seeds,
+)
 from foretrain.configs.data import DataConfig
 from foretrain.configs.fields import setting
 from foretrain.configs.launching import LaunchConfig
@@ -297,3 +304,6 @@ class Config:
     """The machines."""
     launch: LaunchConfig = setting(default_factory=LaunchConfig, changes_curve=False)
     """How a cluster starts the run."""
+
+    def __post_init__(self) -> None:
+        require_no_control_characters("run_dir", self.run_dir)

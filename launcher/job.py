@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from foretrain.configs.checks import require_no_control_characters
 from foretrain.configs.launching import SECRET, LaunchConfig
 from foretrain.configs.schema import Config
 from foretrain.launcher.elastic import Sizes, elastic_sizes
@@ -99,9 +100,10 @@ class Job:
 def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train_options: Sequence[str] = ()) -> Job:
     """The job of a config on the nodes that its `cluster` names, launched from `workdir` in the environment `environ`.
 
-    Raises ValueError if the layout does not fit the nodes.
+    Raises ValueError if the layout does not fit the nodes, or if a folder has a name that cannot be in a script.
     """
     layout = check_nodes(config)
+    require_no_control_characters("the working directory", str(workdir))
     run_dir = (workdir / config.run_dir).absolute()
     cluster, launch = config.cluster, config.launch
     num_gpus = 0 if config.train.device == "cpu" else cluster.gpus_per_node

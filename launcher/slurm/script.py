@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from foretrain.configs.checks import require_no_control_characters
 from foretrain.configs.launching import LaunchConfig
 from foretrain.launcher.job import Job
 
@@ -61,6 +62,8 @@ def filled(
         "--export=ALL",
         *launch.slurm.options,
     ]
+    for option in options:
+        require_no_control_characters("launch.slurm: the option", option)  # a line break would end the comment
     all_values = {
         "OPTIONS": "\n".join(f"#SBATCH {option}" for option in options),
         "FOLDER": shlex.quote(job.run_dir),

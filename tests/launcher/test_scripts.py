@@ -69,3 +69,33 @@ def test_a_script_has_no_shell_mistakes(name: str) -> None:
         not_here("shellcheck is not installed: apt-get install shellcheck")
     command = ["shellcheck", "--severity=warning", "--exclude=SC1090", "-"]
     subprocess.run(command, input=CASES[name](), text=True, check=True)
+
+
+@pytest.mark.parametrize("break_", ["\n", "\r", "\x1b", "\x00", "\u2028"])
+def test_a_run_dir_with_a_line_break_or_another_control_character_is_refused(break_: str) -> None:
+    with pytest.raises(ValueError, match=r"run_dir = 'runs/x.*touch executed' has a control character"):
+        Config(run_dir=f"runs/x{break_}touch executed")
+
+
+def test_the_script_of_a_folder_with_a_line_break_runs_no_line_of_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a\ntouch executed\n"
+    folder.mkdir()
+    with pytest.raises(ValueError, match=r"the working directory = .* has a control character"):
+        run_the_script_of(folder)
+    assert not (tmp_path / "executed").exists()
+
+
+def run_the_script_of(folder: Path) -> None:
+    """Run the script of a run that is launched from a folder, with a program that does nothing in place of Python."""
+    made = replace(make_job(Config(), workdir=folder, environ=ENVIRON), python="false")
+    script = LAUNCHERS.get("local").render(made, Config().launch).text
+    subprocess.run(["bash"], input=script, text=True, check=False, cwd=folder.parent)
+
+
+@pytest.mark.parametrize("setting", ["partition", "account", "qos", "options"])
+def test_an_option_of_sbatch_with_a_line_break_is_refused(setting: str) -> None:
+    config = on_cpus()
+    value = "cpu\ntouch executed"
+    setattr(config.launch.slurm, setting, [value] if setting == "options" else value)
+    with pytest.raises(ValueError, match=r"launch.slurm: the option .* has a control character"):
+        LAUNCHERS.get("slurm").render(job(config), config.launch)
