@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from foretrain.launcher.restart import STARTS_FILE, Start, decide, main, newest_step, read_starts, record_start, stuck
 from foretrain.trainer.goodput import facts
 from foretrain.trainer.goodput.facts import Fact
-from foretrain.trainer.run.folder import CHECKPOINTS
+from foretrain.trainer.run.folder import CHECKPOINTS, RECORD
 
 
 def checkpoint(run_dir: Path, step: int) -> None:
-    (run_dir / CHECKPOINTS / f"step-{step:08d}").mkdir(parents=True)
+    folder = run_dir / CHECKPOINTS / f"step-{step:08d}"
+    folder.mkdir(parents=True)
+    (folder / RECORD).touch()
 
 
 @given(max_starts=st.integers(1, 6), gains=st.lists(st.integers(0, 1), max_size=40))

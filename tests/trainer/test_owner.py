@@ -12,7 +12,7 @@ from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.launcher.train import Place, announce, prepared_run
 from foretrain.trainer.checkpoint.checksums import ChecksumWriter
 from foretrain.trainer.checkpoint.manifest import MANIFEST, METADATA
-from foretrain.trainer.run.folder import CHECKPOINTS, CONFIG_FILE, checkpoints_in
+from foretrain.trainer.run.folder import CHECKPOINTS, CONFIG_FILE, RECORD, checkpoints_in
 from foretrain.trainer.run.owner import OWNER, claim
 from foretrain.trainer.run.setup import prepare_run
 from tests.trainer.checkpoint.made import make_checkpoint
@@ -98,6 +98,7 @@ def test_a_run_that_would_leave_its_checkpoints_behind_is_refused(
     start(old)
     newest = tmp_path / (before or f"run/{CHECKPOINTS}") / "step-00000005"
     newest.mkdir(parents=True)
+    (newest / RECORD).touch()
     with pytest.raises(ValueError, match=rf"start again at step 0: its newest checkpoint is {newest}, and .* has none"):
         prepare_run(new)
     with pytest.raises(ValueError, match=r"set train\.checkpoint_folder back to"):

@@ -24,6 +24,7 @@ from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
 from foretrain.trainer.trainer import Trainer
 from tests.conftest import RunOnRanks
+from tests.trainer.checkpoint.made import make_checkpoint
 from tests.trainer.steps import before_each_step
 
 NUM_STEPS = 3
@@ -213,7 +214,7 @@ def test_a_disk_without_room_for_a_checkpoint_is_refused_and_little_room_is_a_wa
     assert start_with_room_for(3 * size) == ""
     planned = prepare_run(wanted).config  # a run can be planned on another disk
     for step in (1, 2):
-        (tmp_path / "run" / CHECKPOINTS / f"step-{step:08}").mkdir(parents=True)
+        make_checkpoint(tmp_path / "run", step)
     start_with = SimpleNamespace(free=size)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: start_with)
     assert check_room(tmp_path / "run", planned) is None  # those that are there need no more room

@@ -120,6 +120,8 @@ class Checkpoints:
             if groups.rank == 0:
                 if self.has(step):
                     raise FileExistsError(f"{target} is there already")
+                if isinstance(target, Path) and target.exists():
+                    raise FileExistsError(f"a folder of that name is there, and is no checkpoint: move {target} away")
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._remove_partial()
                 self._folder.clear(target)

@@ -1,6 +1,7 @@
 """A folder of checkpoints: which of them are complete, and how one becomes complete, is removed or is set aside.
 
-On a disk, a checkpoint has another name until it is complete, while it is removed, and after it was found damaged.
+On a disk, a checkpoint has another name until it is complete, while it is removed, and after it was found damaged. A
+folder with another name than that of a step, or without a record, is not a checkpoint: none is loaded or removed.
 Object stores cannot rename a folder, so there the list of checksums, which is written last and removed first, says
 whether a checkpoint is complete. Nor is a damaged one copied there: its list gets another name.
 """
@@ -23,7 +24,10 @@ DAMAGED = "damaged-"
 MANIFEST = "checksums.json"
 """The list of a checkpoint's files, with their checksums."""
 _DAMAGED_MANIFEST = f"{DAMAGED}{MANIFEST}"
-_NAME = re.compile(r"step-\d+")
+RECORD = "run.json"
+"""The record in a checkpoint; see trainer/checkpoint/record.py."""
+NAME = re.compile(r"step-(?:[0-9]{8}|[1-9][0-9]{8,})")
+"""The name of a checkpoint."""
 
 AnyPlace = TypeVar("AnyPlace", Path, RemotePath)
 
@@ -55,7 +59,7 @@ class CheckpointFolder(ABC, Generic[AnyPlace]):
             return []
 
     def _named(self) -> Iterator[AnyPlace]:
-        return (path for path in self.children() if _NAME.fullmatch(path.name))
+        return (path for path in self.children() if NAME.fullmatch(path.name))
 
     @abstractmethod
     def is_complete(self, checkpoint: AnyPlace) -> bool:
@@ -93,10 +97,10 @@ class CheckpointFolder(ABC, Generic[AnyPlace]):
 
 
 class LocalFolder(CheckpointFolder[Path]):
-    """A folder of a disk. The names say everything."""
+    """A folder of a disk. A checkpoint has its name as long as it is complete."""
 
     def is_complete(self, checkpoint: Path) -> bool:
-        return checkpoint.is_dir()
+        return (checkpoint / RECORD).is_file()  # else somebody else has made the folder
 
     def partial(self) -> list[Path]:
         return [path for path in self.children() if path.name.startswith(PARTIAL)]

@@ -1,6 +1,5 @@
 """The checkpoints of a run, for somebody who looks at them: what each one is, and whether it is sound."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -9,14 +8,12 @@ from typing import Any
 
 from foretrain.progress import byte_progress
 from foretrain.trainer.checkpoint.checksums import DamagedError, read_trailer
-from foretrain.trainer.checkpoint.folders import DAMAGED, PARTIAL
+from foretrain.trainer.checkpoint.folders import DAMAGED, NAME, PARTIAL
 from foretrain.trainer.checkpoint.manifest import MANIFEST, check_content, content_bytes, has_manifest
 from foretrain.trainer.checkpoint.places import Place, files_in
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.remote.requests import RemoteError
 from foretrain.trainer.run.folder import CHECKPOINTS, CONFIG_FILE, RECORD, checkpoints_in, step_of
-
-_NAME = re.compile(r"step-\d+")
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Checkpoint:
         name = path.absolute().name
         return cls(
             path=path,
-            step=step_of(Path(name)) if _NAME.fullmatch(name) else record.step if record else None,
+            step=step_of(Path(name)) if NAME.fullmatch(name) else record.step if record else None,
             samples_consumed=record.samples_consumed if record else None,
             size_bytes=size_of(path),
             written_s=(path if isinstance(path, Path) else path / MANIFEST).stat().st_mtime,
@@ -91,8 +88,8 @@ def checkpoints_of(target: Place) -> list[Any]:
 def is_checkpoint(folder: Place) -> bool:
     """Whether a folder is a checkpoint, under any name, or has the name of one."""
     if not isinstance(folder, Path):
-        return (folder / MANIFEST).is_file() or bool(_NAME.fullmatch(folder.name))
-    named = _NAME.fullmatch(folder.absolute().name) and not (folder / CHECKPOINTS).exists()
+        return (folder / MANIFEST).is_file() or bool(NAME.fullmatch(folder.name))
+    named = NAME.fullmatch(folder.absolute().name) and not (folder / CHECKPOINTS).exists()
     return folder.is_dir() and bool(named or (folder / RECORD).is_file() or has_manifest(folder))
 
 

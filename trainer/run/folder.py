@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from foretrain.trainer.checkpoint.folders import RECORD as RECORD  # where most look for the names of files
 from foretrain.trainer.checkpoint.folders import CheckpointFolder, folder_of
 from foretrain.trainer.checkpoint.places import Place, place_of
 from foretrain.trainer.checkpoint.remote.path import RemotePath
@@ -18,8 +19,6 @@ DESCRIPTION_FILE = "description.json"
 PREDICTION_FILE = "prediction.json"
 """A copy of the sealed prediction of the run; see trainer/run/predicted.py."""
 CHECKPOINTS = "checkpoints"
-RECORD = "run.json"
-"""The record in a checkpoint; see trainer/checkpoint/record.py."""
 LOGS = "logs"
 """Folder of the output of each rank."""
 HANGS = "hangs"

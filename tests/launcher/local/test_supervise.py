@@ -40,10 +40,17 @@ def test_ranks_that_hung_or_were_killed_are_a_reason_too(status: int, tmp_path: 
     assert process.returncode == 0
 
 
+MAKE_CHECKPOINT = 'next="$RUN/checkpoints"/step-0000000$((n + 1)); mkdir "$next"; touch "$next/run.json";'
+"""A shell command that adds an empty checkpoint to `n` others."""
+
+
 def test_a_run_that_makes_progress_is_started_again_as_often_as_it_is_killed(tmp_path: Path) -> None:
     checkpoints = '"$RUN/checkpoints"'
     script = f"mkdir -p {checkpoints}; n=$(ls {checkpoints} | wc -l); [ $n = 6 ] && exit 0; "
-    process = supervised(tmp_path / "run", f"{script} mkdir {checkpoints}/step-$((n + 1)); kill -9 $$")
+    process = supervised(
+        tmp_path / "run",
+        f"{script} {MAKE_CHECKPOINT} kill -9 $$",
+    )
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert [start.step for start in read_starts(tmp_path / "run")] == [0, 1, 2, 3, 4, 5, 6]
@@ -102,7 +109,11 @@ def test_a_size_that_does_not_get_further_gives_way_to_the_next_smaller_one(tmp_
 def test_a_run_that_gets_further_keeps_its_size(tmp_path: Path) -> None:
     checkpoints = '"$RUN/checkpoints"'
     script = f"echo $0; mkdir -p {checkpoints}; n=$(ls {checkpoints} | wc -l); [ $n = 6 ] && exit 0; "
-    process = elastic(tmp_path / "run", f"{script} mkdir {checkpoints}/step-$((n + 1)); kill -9 $$", "1,2x1")
+    process = elastic(
+        tmp_path / "run",
+        f"{script} {MAKE_CHECKPOINT} kill -9 $$",
+        "1,2x1",
+    )
     assert process.communicate(timeout=60)[0].split() == ["parallel.dp=2"] * 7
     assert process.returncode == 0
 
