@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
 
 from foretrain.configs.schema import Config
 from foretrain.parallel.layout import Layout
@@ -148,11 +149,11 @@ def _save_nothing() -> None:
     """Checkpoints end where torch would write or read files: fake tensors have no values to write."""
     from foretrain.trainer.checkpoint import files, loading, plans, staging
 
-    def async_save(state: Any, async_stager: staging.Staging, **_: Any) -> Future[None]:
+    def async_save(state: Any, async_stager: staging.Staging, **_: Any) -> AsyncSaveResponse:
         async_stager.stage(state)
         done: Future[None] = Future()
         done.set_result(None)
-        return done
+        return AsyncSaveResponse(staging_completion=done, upload_completion=done)
 
     def publish(self: files.Checkpoints, folder: Path, target: Path, *_: Any) -> None:
         target.mkdir()

@@ -59,10 +59,14 @@ class _Save:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `folder`, and how they are written."""
+    """The checkpoints of one run, in `folder`, and how they are written.
 
-    def __init__(self, folder: Place, retention: Retention) -> None:
+    `make_pace` makes what says how fast this rank writes one of them beside training.
+    """
+
+    def __init__(self, folder: Place, retention: Retention, make_pace: Callable[[], Pace] = Pace) -> None:
         self.folder = folder
+        self._make_pace = make_pace
         self._folder = folder_of(folder)
         self._retention = retention
         self._staging: Staging | None = None
@@ -127,18 +131,21 @@ class Checkpoints:
                 self._folder.clear(target)
         self._staging = self._staging or Staging(groups.device)
         expect_no_messages()
-        pace = Pace()
-        work: Any = dcp.async_save(
-            {PARTS: parts},
-            storage_writer=RankWriter(folder, groups.rank, pace),
-            planner=WritePlan(parts),
-            process_group=groups.cpu,
-            async_stager=self._staging,
-            no_dist=True,
-            use_collectives=False,
-        )
+        pace = self._make_pace()
         publish = partial(self.write_rest, folder, target, groups.layout.world_size, record, config, attached)
-        self._save = _Save(target, groups, config, pace, work, publish)
+        try:
+            saving: Any = dcp.async_save(
+                {PARTS: parts},
+                storage_writer=RankWriter(folder, groups.rank, pace),
+                planner=WritePlan(parts),
+                process_group=groups.cpu,
+                async_stager=self._staging,
+                no_dist=True,
+                use_collectives=False,
+            )
+            self._save = _Save(target, groups, config, pace, saving.upload_completion, publish)
+        finally:
+            self._staging.hand_over()
 
     @property
     def is_busy(self) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future
 from math import prod
 from typing import Any
 
@@ -24,6 +25,7 @@ class Staging(AsyncStager):
         self._sizes: list[tuple[int, ...]] = []
         self._copies: list[Tensor] = []
         """A place in the buffer for each part, of these sizes."""
+        self._staged: Future[dict[str, Any]] | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -31,8 +33,11 @@ class Staging(AsyncStager):
         return 0 if self._buffer is None else self._buffer.nbytes
 
     @torch.no_grad()
-    def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """Copies of the values of the parts `state_dict[PARTS]`. Returns when the device has made them."""
+    def stage(self, state_dict: dict[str, Any]) -> Future[dict[str, Any]]:
+        """Copies of the values of the parts `state_dict[PARTS]`. Returns when the device has made them.
+
+        The thread that writes gets them from `hand_over`.
+        """
         parts: Sequence[Part] = state_dict[PARTS]
         sizes = [part.box.sizes for part in parts]
         if sizes != self._sizes:
@@ -41,7 +46,17 @@ class Staging(AsyncStager):
             copy.copy_(part.values, non_blocking=True)
         if self._is_pinned:
             torch.cuda.current_stream().synchronize()
-        return {PARTS: self._copies}
+        self._staged = Future()
+        return self._staged
+
+    def hand_over(self) -> None:
+        """Let the thread that writes begin. It needs Python's lock, so the caller should have nothing left to do.
+
+        A thread that waits for the lock gets it after 5 ms, and a state of 1 GB is copied in 80 ms.
+        """
+        if self._staged is not None:
+            self._staged.set_result({PARTS: self._copies})
+            self._staged = None
 
     def _make(self, sizes: list[tuple[int, ...]]) -> None:
         """Make the buffer, and a place in it for each part."""
