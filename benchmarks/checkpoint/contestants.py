@@ -3,7 +3,7 @@
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from foretrain.configs.schema import Config
 from foretrain.parallel.groups import Groups, ModelParallelUnit
 from foretrain.trainer.build import build_engine
 from foretrain.trainer.checkpoint.files import Checkpoints
+from foretrain.trainer.checkpoint.pace import Pace
 from foretrain.trainer.checkpoint.parts import Part, parts_to_write
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.retention import Retention
@@ -59,11 +60,11 @@ def filled(config: Config, groups: Groups) -> tuple[Any, Any, list[Part]]:
 class Ours(Contestant):
     """foretrain."""
 
-    def __init__(self, config: Config, groups: Groups, folder: Path) -> None:
+    def __init__(self, config: Config, groups: Groups, folder: Path, make_pace: Callable[[], Pace] = Pace) -> None:
         super().__init__(config, groups, folder)
         self._config = config
         self.engine, self._state, _ = filled(config, groups)
-        self.checkpoints = Checkpoints(folder, Retention(newest=1))
+        self.checkpoints = Checkpoints(folder, Retention(newest=1), make_pace)
 
     def start(self, number: int) -> None:
         record = CheckpointRecord(number, 0, seed=0, data_fingerprint="", mixture_fingerprint="", stage="")

@@ -1,13 +1,11 @@
-"""What one rank measures: saves of one contestant, and steps while foretrain writes."""
+"""What one rank measures of the saves of one contestant."""
 
 import importlib
 import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from benchmarks.checkpoint.contestants import Contestant, Ours
+from benchmarks.checkpoint.contestants import Contestant
 from foretrain.configs.schema import Config
 from foretrain.files import sync
 from foretrain.parallel.groups import Groups, destroy_groups, init_groups
@@ -26,23 +24,18 @@ NUM_SAVES = 3
 """Saves of a contestant in one process. The first is reported apart; of the others the fastest counts."""
 NUM_COPIES = 2
 """Bare copies before each save; the fastest counts."""
-FEWEST_STEPS = 8
-"""Steps that are measured while foretrain writes."""
-MOST_SAVES = 5
-"""After these, steps count too during which a write has ended."""
 
 
 def measure(contestant: str, config: Config, folder: Path, peers: Path | None) -> dict[str, float]:
     """What saves of a contestant ("module:class") cost on this rank. Raises ImportError if a library is missing."""
-    groups = _groups(config, peers)
-    module, _, name = contestant.partition(":")
-    contest: Contestant = getattr(importlib.import_module(module), name)(config, groups, folder)
+    groups = groups_of(config, peers)
+    contest: Contestant = contestant_class(contestant)(config, groups, folder)
     share = checkpoint_bytes(config) // groups.layout.world_size
     source, target = torch.rand(share // 4), torch.ones(share // 4)
     copies, stalls, totals, cpu = [], [], [], []
     memory = _Memory()
     for number in range(NUM_SAVES):
-        copies += [_seconds(groups, lambda: target.copy_(source)) for _ in range(NUM_COPIES)]
+        copies += [seconds(groups, lambda: target.copy_(source)) for _ in range(NUM_COPIES)]
         (stall_s, stall_cpu_s), total_s = _save(contest, groups, number)
         stalls.append(stall_s)
         cpu.append(stall_cpu_s)
@@ -68,83 +61,14 @@ def measure(contestant: str, config: Config, folder: Path, peers: Path | None) -
     }
 
 
-def measure_steps(contestant: str, config: Config, folder: Path) -> dict[str, float]:
-    """Medians of the seconds of steps while a save is written, of those before and after, and of steps beside a bare
-    write of as many bytes by another process. For one rank."""
-    groups = _groups(config, None)
+def contestant_class(contestant: str) -> Any:
+    """The class of a contestant, named as "module:class". Raises ImportError if a library is missing."""
     module, _, name = contestant.partition(":")
-    ours: Ours = getattr(importlib.import_module(module), name)(config, groups, folder)
-    tokens = torch.randint(config.model.vocab_size or 0, (config.train.global_batch_size, config.model.seq_len))
-    ours.engine.set_lr(0.0)  # the numbers of the state stay as they are
-    _step_s(ours, tokens)
-    during: list[tuple[float, float]] = []
-    without: list[tuple[float, float]] = []
-    ours.start(0)
-    ours.finish()
-    partly: list[tuple[float, float]] = []
-    for number in range(1, MOST_SAVES + 1):
-        if len(during) >= FEWEST_STEPS:
-            break
-        without += [_step_s(ours, tokens) for _ in range(2)]
-        ours.start(number)
-        while ours.checkpoints.is_saving:
-            seconds = _step_s(ours, tokens)
-            (during if ours.checkpoints.is_busy else partly).append(seconds)
-            while ours.checkpoints.is_saving and not ours.checkpoints.is_busy:
-                ours.checkpoints.advance()
-        without += [_step_s(ours, tokens) for _ in range(2)]
-    share = checkpoint_bytes(config) // ours.engine.groups.layout.world_size
-    beside: list[tuple[float, float]] = []
-    for _ in range(MOST_SAVES):
-        with _another_process_writes(folder / "bare", share) as writes:
-            while writes():
-                beside.append(_step_s(ours, tokens))
-        without += [_step_s(ours, tokens) for _ in range(2)]
-    destroy_groups()
-    during += partly if len(during) < FEWEST_STEPS else []
-    return {
-        "step_s": _median([wall_s for wall_s, _ in without]),
-        "step_while_writing_s": _median([wall_s for wall_s, _ in during]),
-        "step_beside_bare_write_s": _median([wall_s for wall_s, _ in beside]),
-        "step_cpu_s": _median([cpu_s for _, cpu_s in without]),
-        "step_while_writing_cpu_s": _median([cpu_s for _, cpu_s in during]),
-        "num_steps": len(without),
-        "num_steps_while_writing": len(during),
-        "num_steps_beside_bare_write": len(beside),
-    }
+    return getattr(importlib.import_module(module), name)
 
 
-_BARE_WRITE = """
-import os, sys
-path, num_bytes = sys.argv[1], int(sys.argv[2])
-block = memoryview(os.urandom(1 << 24))
-with open(path, "wb", buffering=0) as file:
-    print("begins", flush=True)
-    while num_bytes > 0:
-        num_bytes -= file.write(block[:num_bytes])
-    os.fsync(file.fileno())
-os.unlink(path)
-"""
-
-
-@contextmanager
-def _another_process_writes(path: Path, num_bytes: int) -> Iterator[Callable[[], bool]]:
-    """A block beside which another process writes that many bytes, and no more: what any save costs at least.
-
-    Yields a function that says whether it still writes.
-    """
-    command = [sys.executable, "-S", "-c", _BARE_WRITE, str(path), str(num_bytes)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield lambda: process.poll() is None
-
-
-def _step_s(ours: Ours, tokens: torch.Tensor) -> tuple[float, float]:
-    return _seconds(ours.engine.groups, lambda: ours.engine.train_step(tokens, tokens))
-
-
-def _groups(config: Config, peers: Path | None) -> Groups:
+def groups_of(config: Config, peers: Path | None) -> Groups:
+    """The groups of this rank, which computes with one thread, and can import what is in the folder `peers`."""
     torch.set_num_threads(1)
     if peers is not None:
         sys.path.append(str(peers))
@@ -153,10 +77,10 @@ def _groups(config: Config, peers: Path | None) -> Groups:
 
 
 def _save(contest: Contestant, groups: Groups, number: int) -> tuple[tuple[float, float], float]:
-    """Seconds until training may continue, as `_seconds` returns them, and until all files are on the disk."""
+    """Seconds until training may continue, as `seconds` returns them, and until all files are on the disk."""
     dist.barrier(group=groups.cpu)
     start_s = time.perf_counter()
-    stall = _seconds(groups, lambda: contest.start(number))
+    stall = seconds(groups, lambda: contest.start(number))
     contest.finish()
     for path in (contest.folder, *contest.folder.rglob("*")):  # some libraries do not
         if path.exists():
@@ -173,17 +97,12 @@ def _clear(folder: Path, groups: Groups) -> None:
     dist.barrier(group=groups.cpu)
 
 
-def _seconds(groups: Groups, work: Callable[[], Any]) -> tuple[float, float]:
+def seconds(groups: Groups, work: Callable[[], Any]) -> tuple[float, float]:
     """Seconds that some work takes when all ranks begin it together, and seconds of CPU of this thread."""
     dist.barrier(group=groups.cpu)
     start_s, start_cpu_s = time.perf_counter(), time.thread_time()
     work()
     return time.perf_counter() - start_s, time.thread_time() - start_cpu_s
-
-
-def _median(values: list[float]) -> float:
-    ordered = sorted(values)
-    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
 class _Memory:
