@@ -131,8 +131,7 @@ class TrainConfig:
     """Steps between checks that replicated state is equal on all ranks; every checkpoint is checked too. 0: never."""
     replay_every: int = setting(0, changes_curve=False, since="0.2.0")
     """Steps between replays, which compute the forward and backward passes of a step on several ranks, and compare
-    the gradients bit by bit; the step after a spike is replayed, too. It takes as long as two steps. Not for ZeRO 3. 0:
-    never."""
+    the gradients bit by bit; the step after a spike is replayed, too. It takes as long as two steps. 0: never."""
     check_memory: bool = setting(False, changes_curve=False, since="0.2.0")
     """Check in each step that the optimizer's state and the weights that it updates have not changed since the update
     before. It reads all of them twice in each step."""

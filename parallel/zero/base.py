@@ -97,22 +97,23 @@ class Zero(ABC):
     def skip_update(self) -> None:
         """Drop the reduced gradients: weights, moments and the number of the optimizer's steps stay as they are."""
 
-    # ---- a rank's own gradients, for replays; ZeRO 3 does not have them ----
+    # ---- a rank's own gradients, for replays ----
 
+    @abstractmethod
     def start_trial(self) -> None:
         """Begin a step whose gradients are not reduced, and change nothing: its backward passes, then `end_trial`."""
-        raise NotImplementedError(f"{type(self).__name__} does not show gradients before they are reduced")
 
+    @abstractmethod
     def end_trial(self) -> None:
         """Forget the gradients of the trial."""
-        raise NotImplementedError(f"{type(self).__name__} does not show gradients before they are reduced")
 
+    @abstractmethod
     def observe_gradients(self, observer: Callable[[Tensor], None] | None) -> None:
-        """Call `observer` with each flat part of this rank's own gradients, in a fixed order, in trials and in steps.
+        """Call `observer` with each part of this rank's own gradients, in a fixed order, in trials and in steps.
 
-        It must not change them. None: observe no more.
+        It must not change them. A part is the sum over all micro-batches for some parameters, or under ZeRO 2 and 3 the
+        gradient of one micro-batch. None: observe no more.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not show gradients before they are reduced")
 
     @abstractmethod
     def await_weights(self) -> None:

@@ -5,7 +5,7 @@ memory. What is replaced here is right for the files with which it was read, and
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -72,11 +72,34 @@ class OrderedSteps:
             sums = optimizer.grad_partitions_flat_buffer.split([len(weights) for weights in self._weights])
             for master, gradient in zip(self._masters, sums, strict=True):
                 master.grad = gradient
+        self.observer: Callable[[Tensor], None] | None = None
+        """Called with this rank's gradient of each parameter in each micro-batch, before the sum over the replicas."""
+        self._is_trial = False
+        self._reduce = optimizer.reduce_ready_partitions_and_remove_grads
+        optimizer.reduce_ready_partitions_and_remove_grads = self._take
         optimizer.independent_gradient_partition_epilogue = self._end_micro_batch
         optimizer.step = self._step
         if optimizer.offload_param:
             _copy_without_blocking(optimizer.module.parameters())
         _order_gathers_of_one_replica()
+
+    def start(self, *, is_trial: bool) -> None:
+        """Begin a step; in a trial, gradients are shown to the observer, and neither reduced nor kept."""
+        self._is_trial = is_trial
+
+    def _take(self, parameter: Any) -> None:
+        """Take a gradient that a backward pass has made, while this rank still has all of it."""
+        if self.observer is not None:
+            self.observer(parameter.grad)
+        if self._is_trial:
+            parameter.grad = None
+        else:
+            self._reduce(parameter)
+
+    def end_trial(self) -> None:
+        """Let the optimizer's next step do nothing, after a step whose gradients were not reduced."""
+        self._end_backward()
+        self.reject()
 
     def _end_micro_batch(self) -> None:
         """Reduce what is left in the buckets.
@@ -92,10 +115,14 @@ class OrderedSteps:
 
     def grad_norm(self) -> Tensor:
         """The global norm of the gradients, on the device; behind it are all copies of gradients to the host."""
+        self._end_backward()
+        return grad_norm.global_norm(self._counted(), self._groups)
+
+    def _end_backward(self) -> None:
+        """After the last backward pass of a step: forget its gathered weights, and let the next one begin a sum."""
         self._optimizer._pre_step()
         self._optimizer._partition_all_parameters()
         self._await(self._reducing)
-        return grad_norm.global_norm(self._counted(), self._groups)
 
     def accept(self, norm: float) -> None:
         """Let the optimizer's next step update the parameters, by gradients whose global norm is `norm`."""

@@ -5,7 +5,7 @@ those of `deepspeed_waits.py`.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from typing import Any
@@ -103,7 +103,17 @@ class DeepSpeedZero(Zero):
     # ---- one step ----
 
     def start_step(self) -> None:
-        pass
+        self._steps.start(is_trial=False)
+
+    def start_trial(self) -> None:
+        self._steps.start(is_trial=True)
+
+    def end_trial(self) -> None:
+        self._steps.end_trial()
+        self._engine.step()
+
+    def observe_gradients(self, observer: Callable[[Tensor], None] | None) -> None:
+        self._steps.observer = observer
 
     def backward(self, loss: Tensor) -> None:
         """The backward pass of each micro-batch also reduces its gradients."""

@@ -16,7 +16,7 @@ from foretrain.trainer.consistency.check import InconsistentRanksError
 from foretrain.trainer.consistency.checksum import checksum
 from foretrain.trainer.consistency.verdict import (
     FIRST_SHIFTS,
-    deciding_shift,
+    deciding_shifts,
     has_difference,
     rank_with_samples,
     verdict,
@@ -31,8 +31,9 @@ class Replay:
     """Finds ranks that compute wrongly: each step that is replayed is computed by two replicas, and by itself.
 
     Before the step, each replica computes the gradients of its own samples and those of the next replica, without
-    reducing them; if ranks differ, a third round says which are wrong. Then the step itself must give the gradients of
-    the first round. Every rank makes one, and calls its methods at the same steps.
+    reducing them; if ranks differ, more rounds say which are wrong. Then the step itself must give the gradients of the
+    first round. A replica that has no others computes its own twice, and finds only what does not repeat. Every rank
+    makes one, and calls its methods at the same steps.
     """
 
     def __init__(self, engine: Engine, objective: Objective) -> None:
@@ -56,8 +57,9 @@ class Replay:
         with self._observed():
             words = [self._round(tensors, shift) for shift in shifts]
             if has_difference(layout, shifts, words):
-                shifts.append(deciding_shift(layout.dp))
-                words.append(self._round(tensors, shifts[-1]))
+                for shift in deciding_shifts(layout.dp):
+                    shifts.append(shift)
+                    words.append(self._round(tensors, shift))
                 raise InconsistentRanksError(_explain(number, verdict(layout, shifts, words, self._nodes())))
         self._expected = words[0][self._groups.rank]
         self._step.enter_context(self._observed())

@@ -14,9 +14,13 @@ FIRST_SHIFTS = (0, 1)
 """The rounds of each replay: a replica's own samples, and those of the next replica."""
 
 
-def deciding_shift(dp: int) -> int:
-    """The shift of the round that follows if ranks differ: a third replica gives the majority, if there is one."""
-    return 2 % dp
+def deciding_shifts(dp: int) -> tuple[int, ...]:
+    """The rounds that follow if ranks differ.
+
+    Of three replicas or more, a third gives the majority. Of two, each repeats what it has computed: one that is wrong
+    only now and then differs from itself. One replica alone has done that already.
+    """
+    return (2,) if dp > 2 else FIRST_SHIFTS if dp == 2 else ()
 
 
 def rank_with_samples(layout: Layout, rank: int, shift: int) -> int:

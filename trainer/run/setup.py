@@ -222,16 +222,7 @@ def _checked_layout(config: Config, world_size: int | None) -> Layout:
     layout = Layout.from_config(config.parallel, world_size)
     layouts.check(layout, config.model, config.train)
     check_optimizer(config.optimizer, layout)
-    _check_replay(config, layout)
     return layout
-
-
-def _check_replay(config: Config, layout: Layout) -> None:
-    if config.train.replay_every and layout.zero_stage == 3:
-        raise ValueError(
-            f"train.replay_every = {config.train.replay_every} compares the gradients that each rank computes, and "
-            "under parallel.zero_stage = 3 no rank has them: set replay_every=0, or use zero_stage 0 to 2"
-        )
 
 
 def _with_absolute_paths(config: Config) -> Config:
