@@ -6,14 +6,15 @@ The worst run is taken out and the rest is judged again, until none is left: a f
 others.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
 from foretrain.scaling.laws.forms import Floats
+from foretrain.scaling.prediction.expected import Expected, expected
 from foretrain.scaling.prediction.limits import FALSE_ALARM, enlarged, limits
-from foretrain.scaling.prediction.shape import LEAST_STD, Curves, Trend, correlations, drifts, std_of
+from foretrain.scaling.prediction.shape import Curves
 from foretrain.trainer.prediction.course import Noise, averages
 from foretrain.trainer.prediction.windows import EDGES, NUM_WINDOWS
 
@@ -21,8 +22,8 @@ LEAST_OTHERS = 4
 """With fewer other runs, a run is not judged."""
 
 SMALL_SAMPLE = 1.5
-"""Limits are larger by this, over the degrees of freedom: the correlations too are those of few runs. By simulation of
-ladders of 5 to 15 runs."""
+"""Limits are larger by this, over the runs beyond the parameters of the trend: the correlations too are those of few
+runs. By simulation of ladders of 5 to 15 runs."""
 
 
 @dataclass(frozen=True)
@@ -52,35 +53,32 @@ def leaving(curves: Curves) -> list[Leaving]:
     return [_described(curves, row, rest, excess) for excess, row in found]
 
 
-def _against(curves: Curves, row: int, others: list[int]) -> tuple[Floats, Noise, int]:
-    """How far a run is from the others' curve (K), the noise of that, and its degrees of freedom."""
-    rest = curves.only(others)
-    sizes_G, size_N = np.unique(rest.log_compute_R, return_inverse=True)
-    mean_GK = np.array([rest.ratios[size_N == size].mean(0) for size in range(len(sizes_G))])
-    is_linear = len(sizes_G) > 2 and drifts(sizes_G, mean_GK)
-    trend = Trend.of(rest.log_compute_R, rest.ratios, is_linear=is_linear)
-    off_NK = rest.ratios - trend.at(rest.log_compute_R)
-    freedom = len(others) - trend.num_parameters
-    log_compute = curves.log_compute_R[row]
-    other_K = np.maximum(std_of(off_NK, freedom), LEAST_STD)
-    std_K = other_K * np.sqrt(1.0 + trend.leverage(log_compute))
-    constant, slow, decay = correlations(off_NK / other_K)
-    # Limits are simulated once for each of a few correlations.
-    noise = Noise(0.0, std_K.tolist(), round(constant, 1), min(round(slow, 1), 0.98 - round(constant, 1)), decay)
-    return curves.ratios[row] - trend.at(np.array([log_compute]))[0], noise, freedom
+def _against(curves: Curves, row: int, others: list[int]) -> tuple[Floats, Expected] | None:
+    """How far a run is from what the others let expect (K), and that; None if they let expect nothing of its size."""
+    found = expected(curves.log_compute_R[others], curves.ratios[others], curves.log_compute_R[row])
+    return None if found is None else (curves.ratios[row] - found.value_K, found)
 
 
 def _excess(curves: Curves, row: int, others: list[int], count: int) -> float:
-    off_K, noise, freedom = _against(curves, row, others)
-    allowed = _limits(noise.constant, noise.slow, noise.decay, freedom, count)
-    found = averages(enlarged(noise, freedom).covariance(), off_K[None])
-    return max(float(np.abs(found.level_BK).max()) / allowed[0], float(np.abs(found.change_BK).max()) / allowed[1])
+    against = _against(curves, row, others)
+    if against is None:
+        return 0.0
+    off_K, found = against
+    freedom = max(1, int(found.freedom))
+    # Limits are simulated once for each of a few correlations.
+    constant, slow = round(found.noise.constant, 1), round(found.noise.slow, 1)
+    noise = replace(found.noise, constant=constant, slow=min(slow, 0.98 - constant))
+    allowed = _limits(noise.constant, noise.slow, noise.decay, freedom, found.run_freedom, count)
+    both = averages(enlarged(noise, freedom).covariance(), off_K[None])
+    return max(float(np.abs(both.level_BK).max()) / allowed[0], float(np.abs(both.change_BK).max()) / allowed[1])
 
 
 @lru_cache(maxsize=256)
-def _limits(constant: float, slow: float, decay: float, freedom: int, count: int) -> tuple[float, float]:
+def _limits(
+    constant: float, slow: float, decay: float, freedom: int, run_freedom: int, count: int
+) -> tuple[float, float]:
     found = limits(Noise(0.0, [1.0] * NUM_WINDOWS, constant, slow, decay), freedom, np.inf, FALSE_ALARM / count)
-    factor = 1.0 + SMALL_SAMPLE / freedom
+    factor = 1.0 + SMALL_SAMPLE / run_freedom
     return factor * found["level"], factor * found["change"]
 
 
@@ -90,8 +88,9 @@ def _described(curves: Curves, row: int, others: list[int], excess: float) -> Le
     A curve that is divided by its own end is wrong before a fault that changes the end, and not after it. So the change
     between the two is reported, as that of what comes later.
     """
-    off_K, noise, _ = _against(curves, row, others)
-    weight_K = 1.0 / np.array(noise.std) ** 2
+    against = _against(curves, row, others)
+    assert against is not None, "only a run that is judged leaves the curve"
+    off_K, weight_K = against[0], 1.0 / np.array(against[1].noise.std) ** 2
     errors = []
     for start in range(1, NUM_WINDOWS - 1):
         levels = [_mean(off_K[part], weight_K[part]) for part in (slice(start), slice(start, None))]

@@ -171,11 +171,20 @@ def std_of(off_NK: Floats, freedom: int) -> Floats:
 
 def correlations(series_NK: Floats) -> tuple[float, float, float]:
     """The shares `constant` and `slow`, and `decay`, of `Noise`, by the products of windows of the series."""
+    return fitted_correlations(autocorrelations(series_NK))
+
+
+def autocorrelations(series_NK: Floats) -> Floats:
+    """The mean product of windows at each distance up to LAGS, over that of a window with itself (L); 0 if all is 0."""
     power = float((series_NK**2).mean())
     if power == 0.0:
-        return 0.0, 0.0, DECAYS[0]
+        return np.zeros(LAGS)
+    return np.array([(series_NK[:, lag:] * series_NK[:, :-lag]).mean() for lag in range(1, LAGS + 1)]) / power
+
+
+def fitted_correlations(found_L: Floats) -> tuple[float, float, float]:
+    """The shares `constant` and `slow`, and `decay`, of `Noise`, that fit autocorrelations."""
     lag_L = np.arange(1, LAGS + 1)
-    found_L = np.array([(series_NK[:, lag:] * series_NK[:, :-lag]).mean() for lag in lag_L]) / power
     best = (np.inf, 0.0, 0.0, DECAYS[0])
     for decay in DECAYS:
         for constant in np.linspace(0.0, 0.95, 20):

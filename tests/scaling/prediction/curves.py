@@ -27,6 +27,8 @@ class World:
     num_seeds: int = 3
     slope: float = 0.0
     """Change of the beginning of the shape, for a factor of e of compute."""
+    bend: float = 0.0
+    """Change of that slope, for a factor of e of compute: a line through some sizes is wrong for another."""
     size: float = 0.0
     """Deviation of one size from the common shape."""
     seed: float = 0.008
@@ -49,7 +51,8 @@ class World:
         count, sizes, size_R = len(log_compute_R), *np.unique(log_compute_R, return_inverse=True)
         final_R = np.log(1.8 + 1000 / np.exp(log_compute_R) ** 0.18)
         off_R1 = (log_compute_R - np.log(self.sizes).mean())[:, None]
-        shape_RK = np.log(0.65 + 0.35 * MIDDLE_K**-0.3) + self.slope * off_R1 * (1 - MIDDLE_K)
+        drift_R1 = self.slope * off_R1 + self.bend * off_R1**2
+        shape_RK = np.log(0.65 + 0.35 * MIDDLE_K**-0.3) + drift_R1 * (1 - MIDDLE_K)
         seed_R1 = self.seed * random.standard_normal((count, 1))
         noise_RK = self.size * slow(random, len(sizes))[size_R] + self.slow * slow(random, count)
         noise_RK = noise_RK + seed_R1 + self.own * random.standard_normal((count, NUM_WINDOWS))

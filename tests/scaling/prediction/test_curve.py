@@ -161,13 +161,27 @@ def test_the_run_of_a_ladder_with_a_fault_is_named_with_where_it_begins_and_how_
     assert (found.start, found.change) == (pytest.approx(start, abs=0.06), pytest.approx(np.expm1(by), abs=0.03))
 
 
+def with_target(world: World, random: np.random.Generator) -> Curves:
+    """The runs of a ladder, and one of four times the compute of the largest."""
+    return world.runs(random, [*np.repeat(world.sizes, world.num_seeds), 4 * world.sizes[-1]])
+
+
+def test_a_sound_run_beyond_a_ladder_whose_shape_bends_is_not_named_and_one_with_a_fault_is() -> None:
+    # Three seeds of a size are as far from a line as their size, and do not show how far the next size is from it.
+    bent, random = World(slope=0.02, bend=0.02), np.random.default_rng(0)
+    both = with_target(bent, random)
+    assert leaving(both) == []
+    (found,) = leaving(with_fault(both, 15, 0.3, 0.5))
+    assert found.name == "run-15" and found.start == pytest.approx(0.5, abs=0.06)
+
+
 def test_a_ladder_of_few_runs_is_not_judged() -> None:
     few = World(num_sizes=2, num_seeds=2)
     assert leaving(with_fault(few.ladder(np.random.default_rng(0)), 0, 0.5, 0.5)) == []
 
 
 @long
-@pytest.mark.parametrize("name", ["one seed", "two seeds of four sizes"])
+@pytest.mark.parametrize("name", ["one seed", "two seeds of four sizes", "sizes that deviate"])
 def test_sound_ladders_accuse_a_run_as_rarely_as_is_said_and_faults_are_found(name: str) -> None:
     random, world = np.random.default_rng(3), WORLDS[name]
     accused = [bool(leaving(world.ladder(random))) for _ in range(60)]
