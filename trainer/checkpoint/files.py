@@ -6,7 +6,7 @@ complete or absent: `folders.py` says how.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,18 +25,23 @@ from foretrain.parallel.groups import Groups
 from foretrain.trainer.checkpoint.folders import folder_of
 from foretrain.trainer.checkpoint.manifest import write_manifest
 from foretrain.trainer.checkpoint.pace import Pace
-from foretrain.trainer.checkpoint.parts import Part, not_finite, parts_to_write
+from foretrain.trainer.checkpoint.parts import parts_to_write
 from foretrain.trainer.checkpoint.places import Place, write_file
 from foretrain.trainer.checkpoint.plans import PARTS, WritePlan
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.retention import Retention
 from foretrain.trainer.checkpoint.space import what_to_change
 from foretrain.trainer.checkpoint.staging import Staging
-from foretrain.trainer.checkpoint.storage import RankWriter, expect_no_messages, merge_metadata
+from foretrain.trainer.checkpoint.storage import NotFiniteError, RankWriter, expect_no_messages, merge_metadata
 from foretrain.trainer.run.folder import CONFIG_FILE, step_of
 from foretrain.trainer.state import ModelState
 
 logger = logging.getLogger(__name__)
+
+DIVERGED = (
+    "Training has diverged, and the checkpoints before are kept: lower optimizer.lr or optimizer.clip_norm, or "
+    "lengthen schedule.warmup_tokens, in a new run_dir"
+)
 
 
 class SaveError(ValueError):
@@ -119,7 +124,6 @@ class Checkpoints:
         groups, target = state.groups, self._folder.path(step)
         folder = self._folder.unfinished(target)
         parts = parts_to_write(state)
-        self._refuse_not_finite(target, step, parts, groups)
         with self._on_rank_0(target, groups, config):
             if groups.rank == 0:
                 if self.has(step):
@@ -165,8 +169,7 @@ class Checkpoints:
         save = self._save
         if save is None:
             return None
-        reason = self._reason(save.work.exception())
-        self._agree(save.target, save.groups, save.config, reason)
+        self._agree(save.target, save.groups, self._reason(save.work.exception(), save.config))
         if save.publish is None:
             self._save = None
             return save.target
@@ -209,46 +212,25 @@ class Checkpoints:
     @contextmanager
     def _on_rank_0(self, target: Place, groups: Groups, config: Config) -> Iterator[None]:
         """A block in which rank 0 alone writes. If it cannot, all ranks raise SaveError after the block."""
-        reason = ""
+        failure = None
         try:
             yield
         except OSError as error:
-            reason = str(error)
-        self._agree(target, groups, config, reason)
+            failure = error
+        self._agree(target, groups, self._reason(failure, config))
 
-    def _refuse_not_finite(self, target: Place, step: int, parts: Sequence[Part], groups: Groups) -> None:
-        """Raise SaveError on every rank if any rank has a weight that is not finite.
-
-        A run that resumed from it could never recover, while it can from the checkpoint before.
-        """
-        if names := self._first_reason(not_finite(parts), groups):
-            raise SaveError(
-                f"{target} is not written: after step {step} the weights of {names} are not finite, so training has "
-                "diverged. The checkpoint before is kept; lower optimizer.lr or optimizer.clip_norm, or lengthen "
-                "schedule.warmup_tokens, in a new run_dir"
-            )
-
-    def _agree(self, target: Place, groups: Groups, config: Config, reason: str) -> None:
+    def _agree(self, target: Place, groups: Groups, reason: str) -> None:
         """Raise SaveError on every rank if any rank has a reason why it could not write."""
-        first = self._first_reason(reason, groups)
-        if not first:
-            return
-        self._save = None
-        advice = what_to_change(self.folder, config)
-        if groups.rank == 0 and isinstance(self.folder, Path):
-            self._remove_partial()  # a disk that it has filled has room again for the files of the run
-        raise SaveError(f"{target} cannot be written: {first}. {advice}")
-
-    @staticmethod
-    def _first_reason(reason: str, groups: Groups) -> str:
-        """The reason of the first rank that has one; empty, without an exchange of texts, if none has."""
         has_failed = torch.tensor(float(bool(reason)))
         dist.all_reduce(has_failed, dist.ReduceOp.MAX, group=groups.cpu)
         if not has_failed:
-            return ""
+            return
         reasons: list[str] = [""] * groups.layout.world_size
         dist.all_gather_object(reasons, reason, group=groups.cpu)
-        return next(filter(None, reasons))
+        self._save = None
+        if groups.rank == 0 and isinstance(self.folder, Path):
+            self._remove_partial()  # a disk that it has filled has room again for the files of the run
+        raise SaveError(f"{target} cannot be written: {next(filter(None, reasons))}")
 
     def _remove_partial(self) -> None:
         for leftover in self._folder.partial():
@@ -274,12 +256,17 @@ class Checkpoints:
         for step in self._retention.superseded(complete.keys(), losses):
             self._folder.remove(complete[step])
 
-    @staticmethod
-    def _reason(error: BaseException | None) -> str:
-        """Why this rank could not do its part: what the file system said, if it was that. Empty without an error."""
-        cause = error
+    def _reason(self, error: BaseException | None, config: Config) -> str:
+        """Why this rank could not do its part, and what to change. Empty without an error."""
+        if error is None:
+            return ""
+        what = f"{type(error).__name__}: {error}"
+        cause: BaseException | None = error
         while cause is not None:
+            if isinstance(cause, NotFiniteError):  # a run that resumed from them could never recover
+                return f"the weights of {cause} are not finite. {DIVERGED}"
             if isinstance(cause, OSError):
-                return str(cause)
+                what = str(cause)
+                break
             cause = cause.__cause__ or cause.__context__
-        return "" if error is None else f"{type(error).__name__}: {error}"
+        return f"{what}. {what_to_change(self.folder, config)}"

@@ -1,6 +1,6 @@
 """The parts of a state that one rank writes into a checkpoint or reads from one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,7 @@ from foretrain.trainer.checkpoint.boxes import Box, boxes_of
 from foretrain.trainer.model.shard import ParamShard
 from foretrain.trainer.state import ModelState
 
-MAX_NAMES = 3
-"""Parameters that the message about weights that are not finite names; usually all of them are not."""
+WEIGHT = "weight"
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +21,7 @@ class Part:
     """A box of one state of one parameter."""
 
     key: str
-    """ "weight", or the name of a moment."""
+    """WEIGHT, or the name of a moment."""
     name: str
     """The parameter's name in the table."""
     shape: tuple[int, ...]
@@ -61,20 +60,6 @@ def parts_to_read(state: ModelState) -> list[Part]:
         if (piece := state.zero.piece(shard.tensor)) is not None
         for part in _parts(state, shard, piece, _held(shard, piece))
     ]
-
-
-def not_finite(parts: Sequence[Part]) -> str:
-    """Names of the first parameters with a weight that is infinite or not a number; empty if all are finite.
-
-    The host waits for the device once.
-    """
-    weights = [part for part in parts if part.key == "weight"]
-    if not weights:
-        return ""
-    bounds_N2 = torch.stack([torch.stack(part.values.aminmax()) for part in weights])
-    is_wrong_N = bounds_N2.isfinite().logical_not().any(dim=1)
-    names = [part.name for part, is_wrong in zip(weights, is_wrong_N.tolist(), strict=True) if is_wrong]
-    return ", ".join(dict.fromkeys(names[:MAX_NAMES]))
 
 
 def _parts(state: ModelState, shard: ParamShard, piece: Piece, held: range) -> Iterator[Part]:

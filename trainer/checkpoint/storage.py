@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.distributed.checkpoint.filesystem import (
     DEFAULT_SUFFIX,
@@ -31,6 +32,7 @@ from foretrain.trainer.checkpoint.frames import Frame, frame_of
 from foretrain.trainer.checkpoint.manifest import METADATA
 from foretrain.trainer.checkpoint.metadata import read_metadata
 from foretrain.trainer.checkpoint.pace import Pace
+from foretrain.trainer.checkpoint.parts import WEIGHT
 from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.reading.blocks import read_wanted
 from foretrain.trainer.checkpoint.reading.node import Node
@@ -38,8 +40,8 @@ from foretrain.trainer.checkpoint.reading.stored import Wanted, place_of_element
 
 BUFFER_BYTES = 2**16
 """Smaller pieces of a file are joined before they are written."""
-PIECE_BYTES = 2**22
-"""What is written without a pause."""
+PIECE = 2**20
+"""Elements of a tensor, 4 bytes each, that are written without a pause."""
 _FRAMES: dict[tuple[int, ...], Frame] = {}
 """The frames of tensors of fp32, by their sizes: those of the first save serve all others."""
 
@@ -80,8 +82,16 @@ class ChecksummedFiles(FileSystem):
         path.unlink()
 
 
+class NotFiniteError(ValueError):
+    """A weight that was to be written is infinite or not a number; the message is the name of the parameter."""
+
+
 class RankWriter(FileSystemWriter):
-    """Writes the files of one rank, without a message to the others: its data, and the metadata of its own parts."""
+    """Writes the files of one rank, without a message to the others: its data, and the metadata of its own parts.
+
+    It refuses weights that are not finite with NotFiniteError. They are looked at when they are written, since that is
+    beside training: before the copy, training would wait for it.
+    """
 
     def __init__(self, folder: Any, rank: int, pace: Pace | None = None) -> None:
         super().__init__("", sync_files=False)  # each stream waits for the disk when it is closed
@@ -101,7 +111,9 @@ class RankWriter(FileSystemWriter):
         with self.fs.create_stream(self.fs.concat_path(self.path, name), "wb") as stream:
             for item in plan.items:
                 start = stream.tell()
-                _write_tensor(stream, planner.resolve_data(item), self._pace)
+                key, _, name_of_weight = item.index.fqn.partition(".")
+                finite = name_of_weight if key == WEIGHT else None
+                _write_tensor(stream, planner.resolve_data(item), self._pace, finite)
                 length = stream.tell() - start
                 results.append(WriteResult(item.index, length, _StorageInfo(name, start, length)))
         done: Future[list[WriteResult]] = Future()
@@ -113,17 +125,25 @@ class RankWriter(FileSystemWriter):
         return StorageMeta(checkpoint_id=str(self.path), save_id=self.save_id)
 
 
-def _write_tensor(stream: io.IOBase, tensor: Any, pace: Pace) -> None:
-    """Write a contiguous tensor of fp32 in host memory, with a storage of its own."""
+def _write_tensor(stream: io.IOBase, tensor: Any, pace: Pace, finite: str | None) -> None:
+    """Write a contiguous tensor of fp32 in host memory, with a storage of its own.
+
+    `finite`: the name of the tensor if it must be finite. Raises NotFiniteError if it is not.
+    """
     sizes = tuple(tensor.shape)
     frame = _FRAMES.get(sizes)
     if frame is None:
         frame = _FRAMES[sizes] = frame_of(tensor)
-    elements = memoryview(tensor.view(-1).numpy()).cast("B")
-    pieces = (elements[start : start + PIECE_BYTES] for start in range(0, len(elements), PIECE_BYTES))
-    for part in (frame.before, *pieces, frame.after):
-        stream.write(part)
+    stream.write(frame.before)
+    values = tensor.view(-1).numpy()
+    for start in range(0, len(values), PIECE):
+        elements = values[start : start + PIECE]
+        # NumPy, since torch would use the threads of the steps.
+        if finite is not None and not (np.isfinite(elements.min()) and np.isfinite(elements.max())):
+            raise NotFiniteError(finite)
+        stream.write(elements.data.cast("B"))
         pace.pause()
+    stream.write(frame.after)
 
 
 class CheckpointReader(FileSystemReader):
