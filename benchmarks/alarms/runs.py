@@ -48,7 +48,7 @@ class Bench:
         data = corpus(family.corpus, vocab_size, self.work)
         shared = configs.load(str(BASE), [*overrides(family, "mup", str(data)), *self.plan.overrides])
         shared = replace(shared, model=replace(shared.model, vocab_size=vocab_size))
-        found = target_config(family, family.widths[0], shared)
+        found = target_config(family, family.widths[0], shared, self.plan.frozen.batch)
         return replace(found, run_dir=str(self.work / "target"))
 
     @property
@@ -73,11 +73,11 @@ class Bench:
         plan, target = self.plan, self.work / "target.yaml"
         configs.save(self.target, target)
         options = {
-            "--budget": ladder_flops(plan.family, self.target, plan.num_ladder_seeds),
+            "--budget": ladder_flops(plan.family, self.target, plan.frozen),
             "--points": len(plan.family.proxies),
             "--seeds": plan.num_ladder_seeds,
             "--min-width": min(plan.family.proxies),
-            "--batch": "sqrt",
+            "--batch": plan.frozen.batch,
             "--jobs": 1,
             "--out": self.ladder,
         }
