@@ -10,6 +10,12 @@ FLOAT32 = 1e-30, 1e30
 """Limits of settings that go into float32 arithmetic: their products and quotients with moderate factors still fit."""
 
 
+PASSWORD_ADVICE = (
+    "has a password in its URL, and others can read a config: put it into the configuration of fsspec "
+    "(~/.config/fsspec, or FSSPEC_PROTOCOL in your shell), and leave USER:PASSWORD@ out"
+)
+
+
 def require(condition: bool, message: str) -> None:
     """Raise ValueError(message) unless condition holds."""
     if not condition:

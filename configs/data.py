@@ -4,8 +4,14 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from foretrain.configs.checks import require, require_not_negative, require_positive, require_seeds
+from foretrain.configs.checks import PASSWORD_ADVICE, require, require_not_negative, require_positive, require_seeds
 from foretrain.configs.fields import setting
+from foretrain.printable import HAS_PASSWORD
+
+
+def _require_no_password(path: str) -> None:
+    is_command = path.startswith("pipe:")  # whose text says nothing about what is a password in it
+    require(is_command or not HAS_PASSWORD.search(path), f"path {PASSWORD_ADVICE}")
 
 
 def _require_sha256(value: str | None) -> None:
@@ -30,6 +36,7 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         _require_sha256(self.sha256)
+        _require_no_password(self.path)
         require(bool(self.path), "every source needs a path: a folder that `foretrain prepare` wrote")
         require_not_negative(self, "weight")
         require_positive(max_epochs=self.max_epochs)
@@ -112,6 +119,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require_sha256(self.sha256)
+        _require_no_password(self.path)
         require(
             self.sha256 is None or not self.sources,
             "sha256 is that of `path`, and `sources` replace it: set sources.NAME.sha256",

@@ -5,13 +5,25 @@ from dataclasses import dataclass, field
 
 from foretrain.configs.checks import require, require_positive
 from foretrain.configs.fields import setting
+from foretrain.printable import HAS_PASSWORD
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|[A-Za-z_][A-Za-z0-9_]*=[^\n\0]*")
 SECRET = re.compile(
-    r"KEY|TOKEN(?!IZERS)|SECRET|PASS|CREDENTIAL|PROXY|AUTH|COOKIE|_PAT$|^FSSPEC_|CONNECTION_STRING|_SAS(_|$)",
+    r"KEY|TOKEN(?!IZERS)|SECRET|PASS|CREDENTIAL|PROXY|AUTH|COOKIE|_PAT$|^FSSPEC_|CONNECTION_STR|_SAS(_|$)|DATABASE_UR[IL]"
+    r"|(^|_)DSN(_|$)|WEBHOOK",
     re.IGNORECASE,
 )
-"""Names of variables with secret values, which are not written to files that others can read."""
+"""Names of variables with secret values."""
+PUBLIC = re.compile(
+    r"HOME|USER|LANG|PATH|LD_LIBRARY_PATH|TZ|TMPDIR|PYTHON(PATH|SAFEPATH|UNBUFFERED)"
+    r"|(NCCL|GLOO|TORCH|CUDA|OMP|PYTORCH|TRITON|UCX|FI|FORETRAIN)_\w*"
+)
+"""Names of variables whose values others may see, since they describe a machine and how torch uses it."""
+
+
+def is_private(name: str, value: str) -> bool:
+    """Whether a variable is kept from files that others can read: any but those of PUBLIC, and all with a password."""
+    return PUBLIC.fullmatch(name) is None or bool(SECRET.search(name) or HAS_PASSWORD.search(value))
 
 
 def size_range(elastic: str) -> range:
@@ -116,9 +128,9 @@ class LaunchConfig:
                 VARIABLE.fullmatch(entry) is not None,
                 f"env: '{entry}' is not an entry: write NAME, NAME* or NAME=value",
             )
-            name, is_set, _ = entry.partition("=")
+            name, is_set, value = entry.partition("=")
             require(
-                not (is_set and SECRET.search(name)),
+                not (is_set and (SECRET.search(name) or HAS_PASSWORD.search(value))),
                 f"env: {name} looks like a secret, and others can read a config: set it in your shell, and write "
                 f"{name} without a value",
             )

@@ -5,12 +5,12 @@ ValueError, which says what to change, if a section is impossible on its own. Wh
 such as a layout that does not fit the model, is refused in `parallel/layout.py`.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from foretrain.configs.checks import (
     FLOAT32,
+    PASSWORD_ADVICE,
     require,
     require_no_control_characters,
     require_not_negative,
@@ -23,6 +23,7 @@ from foretrain.configs.launching import LaunchConfig
 from foretrain.configs.model import ModelConfig
 from foretrain.configs.optimization import ObjectiveConfig, OptimizerConfig, ScheduleConfig
 from foretrain.configs.parametrization import MupConfig
+from foretrain.printable import HAS_PASSWORD
 
 
 @dataclass
@@ -80,10 +81,6 @@ class ParallelConfig:
             f"overlap_comm is for ZeRO 3, which needs pp = 1 (pp = {self.pp}), and ZeRO 1 reduces gradients during the "
             "backward pass without it: set overlap_comm=false or pp=1",
         )
-
-
-HAS_PASSWORD = re.compile(r"://[^/@]*:[^/]*@")
-"""URLs such as ftp://USER:PASSWORD@HOST/PATH."""
 
 
 @dataclass
@@ -215,8 +212,7 @@ class TrainConfig:
         for name in ("checkpoint_folder", "init_from", "branch_from"):
             require(
                 not HAS_PASSWORD.search(getattr(self, name) or ""),
-                f"{name} has a password in its URL, and others can read a config: put it into the configuration of "
-                "fsspec (~/.config/fsspec, or FSSPEC_PROTOCOL in your shell), and leave USER:PASSWORD@ out",
+                f"{name} {PASSWORD_ADVICE}",
             )
         require(self.init_from is not None or not self.init_optimizer, "init_optimizer needs init_from: set it")
 

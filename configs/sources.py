@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from foretrain import limits
-from foretrain.printable import printable
+from foretrain.printable import quotable
 
 PRESETS = Path(__file__).parent
 """The folder of the packaged presets."""
@@ -29,7 +29,7 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message[:_MESSAGE_CHARS]))
+        super().__init__(quotable(message[:_MESSAGE_CHARS]))
 
 
 @dataclass(frozen=True)

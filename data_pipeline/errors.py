@@ -3,7 +3,7 @@
 from copy import copy
 from typing import Self
 
-from foretrain.printable import printable
+from foretrain.printable import quotable
 
 REMEDY = "copy the file again, or prepare the corpus again"
 """What to do about a file of a corpus whose content is not the one that was written."""
@@ -16,7 +16,7 @@ class CorpusError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(quotable(message))
 
     def named(self, prefix: str) -> Self:
         """The same error, with a message that begins with `prefix`."""

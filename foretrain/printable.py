@@ -4,10 +4,13 @@ Errors about files, servers and configs pass through here when they are made, an
 where it is printed.
 """
 
+import re
 from typing import TextIO
 from unicodedata import category
 
 KEPT = "\n\t"
+HAS_PASSWORD = re.compile(r"(://[^/@\s]*:)[^/\s]*@")
+"""URLs such as ftp://USER:PASSWORD@HOST/PATH."""
 
 
 def printable(text: str, kept: str = KEPT) -> str:
@@ -23,6 +26,11 @@ def printable(text: str, kept: str = KEPT) -> str:
         else char.encode("unicode_escape").decode("ascii")
         for char in text
     )
+
+
+def quotable(text: str) -> str:
+    """The text, printable, with every password of a URL replaced by ***: for messages that quote what others wrote."""
+    return printable(HAS_PASSWORD.sub(r"\1***@", text))
 
 
 def for_stream(text: str, stream: TextIO) -> str:

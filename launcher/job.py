@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from foretrain.configs.checks import require_no_control_characters
-from foretrain.configs.launching import SECRET, LaunchConfig
+from foretrain.configs.launching import LaunchConfig, is_private
 from foretrain.configs.schema import Config
 from foretrain.launcher.elastic import Sizes, elastic_sizes
 from foretrain.parallel.cuda_environment import cuda_variables
@@ -45,6 +45,8 @@ class Job:
     """The data-parallel sizes of an elastic run, whose nodes above are those of the largest one."""
     device: str = "auto"
     """`train.device` of the config."""
+    set_env: tuple[str, ...] = ()
+    """Names in `env` whose values are in the config, and so no secrets."""
 
     @property
     def num_ranks(self) -> int:
@@ -74,8 +76,8 @@ class Job:
 
     @property
     def secrets(self) -> dict[str, str]:
-        """The part of `env` whose names say that the values are secret."""
-        return {name: value for name, value in self.env if SECRET.search(name)}
+        """The part of `env` that is kept from files that others can read: all that does not describe a machine."""
+        return {name: value for name, value in self.env if name not in self.set_env and is_private(name, value)}
 
     def without_secrets(self) -> "Job":
         """The same job, without the values of `secrets`, so that it can be shown."""
@@ -92,6 +94,7 @@ class Job:
         values = json.loads(text)
         values["env"] = tuple((name, value) for name, value in values["env"])
         values["train_options"] = tuple(values["train_options"])
+        values["set_env"] = tuple(values.get("set_env", ()))
         sizes = values["sizes"]
         values["sizes"] = sizes and Sizes(tuple(sizes["allowed"]), sizes["ranks_per_replica"])
         return cls(**values)
@@ -124,6 +127,7 @@ def make_job(config: Config, *, workdir: Path, environ: Mapping[str, str], train
         train_options=tuple(train_options),
         sizes=elastic_sizes(config),
         device=config.train.device,
+        set_env=tuple(sorted(environment(launch.env, {})[1])),
     )
 
 

@@ -13,12 +13,14 @@ from rich.console import Console
 
 from foretrain.configs.load import ConfigError, load
 from foretrain.data_pipeline.corpus.manifest import Manifest
+from foretrain.data_pipeline.corpus.remote.transport import FetchError
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.prepare.documents import DocumentReader
 from foretrain.launcher.local.outcome import Outcome, Raised
 from foretrain.launcher.local.report import print_failure
 from foretrain.launcher.logs import log_path
 from foretrain.printable import for_stream
+from foretrain.trainer.checkpoint.remote.requests import RemoteError
 from foretrain.trainer.sinks.terminal import TerminalSink
 from tests.cli import called
 from tests.data_pipeline.corpus.http_server import Fault, serving
@@ -91,6 +93,16 @@ def test_messages_of_a_run() -> None:
     shown = io.StringIO()
     TerminalSink(Console(file=shown)).message(f"step 3: a sample was replaced: {ATTACK}")
     assert_escaped(shown.getvalue())
+
+
+def test_a_password_in_a_url_is_in_no_message() -> None:
+    for shown in (
+        str(CorpusError("pipe:curl https://me:hush@host/{} ended with status 22")),
+        str(FetchError("https://me:hush@host/manifest.json answers 404")),
+        str(RemoteError("ssh://me:hush@host/run", "no answer")),
+        str(ConfigError("override 'data.path=ftp://me:hush@host'")),
+    ):
+        assert "://me:***@host" in shown and "hush" not in shown
 
 
 @pytest.fixture

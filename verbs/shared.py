@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from foretrain.faults import is_passing
-from foretrain.printable import printable
+from foretrain.printable import quotable
 from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED, EXIT_RESUME
 
 ConfigArgument = Annotated[
@@ -60,7 +60,7 @@ def bad_input() -> Iterator[None]:
         message = _message(error)
         if message is None or os.environ.get("FORETRAIN_TRACEBACK") == "1":
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(printable(message))}", soft_wrap=True, highlight=False)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(quotable(message))}", soft_wrap=True, highlight=False)
         raise typer.Exit(_status(error)) from None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from foretrain.configs.launching import LaunchConfig
 from foretrain.launcher.array.task import Task
-from foretrain.launcher.job import Job, rank_environment
+from foretrain.launcher.job import Job, environment, rank_environment
 from foretrain.trainer.run.folder import CODE
 
 
@@ -65,4 +65,5 @@ def as_job(array: JobArray, environ: Mapping[str, str]) -> Job:
         gpus_per_node=array.ranks if array.on_gpus else 0,
         env=rank_environment(array.folder / CODE, array.launch, environ, array.python_path),
         max_starts=array.launch.max_starts,
+        set_env=tuple(sorted(environment(array.launch.env, {})[1])),
     )

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from foretrain.launcher.local.outcome import Exited, Outcome, Raised
 from foretrain.launcher.logs import last_lines, log_path
-from foretrain.printable import printable
+from foretrain.printable import quotable
 
 _TAIL_LINES = 40
 _TRACEBACK_VARIABLE = "FORETRAIN_TRACEBACK"
@@ -75,12 +75,12 @@ def print_failure(failure: Outcome, outcomes: Iterable[Outcome], log_dir: Path |
     report = failure.report
     wants_traceback = os.environ.get(_TRACEBACK_VARIABLE) == "1"
     if isinstance(report, Raised) and report.is_user_error and report.message and not wants_traceback:
-        console.print(Text.assemble(("error: ", "bold red"), (printable(report.message), "red")))
+        console.print(Text.assemble(("error: ", "bold red"), (quotable(report.message), "red")))
         where = str(log_path(log_dir, failure.rank)) if log_dir is not None else f"{_TRACEBACK_VARIABLE}=1 shows it"
         console.print(Text(f"(rank {failure.rank}; traceback: {where})", style="dim"))
         return
-    console.print(Text(printable(headline(failure)), style="bold red"))
-    console.print(Text(printable(details(failure, log_dir))), end="")
+    console.print(Text(quotable(headline(failure)), style="bold red"))
+    console.print(Text(quotable(details(failure, log_dir))), end="")
     others = sorted(outcome.rank for outcome in raised if outcome.rank != failure.rank)
     if others:
         console.print(Text(f"(then ranks {others} failed{f'; see {log_dir}' if log_dir else ''})", style="dim"))
@@ -91,4 +91,4 @@ def _append_traceback(outcome: Outcome, log: Path) -> None:
     with suppress(OSError):  # a full disk may be the failure itself, which must still be printed
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:
-            file.write(printable(outcome.report.traceback))
+            file.write(quotable(outcome.report.traceback))

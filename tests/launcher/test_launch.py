@@ -91,6 +91,31 @@ def test_secrets_reach_the_ranks_and_neither_the_screen_nor_what_others_may_read
     assert stat.S_IMODE(holders[0].stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize(("on", "holder"), [("slurm", "job.env"), ("ray", "job.ray.json")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgres://me:hush-hush@db/runs"),
+        ("MLFLOW_TRACKING_URI", "https://me:hush-hush@mlflow"),
+        ("SENTRY_DSN", "hush-hush"),
+        ("STORE_CONNECTION_STR", "hush-hush"),
+        ("MY_LAB", "hush-hush"),
+        ("NCCL_SOCKET_IFNAME", "x://me:hush-hush@y"),
+    ],
+)
+def test_no_variable_of_a_shell_that_may_be_a_secret_is_where_others_can_read_it(
+    name: str, value: str, on: str, holder: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    planned = plan(folder, on, f"run_dir=runs/{on}-{name}", f"launch.env=[HOME, PATH, {name}]")
+    launching.write(planned, configs.load(folder / "tiny.yaml"))
+    assert (name, value) in planned.job.env and "hush-hush" not in planned.script.printable
+    run_dir = folder / f"runs/{on}-{name}"
+    holders = [path for path in run_dir.rglob("*") if path.is_file() and b"hush-hush" in path.read_bytes()]
+    assert holders == [run_dir / holder]
+    assert stat.S_IMODE(holders[0].stat().st_mode) == 0o600
+
+
 def test_the_folder_holds_all_that_a_rerun_needs(folder: Path) -> None:
     planned = plan(folder, "slurm", "run_dir=runs/made")
     config = configs.load(folder / "tiny.yaml", ["run_dir=runs/made"])
@@ -186,6 +211,8 @@ def test_a_plan_for_this_machine_has_as_many_ranks_as_the_layout_whatever_the_cl
         (["run_dir=tiny.yaml/x"], ["tiny.yaml cannot be written", "set another run_dir"]),
         (["launch.env=[A-B]"], ["launch: env: 'A-B' is not an entry: write NAME, NAME* or NAME=value"]),
         (["launch.env=[MY_TOKEN=x]"], ["MY_TOKEN looks like a secret", "write MY_TOKEN without a value"]),
+        (["launch.env=['A=http://me:pw@host']"], ["A looks like a secret", "write A without a value"]),
+        (["data.path=ftp://me:hush@host/corpus"], ["data: path has a password in its URL", "ftp://me:***@host"]),
         (["launch.slurm.options=[--array=0-3]"], ["'--array=0-3' would start several jobs for one run"]),
         (["--on", "slurm", "--nodes", "2", "--gpus-per-node", "1", 'run_dir=a"b'], ["double quote", "choose another"]),
         (["launch.slurm.options=[exclusive]"], ["'exclusive' must begin with '-'"]),

@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from foretrain.printable import printable
+from foretrain.printable import quotable
 from foretrain.progress import bar_line, format_duration, is_terminal
 from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.sinks.base import Session, Sink
@@ -70,7 +70,7 @@ class TerminalSink(Sink):
         self.message(message)
 
     def message(self, text: str) -> None:
-        self._console.print(printable(text), soft_wrap=True, markup=False, highlight=False)
+        self._console.print(quotable(text), soft_wrap=True, markup=False, highlight=False)
 
     def _print_step(self) -> None:
         self._printed_step = self._latest["step"]

@@ -125,8 +125,9 @@ def test_a_tokenizer_with_an_id_beyond_all_vocabularies_is_refused(where: str, n
     else:
         fields["added_tokens"][0]["id"] = number
     path.write_text(json.dumps(fields))
-    words = rf"tokenizer\.json is not a tokenizer\.json \(the token id {str(number)[:20]}"
-    with pytest.raises(CorpusError, match=words):
+    with pytest.raises(
+        CorpusError, match=rf"tokenizer\.json is not a tokenizer\.json \(the token id {str(number)[:20]}"
+    ):
         load_tokenizer(path)
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from foretrain.configs.data import CacheConfig
 from foretrain.data_pipeline.corpus.remote.download import backoff_s
-from foretrain.printable import printable
+from foretrain.printable import quotable
 
 POLICY = CacheConfig()
 """Requests have the timeout and the number of repetitions that those for a corpus have by default."""
@@ -29,7 +29,7 @@ class RemoteError(OSError):
     def __init__(self, url: str, error: object) -> None:
         reason = error if isinstance(error, str) else repr(error)
         super().__init__(
-            printable(f"{url}: {reason}: check the server, the network, and the rights there, then try again")
+            quotable(f"{url}: {reason}: check the server, the network, and the rights there, then try again")
         )
 
 
