@@ -31,6 +31,9 @@ def prepare(
     ] = False,
     val_fraction: Annotated[float, typer.Option(help="Share of the documents in the val split.")] = 0.01,
     shard_tokens: Annotated[int, typer.Option(help="A shard ends when it has this many tokens.")] = 1 << 27,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Read also what links in an input folder name outside of it.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing corpus.")] = False,
     reuse: Annotated[bool, typer.Option("--reuse", help="Do nothing if this very corpus exists already.")] = False,
 ) -> None:
@@ -48,6 +51,7 @@ def prepare(
         manifest = prepare_corpus(
             sources,
             out,
+            follow_links=follow_links,
             overwrite=overwrite,
             reuse=reuse,
             progress=True,

@@ -52,20 +52,21 @@ def prepare(
     overwrite: bool = False,
     reuse: bool = False,
     progress: bool = False,
+    follow_links: bool = False,
     **settings: Any,
 ) -> Manifest:
     """Write a corpus of the inputs' documents into `out_dir` and return its manifest; settings as in PrepareSettings.
 
     The folder appears only when it is complete. The same inputs and settings give the same shards, byte for byte. After
     an interruption, a kill or a full disk, the work is in a hidden folder beside `out_dir`, and the same call resumes
-    from it. `overwrite` replaces a corpus; `reuse` returns at once if `is_current`.
+    from it. `overwrite` replaces a corpus; `reuse` returns at once if `is_current`. `follow_links`: as in `find_files`.
 
     Raises CorpusError for inputs without text, damaged inputs, settings out of range, and a folder that is in use or
     holds something else.
     """
     chosen = PrepareSettings(**settings)
     out = Path(out_dir).resolve()
-    files = find_files(inputs)
+    files = find_files(inputs, follow_links=follow_links)
     prepared_from = chosen.hash_with(files)
     if reuse and _is_prepared_from(out, prepared_from):
         return Manifest.read(out)
@@ -96,7 +97,9 @@ def prepare(
 
 def is_current(inputs: Sequence[StrPath], out_dir: StrPath, **settings: Any) -> bool:
     """Return whether `out_dir` is a finished corpus of exactly these inputs and settings, and no input has changed."""
-    return _is_prepared_from(Path(out_dir).resolve(), PrepareSettings(**settings).hash_with(find_files(inputs)))
+    return _is_prepared_from(
+        Path(out_dir).resolve(), PrepareSettings(**settings).hash_with(find_files(inputs, follow_links=True))
+    )
 
 
 def _can_resume(error: BaseException, partial: Path) -> bool:
@@ -229,7 +232,7 @@ def _entropy_nats(counts: npt.NDArray[np.int64]) -> float:
 
 
 def _source(each: StrPath) -> Source:
-    files = find_files([each])
+    files = find_files([each], follow_links=True)  # `prepare` has looked at its links
     return Source(str(Path(each).resolve()), len(files), sum(file.stat().st_size for file in files))
 
 

@@ -31,21 +31,22 @@ def standard_library() -> Path:
     return Path(sysconfig.get_paths()["stdlib"])
 
 
-def find_files(inputs: Sequence[StrPath]) -> list[Path]:
+def find_files(inputs: Sequence[StrPath], *, follow_links: bool = False) -> list[Path]:
     """Return the files of the inputs: inputs in the given order, the files of a folder by path, and none twice.
 
     A corpus below a folder is left out, because it may be the output of an earlier run. Raises CorpusError for an input
-    that does not exist, is a corpus, is a file of an unknown kind, or is a folder without a file.
+    that does not exist, is a corpus, is a file of an unknown kind, or is a folder without a file; and for a folder in
+    which a link leads out of it, unless `follow_links`. Links inside a folder, and inputs that are links, are followed.
     """
     if not inputs:
         raise CorpusError("no input was given: name files or folders of text")
     files: dict[Path, None] = {}
     for each in inputs:
-        files.update(dict.fromkeys(_files_of(Path(each))))
+        files.update(dict.fromkeys(_files_of(Path(each), follow_links)))
     return list(files)
 
 
-def _files_of(path: Path) -> list[Path]:
+def _files_of(path: Path, follow_links: bool) -> list[Path]:
     known = ", ".join(SUFFIXES)
     if path.is_dir():
         if _is_corpus(path):
@@ -53,7 +54,9 @@ def _files_of(path: Path) -> list[Path]:
         files = _walk(path)
         if not files:
             raise CorpusError(f"{path} holds no file that can be read: names must end in one of {known}")
-        return files
+        if not follow_links and path.resolve() != standard_library().resolve():
+            _refuse_links_out(path, files)
+        return [file.resolve() for file in files]
     if not path.exists():
         raise CorpusError(f"{path} does not exist: give files or folders of text ({known})")
     if not path.name.endswith(SUFFIXES):
@@ -76,7 +79,18 @@ def _walk(folder: Path) -> list[Path]:
     for file in files:
         if not file.is_file():
             raise CorpusError(f"{file} is not a file that can be read (a broken link?): repair or remove it")
-    return [file.resolve() for file in sorted(files) if not _is_test_data(file.resolve())]
+    return [file for file in sorted(files) if not _is_test_data(file.resolve())]
+
+
+def _refuse_links_out(folder: Path, files: Sequence[Path]) -> None:
+    """Raise CorpusError if a link leads out of a folder, which others may have written, to a file of the user's."""
+    root = folder.resolve()
+    for file in files:
+        if not file.resolve().is_relative_to(root):
+            raise CorpusError(
+                f"{file} leads out of {folder}, by a link to {file.resolve()}: leave it out, or give --follow-links if "
+                "you know all links in that folder"
+            )
 
 
 def _is_corpus(folder: Path) -> bool:

@@ -68,7 +68,24 @@ def test_links_to_folders_are_followed_and_a_loop_of_links_ends(tmp_path: Path) 
     (tmp_path / "near").mkdir()
     (tmp_path / "near" / "link").symlink_to(tmp_path / "far")
     (tmp_path / "far" / "loop").symlink_to(tmp_path / "near")
-    assert read(tmp_path / "near") == ["linked"]
+    assert [*DocumentReader(find_files([tmp_path / "near"], follow_links=True))] == ["linked"]
+    assert read(tmp_path) == ["linked"]  # inside the input
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_link_in_a_folder_of_others_reads_no_file_outside_of_it(is_folder: bool, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "secret.txt").write_text("hush")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "a.txt").write_text("text")
+    aim = tmp_path / "home" if is_folder else tmp_path / "home" / "secret.txt"
+    (tmp_path / "theirs" / "b.txt").symlink_to(aim)
+    with pytest.raises(
+        CorpusError, match=r"b\.txt.* leads out of .*theirs, by a link to .*secret\.txt: .*--follow-links"
+    ):
+        read(tmp_path / "theirs")
+    (tmp_path / "mine").symlink_to(tmp_path / "home")
+    assert read(tmp_path / "mine") == ["hush"]  # the user has named it
 
 
 def test_invalid_utf8_is_replaced_and_counted(tmp_path: Path) -> None:
