@@ -26,7 +26,7 @@ from foretrain.trainer.callbacks.prediction import PredictionWatch
 from foretrain.trainer.callbacks.replay import ReplayCheck
 from foretrain.trainer.callbacks.stragglers import StragglerWatch
 from foretrain.trainer.callbacks.telemetry import Telemetry
-from foretrain.trainer.callbacks.watch import HangWatch
+from foretrain.trainer.callbacks.watch import HangWatch, watched_load
 from foretrain.trainer.checkpoint.files import Checkpoints, SaveError
 from foretrain.trainer.checkpoint.loading import load, load_initial, load_newest
 from foretrain.trainer.checkpoint.places import Place
@@ -67,10 +67,7 @@ class Trainer:
         # Kept from the start, since the file could be missing when a checkpoint is written. Rank 0 alone writes it.
         self._tokenizer = run.data.any_stream.read_tokenizer() if groups.rank == 0 else b""
         self.checkpoints = Checkpoints(run.checkpoints.place, Retention.of(config.train))
-        if run.resume is not None:
-            self.run = run = load_newest(run, self.state)
-        elif run.init is not None:
-            load_initial(run.init, self.state, with_optimizer=config.train.init_optimizer)
+        self.run = run = self._load(run)
         self.left_out = run.left_out
         self.rollbacks = list(run.resume.rollbacks) if run.resume else []
         fingerprints = f"{run.data.fingerprint} {run.data.mixture_fingerprint}"
@@ -104,6 +101,16 @@ class Trainer:
             self._load_callbacks(CheckpointRecord.read(run.callbacks_checkpoint))
         self._sinks = [JsonLinesSink(), *(SINKS.get(name)() for name in config.train.sinks), *sinks]
         self.stop_request = StopRequest()
+
+    def _load(self, run: Run) -> Run:
+        """Load the checkpoint that the run starts with, if any, and return the run, which starts where that was."""
+        if run.resume is not None:
+            with watched_load(run, self.groups, self.engine):
+                return load_newest(run, self.state)
+        if run.init is not None:
+            with watched_load(run, self.groups, self.engine):
+                load_initial(run.init, self.state, with_optimizer=run.config.train.init_optimizer)
+        return run
 
     def fit(self) -> Outcome:
         """Train from the start step to the end of the budget, or until the run is asked to stop.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,10 +12,12 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 
 from foretrain.data_pipeline.stream.batch import Batch
+from foretrain.parallel.engine import Engine
 from foretrain.parallel.groups import Groups
 from foretrain.trainer.callbacks.base import Callback, Step
 from foretrain.trainer.run.folder import HANGS
-from foretrain.trainer.watch.limits import STEP, Limits
+from foretrain.trainer.run.setup import Run
+from foretrain.trainer.watch.limits import LOAD, STEP, Limits
 from foretrain.trainer.watch.snapshot import snapshot
 from foretrain.trainer.watch.watcher import Watcher
 
@@ -34,13 +38,8 @@ class HangWatch(Callback):
         self._enters_step = True
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        run, groups = trainer.run, trainer.groups
-        hosts, session = _hosts_and_session(groups)
-        limits = Limits(run.config.parallel.hang_s, run.config.parallel.timeout_s)
-        folder = run.run_dir / HANGS / session
-        report = partial(snapshot, groups, trainer.engine)
-        self._watcher = Watcher(folder, groups.rank, hosts, limits, report)
-        self._watcher.start("the start of the session", run.start_step + 1)
+        self._watcher = _watcher_of(trainer.run, trainer.groups, trainer.engine)
+        self._watcher.start("the start of the session", trainer.run.start_step + 1)
 
     def on_rollback(self, trainer: Trainer, step: Step) -> None:
         self.watcher.enter("the return to a checkpoint", step.number)
@@ -81,6 +80,23 @@ class HangWatch(Callback):
             self._watcher.close()
 
 
+@contextmanager
+def watched_load(run: Run, groups: Groups, engine: Engine) -> Iterator[None]:
+    """A block in which all ranks read a checkpoint together, and which is watched as a step is.
+
+    A rank that still reads when it is late is named, and the run continues: the disk may be slow.
+    """
+    if groups.layout.world_size == 1 or not run.config.parallel.hang_s:
+        yield
+        return
+    watcher = _watcher_of(run, groups, engine)
+    watcher.start(LOAD, run.start_step)
+    try:
+        yield
+    finally:
+        watcher.close()
+
+
 class _Before(Callback):
     """The hooks of a HangWatch that come before those of all other callbacks."""
 
@@ -92,6 +108,13 @@ class _Before(Callback):
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
         self._watch.end_step(step.number)
+
+
+def _watcher_of(run: Run, groups: Groups, engine: Engine) -> Watcher:
+    """A watcher of this rank, of a new session. Every rank must make one."""
+    hosts, session = _hosts_and_session(groups)
+    limits = Limits(run.config.parallel.hang_s, run.config.parallel.timeout_s)
+    return Watcher(run.run_dir / HANGS / session, groups.rank, hosts, limits, partial(snapshot, groups, engine))
 
 
 def _hosts_and_session(groups: Groups) -> tuple[list[str], str]:

@@ -7,6 +7,8 @@ from statistics import median
 STEP = "step"
 """The phase from the end of what follows one step to the end of the next step. Every other phase has irregular
 durations: the evaluations, checks and checkpoints after a step, most of which take no time at all."""
+LOAD = "load of the checkpoint"
+"""The phase before the first step in which a checkpoint is read."""
 NUM_FIRST = 5
 """Steps that may be much longer than the others: kernels are compiled, and connections are made."""
 NUM_KEPT = 100
@@ -46,7 +48,7 @@ class Limits:
 
     def limit_s(self, phase: str) -> float:
         """Seconds after which the phase is late."""
-        if phase != STEP:
+        if phase not in (STEP, LOAD):
             return max(LONG_FACTOR * self.floor_s, FACTOR * self._longest_other_s)
         if len(self._steps) < NUM_FIRST:
             longest = max(self._steps, default=0.0)

@@ -16,8 +16,8 @@ from foretrain.parallel.groups import Groups
 from foretrain.trainer.watch.reports import Collective, Group, RankReport
 from foretrain.trainer.watch.stacks import Call, stacks
 
-_READS_DATA = ("data_pipeline/stream/batches.py", "__next__")
-"""The file and the function in which a rank waits for its batch."""
+_READS_DATA = (("data_pipeline/stream/batches.py", "__next__"), ("trainer/checkpoint/loading.py", "read_from"))
+"""The files and functions in which a rank waits for its batch, and for what it reads of a checkpoint."""
 
 
 def known_groups(groups: Groups) -> dict[str, Group]:
@@ -93,5 +93,6 @@ def newest(entries: Iterable[Mapping[str, Any]]) -> list[Collective]:
 
 
 def _waits_for_data(calls: Iterable[Call]) -> bool:
-    file, function = _READS_DATA
-    return any(call.function == function and call.file.endswith(file) for call in calls)
+    return any(
+        call.function == function and call.file.endswith(file) for call in calls for file, function in _READS_DATA
+    )

@@ -17,6 +17,7 @@ from foretrain.parallel.exchanges import Exchanges
 from foretrain.trainer.callbacks.consistency import ConsistencyCheck
 from foretrain.trainer.callbacks.telemetry import Telemetry
 from foretrain.trainer.checkpoint.files import Checkpoints
+from foretrain.trainer.checkpoint.storage import CheckpointReader
 from foretrain.trainer.evaluation import Evaluation
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.shared_batches import SharedBatches
@@ -162,3 +163,26 @@ def train_and_starve(run: Any, rank: int, seconds: float) -> None:
         os.dup2(file.fileno(), 2)
     Batches.batch = read_slowly  # type: ignore[method-assign,assignment]
     train_rank(run)
+
+
+def train_and_stop_in_load(run: Any, rank: int) -> None:
+    """Train from a checkpoint; `rank` stops itself before it reads it."""
+    _before_reading(rank, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+    train_rank(run)
+
+
+def train_and_load_slowly(run: Any, rank: int, seconds: float) -> None:
+    """Train from a checkpoint; `rank` reads it only after a time."""
+    _before_reading(rank, lambda: threading.Event().wait(seconds))
+    train_rank(run)
+
+
+def _before_reading(rank: int, work: Callable[[], Any]) -> None:
+    read = CheckpointReader.read_metadata
+
+    def work_first(reader: CheckpointReader, *args: Any, **kwargs: Any) -> Any:
+        if int(os.environ["RANK"]) == rank:
+            work()
+        return read(reader, *args, **kwargs)
+
+    CheckpointReader.read_metadata = work_first  # type: ignore[method-assign,assignment]

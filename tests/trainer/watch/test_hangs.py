@@ -5,6 +5,7 @@ A case waits most of its time until a hang is certain, so some run at a time.
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from foretrain.parallel.layout import Layout
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.exit_status import EXIT_HANG
 from foretrain.trainer.run.folder import HANGS
+from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
 from foretrain.trainer.watch.reports import RankReport, file_name
+from tests.conftest import RunOnRanks
 from tests.overlapped import Overlapped, Work, selected
 from tests.trainer import test_resume
 from tests.trainer.watch.stopping import (
@@ -28,8 +31,10 @@ from tests.trainer.watch.stopping import (
     STOPPED,
     STOPS_AT,
     train_and_block,
+    train_and_load_slowly,
     train_and_starve,
     train_and_stop,
+    train_and_stop_in_load,
 )
 
 
@@ -247,3 +252,25 @@ def test_a_run_whose_data_are_late_names_the_rank_that_waits_for_them_and_contin
     assert not [*run_dir.glob(f"{HANGS}/*/*")]
     steps = [record["step"] for record in read_metrics(run_dir / METRICS_FILE) if record["kind"] == "train"]
     assert steps == [*range(1, 4 * STOPS_AT + 1)]
+
+
+@pytest.mark.long
+def test_a_rank_that_hangs_while_it_reads_a_checkpoint_is_named_and_a_slow_one_is_waited_for(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = prepare_run(config(tmp_path, corpus, "dp=2", stop_after=STOPS_AT - 1))
+    ranks(2, train_rank, first)
+    run = prepare_run(config(tmp_path, corpus, "dp=2"))
+    run.config.parallel.hang_s = 3.0  # a load may take five times as long, as a first step
+    with pytest.raises(RankError, match=f"exited with status {EXIT_HANG}"):
+        ranks(2, train_and_stop_in_load, run, 1)
+    report = report_of(tmp_path)
+    assert report.startswith(f"step {STOPS_AT - 1} hangs: the load of the checkpoint has taken")
+    assert list(never_entered(report)) == [1]
+    shutil.rmtree(tmp_path / HANGS)
+    capfd.readouterr()
+    ranks(2, train_and_load_slowly, run, 1, 24.0)
+    said = capfd.readouterr().err
+    assert re.search("is slow: the load of the checkpoint .* wait for rank 1 on .*, and that one for its data", said)
+    assert not [*tmp_path.glob(f"{HANGS}/*/*")]
+    assert max(record["step"] for record in read_metrics(tmp_path / METRICS_FILE)) == 4 * STOPS_AT
