@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     mine = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
     mine["TMPDIR"] = str(folder)  # Ray leaves files there, and the variable marks the processes of its jobs
+    mine["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # for Ray, the machine then has the address 127.0.0.1 alone
     mine["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # else it waits for actors without an owner
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments[1:]], env=mine, stdin=subprocess.DEVNULL

@@ -14,7 +14,7 @@ from foretrain.trainer.run.exit_status import EXIT_DONE
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 _POLL_S = 0.3
 _TAIL_CHARS = 2000
 _LAST_LINE = re.compile(r"the driver exits with status (\d+)")
@@ -23,8 +23,9 @@ _LAST_LINE = re.compile(r"the driver exits with status (\d+)")
 def follow(address: str, submission_id: str) -> int:
     """Print the job's log as it grows, and return the exit status of its driver; 1 if it has none.
 
-    SIGINT, SIGTERM and SIGUSR2 have the job write a checkpoint and end. After a second signal the job is no longer
-    followed (exit status 128 + its number). Raises ValueError if the cluster cannot be reached.
+    SIGINT, SIGTERM, SIGUSR2 and SIGHUP (unless it is ignored, as after nohup) have the job write a checkpoint and end.
+    After a second signal the job is no longer followed (exit status 128 + its number). Raises ValueError if the
+    cluster cannot be reached.
     """
     with connected(address) as client:
         logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it reports each connection
@@ -50,14 +51,17 @@ class _Follower:
             else:
                 following.cancel()
 
-        for signum in _STOP_SIGNALS:
+        signals = [
+            each for each in _STOP_SIGNALS if signal.getsignal(each) is not signal.SIG_IGN or each != signal.SIGHUP
+        ]
+        for signum in signals:
             loop.add_signal_handler(signum, ask, signum)
         try:
             return await following
         except asyncio.CancelledError:
             return 128 + self._asked[-1]
         finally:
-            for signum in _STOP_SIGNALS:
+            for signum in signals:
                 loop.remove_signal_handler(signum)
 
     async def _stop(self, signum: signal.Signals) -> None:

@@ -1,19 +1,21 @@
 """A private Ray cluster on this machine, which ends with the block that uses it."""
 
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import ProxyHandler, Request, build_opener
 
 from foretrain.launcher.ray import cluster_guard
 from foretrain.launcher.ray.submission import check
+from foretrain.launcher.ray.token import SESSIONS, headers_of, make_folder, make_token
 
 _START_S = 120.0
 _TOO_SLOW = "timed out during startup"
@@ -37,8 +39,9 @@ _PORTS = (
 def local_cluster(num_cpus: int, num_gpus: int = 0) -> Iterator[str]:
     """Yield the address of the dashboard of a new cluster with one node, which ends with the block.
 
-    The cluster also ends with this process. The numbers may be larger than the machine's. Raises ValueError if Ray is
-    not installed, and RuntimeError with the end of the cluster's log if it does not start.
+    It listens on the loopback interface, and answers those who have its token (`token.py`), as `submission` does for
+    this user. The cluster also ends with this process. The numbers may be larger than the machine's. Raises ValueError
+    if Ray is not installed, and RuntimeError with the end of the cluster's log if it does not start.
     """
     check()
     for number in range(1, _MAX_TRIES + 1):
@@ -65,11 +68,11 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _start(log: BinaryIO, port: int, num_cpus: int, num_gpus: int) -> "subprocess.Popen[bytes]":
-    folder = tempfile.mkdtemp(prefix="ray-")  # short, because Ray's sockets are in it
+    folder = make_folder()
     ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
     command = [
-        *(sys.executable, "-m", "foretrain.launcher.ray.cluster_guard", folder),
-        *("--head", "--block", "--disable-usage-stats", f"--temp-dir={folder}"),
+        *(sys.executable, "-m", "foretrain.launcher.ray.cluster_guard", str(folder)),
+        *("--head", "--block", "--disable-usage-stats", f"--temp-dir={folder / SESSIONS}"),
         *(f"--dashboard-host={_HOST}", f"--dashboard-port={port}", "--min-worker-port=0", "--max-worker-port=0"),
         *(f"--{name}={number}" for name, number in ports.items()),
         *(f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}", f"--object-store-memory={_OBJECT_STORE_BYTES}"),
@@ -77,11 +80,17 @@ def _start(log: BinaryIO, port: int, num_cpus: int, num_gpus: int) -> "subproces
     return subprocess.Popen(
         command,
         cwd=_ROOT,  # where foretrain is found
+        env={**_without_token(os.environ), **make_token(folder, port)},
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C is for the run
     )
+
+
+def _without_token(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without the token of another cluster, which Ray would prefer."""
+    return {name: value for name, value in environ.items() if name != "RAY_AUTH_TOKEN"}
 
 
 def _free_ports(number: int) -> list[int]:
@@ -95,9 +104,9 @@ def _free_ports(number: int) -> list[int]:
 def _wait(process: "subprocess.Popen[bytes]", address: str, log: BinaryIO) -> None:
     """Wait until the Jobs API answers. Raises RuntimeError if it does not."""
     deadline_s = time.monotonic() + _START_S
-    opener = build_opener(ProxyHandler({}))
+    opener, request = build_opener(ProxyHandler({})), Request(f"{address}/api/jobs/", headers=headers_of(address))
     while time.monotonic() < deadline_s and process.poll() is None:
-        with suppress(URLError, OSError), opener.open(f"{address}/api/jobs/", timeout=5):
+        with suppress(URLError, OSError), opener.open(request, timeout=5):
             return
         time.sleep(0.2)
     how = f"ended with status {process.returncode}" if process.returncode is not None else "does not answer"

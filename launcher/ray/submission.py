@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from foretrain.launcher.environment import changed_environment
 from foretrain.launcher.job import Job
+from foretrain.launcher.ray.token import headers_of
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -158,7 +159,7 @@ def connected(address: str) -> Iterator["JobSubmissionClient"]:
         from ray.job_submission import JobSubmissionClient
 
         try:
-            client = JobSubmissionClient(address)
+            client = JobSubmissionClient(address, headers=headers_of(address))
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise ValueError(_unreachable(address, _last_line(str(error)))) from None
         yield client

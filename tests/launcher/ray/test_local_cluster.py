@@ -7,14 +7,18 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
+from foretrain.launcher.launches import launches
 from foretrain.launcher.ray import submission
 from foretrain.launcher.ray.local_cluster import local_cluster
 from foretrain.trainer.run.exit_status import EXIT_RESUME
 from tests.launcher.ray.jobs import ROOT, make_job, written
-from tests.processes import DEADLINE_S, assert_none, wait_until
+from tests.processes import DEADLINE_S, assert_none, of_folder, wait_until
+from tests.sockets import listening, on_the_network
 
 
 @pytest.fixture
@@ -39,21 +43,36 @@ def start(file: Path, folder: Path) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.long
-def test_ctrl_c_has_the_run_save_and_leaves_no_cluster(ray_installed: None, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_a_private_cluster_is_private_and_ends_with_a_checkpoint_if_its_terminal_asks_for_that(
+    signum: signal.Signals, ray_installed: None, folder: Path, tmp_path: Path
+) -> None:
     job = make_job(tmp_path, num_nodes=1, ranks_per_node=2, gpus_per_node=2, fake="save")
     written(job, "run-1")
     program = start(job.folder / submission.SCRIPT, folder)
     wait_until(lambda: len([*job.folder.glob("ready-0-*")]) == 2 or program.poll() is not None, "ranks")
-    os.killpg(program.pid, signal.SIGINT)  # as a terminal does
+    processes = of_folder(folder)
+    assert len(listening(processes)) > 5
+    assert on_the_network(processes) == {}
+    assert refused_without_token(job.folder)
+    os.killpg(program.pid, signum)  # as a terminal does
     out, err = program.communicate(timeout=DEADLINE_S)
     assert program.returncode == EXIT_RESUME, out + err
-    assert err == "\nSIGINT: stops the job; a second signal returns at once\n"
+    assert err == f"\n{signum.name}: stops the job; a second signal returns at once\n"
     assert out.startswith("starting a Ray cluster on this machine\n")
     assert out.count("rank 0 of 2: save") == 1
     assert len([*job.folder.glob("saved-*")]) == 2
     assert '"CUDA_VISIBLE_DEVICES": "0,1"' in (job.logs / "rank-000.log").read_text()
     assert '"CUDA_VISIBLE_DEVICES": "0,1"' in (job.logs / "rank-001.log").read_text()
     assert_none(tmp_path)
+
+
+def refused_without_token(run_dir: Path) -> bool:
+    """Whether another user, who does not have the token, gets no answer about the jobs of a cluster."""
+    address = launches(run_dir)[-1].address
+    with pytest.raises(HTTPError) as refused:
+        build_opener(ProxyHandler({})).open(f"{address}/api/jobs/", timeout=60)
+    return refused.value.code in (401, 403)
 
 
 @pytest.mark.long
