@@ -1,4 +1,4 @@
-"""The meeting point of ranks that are all on one machine: it listens on the loopback interface only."""
+"""The store at which ranks meet. On one machine, it and the ranks listen on the loopback interface only."""
 
 import errno
 import ipaddress
@@ -34,18 +34,47 @@ def stay_on_loopback(environ: MutableMapping[str, str]) -> None:
         environ.setdefault(name, INTERFACE)
 
 
-def loopback_store(
-    address: str = ADDRESS, port: int = 0, num_ranks: int | None = None, timeout: timedelta = timedelta(minutes=5)
-) -> "TCPStore":
-    """A store at which ranks of this machine meet. torch's own would listen on every interface.
+def loopback_store(port: int = 0) -> "TCPStore":
+    """A store at which ranks of this machine meet. torch's own would listen on every interface. Port 0: a free one.
 
-    Port 0 is a free one. `num_ranks`: wait until that many ranks have connected, this process among them. Raises
-    OSError if something else listens at the port.
+    Raises OSError if something else listens at the port.
     """
+    return _store(ADDRESS, port, None, timedelta(minutes=5))
+
+
+def own_store(timeout: timedelta) -> "TCPStore | None":
+    """The store of rank 0 at MASTER_ADDR and MASTER_PORT; None if another process has it.
+
+    It listens on the loopback interface if MASTER_ADDR is there. The launcher may keep the port for it, with a socket
+    that has SO_REUSEPORT (launcher/rendezvous.py).
+    """
+    environ = os.environ
+    if (
+        environ.get(_IS_OF_AGENT) == "True"
+        or environ["RANK"] != "0"
+        or not {"MASTER_ADDR", "MASTER_PORT"} <= {*environ}
+    ):
+        return None
+    try:
+        return _store(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), int(environ["WORLD_SIZE"]), timeout)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return None  # torch says so, or uses the store that this process has made for earlier groups
+
+
+def _store(address: str, port: int, num_ranks: int | None, timeout: timedelta) -> "TCPStore":
+    """A store in this process. `num_ranks`: wait until that many ranks have connected, this process among them."""
     from torch.distributed import TCPStore  # which takes seconds to import
 
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.create_server((address, port), family=family) as listener:
+    everywhere = not is_loopback(address)
+    has_both = everywhere and socket.has_dualstack_ipv6()
+    with socket.create_server(
+        ("" if everywhere else address, port),
+        family=socket.AF_INET6 if has_both or ":" in address else socket.AF_INET,
+        dualstack_ipv6=has_both,
+        reuse_port=port > 0,
+    ) as listener:
         port = listener.getsockname()[1]
         return TCPStore(
             address,
@@ -56,17 +85,3 @@ def loopback_store(
             timeout=timeout,
             master_listen_fd=listener.detach(),  # the store closes it
         )
-
-
-def own_store(timeout: timedelta) -> "TCPStore | None":
-    """The store of rank 0 at MASTER_ADDR and MASTER_PORT; None unless it is on loopback, and this process has it."""
-    environ = os.environ
-    address = environ.get("MASTER_ADDR", "")
-    if environ.get(_IS_OF_AGENT) == "True" or environ["RANK"] != "0" or not is_loopback(address):
-        return None
-    try:
-        return loopback_store(address, int(environ["MASTER_PORT"]), int(environ["WORLD_SIZE"]), timeout)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        return None  # torch says so, or uses the store that this process has made for earlier groups

@@ -59,8 +59,9 @@ class Agent:
         return Place(ray.util.get_node_ip_address(), context.get_node_id(), devices, os.getpid())
 
     def free_port(self, seed: int) -> int:
-        """A free port of this node."""
-        return rendezvous.free_port(seed)
+        """A port of this node, which this actor keeps for the store of rank 0."""
+        port, self._holder = rendezvous.reserve(seed)
+        return port
 
     def run(self, what: Process) -> int:
         """Start the rank, wait for its end, and return its exit status: 128 + n for signal n."""
