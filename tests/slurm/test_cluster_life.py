@@ -11,9 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes import DEADLINE_S, left_behind, mentions, snapshot, wait_until
+from tests.processes import DEADLINE_S, left_behind, mentions, of_folder, snapshot, wait_until
 from tests.slurm.cluster import cluster as cluster_module
 from tests.slurm.cluster.cluster import MAX_FOLDER_LENGTH, Cluster, missing
+from tests.sockets import listening, on_the_network
 
 pytestmark = pytest.mark.long
 
@@ -103,3 +104,26 @@ def test_what_slurm_could_not_do_is_refused(short_path: Path) -> None:
     for numbers in ({"num_nodes": 0}, {"cpus_per_node": 0}, {"gpus_per_node": 65}):
         with pytest.raises(ValueError, match="1 node or more"):
             Cluster(Path("/tmp/cluster"), **numbers)
+
+
+def test_a_cluster_listens_on_loopback_only_and_believes_nobody_without_its_key(
+    installed: None, short_path: Path
+) -> None:
+    with Cluster(short_path, num_nodes=2, cpus_per_node=2) as cluster:
+        cluster.run(*JOB)
+        processes = wait_for_sleep(cluster.processes)
+        assert len(listening(processes)) > 3
+        assert on_the_network([*processes, *of_folder(short_path)]) == {}
+        assert short_path.stat().st_mode & 0o077 == 0
+        foreign = short_path / "foreign.conf"
+        text = (
+            (short_path / "slurm.conf")
+            .read_text()
+            .replace("auth/munge", "auth/none")
+            .replace("cred/munge", "cred/none")
+        )
+        foreign.write_text(text)
+        env = {**cluster.env, "SLURM_CONF": str(foreign)}
+        refused = subprocess.run(["scancel", "--me"], env=env, capture_output=True, text=True, check=False)
+        assert refused.returncode != 0, refused
+        assert [*map(name, cluster.processes())].count("sleep") == 2

@@ -4,6 +4,7 @@ import os
 import pwd
 import random
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -19,10 +20,11 @@ from types import TracebackType
 import psutil
 
 from foretrain.launcher.parent_death import die_with_parent
+from foretrain.launcher.private import write_private
 from foretrain.launcher.rendezvous import FIRST_PORT, NUM_PORTS, free_port
 from tests.slurm.cluster.processes import kill_cluster, of_cluster, of_jobs
 
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "sinfo", "scancel")
 INSTALL_HINT = "apt-get install slurm-wlm"
 MAX_FOLDER_LENGTH = 70
 """Slurm's sockets are in the folder, and Linux allows 107 bytes for the path of a socket."""
@@ -72,6 +74,7 @@ class Cluster:
         self.daemons: list[subprocess.Popen] = []
         """slurmctld, then the slurmd of each node in order."""
         self._reaper: subprocess.Popen | None = None
+        self._munged: subprocess.Popen | None = None
 
     def __enter__(self) -> "Cluster":
         """Start the cluster. Raises RuntimeError if programs are missing, or the nodes do not come up."""
@@ -88,6 +91,7 @@ class Cluster:
                 self.name,
             ]
             self._reaper = self._start("reaper", reaper)
+            self._munged = self._start_munged()
             self.daemons.append(self._start("slurmctld", ["slurmctld", "-D", "-i"]))
             for node in range(1, self.num_nodes + 1):
                 self.daemons.append(self._start(f"slurmd-n{node}", ["slurmd", "-D", "-N", f"n{node}"]))
@@ -180,6 +184,10 @@ class Cluster:
         return of_cluster(self.folder, self.name)
 
     def _write_config(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.folder.stat().st_uid != os.geteuid():
+            raise RuntimeError(f"{self.folder} belongs to another user: choose a folder of yours")
+        self.folder.chmod(0o700)  # its files decide what runs as this user
         if (self.folder / "slurm.conf").exists():
             for process in of_cluster(self.folder, "-"):
                 raise RuntimeError(f"{self.folder}: a cluster runs there already (process {process.pid})")
@@ -222,6 +230,20 @@ class Cluster:
                 preexec_fn=partial(die_with_parent, os.getpid()) if is_daemon else None,
             )
 
+    def _start_munged(self) -> subprocess.Popen:
+        """Start the program that says which user a message is from. Its socket is there when this returns."""
+        (self.folder / "munge.key").unlink(missing_ok=True)
+        (self.folder / "munge.socket").unlink(missing_ok=True)
+        write_private(self.folder / "munge.key", secrets.token_hex(64))
+        files = [f"--{kind}-file={self.folder / 'munge'}.{kind}" for kind in ("key", "pid", "log", "seed")]
+        # --force: it would want a folder that everybody may enter.
+        command = ["munged", "--foreground", "--force", f"--socket={self.folder / 'munge.socket'}", *files]
+        munged = self._start("munged", command)
+        _wait_for(lambda: (self.folder / "munge.socket").exists() or munged.poll() is not None, START_S)
+        if munged.poll() is not None:
+            raise RuntimeError(f"munged ended with {munged.returncode}\n{self.logs()}")
+        return munged
+
     def _wait_until_idle(self) -> None:
         deadline_s = time.monotonic() + START_S
         nodes = "slurmctld does not answer"
@@ -244,9 +266,10 @@ class Cluster:
             daemon.terminate()
         _wait_for(lambda: all(daemon.poll() is not None for daemon in self.daemons), DAEMONS_END_S)
         left = kill_cluster(self.folder, self.name)
-        if self._reaper is not None:
-            self._reaper.kill()
-            self._reaper.wait()
+        for helper in (self._munged, self._reaper):
+            if helper is not None:
+                helper.kill()
+                helper.wait()
         if left:
             raise RuntimeError(f"these do not end: {left}")
         for daemon in self.daemons:
