@@ -194,11 +194,12 @@ class CheckpointReader(FileSystemReader):
 
 
 def expect_no_messages() -> None:
-    """Ignore a warning of torch that ranks do not talk to each other: each writes and reads by itself.
+    """Ignore warnings of torch that ranks do not talk to each other, and that another rank has written already.
 
-    Called before each use, since libraries reset the filters of warnings.
+    Each writes and reads by itself. Called before each use, since libraries reset the filters of warnings.
     """
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+    warnings.filterwarnings("ignore", message="Detected an existing checkpoint")
 
 
 def rank_metadata(folder: Place, rank: int) -> Place:
