@@ -44,6 +44,8 @@ def _refuse_calls(text: str) -> None:
     """
     depth = 0
     for backslashes, mark in re.findall(r"(\\*)(\$\{|[{}:])", text):
+        if mark == "${" and depth:
+            raise ValueError(f"'{text}' calls a function, or has a reference in another one: write the value itself")
         if (mark == "${" and len(backslashes) % 2 == 0) or (mark in ("{", "${") and depth):
             depth += 1
         elif mark == "}":

@@ -446,3 +446,16 @@ def test_files_that_extend_each_other_many_times_are_refused() -> None:
 def test_a_config_may_repeat_itself_by_aliases() -> None:
     write("run.yaml", "data:\n  sources:\n    a: &same {path: x, weight: 2}\n    b: *same\n")
     assert load("run").data.sources["b"] == SourceConfig("x", 2.0)
+
+
+def test_references_that_repeat_each_other_are_refused_before_they_are_filled_in() -> None:
+    lines = ["data:", "  sources:", f"    a: {{path: {'x' * 100}}}"]
+    for before, name in zip("abcdefg", "bcdefgh", strict=True):
+        lines.append(f"    {name}: {{path: '{f'${{data.sources.{before}.path}}' * 10}'}}")
+    write("run.yaml", "\n".join(lines))
+    assert "data.sources.e.path has more than 1048576 characters when its references" in refusal()
+
+
+def test_references_are_filled_in() -> None:
+    write("run.yaml", "run_dir: runs/${model.name}\nmodel: {name: '${..data.path}-x'}\ndata: {path: here}\n")
+    assert load("run").run_dir == "runs/here-x"
