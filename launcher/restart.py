@@ -107,7 +107,7 @@ def decide(run_dir: Path, job: str, max_starts: int, status: int) -> tuple[bool,
         return False, f"a rank failed with status {status}: see the ranks' logs"
     known = {
         EXIT_RESUME: "stopped when asked to",
-        EXIT_HANG: f"hung (see {run_dir / HANGS}), or lost a server or a file system (see the logs)",
+        EXIT_HANG: f"lost a server or a file system (see the logs), or hung (see {run_dir / HANGS})",
     }
     how = known.get(status, f"a rank was killed (status {status})")
     try:
