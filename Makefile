@@ -21,13 +21,14 @@ train: .venv/installed ## Train a small model on this machine: eight ranks, dp=2
 	@$(BIN)/foretrain launch configs/runs/dry_run.yaml
 
 # The order is that of tests/conftest.py, in which the tests that wait for a cluster are first.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 test: lint ## Run the checks of `make lint`, then the quick tests (minutes)
-	@$(PYTEST) -m "not long"
+	@$(PYTEST) --numprocesses 2 --durations 25 -m "not long"
 
 test-long: .venv/installed-dev ## Run the long tests: lifetimes of clusters, all layouts, planted bugs, fuzzing
-	@$(PYTEST) -m long
+	@# Three for two cores: many of them wait, for a cluster or until a hang is certain.
+	@$(PYTEST) --numprocesses 3 --durations 60 -m long
 
 verify: .venv/installed ## Check that all layouts up to 4 processes have one curve, and record it (tens of minutes)
 	@$(BIN)/foretrain verify runs/dry_run --precision both --out benchmarks/results/verify_dry_run.jsonl
