@@ -3,7 +3,6 @@
 Nothing in the folder of the run is changed: the ranks write into a temporary folder.
 """
 
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -198,7 +197,7 @@ def _prepared(replay: Replay, folder: Path) -> Run:
         # There is nothing to go back to here. What the run went back from is not among the steps that it has recorded.
         # A step at which it ended has no consequences here.
         on_non_finite="skip",
-        max_skips=sys.maxsize,
+        max_skips=2**62,
         on_spike="warn" if config.train.on_spike == "rollback" else config.train.on_spike,
     )
     run = prepare_run(replace(config, run_dir=str(folder), train=train), replay.num_ranks)

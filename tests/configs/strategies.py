@@ -11,6 +11,9 @@ from foretrain.configs.schema import Config
 TEXT = (st.text(max_size=20) | st.text(r"\${}'\": #-~[]\n", max_size=8)).filter(lambda text: text != "???")
 """Any text except OmegaConf's mark of a missing value, which `load` never returns."""
 
+PATH = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=20).filter(lambda text: text != "???")
+"""Text without control characters."""
+
 BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     str: TEXT,
     bool: st.booleans(),
@@ -28,6 +31,7 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "sha256": st.none(),
     "max_epochs": st.none() | st.floats(1e-3, 1e3),
     "path": TEXT.filter(bool),
+    "run_dir": PATH,
     "plugins": st.lists(st.sampled_from(["json", "logging.handlers"]), max_size=2),
     "partition": WORDS,
     "account": WORDS,

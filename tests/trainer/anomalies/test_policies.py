@@ -44,7 +44,7 @@ def config(
         parallel=parallel,
         optimizer=OptimizerConfig(lr=1e-2),
         objective=ObjectiveConfig("planted"),
-        schedule=ScheduleConfig(warmup_tokens=256),
+        schedule=ScheduleConfig(warmup_tokens=128),
         train=TrainConfig(
             **{
                 "num_tokens": num_steps * BATCH * SEQ_LEN,

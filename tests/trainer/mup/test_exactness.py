@@ -42,8 +42,8 @@ GPT2 = ModelConfig(
 )
 OPTIMIZERS = {
     # Without eps the update does not depend on the size of gradients, which a rescaled form changes.
-    "adam": OptimizerConfig(lr=2**-6, eps=1e-300, weight_decay=0.0, clip_norm=0),
-    "adam with independent decay": OptimizerConfig(lr=2**-6, eps=1e-300, weight_decay=0.5, clip_norm=0),
+    "adam": OptimizerConfig(lr=2**-6, eps=1e-30, weight_decay=0.0, clip_norm=0),
+    "adam with independent decay": OptimizerConfig(lr=2**-6, eps=1e-30, weight_decay=0.5, clip_norm=0),
     "adam with a large epsilon": OptimizerConfig(lr=2**-6, eps=1e-3, weight_decay=0.1, clip_norm=0),
     "sgd": OptimizerConfig(kind="sgd", lr=2**-2, beta1=0.9, weight_decay=0.01, clip_norm=0),
 }

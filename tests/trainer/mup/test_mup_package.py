@@ -54,7 +54,7 @@ MODELS = {  # with heads that grow in number, and in width
 every_model = pytest.mark.parametrize(("model", "base"), MODELS.values(), ids=MODELS.keys())
 OPTIMIZERS = {
     # Without eps, which the package does not scale.
-    "adamw": OptimizerConfig(lr=2**-6, eps=1e-300, weight_decay=0.5, clip_norm=0),
+    "adamw": OptimizerConfig(lr=2**-6, eps=1e-30, weight_decay=0.5, clip_norm=0),
     "sgd": OptimizerConfig(kind="sgd", lr=2**-2, beta1=0.9, weight_decay=0.01, clip_norm=0),
 }
 
