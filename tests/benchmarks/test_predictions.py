@@ -33,7 +33,7 @@ from foretrain.scaling.prediction.record import ScoreRecord
 TINY = Frozen(
     families=(Family("tiny", "texts", 1, 10, LINEAR, (20,), proxies=(8, 12, 16)),),
     law="compute_no_e",
-    batch="sqrt",
+    batch="linear",
     num_seeds=1,
     vocab_size=258,
     overrides=("train.eval_samples=32",),

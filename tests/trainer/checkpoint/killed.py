@@ -59,9 +59,9 @@ class WritesAgain(Checkpoints):
 
     def write_rest(self, folder: Path, target: Path, *others: Any) -> None:
         super().write_rest(folder, target, *others)
-        content = (target / "run.json").read_bytes()
-        (target / "run.json").unlink()
-        (target / "run.json").write_bytes(content)
+        content = (target / "config.yaml").read_bytes()
+        (target / "config.yaml").unlink()
+        (target / "config.yaml").write_bytes(content)
 
 
 class RemovesUnderItsName(Checkpoints):

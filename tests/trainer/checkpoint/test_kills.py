@@ -66,7 +66,7 @@ def test_a_kill_at_any_of_200_random_bytes_of_a_save_loses_no_checkpoint(
         (killed.RenamesTooSoon, "checksums.json is missing"),
         pytest.param(killed.RemovesTooSoon, "step 1000 is lost", marks=pytest.mark.long),
         pytest.param(killed.RemovesUnderItsName, "is missing", marks=pytest.mark.long),
-        pytest.param(killed.WritesAgain, "run.json is missing", marks=pytest.mark.long),
+        pytest.param(killed.WritesAgain, "config.yaml is missing", marks=pytest.mark.long),
         pytest.param(killed.KeepsLeftovers, "leftovers are still there", marks=pytest.mark.long),
     ],
 )
