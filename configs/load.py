@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from foretrain.configs.keys import KEYS, NAME, find_key
-from foretrain.configs.references import check_lengths
+from foretrain.configs.references import check_references
 from foretrain.configs.schema import Config
 from foretrain.configs.sources import PRESETS, ConfigError, Setting, find, parse_override, read
 from foretrain.configs.values import convert
@@ -40,7 +40,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     settings = read(find(path, (Path.cwd(), PRESETS)))
     for override in overrides:
         settings += parse_override(override)
-    check_lengths(settings)
+    check_references(settings)
     tree = copy.deepcopy(_defaults())
     for setting in settings:
         _set(tree, setting)

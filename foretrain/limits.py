@@ -13,7 +13,7 @@ CONFIG_FILES = 1_000
 CONFIG_NODES = 100_000
 """Keys and values of one YAML file, where what an alias repeats counts again."""
 CONFIG_DEPTH = 50
-"""Nesting of one YAML file."""
+"""Nesting of one YAML file, and settings through which a reference leads."""
 
 MANIFEST_BYTES = 128 * MIB
 """A manifest: half a million shards."""

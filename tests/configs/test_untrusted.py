@@ -97,3 +97,11 @@ def test_references_that_repeat_each_other_are_refused_before_they_are_filled_in
         lines.append(f"    {name}: {{path: '{f'${{data.sources.{before}.path}}' * 10}'}}")
     write("run.yaml", "\n".join(lines))
     assert "data.sources.e.path has more than 1048576 characters when its references" in refusal()
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_reference_through_too_many_settings_is_refused_in_any_order(step: int) -> None:
+    chain = [f"    s{n}: {{path: '${{data.sources.s{n - 1}.path}}'}}" for n in range(1, 1500)]
+    write("run.yaml", "\n".join(["data:", "  sources:", *["    s0: {path: x}", *chain][::step]]))
+    message = refusal()
+    assert "through more than 50 of them (run.yaml:" in message and len(message) < 500
