@@ -71,6 +71,12 @@ def ended_by_signals() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, REPEAT_S)
         raise SystemExit(EXIT_DONE)
 
+    def report(ignored: "sys.UnraisableHookArgs") -> None:
+        # An ignored end is no failure: its traceback would look like one.
+        if not isinstance(ignored.exc_value, SystemExit):
+            report_before(ignored)
+
+    report_before, sys.unraisablehook = sys.unraisablehook, report
     signal.signal(signal.SIGALRM, end)
     _set_handlers(end)
     if _process_request is not None and _process_request.asked:
@@ -80,6 +86,7 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for signum in (signal.SIGALRM, *SIGNALS):
             signal.signal(signum, signal.SIG_IGN)
+        sys.unraisablehook = report_before
 
 
 @contextmanager
