@@ -7,21 +7,14 @@ WORK/runs/NAME               the run folders
 What is there is not made again.
 """
 
-import multiprocessing
-import os
-import socket
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from benchmarks.alarms.judge import of_run
 from benchmarks.alarms.plan import LAW, Plan, Planned
-from benchmarks.predictions.commands import BASE, corpus, foretrain
+from benchmarks.predictions.commands import BASE, corpus, foretrain, train_all
 from benchmarks.predictions.plan import ladder_flops, overrides, target_config
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
@@ -106,10 +99,11 @@ class Bench:
             settings += [f"plugins=[{PLUGIN}]", f"train.callbacks=[{run.bug.label}]"]
         if run.size == "target":
             settings.append(f"train.prediction={self.sealed(run.seed)}")
-        log = self.work / "logs" / f"{run.name}.log"
-        status = in_own_process(["train", str(self._config(run)), *settings], log)
-        if status:
-            raise RuntimeError(f"{run.name} ended with status {status}: see {log}")
+        logs, statuses = self.work / "logs", list[int]()
+        command = {run.name: ["train", str(self._config(run)), *settings]}
+        train_all(command, 1, logs, lambda _, status: statuses.append(status))
+        if statuses != [0]:
+            raise RuntimeError(f"{run.name} ended with status {statuses[0]}: see {logs / run.name}.log")
         return {"kind": "run", **self._named(run), **self._measured(run, folder)}
 
     def _measured(self, run: Planned, folder: Path) -> dict[str, Any]:
@@ -161,35 +155,3 @@ class Bench:
 
 def _seed(seed: int) -> list[str]:
     return [f"train.seed={seed}", f"data.seed={seed}"]
-
-
-def in_own_process(arguments: Sequence[str], log: Path) -> int:
-    """Run a command of the framework in a process of its own, as the only rank of its run. Returns its exit status.
-
-    The process is forked from a server that has imported what it needs, which saves most of the time of a small run.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.alarms.preload"])
-    process = context.Process(target=_command, args=(list(arguments), str(log)))
-    process.start()
-    try:
-        process.join()
-    except KeyboardInterrupt:
-        process.join()  # it was interrupted too, and writes a checkpoint
-        raise
-    return process.exitcode or 0
-
-
-def _command(arguments: list[str], log: str) -> None:
-    with Path(log).open("ab") as file, socket.socket() as free:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()}, OMP_NUM_THREADS="1")
-    try:
-        foretrain(*arguments)
-    except typer.Exit as ended:
-        sys.exit(ended.exit_code)
