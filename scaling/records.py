@@ -1,9 +1,10 @@
 """The JSON files that one study writes and another reads, as typed records. A file without a version has version 1."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
-from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar
+
+from foretrain import typed_json
 
 COORD_CHECK_FILE = "coord_check.json"
 SWEEP_FILE, LADDER_FILE, RESULTS_FILE, TRIALS = "sweep.json", "ladder.json", "results.jsonl", "trials"
@@ -129,20 +130,7 @@ def from_json(kind: type[Record], text: str | bytes) -> Record:
 
     Raises ValueError if the text is not such a record, or has a later version.
     """
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError(f"it is a {type(found).__name__} and not an object")
-    if found.get("version", VERSION) > VERSION:
-        raise ValueError(f"its version is {found['version']}: update foretrain")
-    try:
-        record = kind(**{each.name: found[each.name] for each in fields(kind) if each.name in found})
-    except TypeError as error:
-        raise ValueError(str(error).partition("() ")[2]) from error
-    for each in fields(kind):
-        value = getattr(record, each.name)
-        if not _is_a(value, each.type):
-            raise ValueError(f"its {each.name} is {value!r}")
-    return record
+    return typed_json.from_json(kind, text, VERSION)
 
 
 def to_json(record: CoordCheckRecord | SweepRecord | LadderRecord | TrialRecord, indent: int | None = None) -> str:
@@ -151,12 +139,3 @@ def to_json(record: CoordCheckRecord | SweepRecord | LadderRecord | TrialRecord,
     if isinstance(record, TrialRecord) and record.budget_tokens is None:
         del found["budget_tokens"]
     return json.dumps(found, indent=indent) + "\n"
-
-
-def _is_a(value: Any, annotation: Any) -> bool:
-    origin = get_origin(annotation) or annotation
-    if origin is UnionType:
-        return any(_is_a(value, each) for each in get_args(annotation))
-    if origin is Literal:
-        return value in get_args(annotation)
-    return isinstance(value, (int, float) if origin is float else origin)

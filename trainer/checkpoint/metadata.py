@@ -7,6 +7,7 @@ which the metadata are made after a check of every field. All other names are re
 
 import io
 import pickle
+import pickletools
 from math import prod
 from typing import Any
 
@@ -63,6 +64,10 @@ _STAND_INS: dict[tuple[str, str], type[_Object]] = {
 _OBJECTS = {name: stand_in for (_, name), stand_in in _STAND_INS.items()}
 
 
+_NUMBERS_OBJECTS = {"PUT", "BINPUT", "LONG_BINPUT"}
+"""Instructions of a pickle that give a number to an object."""
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _STAND_INS:
@@ -80,6 +85,7 @@ def read_metadata(content: bytes, file: Place, *, of_one_rank: bool = False) -> 
     DamagedError if it is not the list of tensors, each of them complete.
     """
     try:
+        _check_memory(content)
         found = _Unpickler(io.BytesIO(content)).load()
     except UnsafeError as error:
         raise UnsafeError(
@@ -89,6 +95,13 @@ def read_metadata(content: bytes, file: Place, *, of_one_rank: bool = False) -> 
     except Exception as error:
         raise DamagedError(f"{file} is not the list of a checkpoint's tensors ({type(error).__name__})") from error
     return _Reading(file, of_one_rank).metadata(found)
+
+
+def _check_memory(content: bytes) -> None:
+    """Raise ValueError for a pickle that numbers an object beyond its own size: memory is taken up to that number."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in _NUMBERS_OBJECTS and int(argument or 0) > len(content):
+            raise ValueError(f"object {argument}")
 
 
 class _Reading:

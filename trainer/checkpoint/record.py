@@ -1,13 +1,14 @@
 """The record in a checkpoint: where in the run it was written, and on which data. And the config beside it."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
 from foretrain.trainer.checkpoint.places import Place, on_disk, write_file
 from foretrain.trainer.run.folder import CONFIG_FILE, RECORD
+from foretrain.typed_json import from_json
 
 VERSION = 1
 
@@ -57,13 +58,9 @@ class CheckpointRecord:
         """The record of a checkpoint. Raises ValueError, which names the file, if it is not one, or is too new."""
         path = checkpoint / RECORD
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values.get("version", 1) > VERSION:
-                raise ValueError(f"{path} was written by a newer foretrain: update foretrain to read it")
-            names = {each.name for each in fields(cls)}
-            return cls(**{name: value for name, value in values.items() if name in names})
-        except (TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not the record of a checkpoint ({error}): use another checkpoint") from error
+            return from_json(cls, path.read_bytes(), VERSION)
+        except ValueError as error:
+            raise ValueError(f"{path} is not the record of a checkpoint: {error}: use another checkpoint") from error
 
     def write(self, checkpoint: Place) -> None:
         """Write the record into the folder of a checkpoint."""

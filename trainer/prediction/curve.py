@@ -8,6 +8,7 @@ import numpy as np
 
 from foretrain.trainer.prediction.course import Averages, Noise, averages, distances
 from foretrain.trainer.prediction.windows import Floats
+from foretrain.typed_json import from_values
 
 LEVEL_RETURN = 0.5
 """A run that has left its course is back only if the average of its distances is within this share of the limit."""
@@ -49,9 +50,9 @@ class PredictedCurve:
     def of(cls, values: Mapping[str, Any]) -> Self:
         """The curve in the values of a prediction. Raises ValueError if they are not one."""
         try:
-            found = cls(**values)
-            Noise(**found.noise)
-        except TypeError as error:
+            found = from_values(cls, values)
+            from_values(Noise, found.noise)
+        except ValueError as error:
             raise ValueError(f"its curve cannot be read: {error}") from error
         return found
 

@@ -7,7 +7,7 @@ may come from the data, and a plugin counts the FLOPs of its layers.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +15,7 @@ from foretrain.files import write_atomically
 from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.run.folder import DESCRIPTION_FILE
 from foretrain.trainer.run.setup import Run
+from foretrain.typed_json import from_json
 
 VERSION = 1
 
@@ -76,15 +77,10 @@ class Description:
         Raises FileNotFoundError if there is none, and ValueError, which names the file, if it is not one.
         """
         path = run_dir / DESCRIPTION_FILE
-        text = path.read_text(encoding="utf-8")
         try:
-            values = json.loads(text)
-            if values.get("version", 1) > VERSION:
-                raise ValueError("it was written by a newer foretrain: update foretrain")
-            names = {each.name for each in fields(cls)}
-            return cls(**{name: value for name, value in values.items() if name in names})
-        except (TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path} does not describe a run ({error}): run the same command again") from error
+            return from_json(cls, path.read_bytes(), VERSION)
+        except ValueError as error:
+            raise ValueError(f"{path} does not describe a run: {error}: run the same command again") from error
 
     def write(self, run_dir: Path) -> None:
         """Write the description into a run folder."""

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from foretrain.configs.sources import ConfigError, Setting
+from foretrain.configs.sources import read as read_settings
 from foretrain.trainer.checkpoint.folders import RECORD as RECORD  # where most look for the names of files
 from foretrain.trainer.checkpoint.folders import CheckpointFolder, folder_of
 from foretrain.trainer.checkpoint.places import Place, place_of
@@ -33,14 +33,23 @@ def checkpoints_of(run_dir: Path, setting: str | None) -> CheckpointFolder[Any]:
 
 
 def checkpoints_in(run: Place) -> CheckpointFolder[Any]:
-    """The checkpoints of a run, by the config in its folder, or those in a folder of a server."""
+    """The checkpoints of a run, by the config in its folder, or those in a folder of a server.
+
+    Raises ConfigError, which names the place, if the config cannot be read.
+    """
     if isinstance(run, RemotePath):
         return folder_of(run)
-    try:
-        config = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8")) or {}
-    except OSError:
-        config = {}
-    return checkpoints_of(run, (config.get("train") or {}).get("checkpoint_folder"))
+    path = (run / CONFIG_FILE).absolute()
+    for setting in read_settings(path) if path.is_file() else ():
+        if setting.key == "train.checkpoint_folder" and setting.value is not None:
+            return checkpoints_of(run, _text(setting))
+    return checkpoints_of(run, None)
+
+
+def _text(setting: Setting) -> str:
+    if not isinstance(setting.value, str):
+        raise ConfigError(f"{setting.key} is no folder ({setting.origin}): write the path or the URL of one")
+    return setting.value
 
 
 def newest_checkpoint(run: Place) -> Any:

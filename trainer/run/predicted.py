@@ -38,14 +38,19 @@ class SealedPrediction:
     @classmethod
     def read(cls, path: Path) -> SealedPrediction:
         """The prediction in a file. Raises ValueError, which names the file, if it is none or was changed."""
-        content = path.read_text(encoding="utf-8")
+        try:
+            content = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not a {PREDICTION}: {error}") from error
         values = read_sealed(path, PREDICTION, content)
         if (metric := values.get("metric", VAL_LOSS)) != VAL_LOSS:
             raise ValueError(
                 f"{path} predicts {metric}, and a run is compared with a prediction of its loss: name one, or leave it "
                 f"out; `foretrain score RUN --prediction {path}` scores this one"
             )
-        curve, why_none = values.get("curve") or {}, ""
+        loss, target, curve, why_none = values.get("loss"), values.get("target"), values.get("curve") or {}, ""
+        if not (isinstance(loss, int | float) and isinstance(target, dict) and isinstance(curve, dict)):
+            raise ValueError(f"{path} lacks the loss, the target or the curve of a {PREDICTION}: make a new one")
         if not curve:
             why_none = "it was made by an older version"
         elif "refused" in curve:
@@ -54,7 +59,7 @@ class SealedPrediction:
             found = None if why_none else PredictedCurve.of(curve)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        return cls(path, values[SEAL], float(values["loss"]), found, why_none, values["target"], content)
+        return cls(path, values[SEAL], float(loss), found, why_none, target, content)
 
 
 def prediction_of(run: Run) -> SealedPrediction | None:

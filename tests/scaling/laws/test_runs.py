@@ -132,7 +132,7 @@ def test_a_run_without_what_is_needed_is_a_problem_of_one_line(
     [
         (DESCRIPTION_FILE, None, "the command that trained it adds it"),
         (DESCRIPTION_FILE, "{}", "does not describe a run"),
-        (DESCRIPTION_FILE, json.dumps(asdict(DESCRIPTION) | {"version": 99}), "newer foretrain"),
+        (DESCRIPTION_FILE, json.dumps(asdict(DESCRIPTION) | {"version": 99}), "version is 99: update foretrain"),
         (METRICS_FILE, None, "is not the folder of a run: it has no metrics.jsonl"),
         (METRICS_FILE, "oh\nno\n", "metrics.jsonl:1 is not a record"),
         (CONFIG_FILE, None, "no readable config.yaml"),

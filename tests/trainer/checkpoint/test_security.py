@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from foretrain.configs.load import ConfigError
 from foretrain.configs.schema import ParallelConfig
 from foretrain.launcher.local.run import RankError
 from foretrain.trainer.checkpoint.checksums import DamagedError, read_checked
 from foretrain.trainer.checkpoint.inspect import complete
 from foretrain.trainer.checkpoint.manifest import METADATA
 from foretrain.trainer.checkpoint.metadata import UnsafeError, read_metadata
-from foretrain.trainer.run.folder import CHECKPOINTS
+from foretrain.trainer.checkpoint.record import CheckpointRecord
+from foretrain.trainer.run.folder import CHECKPOINTS, CONFIG_FILE, RECORD, checkpoints_in
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
 from foretrain.trainer.text.inference import load_model
@@ -151,6 +154,43 @@ def chunk(offsets: list[int], sizes: list[int]) -> ChunkStorageMetadata:
 def test_a_list_that_does_not_fit_to_itself_is_damaged(change: dict[str, Any], words: str) -> None:
     with pytest.raises(DamagedError, match=words):
         read_metadata(pickle.dumps(small(**change)), FILE)
+
+
+def test_a_pickle_that_numbers_an_object_far_beyond_its_size_takes_no_memory() -> None:
+    content = pickle.PROTO + b"\4N" + pickle.LONG_BINPUT + (1 << 26).to_bytes(4, "little") + pickle.STOP
+    tracemalloc.start()
+    try:
+        with pytest.raises(DamagedError, match="is not the list of a checkpoint's tensors"):
+            read_metadata(content, FILE)
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"step": "two"}', b"\xff", b"[" * 100_000, b"{}", b"[]"],
+    ids=["type", "utf-8", "deep", "empty", "list"],
+)
+def test_a_record_that_is_none_is_refused_in_a_line_that_names_the_file(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / RECORD).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{RECORD} is not the record of a checkpoint: .*: use another checkpoint"):
+        CheckpointRecord.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (b"train: {checkpoint_folder: [a]}", r"train\.checkpoint_folder is no folder \(.*config\.yaml:1\)"),
+        (b"train: \xff", r"not valid YAML \(.*config\.yaml:1\)"),
+        (b"- a", r"a config holds keys with values"),
+        (b"x: &a [&b [1, 1], *b]\ny: &c [*a, *a]\nz: *z", r"not valid YAML \(.*config\.yaml:3\)"),
+    ],
+)
+def test_a_run_whose_config_cannot_be_read_is_refused_with_the_place(text: bytes, what: str, tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).write_bytes(text)
+    with pytest.raises(ConfigError, match=what):
+        checkpoints_in(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/b", "..", ".", ""])

@@ -20,6 +20,7 @@ from foretrain.trainer.metrics import METRICS_FILE
 from foretrain.trainer.plots import loss_curve
 from foretrain.trainer.prediction.course import Noise
 from foretrain.trainer.prediction.curve import PredictedCurve
+from foretrain.trainer.prediction.sealed import SEAL, seal_of
 from foretrain.trainer.prediction.target import schedule_shape
 from foretrain.trainer.prediction.windows import EDGES, NUM_WINDOWS
 from foretrain.trainer.run.description import Description
@@ -182,6 +183,11 @@ def test_other_data_are_refused(tmp_path: Path, corpus: Path) -> None:
         prepare_run(replace(plain, train=replace(plain.train, prediction=path)))
 
 
+def resealed(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A prediction with other values, and the seal of those."""
+    return {**values, **changes, SEAL: seal_of({**values, **changes})}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -189,6 +195,9 @@ def test_other_data_are_refused(tmp_path: Path, corpus: Path) -> None:
         (lambda values: values | {"kind": "fit"}, "is not a prediction"),
         (lambda values: values | {"version": 99}, "was written by a newer foretrain"),
         (lambda values: [], "is not a prediction"),
+        (lambda values: resealed(values, target=None), "lacks the loss, the target or the curve of a prediction"),
+        (lambda values: resealed(values, loss="low"), "lacks the loss, the target or the curve of a prediction"),
+        (lambda values: resealed(values, curve={"edges": 1}), "its curve cannot be read: its edges is 1"),
         (None, "cannot be read (No such file or directory): correct the path"),
     ],
 )
