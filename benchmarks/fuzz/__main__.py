@@ -85,7 +85,7 @@ def main(
 
 
 def fuzz(target: Target, seconds: float, work: Path) -> Fuzzed:
-    """Fuzz one parser for so many seconds, again after each finding."""
+    """Fuzz one parser for that many seconds, again after each finding."""
     kept, findings = work / "inputs", work / "findings"
     for folder in (kept, findings):
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def fuzz(target: Target, seconds: float, work: Path) -> Fuzzed:
 
 
 def run_child(target: Target, seconds: int, work: Path, kept: Path, findings: Path) -> str:
-    """What a process that fuzzes printed. It ends after so many seconds, or at its first finding."""
+    """What a process that fuzzes printed. It ends after that many seconds, or at its first finding."""
     options = [
         f"-max_total_time={seconds}",
         f"-max_len={target.max_bytes}",

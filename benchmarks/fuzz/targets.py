@@ -227,6 +227,6 @@ def check(target: Target, parse: Parser, data: bytes) -> None:
 
 
 def limit_memory(more_bytes: int) -> None:
-    """Let this process take at most so many bytes of memory beyond those that it has mapped."""
+    """Let this process take at most that many bytes of memory beyond those that it has mapped."""
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (mapped + more_bytes, resource.RLIM_INFINITY))

@@ -62,7 +62,7 @@ app = typer.Typer(add_completion=False)
 
 @dataclass(frozen=True)
 class Soaked:
-    """What a run of so many steps needed."""
+    """What a run of `steps` steps needed."""
 
     steps: int
     memory_mib: list[dict[str, float]]
@@ -128,7 +128,7 @@ def corpus_in(folder: Path) -> Path:
 
 
 def soak(run_dir: Path, corpus: Path, steps: int) -> Soaked:
-    """Train for so many steps, stop, and resume for RESUMED_STEPS more, with which the run is complete."""
+    """Train for `steps` steps, stop, and resume for RESUMED_STEPS more, with which the run is complete."""
     with JobProgress(steps + RESUMED_STEPS, label=f"{steps:,} steps") as progress:
         config = run_dir.with_suffix(".yaml")
         config.write_text(CONFIG, encoding="utf-8")
