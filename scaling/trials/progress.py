@@ -28,6 +28,8 @@ class TrialProgress(JobProgress):
         self._trials: Sequence[Trial] = ()
         self._outcomes: dict[str, Outcome] = {}
         self._num_failed = 0
+        self._failed_for: dict[str, str] = {}
+        """The first trial that failed for each reason, which is the last line of what a failure shows."""
         self.details = lambda: [table(self._trials, self._outcomes)]
 
     def plan(self, trials: Sequence[Trial], outcomes: Mapping[str, Outcome]) -> None:
@@ -52,6 +54,10 @@ class TrialProgress(JobProgress):
     def fail(self, trial: Trial, why: str) -> None:
         """A trial has no outcome, and will not get one."""
         self._num_failed += 1
+        *details, reason = why.splitlines() or [why]
+        alike = self._failed_for.setdefault(reason, trial.name)
+        if details and alike != trial.name:  # a wrong setting fails in all trials: its traceback is shown once
+            why = f"as {alike}: {reason}"
         self.skip(work(trial))
         self._update_label()
         self.say(f"{self._count()}  {trial} FAILED ({trial.name}): {why}", style="red")
