@@ -29,7 +29,7 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(quotable(message[:_MESSAGE_CHARS]))
+        super().__init__(quotable(message[:_MESSAGE_CHARS])[:_MESSAGE_CHARS])
 
 
 @dataclass(frozen=True)

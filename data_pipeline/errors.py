@@ -9,6 +9,10 @@ REMEDY = "copy the file again, or prepare the corpus again"
 """What to do about a file of a corpus whose content is not the one that was written."""
 
 
+_MESSAGE_CHARS = 4_000
+"""More of a message would show what is wrong no better."""
+
+
 class CorpusError(ValueError):
     """A file cannot be used. The message names the file, the place in it if there is one, and the remedy.
 
@@ -16,7 +20,7 @@ class CorpusError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(quotable(message))
+        super().__init__(quotable(message[:_MESSAGE_CHARS])[:_MESSAGE_CHARS])
 
     def named(self, prefix: str) -> Self:
         """The same error, with a message that begins with `prefix`."""

@@ -32,6 +32,7 @@ MAX_FINDINGS = 10
 INPUT_S = 10
 """Seconds after which one input is a finding."""
 RSS_MB = 4096
+ENDED = "the process ended with status "
 
 
 @dataclass
@@ -113,14 +114,15 @@ def run_child(target: Target, seconds: int, work: Path, kept: Path, findings: Pa
     ]
     command = [sys.executable, "-m", "benchmarks.fuzz.child", target.name, str(work), *options]
     ended = subprocess.run(command, capture_output=True, check=False, timeout=seconds + 20 * INPUT_S)
-    return (ended.stdout + ended.stderr).decode("utf-8", "replace")
+    printed = (ended.stdout + ended.stderr).decode("utf-8", "replace")
+    return f"{printed}\n{ENDED}{ended.returncode}\n"
 
 
 def count(result: Fuzzed, printed: str) -> None:
     """Add what a process printed. Raises RuntimeError, with the end of it, if it did not fuzz at all."""
 
     def greatest(pattern: str) -> int:
-        return max((int(number) for number in re.findall(pattern, printed)), default=0)
+        return max((int(number) for number in re.findall(pattern, printed, re.MULTILINE)), default=0)
 
     executions = greatest(r"stat::number_of_executed_units:\s*(\d+)") or greatest(r"^#(\d+)")
     found = re.findall(r"Test unit written to (\S+)", printed)
@@ -131,6 +133,8 @@ def count(result: Fuzzed, printed: str) -> None:
     result.peak_rss_mb = max(result.peak_rss_mb, greatest(r"stat::peak_rss_mb:\s*(\d+)"), greatest(r"rss: (\d+)Mb"))
     for path in found:
         result.findings.append({"input": Path(path).name, "error": error_of(printed.splitlines())})
+    if not found and not printed.endswith(f"{ENDED}0\n"):
+        result.findings.append({"input": "", "error": printed.splitlines()[-1]})
 
 
 def error_of(lines: Sequence[str]) -> str:

@@ -24,6 +24,8 @@ DTYPES = ("uint16", "uint32")
 MEMBER_BYTES = 2048
 """Bytes of a sample's headers in a shard, at the least."""
 NO_SHA256 = "0" * 64
+_QUOTED_CHARS = 300
+"""Of an error of the parser, which may repeat the complete file."""
 
 
 def index_name(split: str) -> str:
@@ -135,7 +137,7 @@ class Manifest:
         except CorpusError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-            raise CorpusError(f"{path} is damaged ({error!r}): {REMEDY}") from error
+            raise CorpusError(f"{path} is damaged ({repr(error)[:_QUOTED_CHARS]}): {REMEDY}") from error
 
     @classmethod
     def _from_fields(cls, fields: dict[str, Any]) -> "Manifest":

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz.__main__ import Fuzzed, count
+from benchmarks.fuzz.__main__ import ENDED, Fuzzed, count
 from benchmarks.fuzz.targets import TARGETS, Target, check
 
 SAYS_NO = {"http"}
@@ -89,11 +89,19 @@ Traceback (most recent call last):
 Test unit written to {tmp_path}/crash-1
 stat::number_of_executed_units: 1500
 stat::peak_rss_mb:              310
+{ENDED}77
 """
     count(result, printed)
-    count(result, "#7\tDONE   cov: 29 ft: 39 corp: 5/30b\nstat::number_of_executed_units: 7\n")
+    count(result, f"#7\tDONE   cov: 29 ft: 39 corp: 5/30b\nstat::number_of_executed_units: 7\n{ENDED}0\n")
     assert (result.executions, result.branches, result.peak_rss_mb) == (1507, 30, 310)
     assert result.findings == [{"input": "crash-1", "error": "KeyError: 'size'"}]
+
+
+def test_a_process_that_is_killed_while_it_fuzzes_is_a_finding() -> None:
+    result = Fuzzed("tar")
+    count(result, f"INFO: seed\n#512\tpulse  cov: 30 ft: 40\n{ENDED}-9\n")
+    assert result.executions == 512
+    assert result.findings == [{"input": "", "error": "the process ended with status -9"}]
 
 
 def test_a_process_that_did_not_fuzz_is_an_error_with_what_it_printed() -> None:

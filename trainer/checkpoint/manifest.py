@@ -3,6 +3,7 @@
 import json
 import zlib
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,10 +11,18 @@ from foretrain.progress import Advance
 from foretrain.trainer.checkpoint.checksums import BLOCK_BYTES, DamagedError, check_file, confirmed, read_trailer
 from foretrain.trainer.checkpoint.folders import MANIFEST, CheckpointFolder, RemoteFolder, folder_of
 from foretrain.trainer.checkpoint.places import Place, files_in, write_file
+from foretrain.typed_json import from_json
 
 METADATA = ".metadata"
 """The file in which torch.distributed.checkpoint keeps which part of which tensor is where."""
 VERSION = 1
+NUM_SUMS = 2
+"""Numbers of a file in the list: its bytes and a checksum."""
+
+
+@dataclass(frozen=True)
+class _Listing:
+    files: dict[str, list[int]]
 
 
 def write_manifest(folder: Place) -> None:
@@ -96,11 +105,14 @@ def _read(folder: Place) -> dict[str, list[int]]:
 def _read_once(path: Place) -> dict[str, list[int]]:
     try:
         content = path.read_bytes()
-        files: dict[str, list[int]] = json.loads(content)["files"]
+        files = from_json(_Listing, content, VERSION).files
     except FileNotFoundError as error:
         raise DamagedError(f"{path} is missing") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except ValueError as error:
         raise DamagedError(f"{path} cannot be read: {error}") from error
+    for name, sums in files.items():
+        if "/" in name or name in ("", ".", "..") or len(sums) != NUM_SUMS:
+            raise DamagedError(f"{path} has {name[:100]!r}, which is no file of a checkpoint")
     if content != _text(files).encode():  # so that no byte of it can change
         raise DamagedError(f"{path} is not what was written")
     return files
