@@ -25,7 +25,7 @@ MEMBER_BYTES = 2048
 """Bytes of a sample's headers in a shard, at the least."""
 NO_SHA256 = "0" * 64
 _QUOTED_CHARS = 300
-"""Of an error of the parser, which may repeat the complete file."""
+"""Characters that are quoted of an error of the parser, which may repeat the complete file."""
 
 
 def index_name(split: str) -> str:
