@@ -29,8 +29,8 @@ Overrides = Annotated[
 BatchRuleOption = Annotated[
     Literal["fixed", "sqrt", "linear"],
     typer.Option(
-        help="fixed: the batch of the config; sqrt: it grows as sqrt(tokens), and lr as sqrt(batch); linear: as the "
-        "tokens, with the same steps and lr."
+        help="fixed: the batch of the config; sqrt: it grows as sqrt(tokens); linear: as the tokens, at the same "
+        "number of steps. With both, lr grows as sqrt(batch)."
     ),
 ]
 SweepOption = Annotated[

@@ -12,6 +12,7 @@ from benchmarks.data.__main__ import machine
 from benchmarks.predictions.campaign import Campaign
 from benchmarks.predictions.commands import corpus
 from benchmarks.predictions.corpora import fingerprint
+from foretrain.scaling.prediction.fit import evidence_in
 from foretrain.scaling.prediction.folder import read_folder
 from foretrain.scaling.prediction.plot import plot_tally
 from foretrain.scaling.prediction.record import FitRecord
@@ -19,6 +20,7 @@ from foretrain.scaling.prediction.report import print_tally as print_rows
 from foretrain.scaling.prediction.tally import Row, Scored, tally
 from foretrain.trainer.run.environment import code_version
 
+OTHER_LAWS = ("compute", "compute_no_e")
 SUMMARY, PICTURE = "summary.json", "tally.png"
 LEAST_INSIDE, MOST_INSIDE = 0.85, 1.0
 """Share of the targets in their interval at 90 %: 17 to 20 of 20."""
@@ -79,6 +81,29 @@ def print_tally(campaigns: Sequence[Campaign], console: Console) -> None:
         console.print(f"{'holds' if holds else 'FAILS'}: {name}", style="green" if holds else "bold red")
 
 
+def other_laws(campaign: Campaign) -> dict[str, list[dict[str, Any]]]:
+    """What other laws of compute say of the scored targets from the same proxies, though nothing of it was sealed."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in OTHER_LAWS:
+        for target in campaign.all_targets():
+            if target.name not in campaign.scored():
+                continue
+            _, score = campaign.scored()[target.name]
+            runs = FitRecord.read(campaign.fit_file(target.family)).runs
+            prediction = evidence_in(name, runs).predict(np.array([target.flops], dtype=float))
+            interval = prediction.interval(0.9)
+            found.setdefault(name, []).append(
+                {
+                    "target": target.name,
+                    "predicted": round(prediction.loss, 4),
+                    "interval": [round(interval.low, 4), round(interval.high, 4)],
+                    "error": round(prediction.loss / score.measured - 1, 5),
+                    "inside": interval.low <= score.measured <= interval.high,
+                }
+            )
+    return found
+
+
 def _summary(campaign: Campaign) -> dict[str, Any]:
     predictions = []
     for target in campaign.all_targets():
@@ -109,6 +134,7 @@ def _summary(campaign: Campaign) -> dict[str, Any]:
     return {
         "predictions": predictions,
         "tally": [vars(row) | {"high": row.high if np.isfinite(row.high) else None} for row in rows_of(campaign)],
+        "other_laws": other_laws(campaign),
         "mean_error": float(np.mean([each["error"] for each in predictions])) if predictions else None,
         "flops": sum(target.flops for target in campaign.all_targets()),
         "ladder_flops": sum(_cost(campaign.fit_file(family)) for family in campaign.plan.families),

@@ -19,7 +19,7 @@ BatchRule = Literal["fixed", "sqrt", "linear"]
 BATCH_RULES: dict[BatchRule, str] = {
     "fixed": "as the target's",
     "sqrt": "as sqrt(tokens), lr as sqrt(batch)",
-    "linear": "as the tokens, so that all runs have about as many steps; the same lr",
+    "linear": "as the tokens, so that all runs have about as many steps; lr as sqrt(batch)",
 }
 """How the batch and the learning rate follow from the tokens, in words."""
 
@@ -49,8 +49,9 @@ class Rules:
     """Training tokens for each parameter, embeddings and head included."""
     batch: BatchRule = "fixed"
     """fixed: the target's global batch. sqrt: it is proportional to the square root of the training tokens, and the
-    learning rate to that of the batch. linear: it is proportional to the tokens, and the learning rate is the target's;
-    all runs have about as many steps, over which muP keeps the best rate."""
+    learning rate to that of the batch. linear: it is proportional to the tokens, so that all runs have about as many
+    steps, and the learning rate to the square root of the batch. muP keeps the best rate of a width; with Adam, the best
+    one grows as the root of the batch while the noise of the gradient decides (Malladi et al., arXiv 2205.10287)."""
     dp: int = 1
     """Data-parallel replicas, which divide every batch."""
     min_width: int = 1
@@ -104,10 +105,9 @@ def batch_of(target: Config, num_tokens: float, rule: BatchRule, dp: int) -> tup
     samples, lr = target.train.global_batch_size, target.optimizer.lr
     if rule == "sqrt":
         samples = _rounded(samples * math.sqrt(num_tokens / target.train.num_tokens), dp, BATCH_PARTS)
-        lr *= math.sqrt(samples / target.train.global_batch_size)
     elif rule == "linear":
         samples = _rounded(samples * num_tokens / target.train.num_tokens, dp, LINEAR_BATCH_PARTS)
-    return samples, lr
+    return samples, lr * math.sqrt(samples / target.train.global_batch_size)
 
 
 def target_rung(target: Config) -> Rung:

@@ -113,11 +113,8 @@ def check_plan(plan: BudgetPlan, config: Config, tp: int, batch: str) -> None:
     assert shape.d_ff * base.d_model == base.d_ff * shape.d_model
     share = config.schedule.warmup_tokens / config.train.num_tokens
     assert abs(written.schedule.warmup_tokens - share * rung.num_tokens) <= 1
-    if batch != "sqrt":
-        assert written.optimizer.lr == config.optimizer.lr
-    else:
-        growth = math.sqrt(rung.global_batch_size / config.train.global_batch_size)
-        assert written.optimizer.lr == pytest.approx(config.optimizer.lr * growth)
+    growth = math.sqrt(rung.global_batch_size / config.train.global_batch_size)
+    assert written.optimizer.lr == pytest.approx(config.optimizer.lr * growth)
     best = brute_force(replace(config, model=replace(config.model, vocab_size=written.model.vocab_size)), plan)
     assert plan.run.loss <= 1.01 * best
 
