@@ -2,7 +2,7 @@
 
     python -m benchmarks.predictions.gpu --out benchmarks/results/predictions_gpu
 
-The set-up is that of the twenty predictions, with proxies beyond their bend: widths 56 to 128, five seeds each. It is
+The set-up is that of the twenty predictions, with larger proxies: widths 56 to 128, five seeds each. It is
 planned to take less than ten minutes on one GPU with eight cores, and needs no network. If it is stopped, the same
 command continues. The exit status is 1 if the measured loss is outside of the interval at 90 %, or more than 1 % from
 the prediction.
