@@ -50,8 +50,9 @@ class Rules:
     batch: BatchRule = "fixed"
     """fixed: the target's global batch. sqrt: it is proportional to the square root of the training tokens, and the
     learning rate to that of the batch. linear: it is proportional to the tokens, so that all runs have about as many
-    steps, and the learning rate to the square root of the batch. muP keeps the best rate of a width; with Adam, the best
-    one grows as the root of the batch while the noise of the gradient decides (Malladi et al., arXiv 2205.10287)."""
+    steps, and the learning rate to the square root of the batch. muP carries the best rate over widths, not over
+    batches: with Adam it grows as their root while the noise of gradients decides (Malladi et al., arXiv 2205.10287).
+    """
     dp: int = 1
     """Data-parallel replicas, which divide every batch."""
     min_width: int = 1

@@ -85,7 +85,8 @@ def read_metadata(content: bytes, file: Place, *, of_one_rank: bool = False) -> 
     DamagedError if it is not the list of tensors, each of them complete.
     """
     try:
-        _check_memory(content)
+        if not of_one_rank:  # those were written a moment ago, and steps would wait for this look at each instruction
+            _check_memory(content)
         found = _Unpickler(io.BytesIO(content)).load()
     except UnsafeError as error:
         raise UnsafeError(
