@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from foretrain import limits
+from foretrain.files import naming
 from foretrain.printable import quotable
 
 PRESETS = Path(__file__).parent
@@ -99,7 +100,7 @@ def parse_override(text: str) -> list[Setting]:
 
 
 def _content(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         content = file.read(limits.CONFIG_BYTES + 1)
     if len(content) > limits.CONFIG_BYTES:
         raise ConfigError(f"{_shown(path)} has more than {limits.CONFIG_BYTES} bytes, so it is no config: name another")

@@ -3,6 +3,7 @@
 from copy import copy
 from typing import Self
 
+from foretrain.faults import is_passing
 from foretrain.printable import quotable
 
 REMEDY = "copy the file again, or prepare the corpus again"
@@ -11,6 +12,13 @@ REMEDY = "copy the file again, or prepare the corpus again"
 
 _MESSAGE_CHARS = 4_000
 """More of a message would show what is wrong no better."""
+
+
+def remedy_of(error: Exception) -> str:
+    """What to do about a file of a corpus that cannot be read because of an error."""
+    if is_passing(error):
+        return "the file system or the network has failed: run the same command again when it is back"
+    return REMEDY
 
 
 class CorpusError(ValueError):
@@ -30,19 +38,24 @@ class CorpusError(ValueError):
 
 
 class UnreadableError(CorpusError):
-    """Tokens cannot be read during a run, although their corpus could be opened."""
+    """Tokens cannot be read during a run, although their corpus could be opened.
 
-    def __init__(self, message: str, shard: str, offset_bytes: int) -> None:
+    `is_passing`: they may be readable later. It is kept here, since an error that is sent to other ranks has no cause.
+    """
+
+    def __init__(self, message: str, shard: str, offset_bytes: int, is_passing: bool = False) -> None:
         super().__init__(message)
         self.shard = shard
         self.offset_bytes = offset_bytes
         """Position in the shard's file."""
+        self.is_passing = is_passing
 
-    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[str, str, int]]:
-        return type(self), (str(self), self.shard, self.offset_bytes)
+    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[str, str, int, bool]]:
+        return type(self), (str(self), self.shard, self.offset_bytes, self.is_passing)
 
 
 class UnreachableError(UnreadableError):
     """A file could not be fetched now, after all repetitions: its server or the network may be back later."""
 
-    is_passing = True
+    def __init__(self, message: str, shard: str, offset_bytes: int, is_passing: bool = True) -> None:
+        super().__init__(message, shard, offset_bytes, is_passing)

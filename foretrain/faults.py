@@ -13,6 +13,11 @@ PASSING_ERRNOS = frozenset(
 missing rights are not among them: someone must change something."""
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error is that a disk or a quota has no room."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def is_passing(error: BaseException | None) -> bool:
     """Whether an error, or the one that it was raised from, is a fault that passes.
 

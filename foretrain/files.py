@@ -5,11 +5,12 @@ import fcntl
 import os
 import secrets
 import socket
+import stat
 import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -39,7 +40,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = False) -> None:
     """Write a file, text as UTF-8, so that readers see the old or the new content and never a part of either."""
-    with replacing(path, durable=durable) as temporary:
+    with naming(path), replacing(path, durable=durable) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -50,6 +51,34 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is a file. Raises OSError if that is not known: then `Path.is_file` of Python 3.14 is false."""
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder. Raises OSError if that is not known: then `Path.is_dir` of Python 3.14 is false."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError of the block name the file, which the operating system does not for one that is open."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 class LockHeldError(RuntimeError):
@@ -75,19 +104,31 @@ def lock(path: Path, *, wait_s: float = 0.0, remove: bool = False) -> Iterator[N
     deadline_s = time.monotonic() + wait_s
     with _excluding_threads(path.absolute(), deadline_s):
         while True:
-            with path.open("a+", encoding="utf-8", errors="replace") as file:
-                _acquire(file, deadline_s)
-                if not _is_file_at(path, file):
-                    continue  # the previous holder removed the file while this process waited for it
-                file.truncate(0)
-                file.write(f"{_this_process()}\n")
-                file.flush()
+            with _open_lock_file(path) as file:
+                with naming(path):
+                    _acquire(file, deadline_s)
+                    if not _is_file_at(path, file):
+                        continue  # the previous holder removed the file while this process waited for it
+                    file.truncate(0)
+                    file.write(f"{_this_process()}\n")
+                    file.flush()
                 try:
                     yield
                 finally:
                     if remove:
                         path.unlink(missing_ok=True)
                 return
+
+
+@contextmanager
+def _open_lock_file(path: Path) -> Iterator[TextIO]:
+    """Yield the open file of a lock. That it cannot be closed is no error: it has no content that could be lost."""
+    file = path.open("a+", encoding="utf-8", errors="replace")
+    try:
+        yield file
+    finally:
+        with suppress(OSError):
+            file.close()
 
 
 _held_here: set[Path] = set()

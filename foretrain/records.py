@@ -6,17 +6,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from foretrain.files import naming
+
 
 def append(path: Path, entry: Mapping[str, Any]) -> None:
     """Add an entry."""
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(f"\n{json.dumps(entry)}\n")  # a node may have died while it wrote the line before
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
     """All complete entries, oldest first; none if there is no record."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    try:
+        with naming(path):
+            lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
         with suppress(json.JSONDecodeError):
             found.append(json.loads(line))
     return found

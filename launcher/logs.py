@@ -2,6 +2,7 @@
 
 import re
 import time
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
@@ -31,5 +32,7 @@ def open_log(log: Path, title: str) -> FileIO:
 
 def last_lines(log: Path, number: int) -> list[str]:
     """The last lines that the newest start of a rank or task has printed, after a line that names the log."""
-    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    text = ""
+    with suppress(OSError):  # what is shown because of them is the failure of a rank
+        text = log.read_text(encoding="utf-8", errors="replace")
     return [f"The last lines of {log}:", *_START_LINE.split(text)[-1].splitlines()[-number:]]

@@ -8,11 +8,13 @@ import logging
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from foretrain import records
+from foretrain.faults import is_passing
 from foretrain.trainer.goodput import facts
 from foretrain.trainer.goodput.facts import Fact
 from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_HANG, EXIT_RESUME
@@ -21,8 +23,25 @@ from foretrain.trainer.run.folder import HANGS, newest_checkpoint, step_of
 logger = logging.getLogger(__name__)
 
 STARTS_FILE = "starts.jsonl"
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, *[30.0] * 19)
+"""Seconds before each further attempt to read or write the record of a job's starts after a fault that passes: ten
+minutes in all. Without that record, nothing counts the starts of the job."""
+Result = TypeVar("Result")
 EXIT_SIGNAL = 128
 """A rank that signal n killed ends with this + n: not its program ended it, but its machine or its cluster."""
+
+
+def patiently(work: Callable[[], Result]) -> Result:
+    """What `work` returns; after a fault that passes it is tried again, for ten minutes. Raises OSError after that."""
+    for pause_s in PAUSES_S:
+        try:
+            return work()
+        except OSError as error:
+            if not is_passing(error):
+                raise
+            logger.warning("%s: tries again in %g s", error, pause_s)
+        time.sleep(pause_s)
+    return work()
 
 
 @dataclass(frozen=True)
@@ -77,9 +96,17 @@ def newest_step(run_dir: Path) -> int:
 def record_start(run_dir: Path, job: str, max_starts: int, *, queued: bool = False) -> str | None:
     """Record a start of `job`; or return why it must not start. `queued`: a cluster decides when the job starts.
 
-    If the folder of the checkpoints cannot be read now, the step of the start before is recorded.
+    If the folder of the checkpoints cannot be read now, the step of the start before is recorded. A record that cannot
+    be read or written because of a fault that passes is waited for.
     """
-    starts = read_starts(run_dir)
+    try:
+        return _record_start(run_dir, job, max_starts, queued)
+    except OSError as error:
+        return f"no start can be recorded ({error}): free some space, or repair the file system, and launch it again"
+
+
+def _record_start(run_dir: Path, job: str, max_starts: int, queued: bool) -> str | None:
+    starts = patiently(lambda: read_starts(run_dir))
     try:
         step = newest_step(run_dir)
     except OSError as error:
@@ -88,16 +115,19 @@ def record_start(run_dir: Path, job: str, max_starts: int, *, queued: bool = Fal
     refusal = stuck(starts, job, step, max_starts)
     if refusal is None:
         at_s = round(time.time(), 3)
-        records.append(run_dir / STARTS_FILE, asdict(Start(job, step, at_s)))
-        facts.append(run_dir, Fact("start", at_s, job=job, queued=queued))
+        patiently(lambda: records.append(run_dir / STARTS_FILE, asdict(Start(job, step, at_s))))
+        try:
+            facts.append(run_dir, Fact("start", at_s, job=job, queued=queued))
+        except OSError as error:  # then the time until now counts for what was before
+            logger.warning("the goodput of the run will lack this start (%s)", error)
     return refusal
 
 
 def decide(run_dir: Path, job: str, max_starts: int, status: int) -> tuple[bool, str]:
     """Whether `job`, whose ranks ended with `status`, is started again, and the reason in words.
 
-    If the folder of the checkpoints cannot be read now, the job is started again: a server that does not answer must
-    not end it.
+    If the folder of the checkpoints or the record of the starts cannot be read now, the job is started again: a server
+    that does not answer must not end it.
     """
     if status == EXIT_DONE:
         return False, "done"
@@ -111,10 +141,10 @@ def decide(run_dir: Path, job: str, max_starts: int, status: int) -> tuple[bool,
     }
     how = known.get(status, f"a rank was killed (status {status})")
     try:
-        step = newest_step(run_dir)
+        step, starts = newest_step(run_dir), read_starts(run_dir)
     except OSError as error:
         return True, f"{how}: starts again, although the newest checkpoint is not known ({error})"
-    refusal = stuck(read_starts(run_dir), job, step, max_starts)
+    refusal = stuck(starts, job, step, max_starts)
     if refusal is not None:
         return False, refusal
     return True, f"{how}: resumes {f'from step {step:,}' if step else 'from the start'}"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +19,11 @@ from foretrain.trainer.goodput.facts import Fact
 from foretrain.trainer.run import owner
 from foretrain.trainer.run.description import Description
 from foretrain.trainer.run.environment import record
-from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
 from foretrain.trainer.run.folder import CONFIG_FILE, LOGS
 from foretrain.trainer.run.lock import locked
 from foretrain.trainer.run.setup import Run, prepare_run
-from foretrain.trainer.run.stopping import catch_signals
+from foretrain.trainer.run.stopping import catch_signals, restarted_after_faults
 
 logger = logging.getLogger(__name__)
 
@@ -111,20 +112,27 @@ def announce(run: Run) -> None:
         facts.append(run.run_dir, Fact("process", round(facts.process_start_s(), 3)))
         return
     Description.of(run).write(run.run_dir)  # the version that trained it may have written none
-    from foretrain.trainer.run.finish import finish
+    from foretrain.trainer.run.finish import finish, surviving_faults
 
-    finish(run)
+    with surviving_faults(run):
+        finish(run)
 
 
 def train(run: Run, place: Place) -> int:
     """Train as this rank, or start all ranks and wait for them. Returns the exit status."""
     if place.is_launcher:
         outlive_readers(lambda reason: None)  # it waits for its ranks, whatever becomes of its terminal
-        return run_local(
-            "foretrain.trainer.run.rank:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / LOGS
-        )
+        with restarted_after_faults():  # the logs of its ranks may be on a file system that fails
+            return run_local(
+                "foretrain.trainer.run.rank:train_rank", (run,), run.layout.world_size, log_dir=run.run_dir / LOGS
+            )
     import_all(PRELOAD, will_fork=False)
+    from foretrain.trainer.checkpoint.files import SaveError
     from foretrain.trainer.run.rank import train_rank
 
-    train_rank(run)
+    try:
+        train_rank(run)
+    except SaveError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_FAILED
     return EXIT_DONE

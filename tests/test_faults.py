@@ -1,6 +1,7 @@
 """Faults that pass, of servers and file systems: the job is started again, and only what cannot change ends it."""
 
 import errno
+import pickle
 import shutil
 import socket
 import threading
@@ -9,17 +10,20 @@ from typing import Any
 
 import pytest
 
+from foretrain import records
 from foretrain.configs.data import DataConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
-from foretrain.data_pipeline.errors import CorpusError, UnreachableError
+from foretrain.data_pipeline.errors import CorpusError, UnreachableError, UnreadableError
 from foretrain.data_pipeline.stream import batches
 from foretrain.data_pipeline.stream.batches import Prefetcher, StopAskedError
 from foretrain.faults import is_passing
-from foretrain.launcher import train
+from foretrain.launcher import restart, train
 from foretrain.launcher.local.run import RankError
 from foretrain.trainer.checkpoint.remote.requests import RemoteError
+from foretrain.trainer.evaluation import HeldOutError
 from foretrain.trainer.run import stopping
 from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_HANG, EXIT_RESUME
+from foretrain.trainer.run.folder import CONFIG_FILE, newest_checkpoint
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
 from tests.cli import CONFIG, called
@@ -141,6 +145,45 @@ def test_faults_that_pass_are_those_of_networks_and_file_systems() -> None:
         CorpusError(""),
     ):
         assert not is_passing(lasting), lasting
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnreachableError("the server is gone", "shard-0.tar", 7),
+        UnreadableError("the disk is gone", "shard-0.tar", 7, is_passing=True),
+        UnreadableError("the shard is damaged", "shard-0.tar", 7),
+        HeldOutError("the disk is gone", is_passing=True),
+    ],
+)
+def test_a_fault_that_passes_is_one_on_every_rank_to_which_it_is_sent(error: Exception) -> None:
+    sent = pickle.loads(pickle.dumps(error))
+    assert (type(sent), str(sent), is_passing(sent)) == (type(error), str(error), is_passing(error))
+
+
+def test_a_config_that_cannot_be_read_now_does_not_hide_the_checkpoints_of_its_run(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).symlink_to(CONFIG_FILE)  # a loop: to read it is an OSError
+    with pytest.raises(OSError, match="symbolic links"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_record_of_starts_that_cannot_be_written_is_waited_for_and_then_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restart, "PAUSES_S", (0.0,) * 3)
+    failing = [OSError(errno.EIO, "Input/output error", "starts.jsonl") for _ in range(3)]
+
+    def append(path: Path, entry: dict[str, Any]) -> None:
+        if failing:
+            raise failing.pop()
+
+    monkeypatch.setattr(records, "append", append)
+    assert restart.record_start(tmp_path, "7", 2) is None
+    failing = [OSError(errno.EIO, "Input/output error", "starts.jsonl") for _ in range(4)]
+    refusal = restart.record_start(tmp_path, "7", 2)
+    assert refusal is not None and "no start can be recorded ([Errno 5] Input/output error: 'starts.jsonl')" in refusal
+    failing = [OSError(errno.ENOSPC, "No space left on device", "starts.jsonl")]
+    assert "free some space" in (restart.record_start(tmp_path, "7", 2) or "")
 
 
 def test_a_job_waits_for_a_lock_longer_than_a_server_keeps_that_of_a_dead_node() -> None:

@@ -15,6 +15,7 @@ from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.stream.batch import IntArray
 from foretrain.data_pipeline.stream.data import HeldOut
 from foretrain.data_pipeline.stream.held_out import NO_WINDOW, HeldOutSamples, documents_of, num_windows, spread
+from foretrain.faults import is_passing
 from foretrain.parallel.engine import Engine
 from foretrain.parallel.groups import Groups
 from foretrain.trainer.callbacks.base import HeldOutLoss
@@ -126,7 +127,7 @@ class Evaluation:
     def _read(self, num_samples: int) -> "_Held":
         if self._held is None or self._held.num_samples != num_samples:
             self._held = None  # before others are read, since there may be memory for one of them only
-            problem, samples, documents = "", [], []
+            problem, samples, documents = None, [], []
             try:
                 for source, count in zip(self._sources, self._counts(num_samples), strict=True):
                     stream, windows_N = source.stream, spread(count, self._windows(source))
@@ -136,7 +137,7 @@ class Evaluation:
                     if self._groups.rank == 0:
                         documents.append(documents_of(stream, self._seq_len, windows_N))
             except CorpusError as error:
-                problem = str(error)
+                problem = HeldOutError(f"held-out samples cannot be read: {error}", is_passing(error))
             self._held = _Held(num_samples, samples, self._agree(problem, documents))
         return self._held
 
@@ -147,14 +148,25 @@ class Evaluation:
         filled[: len(windows_N)] = windows_N
         return filled.reshape(-1, size)[:, self._share].ravel()
 
-    def _agree(self, problem: str, documents: list[IntArray]) -> list[IntArray]:
-        """The documents that rank 0 has found. Raises CorpusError on every rank if any of them has a problem."""
-        everyones: list[tuple[str, list[IntArray]]] = [("", [])] * self._groups.layout.world_size
+    def _agree(self, problem: "HeldOutError | None", documents: list[IntArray]) -> list[IntArray]:
+        """The documents that rank 0 has found. Raises HeldOutError on every rank if any of them has a problem."""
+        everyones: list[tuple[HeldOutError | None, list[IntArray]]] = [(None, [])] * self._groups.layout.world_size
         dist.all_gather_object(everyones, (problem, documents), group=self._groups.cpu)
         for each, _ in everyones:
-            if each:
-                raise CorpusError(f"held-out samples cannot be read: {each}")
+            if each is not None:
+                raise each
         return everyones[0][1]
+
+
+class HeldOutError(CorpusError):
+    """Held-out samples cannot be read. `is_passing`: they may be readable later."""
+
+    def __init__(self, message: str, is_passing: bool) -> None:
+        super().__init__(message)
+        self.is_passing = is_passing
+
+    def __reduce__(self) -> tuple[type["HeldOutError"], tuple[str, bool]]:  # an error that is sent keeps no cause
+        return type(self), (str(self), self.is_passing)
 
 
 @dataclass(frozen=True)

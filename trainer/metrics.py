@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from foretrain.files import replacing, write_atomically
+from foretrain.files import is_file, replacing, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 VAL_LOSS = "val_loss"
@@ -98,7 +98,7 @@ def rewind(path: Path, resume_step: int, unwritten: bytes = b"") -> list[int]:
     `unwritten`: what follows in the file and could not be written so far. Returns the steps up to `resume_step` that
     the file lacks, after its first one.
     """
-    if not path.exists():
+    if not is_file(path):
         return []
     if not resume_step:
         write_atomically(path, "", durable=True)

@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from foretrain.faults import is_passing
+from foretrain.faults import is_full, is_passing
 from foretrain.printable import quotable
-from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED, EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED, EXIT_HANG, EXIT_RESUME
 
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="The config of the run: a YAML file, or a preset such as runs/dry_run.")
@@ -52,8 +52,11 @@ EXIT_DIFFERS = 1
 
 
 @contextmanager
-def bad_input() -> Iterator[None]:
-    """End the command with one clear message, and no traceback, if the user's input is wrong."""
+def bad_input(*, starts_a_run: bool = False) -> Iterator[None]:
+    """End the command with one clear message, and no traceback, if the user's input is wrong.
+
+    `starts_a_run`: after a fault that passes, the exit status asks for another start.
+    """
     try:
         yield
     except (ValueError, OSError) as error:
@@ -61,7 +64,7 @@ def bad_input() -> Iterator[None]:
         if message is None or os.environ.get("FORETRAIN_TRACEBACK") == "1":
             raise
         Console(stderr=True).print(f"[bold red]error:[/] {escape(quotable(message))}", soft_wrap=True, highlight=False)
-        raise typer.Exit(_status(error)) from None
+        raise typer.Exit(_status(error, starts_a_run)) from None
 
 
 @contextmanager
@@ -73,10 +76,11 @@ def looking(verb: str, *typed: str) -> Iterator[None]:
         yield
 
 
-def _status(error: ValueError | OSError) -> int:
+def _status(error: ValueError | OSError, starts_a_run: bool) -> int:
     """Exit status. A launcher learns from it whether another start, perhaps on another node, may succeed."""
     if "RANK" not in os.environ:
-        return EXIT_BAD_INPUT
+        # Not EXIT_RESUME: on one machine it says that somebody has asked the run to stop.
+        return EXIT_HANG if starts_a_run and is_passing(error) else EXIT_BAD_INPUT
     if is_passing(error):
         return EXIT_RESUME  # the launcher starts it again, launch.max_starts times
     from foretrain.trainer.run.lock import InUseError
@@ -97,9 +101,11 @@ def _message(error: ValueError | OSError) -> str | None:
             f"{error.filename or 'a file or server'}: {error.strerror}: the file system or the network has failed: "
             "run the same command again when it is back"
         )
+    if is_full(error):
+        return f"{error.filename or 'a file'}: {error.strerror}: free some space, or choose another path"
     if error.filename is not None:
         return f"cannot use {error.filename} ({error.strerror}): choose another path, or repair this one"
-    return f"{error.strerror}: free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    return None
 
 
 def check_writable(*paths: Path | None) -> None:

@@ -33,7 +33,7 @@ def train(
     from foretrain.launcher import train
 
     with ExitStack() as until_done:
-        with bad_input():
+        with bad_input(starts_a_run=True):
             place = train.place_from_environment()
             settings = configs.load(config, overrides or [])
             run = until_done.enter_context(train.prepared_run(settings, place, allow_data_change=allow_data_change))

@@ -12,7 +12,7 @@ from pathlib import Path
 from foretrain.data_pipeline.corpus.index import Index
 from foretrain.data_pipeline.corpus.manifest import ShardInfo, SplitInfo, checked_name, index_name, sha256_of
 from foretrain.data_pipeline.corpus.structure import check_structure
-from foretrain.data_pipeline.errors import REMEDY, CorpusError
+from foretrain.data_pipeline.errors import REMEDY, CorpusError, remedy_of
 from foretrain.files import write_atomically
 from foretrain.progress import byte_progress
 
@@ -54,7 +54,7 @@ def check_sha256(path: Path, sha256: str) -> None:
     try:
         found = sha256_of(path)
     except OSError as error:
-        raise CorpusError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from error
+        raise CorpusError(f"{path} cannot be read ({error.strerror}): {remedy_of(error)}") from error
     if found != sha256:
         raise CorpusError(f"{path} has other bytes than were written (SHA-256): {REMEDY}")
 
@@ -70,7 +70,7 @@ def _check_shard(path: Path, index: Index, split: str, number: int, dtype: str) 
         with path.open("rb", buffering=0) as file:
             check_structure(file.fileno(), str(path), index, split, number, dtype)
     except OSError as error:
-        raise CorpusError(f"{path} cannot be read ({error}): {REMEDY}") from error
+        raise CorpusError(f"{path} cannot be read ({error.strerror}): {remedy_of(error)}") from error
 
 
 class _CheckedFiles:
@@ -99,7 +99,8 @@ class _CheckedFiles:
         try:
             stat = path.stat()
         except OSError as error:
-            raise CorpusError(f"{path} is missing ({error.strerror}): {REMEDY}") from error
+            what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be looked at"
+            raise CorpusError(f"{path} {what} ({error.strerror}): {remedy_of(error)}") from error
         if shard is not None:
             check_size(str(path), stat.st_size, shard)
         self._stats[path.name] = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from foretrain.data_pipeline.corpus.manifest import SplitInfo
-from foretrain.data_pipeline.errors import REMEDY, CorpusError
+from foretrain.data_pipeline.errors import REMEDY, CorpusError, remedy_of
 
 IntArray = npt.NDArray[np.int64]
 
@@ -78,7 +78,7 @@ class Index:
         try:
             columns = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError, SyntaxError, TypeError, TokenError) as error:
-            raise CorpusError(f"{path} cannot be read ({error}): {REMEDY}") from error
+            raise CorpusError(f"{path} cannot be read ({error}): {remedy_of(error)}") from error
         counts = np.array([(shard.num_members, shard.num_tokens) for shard in split.shards], dtype=np.int64)
         first_members, shard_starts = np.concatenate([[[0, 0]], np.cumsum(counts.reshape(-1, 2), axis=0)]).T.copy()
         shape = len(COLUMNS), int(first_members[-1]) + 1

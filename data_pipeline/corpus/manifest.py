@@ -14,7 +14,7 @@ import numpy as np
 
 from foretrain import limits
 from foretrain.data_pipeline.errors import REMEDY, CorpusError
-from foretrain.files import write_atomically
+from foretrain.files import is_file, is_folder, naming, write_atomically
 
 VERSION = 2
 MANIFEST = "manifest.json"
@@ -115,9 +115,9 @@ class Manifest:
     def read(cls, folder: Path) -> "Manifest":
         """Return the manifest of a folder. Raises CorpusError if there is none, or if it cannot be used."""
         path = folder / MANIFEST
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise CorpusError(f"there is no corpus at {folder}: write one with `foretrain prepare`, or set data.path")
-        if not path.is_file():
+        if not is_file(path):
             raise CorpusError(f"{folder} has no {MANIFEST}, so it is not a finished corpus: run `foretrain prepare`")
         return cls.parse(read_bounded(path, limits.MANIFEST_BYTES), str(path))
 
@@ -204,7 +204,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
     """Return the content of a file. Raises CorpusError if it has more than `max_bytes`."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise CorpusError(f"{path} has more than {max_bytes:,} bytes, which is the limit of such a file: {REMEDY}")

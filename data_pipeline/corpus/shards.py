@@ -6,6 +6,7 @@ not opened before one of its tokens is read.
 Shape letters: N rows, C tokens of a row.
 """
 
+import errno
 import hashlib
 import os
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from foretrain.data_pipeline.corpus.opening import open_store
 from foretrain.data_pipeline.corpus.shard_writer import LENS_DTYPE, member_key
 from foretrain.data_pipeline.corpus.store import Store
 from foretrain.data_pipeline.corpus.verify import read_manifest
-from foretrain.data_pipeline.errors import CorpusError, UnreadableError
+from foretrain.data_pipeline.errors import CorpusError, UnreachableError, UnreadableError, remedy_of
+from foretrain.faults import is_passing
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ class TokenStream:
             try:
                 num_bytes = os.preadv(file.fd, (view,), offset_bytes)
             except OSError as error:
-                raise self._unreadable(shard, offset_bytes, f"it cannot be read ({error.strerror})") from error
+                raise self._cannot_be_read(shard, offset_bytes, error) from error
             if num_bytes == 0:
                 raise self._unreadable(shard, offset_bytes, "the file ends there")
             view, offset_bytes = view[num_bytes:], offset_bytes + num_bytes
@@ -220,6 +222,8 @@ class TokenStream:
         except UnreadableError:
             raise
         except (CorpusError, OSError) as error:
+            if isinstance(error, OSError):
+                raise self._cannot_be_read(shard, 0, error) from error
             raise UnreadableError(str(error), self.shard_names[shard], 0) from error
 
     def _check_vocabulary(self, starts: IntArray, tokens_NC: npt.NDArray[Any]) -> None:
@@ -229,6 +233,15 @@ class TokenStream:
         shard, offset_bytes, _ = (int(each[0]) for each in self.locate(starts[row : row + 1] + column))
         what = f"token {tokens_NC[row, column]} is not among the {self.vocab_size} of the vocabulary"
         raise self._unreadable(shard, offset_bytes, what)
+
+    def _cannot_be_read(self, shard: int, offset_bytes: int, error: OSError) -> UnreadableError:
+        """The error for a failed call. Where it is sure to pass, no other sample may replace what cannot be read now:
+        not after EIO, which a bad sector says too."""
+        name = self.shard_names[shard]
+        message = f"{self.folder}/{name} cannot be read ({error.strerror}) at byte {offset_bytes}: {remedy_of(error)}"
+        if is_passing(error) and error.errno != errno.EIO:
+            return UnreachableError(message, name, offset_bytes)
+        return UnreadableError(message, name, offset_bytes, is_passing(error))
 
     def _unreadable(self, shard: int, offset_bytes: int, what: str) -> UnreadableError:
         name = self.shard_names[shard]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foretrain.data_pipeline.errors import CorpusError
+from foretrain.files import is_file
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class FolderStore(Store):
     def path(self, name: str) -> Path:
         """Return the file itself."""
         path = self.folder / name
-        if not path.is_file():
+        if not is_file(path):
             raise CorpusError(f"{path} is missing: bring it back, or prepare the corpus again")
         return path
 

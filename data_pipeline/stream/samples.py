@@ -175,7 +175,10 @@ class SampleStream:
                 continue
             return int(other[0])
         raise UnreadableError(
-            f"{first}; nor can any of {MAX_ATTEMPTS} other samples be read", first.shard, first.offset_bytes
+            f"{first}; nor can any of {MAX_ATTEMPTS} other samples be read",
+            first.shard,
+            first.offset_bytes,
+            first.is_passing,
         ) from first
 
 

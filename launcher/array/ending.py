@@ -13,7 +13,7 @@ from pathlib import Path
 
 from foretrain import records
 from foretrain.files import write_atomically
-from foretrain.launcher.restart import asks_for_restart, was_cut_short
+from foretrain.launcher.restart import asks_for_restart, patiently, was_cut_short
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_HANG, EXIT_RESUME
 
 ENDED = "ended"
@@ -43,12 +43,14 @@ def status_of(folder: Path, name: str) -> int | None:
 def record_end(folder: Path, name: str, job: str, status: int, max_starts: int) -> tuple[bool, str]:
     """Record that a start of a task ended; return whether to start it again, and the reason in words.
 
-    Only the starts of `job` count. After `max_starts` starts in a row that were killed or hung, the task is given up.
+    Waits for a fault of the file system that passes, and raises OSError if it lasts. Only the starts of `job` count.
+    After `max_starts` starts in a row that were killed or hung, the task is given up.
     """
     record = folder / STARTS / f"{name}.jsonl"
-    record.parent.mkdir(exist_ok=True)
-    records.append(record, {"job": job, "status": status})
-    ends = [entry["status"] for entry in reversed(records.entries(record)) if entry["job"] == job]
+    patiently(lambda: record.parent.mkdir(exist_ok=True))
+    patiently(lambda: records.append(record, {"job": job, "status": status}))
+    entries = patiently(lambda: records.entries(record))
+    ends = [entry["status"] for entry in reversed(entries) if entry["job"] == job]
     num_killed = len([*takewhile(was_cut_short, ends)])
     if status == EXIT_RESUME:
         return True, "stopped when asked to: is started again"
@@ -56,8 +58,8 @@ def record_end(folder: Path, name: str, job: str, status: int, max_starts: int) 
     if asks_for_restart(status) and num_killed < max_starts:
         return True, f"{how} (status {status}): is started again"
     path = ended_path(folder, name)
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, json.dumps({"status": status}) + "\n")
+    patiently(lambda: path.parent.mkdir(exist_ok=True))
+    patiently(lambda: write_atomically(path, json.dumps({"status": status}) + "\n"))
     if status == EXIT_DONE:
         return False, "done"
     if not asks_for_restart(status):

@@ -7,16 +7,20 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
 import ray
 import ray.util
 
+from foretrain.faults import is_passing
 from foretrain.launcher import rendezvous
 from foretrain.launcher.logs import open_log
 from foretrain.launcher.ray.places import Place
+from foretrain.launcher.ray.say import say
 from foretrain.launcher.restart import EXIT_SIGNAL
+from foretrain.trainer.run.exit_status import EXIT_HANG
 
 NOT_STARTED = 127
 """The exit status of a rank whose program could not be started, as in a shell."""
@@ -64,14 +68,17 @@ class Agent:
         return port
 
     def run(self, what: Process) -> int:
-        """Start the rank, wait for its end, and return its exit status: 128 + n for signal n."""
+        """Start the rank, wait for its end, and return its exit status: 128 + n for signal n.
+
+        It is EXIT_HANG if a fault that passes prevented the start.
+        """
         # The kernel kills the rank when the thread that started it ends, so this thread also waits for it.
-        with open_log(what.log, what.title) as log:
-            try:
-                process = _start(what, log.fileno())
-            except OSError as error:
-                log.write(f"cannot be started: {error}\n".encode())
-                return NOT_STARTED
+        try:
+            with open_log(what.log, what.title) as log:
+                process = _started(what, log)
+        except OSError as error:
+            say(f"{what.title} cannot be started: {error}")
+            return EXIT_HANG if is_passing(error) else NOT_STARTED
         with self._lock:
             self._process = process
         for signum in self._early:
@@ -126,6 +133,14 @@ def _kill_group_with_this_process(group: int) -> IO[bytes]:
     watcher.wait()
     assert watcher.stdin is not None
     return watcher.stdin
+
+
+def _started(what: Process, log: FileIO) -> "subprocess.Popen[bytes]":
+    try:
+        return _start(what, log.fileno())
+    except OSError as error:
+        log.write(f"cannot be started: {error}\n".encode())
+        raise
 
 
 def _start(what: Process, log_fd: int) -> "subprocess.Popen[bytes]":

@@ -24,7 +24,7 @@ from foretrain.launcher.ray.say import say
 from foretrain.launcher.ray.stop_signals import StopSignals, connect
 from foretrain.launcher.ray.submission import Request, read
 from foretrain.launcher.ray.supervise import Ranks, supervise
-from foretrain.launcher.restart import decide, read_starts, record_start
+from foretrain.launcher.restart import decide, patiently, read_starts, record_start
 from foretrain.trainer.run.exit_status import EXIT_CONFIG
 
 LAST_LINE = "the driver exits with status"
@@ -60,7 +60,7 @@ def run(request: Request, group: ActorGroup | ElasticGroup, stop_signals: StopSi
         if refusal is not None:
             say(refusal)
             return 1
-        starts = read_starts(job.folder)
+        starts = patiently(lambda: read_starts(job.folder))
         number, step = sum(start.job == job_id for start in starts), starts[-1].step
         say(f"start {number}, {f'from step {step:,}' if step else 'from the start'}; logs in {job.logs}")
         status = _start(request, group, assigned, number, stop_signals)

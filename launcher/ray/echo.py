@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _EVERY_S = 0.5
@@ -12,7 +12,9 @@ _EVERY_S = 0.5
 @contextmanager
 def echoed(log: Path) -> Iterator[None]:
     """While the block runs, print what is added to `log`."""
-    start = log.stat().st_size if log.exists() else 0
+    start = 0
+    with suppress(OSError):  # there is no log yet, or it cannot be read now
+        start = log.stat().st_size
     done = threading.Event()
     thread = threading.Thread(target=_echo, args=(log, start, done), name="echo", daemon=True)
     thread.start()
@@ -27,10 +29,11 @@ def _echo(log: Path, offset: int, done: threading.Event) -> None:
     is_last = False
     while not is_last:
         is_last = done.wait(_EVERY_S)
-        if log.exists():
-            with log.open("rb") as file:
-                file.seek(offset)
-                new = file.read()
+        new = b""
+        with suppress(OSError), log.open("rb") as file:
+            file.seek(offset)
+            new = file.read()
+        if new:
             offset += len(new)
             sys.stdout.flush()
             sys.stdout.buffer.write(new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,10 @@ from foretrain.trainer.checkpoint.files import SaveError
 
 if TYPE_CHECKING:
     from foretrain.trainer.trainer import Trainer
+
+
+PAUSES_S = (1.0, 5.0, 25.0)
+"""Seconds before each further attempt to write the last checkpoint of a session, if a fault that passes prevents it."""
 
 
 class CheckpointWriter(Callback):
@@ -28,7 +33,11 @@ class CheckpointWriter(Callback):
         self._val_loss = step, loss.total
 
     def after_step(self, trainer: Trainer, step: Step) -> None:
-        """Raise SaveError, on every rank, if the last checkpoint of a session cannot be written."""
+        """Raise SaveError, on every rank, if the last checkpoint of a session cannot be written.
+
+        After a fault that passes, it is tried again: a run that ends without it takes all steps since the one before
+        again.
+        """
         ends = step.is_last or step.stop is not None
         if trainer.checkpoints.is_saving:
             if step.save:
@@ -48,13 +57,20 @@ class CheckpointWriter(Callback):
         self._complete(trainer, outcome.step, trainer.checkpoints.finish)
 
     def _complete(self, trainer: Trainer, step: int, work: Callable[[], object], *, is_last: bool = False) -> None:
-        try:
-            path = work()
-        except SaveError as error:
-            if is_last:
-                raise
-            text = f"step {step}: {error}. The run continues, and a later step tries again"
-            trainer.report.event("checkpoint_failed", step, {"error": str(error)}, text)
-            return
+        pauses_s = [*PAUSES_S] if is_last else []
+        while True:
+            try:
+                path = work()
+                break
+            except SaveError as error:
+                again = bool(error.is_passing and pauses_s)
+                if is_last and not again:
+                    raise
+                next_try = "it is tried again" if again else "The run continues, and a later step tries again"
+                text = f"step {step}: {error}. {next_try}"
+                trainer.report.event("checkpoint_failed", step, {"error": str(error)}, text)
+            if not again:
+                return
+            time.sleep(pauses_s.pop(0))
         if path is not None:
             trainer.call("on_checkpoint", path)

@@ -8,7 +8,7 @@ complete or absent: `folders.py` says how.
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ import torch.distributed.checkpoint as dcp
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
+from foretrain.faults import is_passing
 from foretrain.parallel.groups import Groups
 from foretrain.trainer.checkpoint.folders import folder_of
 from foretrain.trainer.checkpoint.manifest import write_manifest
@@ -45,7 +46,22 @@ DIVERGED = (
 
 
 class SaveError(ValueError):
-    """A checkpoint cannot be written, or must not be; the message says why, and what to change."""
+    """A checkpoint cannot be written, or must not be; the message says why, and what to change.
+
+    `is_passing`: another attempt may succeed, although nobody changes anything.
+    """
+
+    def __init__(self, message: str, *, is_passing: bool = False) -> None:
+        super().__init__(message)
+        self.is_passing = is_passing
+
+
+@dataclass(frozen=True)
+class _Reason:
+    """Why a rank could not do its part, and what to change."""
+
+    text: str
+    is_passing: bool
 
 
 @dataclass
@@ -219,18 +235,22 @@ class Checkpoints:
             failure = error
         self._agree(target, groups, self._reason(failure, config))
 
-    def _agree(self, target: Place, groups: Groups, reason: str) -> None:
+    def _agree(self, target: Place, groups: Groups, reason: _Reason | None) -> None:
         """Raise SaveError on every rank if any rank has a reason why it could not write."""
-        has_failed = torch.tensor(float(bool(reason)))
+        has_failed = torch.tensor(float(reason is not None))
         dist.all_reduce(has_failed, dist.ReduceOp.MAX, group=groups.cpu)
         if not has_failed:
             return
-        reasons: list[str] = [""] * groups.layout.world_size
-        dist.all_gather_object(reasons, reason, group=groups.cpu)
+        all_reasons: list[_Reason | None] = [None] * groups.layout.world_size
+        dist.all_gather_object(all_reasons, reason, group=groups.cpu)
+        reasons = [each for each in all_reasons if each is not None]
         self._save = None
         if groups.rank == 0 and isinstance(self.folder, Path):
-            self._remove_partial()  # a disk that it has filled has room again for the files of the run
-        raise SaveError(f"{target} cannot be written: {next(filter(None, reasons))}")
+            with suppress(OSError):  # the other ranks continue, and the next save tries it again
+                self._remove_partial()  # a disk that it has filled has room again for the files of the run
+        raise SaveError(
+            f"{target} cannot be written: {reasons[0].text}", is_passing=all(each.is_passing for each in reasons)
+        )
 
     def _remove_partial(self) -> None:
         for leftover in self._folder.partial():
@@ -256,17 +276,18 @@ class Checkpoints:
         for step in self._retention.superseded(complete.keys(), losses):
             self._folder.remove(complete[step])
 
-    def _reason(self, error: BaseException | None, config: Config) -> str:
-        """Why this rank could not do its part, and what to change. Empty without an error."""
+    def _reason(self, error: BaseException | None, config: Config) -> _Reason | None:
+        """Why this rank could not do its part; None without an error."""
         if error is None:
-            return ""
-        what = f"{type(error).__name__}: {error}"
+            return None
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, NotFiniteError):  # a run that resumed from them could never recover
-                return f"the weights of {cause} are not finite. {DIVERGED}"
+                return _Reason(f"the weights of {cause} are not finite. {DIVERGED}", is_passing=False)
             if isinstance(cause, OSError):
-                what = str(cause)
-                break
+                if is_passing(cause):
+                    return _Reason(str(cause), is_passing=True)
+                return _Reason(f"{cause}. {what_to_change(self.folder, config)}", is_passing=False)
             cause = cause.__cause__ or cause.__context__
-        return f"{what}. {what_to_change(self.folder, config)}"
+        what = f"{type(error).__name__}: {error}. {what_to_change(self.folder, config)}"
+        return _Reason(what, is_passing=False)

@@ -6,6 +6,7 @@ Object stores cannot rename a folder, so there the list of checksums, which is w
 whether a checkpoint is complete. Nor is a damaged one copied there: its list gets another name.
 """
 
+import logging
 import re
 import shutil
 from abc import ABC, abstractmethod
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from foretrain.files import sync
+from foretrain.files import is_file, is_folder, sync
 from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.remote.path import RemotePath
 
@@ -30,6 +31,7 @@ NAME = re.compile(r"step-(?:[0-9]{8}|[1-9][0-9]{8,})")
 """The name of a checkpoint."""
 
 AnyPlace = TypeVar("AnyPlace", Path, RemotePath)
+logger = logging.getLogger(__name__)
 
 
 class CheckpointFolder(ABC, Generic[AnyPlace]):
@@ -51,12 +53,9 @@ class CheckpointFolder(ABC, Generic[AnyPlace]):
         by_step = sorted(self._named(), key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
         return next(filter(self.is_complete, by_step), None)
 
+    @abstractmethod
     def children(self) -> list[AnyPlace]:
-        """All folders in the folder, by name."""
-        try:
-            return sorted(path for path in self.place.iterdir() if path.is_dir())
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        """All folders in the folder, by name. Raises OSError if they are not known."""
 
     def _named(self) -> Iterator[AnyPlace]:
         return (path for path in self.children() if NAME.fullmatch(path.name))
@@ -99,8 +98,14 @@ class CheckpointFolder(ABC, Generic[AnyPlace]):
 class LocalFolder(CheckpointFolder[Path]):
     """A folder of a disk. A checkpoint has its name as long as it is complete."""
 
+    def children(self) -> list[Path]:
+        try:
+            return sorted(filter(is_folder, self.place.iterdir()))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
     def is_complete(self, checkpoint: Path) -> bool:
-        return (checkpoint / RECORD).is_file()  # else somebody else has made the folder
+        return is_file(checkpoint / RECORD)  # else somebody else has made the folder
 
     def partial(self) -> list[Path]:
         return [path for path in self.children() if path.name.startswith(PARTIAL)]
@@ -112,10 +117,18 @@ class LocalFolder(CheckpointFolder[Path]):
         return target.with_name(f"{PARTIAL}{target.name}")
 
     def publish(self, written: Path, target: Path) -> None:
-        for path in (*filter(Path.is_file, written.iterdir()), written):
+        for path in (*filter(is_file, written.iterdir()), written):
             sync(path)
-        written.replace(target)
-        sync(self.place)
+        try:
+            written.replace(target)
+        except OSError:
+            # A server may have renamed it, although its answer was lost.
+            if is_folder(written) or not self.is_complete(target):
+                raise
+        try:
+            sync(self.place)
+        except OSError as error:  # it is complete: to save it again would find it in its own way
+            logger.warning("%s is written, and a power cut may still undo its name (%s)", target, error)
 
     def remove(self, checkpoint: Path) -> None:
         if not checkpoint.name.startswith(PARTIAL):

@@ -10,7 +10,7 @@ from typing import Any
 from foretrain.progress import Advance
 from foretrain.trainer.checkpoint.checksums import BLOCK_BYTES, DamagedError, check_file, confirmed, read_trailer
 from foretrain.trainer.checkpoint.folders import MANIFEST, CheckpointFolder, RemoteFolder, folder_of
-from foretrain.trainer.checkpoint.places import Place, files_in, write_file
+from foretrain.trainer.checkpoint.places import Place, files_in, read_file, write_file
 from foretrain.typed_json import from_json
 
 METADATA = ".metadata"
@@ -104,7 +104,7 @@ def _read(folder: Place) -> dict[str, list[int]]:
 
 def _read_once(path: Place) -> dict[str, list[int]]:
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         files = from_json(_Listing, content, VERSION).files
     except FileNotFoundError as error:
         raise DamagedError(f"{path} is missing") from error

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from foretrain.files import write_atomically
+from foretrain.files import naming, write_atomically
 from foretrain.trainer.checkpoint.remote.path import RemotePath
 
 Place = Path | RemotePath
@@ -28,12 +28,20 @@ def write_file(place: Place, content: str | bytes) -> None:
         place.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def read_file(place: Place) -> bytes:
+    """The content of a file."""
+    if not isinstance(place, Path):
+        return place.read_bytes()
+    with naming(place):
+        return place.read_bytes()
+
+
 def read_range(place: Place, first: int, stop: int) -> bytearray:
     """The bytes from `first` up to `stop` of a file, and no others; fewer, if the file ends before."""
     if not isinstance(place, Path):
         return bytearray(place.read_range(first, stop))
     content = bytearray(stop - first)
-    with place.open("rb", buffering=0) as file:
+    with naming(place), place.open("rb", buffering=0) as file:
         file.seek(first)
         num_bytes = 0
         while num_bytes < len(content) and (more := file.readinto(memoryview(content)[num_bytes:])):

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from foretrain.configs import load as configs
 from foretrain.configs.schema import Config
-from foretrain.trainer.checkpoint.places import Place, on_disk, write_file
+from foretrain.trainer.checkpoint.places import Place, on_disk, read_file, write_file
 from foretrain.trainer.run.folder import CONFIG_FILE, RECORD
 from foretrain.typed_json import from_json
 
@@ -58,7 +58,7 @@ class CheckpointRecord:
         """The record of a checkpoint. Raises ValueError, which names the file, if it is not one, or is too new."""
         path = checkpoint / RECORD
         try:
-            return from_json(cls, path.read_bytes(), VERSION)
+            return from_json(cls, read_file(path), VERSION)
         except ValueError as error:
             raise ValueError(f"{path} is not the record of a checkpoint: {error}: use another checkpoint") from error
 

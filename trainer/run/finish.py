@@ -1,8 +1,13 @@
 """The output of a finished run: a plot of its losses, a table of results, and generated text."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.text import Text
 
+from foretrain.faults import is_full, is_passing
 from foretrain.printable import printable
 from foretrain.trainer.goodput import facts
 from foretrain.trainer.goodput.ledger import of_training
@@ -15,6 +20,18 @@ from foretrain.trainer.run.summary import summary
 from foretrain.trainer.text.inference import continue_all, load_model
 
 PLOT_FILE = "loss.png"
+
+
+@contextmanager
+def surviving_faults(run: Run) -> Iterator[None]:
+    """Let a fault that passes, or a full disk, be one line: the run is complete, and the same command shows its end."""
+    try:
+        yield
+    except OSError as error:
+        if not (is_passing(error) or is_full(error)):
+            raise
+        text = f"{run.run_dir} is complete, and its end cannot be shown ({error}): run the same command again to see it"
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def finish(run: Run) -> None:

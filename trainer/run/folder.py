@@ -5,6 +5,7 @@ from typing import Any
 
 from foretrain.configs.sources import ConfigError, Setting
 from foretrain.configs.sources import read as read_settings
+from foretrain.files import is_file
 from foretrain.trainer.checkpoint.folders import RECORD as RECORD  # where most look for the names of files
 from foretrain.trainer.checkpoint.folders import CheckpointFolder, folder_of
 from foretrain.trainer.checkpoint.places import Place, place_of
@@ -35,12 +36,13 @@ def checkpoints_of(run_dir: Path, setting: str | None) -> CheckpointFolder[Any]:
 def checkpoints_in(run: Place) -> CheckpointFolder[Any]:
     """The checkpoints of a run, by the config in its folder, or those in a folder of a server.
 
-    Raises ConfigError, which names the place, if the config cannot be read.
+    Raises ConfigError, which names the place, if the config is none, and OSError if it cannot be read now: the run
+    would seem to have no checkpoint.
     """
     if isinstance(run, RemotePath):
         return folder_of(run)
     path = (run / CONFIG_FILE).absolute()
-    for setting in read_settings(path) if path.is_file() else ():
+    for setting in read_settings(path) if is_file(path) else ():
         if setting.key == "train.checkpoint_folder" and setting.value is not None:
             return checkpoints_of(run, _text(setting))
     return checkpoints_of(run, None)

@@ -15,7 +15,7 @@ from foretrain.registry import import_plugins
 from foretrain.trainer.callbacks.base import Outcome
 from foretrain.trainer.callbacks.checkpoints import CheckpointWriter
 from foretrain.trainer.run import stopping
-from foretrain.trainer.run.finish import finish
+from foretrain.trainer.run.finish import finish, surviving_faults
 from foretrain.trainer.run.setup import Run
 from foretrain.trainer.sinks import Sink
 from foretrain.trainer.stages import timing
@@ -33,7 +33,7 @@ def train_rank(run: Run) -> None:
     with stopping.restarted_after_faults():
         groups, outcome = _fit(run, Trainer)
     if groups.rank == 0 and outcome.is_complete:
-        with stopping.ended_by_signals():
+        with stopping.ended_by_signals(), surviving_faults(run):
             finish(run)
 
 

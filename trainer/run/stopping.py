@@ -9,10 +9,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from foretrain.data_pipeline.stream.batches import StopAskedError
-from foretrain.faults import is_passing
+from foretrain.faults import is_full, is_passing
 from foretrain.printable import printable
 from foretrain.streams import outlive_readers
-from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_HANG, EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_HANG, EXIT_RESUME
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 """SIGHUP: the terminal was closed; where it is ignored, as after nohup, it stays so. SIGUSR1 is not among them because
@@ -93,7 +93,8 @@ def ended_by_signals() -> Iterator[None]:
 def restarted_after_faults() -> Iterator[None]:
     """End this process, to be started again, if the block meets a fault that passes: of a server or a file system.
 
-    The other ranks are in the middle of a step, and cannot write a checkpoint with this one.
+    The other ranks are in the middle of a step, and cannot write a checkpoint with this one. A full disk ends it with
+    EXIT_FAILED, since someone must free some space, and with one line.
     """
     try:
         yield
@@ -101,11 +102,14 @@ def restarted_after_faults() -> Iterator[None]:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_RESUME) from error
     except Exception as error:
-        if not is_passing(error):
+        if is_passing(error):
+            status, what = EXIT_HANG, "the run ends, to be started again from its last checkpoint"
+        elif is_full(error):
+            status, what = EXIT_FAILED, "free some space, and run the same command again"
+        else:
             raise
-        text = printable(f"error: {error}: the run ends, to be started again from its last checkpoint")
-        print(text, file=sys.stderr, flush=True)
-        raise SystemExit(EXIT_HANG) from error
+        print(printable(f"error: {error}: {what}"), file=sys.stderr, flush=True)
+        raise SystemExit(status) from error
 
 
 def _set_handlers(handler: Callable[[int, FrameType | None], object]) -> dict[int, Any]:

@@ -58,7 +58,10 @@ class JsonLinesSink(Sink):
 
     def close(self) -> None:
         self.write_out()
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:  # a server may say only now that it has not written what it had accepted
+            logger.error("%s may lack its last lines (%s)", self._path, error.strerror)
         if self._unwritten:
             lines = self._unwritten.count(b"\n")
             logger.error("%s lacks its last lines (%d), since it cannot be written", self._path, lines)

@@ -30,8 +30,9 @@ class TensorBoardSink(Sink):
     def open(self, session: Session) -> None:
         self._folder = str(session.run_dir / TENSORBOARD_DIR)
         self._failed_s: float | None = None
-        self._writer: SummaryWriter | None = self._writer_after(session.start_step)
+        self._writer: SummaryWriter | None = None
         _QuietWriters.install()
+        self._open_after(session.start_step)
 
     def rewind(self, step: int) -> None:
         self._close_writer()
