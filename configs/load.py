@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -26,7 +27,7 @@ from foretrain.configs.schema import Config
 from foretrain.configs.sources import PRESETS, ConfigError, Setting, find, parse_override, read
 from foretrain.configs.values import convert
 from foretrain.files import write_atomically
-from foretrain.registry import import_plugins
+from foretrain.registry import PluginNotImportedError, import_plugins
 
 __all__ = ["ConfigError", "config_hash", "diff", "load", "save"]
 
@@ -34,8 +35,9 @@ __all__ = ["ConfigError", "config_hash", "diff", "load", "save"]
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config of a YAML file or a preset (`runs/dry_run`), with `key=value` overrides.
 
-    Searches the working directory first, then the packaged presets. Imports the config's plugins. Raises ConfigError,
-    which names the key, where it was set and what to change, for everything that the schema refuses.
+    Searches the working directory first, then the packaged presets. Imports the config's plugins, unless this process
+    only looks (`foretrain.inspection`). Raises ConfigError, which names the key, where it was set and what to change,
+    for everything that the schema refuses.
     """
     settings = read(find(path, (Path.cwd(), PRESETS)))
     for override in overrides:
@@ -152,7 +154,8 @@ def _build(tree: DictConfig, origins: dict[str, str]) -> Config:
             _resolve(tree[section.name], section.name, origins)
     config = _resolve(tree, "", origins)
     assert isinstance(config, Config)
-    import_plugins(config.plugins)
+    with suppress(PluginNotImportedError):  # who only looks may not need them
+        import_plugins(config.plugins)
     return config
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Generic, TypeVar
 
+from foretrain import inspection
+
 T = TypeVar("T")
 
 
@@ -31,20 +33,36 @@ class Registry(Generic[T]):
             return self._entries[name]
         close = get_close_matches(name, self._entries, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(self._entries)}."
-        raise ValueError(
-            f"{self.key}: there is no {self.kind} named '{name}': {hint} If a plugin defines it, list the plugin's "
-            "module in `plugins`"
-        )
+        looks = inspection.current()
+        remedy = "list the plugin's module in `plugins`"
+        if looks is not None and not looks.allows_setting(_SETTING):
+            remedy = f"name the plugin yourself ({_SETTING}=[...]): {looks.what} imports none that only a config names"
+        raise ValueError(f"{self.key}: there is no {self.kind} named '{name}': {hint} If a plugin defines it, {remedy}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
 
+_SETTING = "plugins"
+"""The setting that names the modules of plugins."""
+
+
+class PluginNotImportedError(ValueError):
+    """A config names plugins, which must not be imported here."""
+
+
 def import_plugins(modules: Sequence[str]) -> None:
     """Import the modules that a config lists as `plugins`, so that they register their components.
 
-    Every process of a run calls this before it builds anything. Raises ValueError if a module cannot be found.
+    Every process of a run calls this before it builds anything. Raises ValueError if a module cannot be found, and
+    PluginNotImportedError for modules that nobody has typed, inside `inspection.only_looking`.
     """
+    looks = inspection.current()
+    if modules and looks is not None and not looks.allows_setting(_SETTING):
+        raise PluginNotImportedError(
+            f"{looks.what} imports no plugin that a config names, so what needs them was not checked. If you trust "
+            f"them, name them yourself: '{_SETTING}=[{','.join(modules)}]'"
+        )
     for module in modules:
         try:
             importlib.import_module(module)

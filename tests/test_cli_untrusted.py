@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,50 @@ def test_a_dry_run_says_that_it_did_not_open_data_that_are_a_command(on: str, fo
 def test_a_dry_run_checks_the_rest_of_a_run_whose_data_are_a_command(folder: Path) -> None:
     ended = called(*DRY.split(), "parallel.tp=4", cwd=folder)
     assert (ended.status, "tp = 4 does not divide model.num_heads = 2" in ended.err) == (2, True)
+
+
+PLUGIN = "theirs_with_a_trace"
+
+
+@pytest.fixture
+def with_plugin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A config with a plugin whose import leaves a trace, and the file of that trace."""
+    trace = folder / "imported"
+    (folder / f"{PLUGIN}.py").write_text(f"open({str(trace)!r}, 'w').close()\n", encoding="utf-8")
+    text = (folder / "theirs.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"(?m)^data: .*$", "data: {path: corpus}", text)
+    (folder / "plugged.yaml").write_text(f"plugins: [{PLUGIN}]\n{text}", encoding="utf-8")
+    monkeypatch.syspath_prepend(folder)
+    yield trace
+    trace.unlink(missing_ok=True)
+    sys.modules.pop(PLUGIN, None)
+
+
+@pytest.mark.parametrize("line", LOOKS)
+def test_a_verb_that_only_looks_imports_no_plugin_that_only_a_config_names(
+    line: str, folder: Path, with_plugin: Path
+) -> None:
+    called(*line.replace("theirs.yaml", "plugged.yaml").split(), cwd=folder)
+    assert not with_plugin.exists()
+
+
+def test_a_dry_run_says_that_it_imported_no_plugin_and_one_that_the_user_types_is_imported(
+    folder: Path, with_plugin: Path
+) -> None:
+    line = DRY.replace("theirs.yaml", "plugged.yaml").split()
+    ended = called(*line, cwd=folder)
+    assert (ended.status, ended.out[:11], with_plugin.exists()) == (0, "#!/bin/bash", False), ended.err
+    assert ended.err.startswith("not checked: --dry-run imports no plugin that a config names")
+    assert f"'plugins=[{PLUGIN}]'" in ended.err
+    ended = called(*line, f"plugins=[{PLUGIN}]", cwd=folder)
+    assert (ended.status, ended.err, with_plugin.exists()) == (0, "", True)
+
+
+def test_what_only_a_plugin_defines_is_refused_with_the_reason(folder: Path, with_plugin: Path) -> None:
+    line = "budget plugged.yaml --law hoffmann --flops 1e15 model.attention=theirs"
+    ended = called(*line.split(), cwd=folder)
+    assert (ended.status, with_plugin.exists()) == (2, False)
+    assert "name the plugin yourself (plugins=[...]): budget imports none that only a config names" in ended.err
 
 
 def test_a_command_that_the_user_types_is_started(folder: Path) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from foretrain.faults import is_full, is_passing
+from foretrain.inspection import only_looking
 from foretrain.printable import quotable
 from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_CONFIG, EXIT_FAILED, EXIT_HANG, EXIT_RESUME
 
@@ -69,10 +70,11 @@ def bad_input(*, starts_a_run: bool = False) -> Iterator[None]:
 
 @contextmanager
 def looking(verb: str, *typed: str) -> Iterator[None]:
-    """`bad_input` for a verb that only looks: it starts no command that a config names, and `typed` does not."""
-    from foretrain.data_pipeline.corpus.opening import starting_no_commands
+    """`bad_input` for a verb that only looks: it starts no command and imports no plugin that only a config names.
 
-    with bad_input(), starting_no_commands(verb, typed):
+    `typed`: what the user has typed, which may name them.
+    """
+    with bad_input(), only_looking(verb, typed):
         yield
 
 

@@ -76,6 +76,7 @@ def launch(
     from foretrain.configs import load as configs
     from foretrain.data_pipeline.corpus.opening import CommandNotStartedError
     from foretrain.launcher import launch as launching
+    from foretrain.registry import PluginNotImportedError
     from foretrain.trainer.run.setup import check_without_data, prepare_run
 
     with looking("--dry-run", *(overrides or [])) if dry_run else bad_input():
@@ -87,6 +88,10 @@ def launch(
             typer.echo(plan.script.printable, nl=False)
         try:
             run = prepare_run(settings, plan.job.num_ranks, allow_data_change=allow_data_change, progress=True)
+        except PluginNotImportedError as error:
+            launching.check(plan, dry_run=True)
+            typer.echo(f"not checked: {error}", err=True)
+            return
         except CommandNotStartedError as error:  # a launch starts it, and checks the rest
             check_without_data(settings, plan.job.num_ranks)
             launching.check(plan, dry_run=True)
