@@ -21,6 +21,7 @@ from foretrain.trainer.callbacks.consistency import ConsistencyCheck
 from foretrain.trainer.callbacks.device import DeviceMetrics
 from foretrain.trainer.callbacks.evaluation import PeriodicEvaluation
 from foretrain.trainer.callbacks.goodput import Goodput
+from foretrain.trainer.callbacks.lock import LockWatch
 from foretrain.trainer.callbacks.memory import MemoryCheck
 from foretrain.trainer.callbacks.prediction import PredictionWatch
 from foretrain.trainer.callbacks.replay import ReplayCheck
@@ -91,7 +92,7 @@ class Trainer:
             evaluation = Evaluation(run, groups, self.engine, self._objective)
             tasks = TaskEvaluation(run, groups, self.engine) if config.train.eval_tasks else None
             self.callbacks.append(PeriodicEvaluation(evaluation, config.train, tasks))
-        self.callbacks.append(CheckpointWriter())
+        self.callbacks += [LockWatch(run.run_dir), CheckpointWriter()]
         if groups.layout.world_size > 1:
             self.callbacks.append(StragglerWatch(self._clock))
             if config.parallel.hang_s:

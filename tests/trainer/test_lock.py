@@ -8,10 +8,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from foretrain.launcher.local.run import RankError
+from foretrain.parallel.engine import Engine
+from foretrain.trainer.run.exit_status import EXIT_RESUME
 from foretrain.trainer.run.lock import LOCK_FILE, locked
+from foretrain.trainer.run.rank import train_rank
+from foretrain.trainer.run.setup import prepare_run
+from tests.conftest import RunOnRanks
+from tests.trainer.steps import before_each_step
+from tests.trainer.test_saving import config, saved_steps
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -108,3 +117,43 @@ def test_a_file_system_without_locks_does_not_stop_a_run(tmp_path: Path, monkeyp
     monkeypatch.setattr(fcntl, "fcntl", no_locks)
     with locked(tmp_path / "run"):
         assert (tmp_path / "run").is_dir()
+
+
+def without_its_lock(run: Any, at_step: int, other: str) -> None:
+    """Train. Before a step, the lock file is deleted, and made by another run if `other` names one."""
+    lock = run.run_dir / LOCK_FILE
+
+    def act(engine: Engine, number: int) -> None:
+        if engine.groups.rank == 0 and number == at_step:
+            kept = lock.rename(lock.with_name("kept"))  # so that its number is not given to the next file
+            assert kept.exists()
+            if other:
+                lock.write_text(other)
+
+    before_each_step(act)
+    train_rank(run)
+
+
+def test_a_run_whose_lock_file_is_deleted_writes_a_checkpoint_and_stops(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = config(tmp_path, corpus, checkpoint_every=1)
+    with locked(tmp_path), pytest.raises(RankError, match=f"rank 0 exited with status {EXIT_RESUME}"):
+        ranks(1, without_its_lock, prepare_run(settings), 1, "")
+    assert saved_steps(tmp_path) == [1, 2]
+    assert "was deleted, so that another run could start in the folder: this one writes a" in capfd.readouterr().out
+    with locked(tmp_path):
+        ranks(1, train_rank, prepare_run(settings))
+    assert saved_steps(tmp_path) == [1, 2, 3]
+
+
+def test_a_run_whose_folder_another_one_has_taken_writes_no_further_checkpoint(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    run = prepare_run(config(tmp_path, corpus, dp=2, checkpoint_every=1, checkpoint_in_background=False))
+    with (
+        locked(tmp_path),
+        pytest.raises(RankError, match=r"LostLockError: .*another run has taken the folder: process 7 on node3\."),
+    ):
+        ranks(2, without_its_lock, run, 2, "process 7 on node3\n")
+    assert saved_steps(tmp_path) == [1]

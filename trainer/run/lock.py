@@ -29,6 +29,6 @@ def locked(run_dir: Path, wait_s: float = 0.0) -> Iterator[None]:
             raise InUseError(
                 f"{run_dir} is in use by {error.holder}: wait for it, stop it, or set another run_dir. Its lock ends "
                 f"with it; on NFS, minutes after its machine. Do not delete {path} while it may run: two runs would "
-                "then write the same files"
+                "then write the same files until the first one's next checkpoint"
             ) from None
         yield
