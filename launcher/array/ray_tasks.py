@@ -11,6 +11,7 @@ from foretrain.launcher.job import Job
 from foretrain.launcher.ray.agent import OPTIONS, Agent, Process
 from foretrain.launcher.ray.places import Place
 from foretrain.launcher.ray.say import say
+from foretrain.launcher.ray.submission import SCRIPT
 from foretrain.launcher.ray.supervise import end_of
 
 NOT_STARTED = -1
@@ -79,7 +80,8 @@ class RunningTasks:
             title=f"task {task.name}",
             python=job.python,
             command=task.command,
-            env={**dict(job.env), **devices},
+            place_env=devices,
+            request=job.folder / SCRIPT,
             workdir=job.workdir,
             log=log_path(job.folder, task.name),
         )

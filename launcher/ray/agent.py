@@ -19,6 +19,7 @@ from foretrain.launcher import rendezvous
 from foretrain.launcher.logs import open_log
 from foretrain.launcher.ray.places import Place
 from foretrain.launcher.ray.say import say
+from foretrain.launcher.ray.submission import read
 from foretrain.launcher.restart import EXIT_SIGNAL
 from foretrain.trainer.run.exit_status import EXIT_HANG
 
@@ -41,10 +42,17 @@ class Process:
     """What it is in its log, such as "rank 3"."""
     python: str
     command: tuple[str, ...]
-    env: dict[str, str]
-    """The complete environment."""
+    place_env: dict[str, str]
+    """The variables that say which one it is. All others are in `request`: Ray may show the arguments of an actor."""
+    request: Path
+    """The file with the job, which only its owner can read."""
     workdir: str
     log: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The complete environment. Raises OSError if the file of the job cannot be read."""
+        return {**dict(read(self.request.read_text(encoding="utf-8")).job.env), **self.place_env}
 
 
 class Agent:

@@ -22,7 +22,7 @@ from foretrain.launcher.ray.ending import exit_status
 from foretrain.launcher.ray.places import Assigned, rank_env
 from foretrain.launcher.ray.say import say
 from foretrain.launcher.ray.stop_signals import StopSignals, connect
-from foretrain.launcher.ray.submission import Request, read
+from foretrain.launcher.ray.submission import SCRIPT, Request, read
 from foretrain.launcher.ray.supervise import Ranks, supervise
 from foretrain.launcher.restart import decide, patiently, read_starts, record_start
 from foretrain.trainer.run.exit_status import EXIT_CONFIG
@@ -94,7 +94,8 @@ def _process(job: Job, assigned: Assigned, num_ranks: int, master: tuple[str, in
         title=f"rank {assigned.rank}",
         python=job.python,
         command=job.command,
-        env=rank_env(job.env, assigned, num_ranks, job.ranks_per_node, master),
+        place_env=rank_env(assigned, num_ranks, job.ranks_per_node, master),
+        request=job.folder / SCRIPT,
         workdir=job.workdir,
         log=log_path(job.logs, assigned.rank),
     )

@@ -51,15 +51,12 @@ def assign(places: Sequence[Place], ranks_per_node: int) -> list[Assigned]:
     return assigned
 
 
-def rank_env(
-    base: Sequence[tuple[str, str]], assigned: Assigned, num_ranks: int, ranks_per_node: int, master: tuple[str, int]
-) -> dict[str, str]:
-    """The complete environment of a rank: `base`, and its place as torch.distributed's env:// reads it.
+def rank_env(assigned: Assigned, num_ranks: int, ranks_per_node: int, master: tuple[str, int]) -> dict[str, str]:
+    """The variables of a rank that say where it is, as torch.distributed's env:// reads them.
 
     master: the address and the port of rank 0's store.
     """
-    env = dict(base)
-    env |= {"RANK": str(assigned.rank), "WORLD_SIZE": str(num_ranks)}
+    env = {"RANK": str(assigned.rank), "WORLD_SIZE": str(num_ranks)}
     env |= {"LOCAL_RANK": str(assigned.local_rank), "LOCAL_WORLD_SIZE": str(ranks_per_node)}
     env |= {"MASTER_ADDR": master[0], "MASTER_PORT": str(master[1])}
     if assigned.node_devices:

@@ -48,7 +48,7 @@ def test_the_ranks_of_a_node_follow_one_another(cluster: tuple[list[Place], int]
 def test_a_local_rank_counts_in_the_devices_that_it_sees(cluster: tuple[list[Place], int]) -> None:
     places, ranks_per_node = cluster
     for rank in assign(places, ranks_per_node):
-        env = rank_env((), rank, len(places), ranks_per_node, ("10.0.0.2", 20_000))
+        env = rank_env(rank, len(places), ranks_per_node, ("10.0.0.2", 20_000))
         if rank.place.devices:
             assert env["CUDA_VISIBLE_DEVICES"].split(",")[int(env["LOCAL_RANK"])] == rank.place.devices[0]
         else:
@@ -63,11 +63,9 @@ def test_nodes_and_devices_are_counted_as_numbers() -> None:
     ]
 
 
-def test_a_rank_gets_its_place_and_what_the_job_says_and_no_more() -> None:
+def test_a_rank_gets_its_place_and_no_more() -> None:
     ranks = assign([Place("10.0.0.3", "b", ("GPU-x",), 1), Place("10.0.0.2", "a", ("GPU-y",), 1)], 1)
-    job_env = (("CUDA_VISIBLE_DEVICES", "7"), ("A", "b"))
-    assert rank_env(job_env, ranks[1], 2, 1, ("10.0.0.2", 20_000)) == {
-        "A": "b",
+    assert rank_env(ranks[1], 2, 1, ("10.0.0.2", 20_000)) == {
         "CUDA_VISIBLE_DEVICES": "GPU-x",
         "RANK": "1",
         "WORLD_SIZE": "2",

@@ -1,13 +1,16 @@
 """What a Ray cluster gets, and the error if there is none."""
 
 import json
+import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from foretrain.launcher.ray import submission
+from foretrain.launcher.ray.places import Place, assign
 from tests.launcher.ray.jobs import ROOT, make_job
 
 NOBODY = "http://127.0.0.1:9"
@@ -18,6 +21,26 @@ def test_the_same_job_is_the_same_text(tmp_path: Path) -> None:
     text = submission.render(job, "run-1", 60.0)
     assert text == submission.render(job, "run-1", 60.0)
     assert submission.read(text) == submission.Request("run-1", job, 60.0, submission.STOP_GRACE_S)
+
+
+@pytest.mark.usefixtures("ray_installed")
+def test_no_argument_of_an_actor_has_a_value_of_the_environment(tmp_path: Path) -> None:
+    """Ray may show the arguments of an actor to everyone on its dashboard."""
+    from foretrain.launcher.array.ray_tasks import RunningTasks, Task
+    from foretrain.launcher.ray import driver
+
+    job = make_job(tmp_path)
+    job = replace(job, env=(*job.env, ("CUDA_VISIBLE_DEVICES", "7"), ("MY_TOKEN", "hush-hush")))
+    (tmp_path / "run" / submission.SCRIPT).write_text(submission.render(job, "run-1", 60.0), encoding="utf-8")
+    place = Place("10.0.0.3", "b", ("GPU-x",), 1)
+    task = Task("first", ("true",))
+    for process in (
+        driver._process(job, assign([place], 1)[0], 1, ("10.0.0.2", 20_000)),
+        RunningTasks(job)._process(task, place),
+    ):
+        assert b"hush-hush" not in pickle.dumps(process)
+        assert process.env["MY_TOKEN"] == "hush-hush"
+        assert process.env["CUDA_VISIBLE_DEVICES"] == "GPU-x", "what Ray has given it wins"
 
 
 def test_what_is_submitted_is_the_driver_with_no_more_of_the_environment_than_it_needs(tmp_path: Path) -> None:
