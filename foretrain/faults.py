@@ -13,6 +13,12 @@ PASSING_ERRNOS = frozenset(
 missing rights are not among them: someone must change something."""
 
 
+class PassingError(OSError):
+    """What stands for a fault that passes on the ranks that did not meet it."""
+
+    is_passing = True
+
+
 def is_full(error: BaseException) -> bool:
     """Whether an error is that a disk or a quota has no room."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

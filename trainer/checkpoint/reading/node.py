@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from foretrain.faults import PassingError, is_passing
 from foretrain.parallel.groups import Groups
 from foretrain.trainer.checkpoint.checksums import DamagedError
 from foretrain.trainer.checkpoint.places import Place
@@ -73,14 +74,17 @@ class Node:
     def raise_first(self, error: Exception | None) -> None:
         """Raise an error on all ranks of this machine if one of them has one.
 
-        That one raises its own, and the others a DamagedError if it is about damage, else an OSError.
+        That one raises its own, and the others a DamagedError if it is about damage, else an OSError, which passes if
+        the error does.
         """
-        is_damage = isinstance(error, (DamagedError, FileNotFoundError))
-        found = self.gather(None if error is None else (is_damage, str(error)))
+        kind: type[Exception] = PassingError if is_passing(error) else OSError
+        if isinstance(error, (DamagedError, FileNotFoundError)):
+            kind = DamagedError
+        found = self.gather(None if error is None else (kind, str(error)))
         if error is not None:
             raise error
-        for is_damage, text in filter(None, found):
-            raise DamagedError(text) if is_damage else OSError(text)
+        for kind, text in filter(None, found):
+            raise kind(text)
 
     def exchange(
         self,

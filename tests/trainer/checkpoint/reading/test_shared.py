@@ -1,5 +1,6 @@
 """Ranks of one machine read each byte of a checkpoint on a server once, and fail together."""
 
+import errno
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from foretrain.faults import PassingError, is_passing
+from foretrain.trainer.checkpoint.checksums import DamagedError
 from foretrain.trainer.checkpoint.manifest import METADATA
+from foretrain.trainer.checkpoint.reading.node import Node
 from tests.conftest import RunOnRanks
 from tests.trainer.checkpoint.made import damage
 from tests.trainer.checkpoint.reading import counted
@@ -90,3 +94,27 @@ def test_what_one_rank_cannot_read_is_an_error_and_no_damage_on_all_of_them(
     errors = ranks(2, load_what_one_rank_may_not_read, settings, saves("one process"), rank, file)
     assert errors[rank].startswith("PermissionError") and errors[1 - rank].startswith("OSError")
     assert all("you may not read this" in each and file in each for each in errors)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.EIO, "the disk is gone"), PassingError),
+        (PermissionError(errno.EACCES, "you may not read this"), OSError),
+        (FileNotFoundError(errno.ENOENT, "a file is missing"), DamagedError),
+    ],
+)
+def test_the_error_of_one_rank_is_of_the_same_kind_on_the_others(
+    error: Exception, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+
+    def gather(self: Node, value: object) -> list[Any]:
+        sent.append(value)
+        return sent
+
+    monkeypatch.setattr(Node, "gather", gather)
+    for raised, expected in ((error, type(error)), (None, kind)):
+        with pytest.raises(expected) as found:
+            Node().raise_first(raised)
+        assert type(found.value) is expected and is_passing(found.value) == is_passing(error)
