@@ -10,6 +10,7 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,9 @@ STARTS_FILE = "starts.jsonl"
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, *[30.0] * 19)
 """Seconds before each further attempt to read or write the record of a job's starts after a fault that passes: ten
 minutes in all. Without that record, nothing counts the starts of the job."""
+RESTART_PAUSES_S = (2.0, 30.0, 120.0)
+"""Seconds before another start after the first, the second and each later start in a row that met a fault and made no
+progress: a server that restarts is back after them. Slurm itself waits before it starts a job again."""
 Result = TypeVar("Result")
 EXIT_SIGNAL = 128
 """A rank that signal n killed ends with this + n: not its program ended it, but its machine or its cluster."""
@@ -68,11 +72,7 @@ def asks_for_restart(status: int) -> bool:
 
 def stuck(starts: Sequence[Start], job: str, step: int, max_starts: int) -> str | None:
     """Why another start of `job` from the checkpoint of `step` would be in vain; None if it may start."""
-    in_vain = 0
-    for start in reversed(starts):
-        if start.job != job or start.step != step:
-            break
-        in_vain += 1
+    in_vain = _num_in_vain(starts, job, step)
     if in_vain < max_starts:
         return None
     where = f"did not get beyond step {step:,}" if step else "did not reach a first checkpoint"
@@ -80,6 +80,22 @@ def stuck(starts: Sequence[Start], job: str, step: int, max_starts: int) -> str 
         f"{in_vain} starts in a row {where}, so the job gives up (launch.max_starts = {max_starts}): read "
         "the ranks' logs; a lead too short to save (launch.stop_lead_s), or a rank that dies each time, are likely"
     )
+
+
+def _num_in_vain(starts: Sequence[Start], job: str, step: int) -> int:
+    """The number of starts in a row, up to the last one, that did not get beyond a step."""
+    return len([*takewhile(lambda start: (start.job, start.step) == (job, step), reversed(starts))])
+
+
+def pause_s(run_dir: Path, job: str, status: int) -> float:
+    """Seconds to wait before another start of `job`, whose ranks ended with `status`."""
+    if status not in (EXIT_HANG, EXIT_RESUME):
+        return 0.0
+    try:
+        in_vain = _num_in_vain(read_starts(run_dir), job, newest_step(run_dir))
+    except OSError:  # the file system still fails
+        return RESTART_PAUSES_S[-1]
+    return RESTART_PAUSES_S[min(in_vain, len(RESTART_PAUSES_S)) - 1] if in_vain else 0.0
 
 
 def read_starts(run_dir: Path) -> list[Start]:

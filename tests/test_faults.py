@@ -18,6 +18,7 @@ from foretrain.data_pipeline.stream import batches
 from foretrain.data_pipeline.stream.batches import Prefetcher, StopAskedError
 from foretrain.faults import is_passing
 from foretrain.launcher import restart, train
+from foretrain.launcher.local import ranks as ranks_of_this_machine
 from foretrain.launcher.local.run import RankError
 from foretrain.trainer.checkpoint.remote.requests import RemoteError
 from foretrain.trainer.evaluation import HeldOutError
@@ -29,6 +30,7 @@ from foretrain.trainer.run.setup import prepare_run
 from tests.cli import CONFIG, called
 from tests.conftest import RunOnRanks
 from tests.data_pipeline.corpus.http_server import Fault, serving
+from tests.trainer.checkpoint.made import make_checkpoint
 from tests.trainer.steps import before_each_step
 
 AS_A_RANK = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -77,6 +79,16 @@ def test_a_file_system_that_fails_when_a_job_starts_again_does_not_end_it(
     ended = called("train", "tiny.yaml", cwd=folder, **AS_A_RANK)
     assert ended.status == EXIT_RESUME
     assert ended.err.startswith("error: runs/tiny: Stale file handle: the file system or the network has failed")
+
+
+def test_a_log_that_cannot_be_opened_now_asks_for_another_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(*arguments: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", "logs/rank-001.log")
+
+    monkeypatch.setattr(ranks_of_this_machine, "open_log", stale)
+    ended = called("train", "tiny.yaml", cwd=folder)
+    assert ended.status == EXIT_HANG
+    assert "logs/rank-001.log': the run ends, to be started again from its last checkpoint" in ended.err
 
 
 def failing_in_step(run: Any, number: int) -> None:
@@ -184,6 +196,20 @@ def test_a_record_of_starts_that_cannot_be_written_is_waited_for_and_then_named(
     assert refusal is not None and "no start can be recorded ([Errno 5] Input/output error: 'starts.jsonl')" in refusal
     failing = [OSError(errno.ENOSPC, "No space left on device", "starts.jsonl")]
     assert "free some space" in (restart.record_start(tmp_path, "7", 2) or "")
+
+
+def test_a_job_pauses_longer_after_each_start_that_met_a_fault_and_made_no_progress(tmp_path: Path) -> None:
+    pauses = []
+    for _ in range(4):
+        assert restart.record_start(tmp_path, "7", 9) is None
+        pauses.append(restart.pause_s(tmp_path, "7", EXIT_HANG))
+    assert pauses == [2.0, 30.0, 120.0, 120.0]
+    assert restart.pause_s(tmp_path, "7", 137) == 0.0, "a rank that was killed says nothing of files"
+    make_checkpoint(tmp_path, 5)
+    assert restart.pause_s(tmp_path, "7", EXIT_HANG) == 0.0
+    (tmp_path / restart.STARTS_FILE).unlink()
+    (tmp_path / restart.STARTS_FILE).symlink_to(restart.STARTS_FILE)  # a loop: to read it is an OSError
+    assert restart.pause_s(tmp_path, "7", EXIT_RESUME) == 120.0
 
 
 def test_a_job_waits_for_a_lock_longer_than_a_server_keeps_that_of_a_dead_node() -> None:

@@ -20,10 +20,11 @@ from types import FrameType
 from foretrain.launcher.elastic import Sizes
 from foretrain.launcher.local.size import LocalSize
 from foretrain.launcher.parent_death import die_with_parent
-from foretrain.launcher.restart import EXIT_SIGNAL, decide, record_start, was_cut_short
+from foretrain.launcher.restart import EXIT_SIGNAL, decide, pause_s, record_start, was_cut_short
 from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_RESUME
 
 MODULE = "foretrain.launcher.local.supervise"
+_POLL_S = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -69,6 +70,9 @@ class Supervisor:
         again, words = decide(self._run_dir, job, self._max_starts, status)
         _say(words)
         again = again or self._takes_smaller_size()
+        until_s = time.monotonic() + (pause_s(self._run_dir, job, status) if again else 0.0)
+        while time.monotonic() < until_s and not self._is_asked_to_stop:
+            time.sleep(_POLL_S)
         return None if again and not self._is_asked_to_stop else status
 
     def _has_lost_ranks(self, status: int) -> bool:

@@ -6,6 +6,7 @@ done, 85 if it was stopped, 93 if it can never start as it is, and 1 otherwise.
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from zlib import crc32
@@ -24,9 +25,10 @@ from foretrain.launcher.ray.say import say
 from foretrain.launcher.ray.stop_signals import StopSignals, connect
 from foretrain.launcher.ray.submission import SCRIPT, Request, read
 from foretrain.launcher.ray.supervise import Ranks, supervise
-from foretrain.launcher.restart import decide, patiently, read_starts, record_start
+from foretrain.launcher.restart import decide, patiently, pause_s, read_starts, record_start
 from foretrain.trainer.run.exit_status import EXIT_CONFIG
 
+_POLL_S = 0.5
 LAST_LINE = "the driver exits with status"
 """The start of the last line: Ray keeps no exit status of a job that was stopped."""
 
@@ -70,6 +72,14 @@ def run(request: Request, group: ActorGroup | ElasticGroup, stop_signals: StopSi
         say(words)
         if not again:
             return exit_status(status, asked=False)
+        _pause(pause_s(job.folder, job_id, status), stop_signals)
+
+
+def _pause(seconds: float, stop_signals: StopSignals) -> None:
+    """Wait, at most until the driver is asked to stop."""
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s and not stop_signals.received:
+        time.sleep(_POLL_S)
 
 
 def _start(

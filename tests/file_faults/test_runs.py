@@ -30,7 +30,6 @@ run_dir: runs/x
 model: {{num_layers: 1, d_model: 32, num_heads: 2, d_ff: 64, seq_len: 32}}
 data: {{path: corpus}}
 parallel: {{dp: 1}}
-launch: {{max_starts: 6}}
 train: {{num_tokens: {NUM_STEPS * 4 * 32}, global_batch_size: 4, eval_samples: 4, eval_every: 0, checkpoint_every: 1,
          checkpoint_in_background: false, log_every: 1}}
 sample: {{prompts: []}}
@@ -266,13 +265,12 @@ def test_a_launch_on_this_machine_starts_again_after_faults_at_its_start_and_in_
     faults = [
         Fault("open", f"{RUN}/starts.jsonl"),  # is waited for
         Fault("write", f"{RUN}/.description.json*"),
-        Fault("open", f"{RUN}/logs/rank-001.log", errno.ESTALE),
         Fault("read", "*/corpus/train-*.tar", count=3),  # so that one of two ranks meets two
     ]
     with file_faults.having(faults):
         process = start("launch", "tiny.yaml", "parallel.dp=2", cwd=runs.folder, **file_faults.variables)
         ended = end(process)
     assert ended.status == EXIT_DONE, ended.err
-    assert ended.err.count("lost a server or a file system (see the logs)") == 3, ended.err
-    assert [each.step for each in read_starts(runs.run_dir)] == [BASE] * 4
+    assert ended.err.count("lost a server or a file system (see the logs)") == 2, ended.err
+    assert [each.step for each in read_starts(runs.run_dir)] == [BASE] * 3
     assert len(runs.losses(runs.run_dir)) == NUM_STEPS
