@@ -202,6 +202,15 @@ def test_an_answer_that_points_to_another_server_is_not_followed(hostile: Hostil
             store_of(hostile.url, tmp_path)
 
 
+@pytest.mark.parametrize("place", ["http://127.0.0.1:18[elsewhere", "http://12].0.0.1/x", "http://[::1"])
+def test_an_answer_that_points_to_no_url_is_an_error_that_names_the_address_asked(
+    place: str, hostile: Hostile, tmp_path: Path
+) -> None:
+    hostile.answers[f"/{MANIFEST}"] = place
+    with pytest.raises(UnreadableError, match=rf"{hostile.url}/{MANIFEST} points to what is not a URL"):
+        store_of(hostile.url, tmp_path)
+
+
 def test_an_answer_that_points_to_the_same_server_is_followed(corpus_here: Path, tmp_path: Path) -> None:
     with serving(corpus_here) as server:
         server.faults[MANIFEST].append(Fault(status=302, headers={"Location": f"{server.url}/{MANIFEST}"}))
