@@ -111,7 +111,7 @@ def read_from(
     node = node or Node()
     expect_no_messages()
     try:
-        content, has_checksums = node.once(lambda: _metadata(path))
+        content, has_checksums = node.once(lambda: metadata_bytes(path))
         metadata = read_metadata(content, path / METADATA)  # not in torch, which would look for others after an error
         reader = CheckpointReader(path, metadata, node, has_checksums=has_checksums)
         dcp.load(tensors, storage_reader=reader, planner=plan, no_dist=True)
@@ -124,7 +124,7 @@ def read_from(
             raise failure from error
 
 
-def _metadata(path: Place) -> tuple[bytes, bool]:
+def metadata_bytes(path: Place) -> tuple[bytes, bool]:
     """The content of the file with the metadata of a checkpoint, and whether the checkpoint has checksums."""
     has_checksums, file = has_manifest(path), path / METADATA
     return (read_checked(file) if has_checksums else file.read_bytes()), has_checksums
