@@ -12,11 +12,13 @@ from tokenizers import Tokenizer, processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from foretrain.configs.schema import ModelConfig
+from foretrain.trainer.checkpoint.metadata import UnsafeError
 from foretrain.trainer.interop import export as exporting
 from foretrain.trainer.interop.export import export
 from foretrain.trainer.interop.folder import MARK
 from foretrain.trainer.prediction.sealed import PREDICTION, SEAL, VERSION, seal_of
 from foretrain.trainer.run.folder import PREDICTION_FILE
+from tests.trainer.checkpoint.hostile import attack
 from tests.trainer.interop.cases import GPT2, LLAMA, QWEN3, TOLERANCE, apart, config_of
 from tests.trainer.interop.made import (
     STEP,
@@ -92,6 +94,17 @@ def test_a_checkpoint_without_checksums_is_exported_too(
     stage = random_model(config)
     checkpoint = write_checkpoint_of_version_0_1(tmp_path / "run", config, stage.shards())
     assert apart(stage, export(checkpoint, tmp_path / "out").out, model) <= TOLERANCE
+
+
+@pytest.mark.parametrize("has_checksums", [True, False])
+def test_a_hostile_checkpoint_is_refused_and_executes_nothing(
+    has_checksums: bool, checkpoint: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / checkpoint.name)
+    attack(tmp_path / checkpoint.name, "metadata_with_a_command", tmp_path / "executed", has_checksums=has_checksums)
+    with pytest.raises(UnsafeError, match="source that you trust"):
+        export(tmp_path / checkpoint.name, tmp_path / "out")
+    assert names(tmp_path) == [checkpoint.name]
 
 
 # ---- tokenizer and settings ----
