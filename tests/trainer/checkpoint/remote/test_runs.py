@@ -95,6 +95,9 @@ def test_another_run_starts_from_a_checkpoint_on_a_server(
         prepare_run(init)
     ended = called("generate", str(bucket.folder), "--num-tokens", "3", cwd=tmp_path)
     assert ended.status == 0, ended.err
+    ended = called("export", str(bucket.folder), "out", "--to", "hf", cwd=tmp_path)
+    assert ended.status == 0, ended.err
+    assert (tmp_path / "out/model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("kind", ["error", "reset", "stall"])
