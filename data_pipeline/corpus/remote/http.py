@@ -117,7 +117,7 @@ def _http_errors(url: str, timeout_s: float) -> Iterator[None]:
             raise silence(url, timeout_s) from error
         is_permanent = isinstance(reason, ssl.SSLCertVerificationError)
         raise FetchError(f"{url}: {reason or type(reason).__name__}", is_permanent=is_permanent) from error
-    except ValueError as error:  # of urllib, for the address in an answer
+    except ValueError as error:  # urllib raises it for the address in an answer
         raise FetchError(f"{url} points to what is not a URL ({error})") from error
 
 
