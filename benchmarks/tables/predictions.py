@@ -64,8 +64,8 @@ def _predicted(smaller: Sequence[RunFacts], everything: RunTable, place: int) ->
         return Predicted(ratio, len(smaller), str(error))
     reasons = evidence.objections(compute)
     if table.form.variables == ("C",) and tokens_per_param is not None:
-        known = [_tokens_per_param(run, table.embeddings) for run in table.runs]
-        reasons += other_tokens_per_param([each for each in known if each is not None], tokens_per_param)
+        known = [(value_of(run, "N", table.embeddings), value_of(run, "D", table.embeddings)) for run in table.runs]
+        reasons += other_tokens_per_param(known, tokens_per_param)
     found = evidence.predict(target.variables[0])
     reasons += evidence.too_wide(found)
     if reasons:

@@ -21,6 +21,9 @@ TESTED_RATIO = 300.0
 """The largest extrapolation in compute that needs no back-test. Of the published losses in docs/prediction.md, 98 % of
 those of the largest table are inside of their intervals at 90 % at 100 times the compute, also where the runs span
 little; at 300 times and more, all six are that three other tables leave (`python -m benchmarks.tables --ratio 300`)."""
+LEAST_OTHERS = 3
+"""Runs that a law needs with another value of a variable than the most common one. One run may have gone wrong, and of
+two that disagree, nothing shows which one did: models that end in their warm-up look almost like much smaller ones."""
 WIDEST = 0.25
 """A prediction whose interval at 90 % is wider than this share of the loss is refused: it says no more than that the
 loss will be somewhere between that of the runs and that of much larger ones."""
@@ -191,12 +194,24 @@ class Evidence:
                 f"{self.fit.form.formula} exactly, and leave nothing to judge it by: add sizes, or use a law with "
                 "fewer parameters"
             )
+        found.extend(self._few_others())
         if compute / high > TESTED_RATIO and compute / high > self.reach:
             found.append(
                 f"the target has {compute / high:.3g} times the compute of the largest run, and these runs support "
                 f"{self.reach:.3g} times: add runs of up to {compute / self.reach:.2g} FLOPs"
             )
         return found
+
+    def _few_others(self) -> list[str]:
+        """The objection to a variable that is almost always the same, if the law has others; empty if none is."""
+        names = self.fit.form.variables
+        others = [len(column) - np.unique(column, return_counts=True)[1].max() for column in self.x_RV.T]
+        return [
+            f"all runs but {num} have the same {name}, and too few show whether those went well: add runs with other "
+            f"values of {name}, at least {LEAST_OTHERS}"
+            for name, num in zip(names, others, strict=True)
+            if len(names) > 1 and num < LEAST_OTHERS
+        ]
 
     def too_wide(self, found: Prediction) -> list[str]:
         """The objection to a prediction that leaves the loss open, with what to do; empty if there is none."""

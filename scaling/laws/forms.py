@@ -41,6 +41,9 @@ class Form:
     """Exponents that published fits have found, by name."""
     usual_std: float = 0.5
     """How far exponents are from the usual ones, as the standard deviation of their logarithm."""
+    interacts: bool = False
+    """Whether it is E + A / N^alpha + B / D^beta, of which predictions know that its terms do not add up exactly; see
+    `beliefs.Interacting`."""
 
     @cached_property
     def variables(self) -> tuple[str, ...]:
@@ -115,6 +118,7 @@ FORMS.register(
         (Term("E"), Term("A", (("alpha", "N"),)), Term("B", (("beta", "D"),))),
         usual={"alpha": 0.33, "beta": 0.31},
         usual_std=0.25,
+        interacts=True,
     ),
 )
 FORMS.register(

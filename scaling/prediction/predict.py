@@ -15,7 +15,7 @@ from foretrain.scaling.prediction.curves import curves_in, left, refusal
 from foretrain.scaling.prediction.fit import evidence_in, finite, runs_for
 from foretrain.scaling.prediction.record import FitRecord, PredictionRecord
 from foretrain.scaling.prediction.shape import shape_of
-from foretrain.scaling.prediction.table import SAME
+from foretrain.scaling.prediction.table import LEAST_SIZES_OF_BOTH, SAME, are_collinear
 
 MOST_DIFFERENT_TOKENS_PER_PARAM = 1.25
 """The largest factor between the tokens per parameter of a target and those of the runs, if the law knows compute
@@ -125,7 +125,7 @@ def objections(record: FitRecord, evidence: Evidence, target: Target) -> list[st
                 f"{SAME[field]}, or change the config"
             )
     if evidence.fit.form.variables == ("C",) and target.tokens_per_param is not None:
-        known = [run["D"] / run["N"] for run in record.runs if run.get("N") and run.get("D")]
+        known = [(run["N"], run["D"]) for run in record.runs if run.get("N") and run.get("D")]
         found.extend(other_tokens_per_param(known, target.tokens_per_param))
     return found
 
@@ -152,21 +152,31 @@ def baselines_of(compute_R: Floats, loss_R: Floats, flops: float) -> dict[str, f
     return found
 
 
-def other_tokens_per_param(known: Sequence[float], wanted: float) -> list[str]:
-    """The objection of a law of compute to a target that is trained for longer or shorter than the runs, for its size.
+def other_tokens_per_param(known: Sequence[tuple[float, float]], wanted: float) -> list[str]:
+    """The objections of a law of compute to a target that is trained for longer or shorter than the runs, for its size.
 
-    `known`: the tokens per parameter of the runs; nothing is said if they are not known.
+    `known`: N and D of the runs; nothing is said if they are not known.
     """
     if not known:
         return []
-    low, high = min(known), max(known)
+    sizes_RV = np.array(known)
+    ratio_R = sizes_RV[:, 1] / sizes_RV[:, 0]
+    low, high = float(ratio_R.min()), float(ratio_R.max())
     factor = MOST_DIFFERENT_TOKENS_PER_PARAM
-    if low / factor <= wanted <= high * factor:
-        return []
-    return [
-        f"the target has {wanted:.3g} tokens per parameter, and the runs have {low:.3g} to {high:.3g}, which a law of "
-        "compute does not know: change train.num_tokens, or fit runs with several numbers of tokens per parameter"
-    ]
+    found = []
+    if not low / factor <= wanted <= high * factor:
+        found.append(
+            f"the target has {wanted:.3g} tokens per parameter, and the runs have {low:.3g} to {high:.3g}, which a law "
+            "of compute does not know: change train.num_tokens, or fit runs with several numbers of tokens per "
+            "parameter"
+        )
+    if high / low > factor**2 and not are_collinear(sizes_RV):
+        found.append(
+            f"the runs have {low:.3g} to {high:.3g} tokens per parameter, and N and D do not grow together: compute "
+            "does not say which of them the target has more of. Fit runs that share their tokens per parameter, or "
+            f"{LEAST_SIZES_OF_BOTH} sizes or more, in which both vary"
+        )
+    return found
 
 
 def _bounds(intervals: tuple[Interval, ...]) -> dict[str, list[float]]:

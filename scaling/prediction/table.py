@@ -204,8 +204,15 @@ def _chosen(runs: Sequence[RunFacts], embeddings: bool) -> Form:
         sizes_RV = np.array([[value_of(run, name, embeddings) for name in ("N", "D")] for run in runs])
     except ValueError:
         return by_compute
-    log_RV = np.log(np.unique(sizes_RV, axis=0))
-    if len(log_RV) < LEAST_SIZES_OF_BOTH or (np.ptp(log_RV, axis=0) == 0).any():
+    num_sizes = len(np.unique(sizes_RV, axis=0))
+    if num_sizes < LEAST_SIZES_OF_BOTH or (np.ptp(sizes_RV, axis=0) == 0).any() or are_collinear(sizes_RV):
         return by_compute
-    correlation = float(np.corrcoef(log_RV.T)[0, 1])
-    return FORMS.get("chinchilla") if abs(correlation) < MOST_COLLINEAR else by_compute
+    return FORMS.get("chinchilla")
+
+
+def are_collinear(sizes_RV: Floats) -> bool:
+    """Whether the sizes (N and D of each run) are almost on one line of log N and log D, on which both vary."""
+    log_RV = np.log(np.unique(sizes_RV, axis=0))
+    if (np.ptp(log_RV, axis=0) == 0).any():
+        return False
+    return abs(float(np.corrcoef(log_RV.T)[0, 1])) >= MOST_COLLINEAR

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from foretrain.scaling.laws import posterior
+from foretrain.scaling.laws.beliefs import Additive
 from foretrain.scaling.laws.evidence import Evidence
 from foretrain.scaling.laws.forms import FORMS, Floats
 
@@ -78,18 +79,53 @@ def test_a_run_counts_less_the_farther_it_is_from_the_target() -> None:
     assert shifts[1] > 2.0 * shifts[0]
 
 
-def test_one_wrong_run_changes_a_prediction_little() -> None:
+def test_one_wrong_run_changes_a_prediction_little(monkeypatch: pytest.MonkeyPatch) -> None:
     calm = evidence()
     losses_R = calm.loss_R.copy()
     losses_R[10] *= 1.2
     wrong = Evidence.of(calm.fit.form, SIZES_RV, losses_R, calm.compute_R)
     assert wrong.predict(LARGE_V).loss == pytest.approx(calm.predict(LARGE_V).loss, rel=0.01)
-    counted = replace(wrong, weight_R=np.ones(len(SIZES_RV)))  # the planted error: all runs count as much
+    # The planted errors: all runs count as much, and no size may be wrong.
+    monkeypatch.setattr(posterior, "WRONG_SHARE", 0.0)
+    counted = replace(wrong, weight_R=np.ones(len(SIZES_RV)))
     width, without = (
         each.predict(LARGE_V).interval(0.9).high / each.predict(LARGE_V).interval(0.9).low - 1.0
         for each in (wrong, counted)
     )
     assert without > 1.5 * width
+
+
+def test_one_wrong_size_among_a_dozen_is_not_taken_for_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six sizes of models and two lengths of runs; one of the largest runs has a loss that is 20 % too high."""
+    few = np.arange(24) % 4 < 2
+    losses_R = right(SIZES_RV) * np.exp(NOISE * np.random.default_rng(0).standard_normal(24))
+    losses_R[20] *= 1.2
+    form, x_RV, compute_R = FORMS.get("chinchilla"), SIZES_RV[few], 6 * SIZES_RV[few].prod(axis=1)
+    # Each run counts as much: what is left is that any size may be wrong.
+    of = replace(Evidence.of(form, x_RV, losses_R[few], compute_R), weight_R=np.ones(12))
+    truth = float(right(LARGE_V[None])[0])
+    width = of.predict(LARGE_V).interval(0.9).high - of.predict(LARGE_V).interval(0.9).low
+    assert of.predict(LARGE_V).loss == pytest.approx(truth, rel=0.04)
+    monkeypatch.setattr(posterior, "WRONG_SHARE", 0.0)  # the planted error
+    without = of.predict(LARGE_V).interval(0.9).high - of.predict(LARGE_V).interval(0.9).low
+    assert without > 1.5 * width
+
+
+def test_runs_whose_parameters_and_tokens_interact_are_predicted_by_a_law_that_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in the ladder of OLMo: gamma is 0.25, and the exponents are 0.25."""
+
+    def of_gamma(x_RV: Floats) -> Floats:
+        return 1.8 + 2.0 * ((x_RV[:, 0] / 1e7) ** -1.0 + (x_RV[:, 1] / 2e8) ** -1.0) ** 0.25
+
+    truth = float(of_gamma(LARGE_V[None])[0])
+    runs = evidence(of_gamma, noise=0.001)
+    found = runs.predict(LARGE_V)
+    assert found.loss == pytest.approx(truth, rel=0.01) and truth in found.interval(0.9)
+    monkeypatch.setattr(posterior, "beliefs", lambda form, _: Additive(form))  # the planted error: gamma is 1
+    other = runs.predict(LARGE_V)
+    assert abs(other.loss - truth) > 2.0 * abs(found.loss - truth)
 
 
 def test_intervals_grow_with_the_distance_of_the_target_and_with_the_level() -> None:

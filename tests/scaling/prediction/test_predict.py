@@ -196,6 +196,44 @@ def test_the_seal_covers_the_runs_that_were_used_and_the_law_that_was_fitted_to_
     assert record.parameters["alpha"]["value"] != pytest.approx(0.35, abs=1e-3)
 
 
+def of_sizes(sizes: list[tuple[float, float]], form: str) -> FitRecord:
+    """A fit of runs with these N and tokens per parameter."""
+    return record_of(
+        tuple(
+            RunFacts(
+                name=f"runs/{number}",
+                loss=float(1.8 + 480 / params**0.35 + 2000 / (params * ratio) ** 0.37),
+                num_params=params,
+                num_tokens=params * ratio,
+                flops=6 * params**2 * ratio,
+            )
+            for number, (params, ratio) in enumerate(sizes)
+        ),
+        form,
+    )
+
+
+@pytest.mark.parametrize("num_others", [2, 3])
+def test_a_law_of_parameters_that_rests_on_one_or_two_runs_is_refused(num_others: int) -> None:
+    ratios = [5.0, 10.0, 20.0, 40.0, 80.0, 160.0]
+    record = of_sizes([(1e7, each) for each in ratios] + [(4e7, each) for each in ratios[:num_others]], "chinchilla")
+    small = Target(1e8, 2e9, 1.2e18, {}, {})
+    if num_others == 2:
+        with pytest.raises(ValueError, match="all runs but 2 have the same N, and too few show"):
+            predict(record, "seal", small)
+        return
+    assert predict(record, "seal", small).loss > 0
+
+
+def test_a_law_of_compute_is_refused_where_runs_of_as_much_compute_differ() -> None:
+    """Longer and longer runs of one model show nothing of larger ones, though one of them has the target's D / N."""
+    longer = of_sizes([(1e7, each) for each in (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)], "compute")
+    with pytest.raises(ValueError, match="5 to 160 tokens per parameter, and N and D do not grow together"):
+        predict(longer, "seal", Target(1e8, 2e9, 1.2e18, {}, {}))
+    larger = of_sizes([(1e7 * 2**each, 10.0 * 1.2**each) for each in range(6)], "compute")  # a path of growing models
+    assert predict(larger, "seal", Target(1e9, 2e10, 1.2e20, {}, {})).loss > 0
+
+
 def test_what_any_run_knows_is_compared_with_the_target() -> None:
     """A row of a table that comes first knows no tokenizer."""
     first, *others = runs()
