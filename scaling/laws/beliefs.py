@@ -69,7 +69,7 @@ class Additive:
 
     @cached_property
     def _usual(self) -> Floats:
-        return np.log([self.form.usual.get(name, ANY_EXPONENT) for name in self.form.exponents])
+        return np.asarray(np.log([self.form.usual.get(name, ANY_EXPONENT) for name in self.form.exponents]))
 
     @cached_property
     def _weights(self) -> Floats:

@@ -146,7 +146,7 @@ class _Model:
         growth_BS = 1.0 + WRONG_BY**2 * inverse_BS
         gain_BS = 0.5 * (WRONG_BY**2 * pull_BS**2 / growth_BS - np.log(growth_BS))
         share = self.wrong_share / gain_BS.shape[1]
-        return np.logaddexp(np.log1p(-self.wrong_share), np.log(share) + logsumexp(gain_BS, axis=1))
+        return np.asarray(np.logaddexp(np.log1p(-self.wrong_share), np.log(share) + logsumexp(gain_BS, axis=1)))
 
     def _log_loss(self, draws_BK: Floats, log_x_SV: Floats) -> Floats:
         """The logarithm of the law's loss (B, S)."""
