@@ -64,7 +64,8 @@ class Engine:
     `stages` are modules from tokens or activations to activations or logits. They also take `positions` if a batch has
     them. If their `takes_loss_scale` is true, they also take `loss_scale`: their backward pass adds the gradient of
     losses of their own, sums over the rank's tokens, times that scale. `token_losses(logits, targets)` gives the loss
-    of each position (0 where the target is IGNORE).
+    of each position (0 where the target is IGNORE). If the last stage's `takes_targets` is true, it returns these
+    losses itself when it is called with `targets`.
 
     The stages' parameters need no memory: the engine places what this rank keeps of them, and `fill` gives the initial
     values. `optimizer` holds the parameters, and keeps the fp32 tensors named `moments` for each of them. `tied` are
@@ -102,6 +103,9 @@ class Engine:
             self._pipeline = Pipeline(
                 groups, stages, num_microbatches, self._loss, self.zero.accumulate_assigned, self.exchanges
             )
+        self._takes_targets = any(getattr(stage, "takes_targets", False) for stage in stages)
+        if self._takes_targets:
+            self._token_losses = _as_they_are
         self._takes_loss_scale = any(getattr(stage, "takes_loss_scale", False) for stage in stages)
         self._holds_loss = self._pipeline is None or self._pipeline.holds_last
         self._update_clock: PhaseClock | None = None
@@ -166,7 +170,7 @@ class Engine:
         """
         counts = self._among_all((self._own(targets_BL) != IGNORE).sum(dim=1).cpu())
         dist.all_reduce(counts, group=self.groups.cpu)
-        losses = self.measure([self._token_losses], tokens_BL, targets_BL, positions_BL)[0]
+        losses = self.measure([self._token_losses], tokens_BL, targets_BL, positions_BL, needs_logits=False)[0]
         return losses, counts // (self.groups.layout.tp * self.groups.layout.pp)
 
     def measure(
@@ -175,13 +179,16 @@ class Engine:
         tokens_BL: Tensor,
         targets_BL: Tensor,
         positions_BL: Tensor | None = None,
+        *,
+        needs_logits: bool = True,
     ) -> Tensor:
         """The sum of each measure over the positions of each sample of one global batch, from one forward pass.
 
         Shape (measures, samples of all replicas), float64 in host memory, the same on every rank.
+        Without `needs_logits`, measures get losses in the place of logits from a last stage that takes targets.
         """
         tokens_BL, targets_BL = (to_device(self._own(x), self.groups.device) for x in (tokens_BL, targets_BL))
-        for_stages = self._for_stages(positions_BL)
+        for_stages = self._for_stages(positions_BL, None if needs_logits else targets_BL)
         if self._pipeline is None:
             found = self._forward(tokens_BL, targets_BL, for_stages, measures)
         else:
@@ -211,10 +218,11 @@ class Engine:
         scale = self.zero.divisor / num_tokens
         tokens_BL, targets_BL = (to_device(each, self.groups.device) for each in (tokens_BL, targets_BL))
         start()
+        for_stages = self._for_stages(positions_BL, targets_BL, scale)
         if self._pipeline is None:
-            losses = self._accumulate(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
+            losses = self._accumulate(tokens_BL, targets_BL, for_stages, scale)
         else:
-            losses = self._pipeline.step(tokens_BL, targets_BL, self._for_stages(positions_BL, scale), scale)
+            losses = self._pipeline.step(tokens_BL, targets_BL, for_stages, scale)
         return losses, num_tokens
 
     def _own(self, batch_BL: Tensor) -> Tensor:
@@ -251,9 +259,13 @@ class Engine:
         module.train()
         return found
 
-    def _for_stages(self, positions_BL: Tensor | None, loss_scale: float | None = None) -> dict[str, Any]:
-        """What every stage is called with, beside its input."""
+    def _for_stages(
+        self, positions_BL: Tensor | None, targets_BL: Tensor | None, loss_scale: float | None = None
+    ) -> dict[str, Any]:
+        """What every stage is called with, beside its input. Without targets, the last stage returns logits."""
         keywords: dict[str, Any] = {} if positions_BL is None else {"positions": positions_BL}
+        if targets_BL is not None and self._takes_targets:
+            keywords["targets"] = targets_BL
         if loss_scale is not None and self._takes_loss_scale:
             keywords["loss_scale"] = loss_scale
         return keywords
@@ -268,13 +280,13 @@ class Engine:
             yield tokens_BL[rows], targets_BL[rows], keywords
 
     def _loss(
-        self, logits: Tensor, targets_BL: Tensor, scale: float | None, measures: Sequence[Measure] = ()
+        self, output: Tensor, targets_BL: Tensor, scale: float | None, measures: Sequence[Measure] = ()
     ) -> Tensor:
         """The sum of all losses times `scale`, a scalar; without `scale`, the sum of each measure over the positions of
         each sample (measures, B), in float64."""
         if scale is None:
-            return torch.stack([measure(logits, targets_BL).double().sum(dim=0) for measure in measures])
-        return self._token_losses(logits, targets_BL).sum() * scale
+            return torch.stack([measure(output, targets_BL).double().sum(dim=0) for measure in measures])
+        return self._token_losses(output, targets_BL).sum() * scale
 
     def _count_tokens(self, targets_BL: Tensor) -> int:
         """Valid tokens of the global batch, counted in host memory before the batch is on the device."""
@@ -295,3 +307,8 @@ class Engine:
         if not self._holds_loss or self.groups.at.tp > 0:  # tensor-parallel ranks have the same losses
             return torch.zeros((), dtype=torch.float64, device=self.groups.device)
         return torch.stack([loss.detach().double() for loss in losses]).sum()
+
+
+def _as_they_are(losses_LB: Tensor, targets_BL: Tensor) -> Tensor:
+    """The losses that a last stage that takes targets has computed."""
+    return losses_LB

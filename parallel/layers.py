@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foretrain.parallel.loss_in_parts import cross_entropy_in_parts
 from foretrain.parallel.tensor import TensorParallel
 
 
@@ -112,14 +113,23 @@ class Embedding(nn.Module):
 class Head(nn.Module):
     """The matrix of logits, whose rows are sharded as an embedding's are; `weight` may be a tied embedding's."""
 
-    def __init__(self, tp: TensorParallel, weight: nn.Parameter, num_valid_rows: int) -> None:
-        """`num_valid_rows`: rows of this rank, from the first, that are not padding."""
+    def __init__(
+        self, tp: TensorParallel, weight: nn.Parameter, num_valid_rows: int, rows_of_part: int | None = None
+    ) -> None:
+        """`num_valid_rows`: rows of this rank, from the first, that are not padding.
+
+        `rows_of_part`: how many rows have logits at one time while losses are computed; None: no losses are.
+        """
         super().__init__()
         self.weight = weight
-        self._tp, self._num_valid_rows = tp, num_valid_rows
+        self._tp, self._num_valid_rows, self._rows_of_part = tp, num_valid_rows, rows_of_part
 
-    def forward(self, x_LBD: Tensor) -> Tensor:
-        """Logits (L, B, V / tp) of the full sequence; those of padding are -inf."""
+    def forward(self, x_LBD: Tensor, targets_BL: Tensor | None = None) -> Tensor:
+        """Logits (L, B, V / tp) of the full sequence, those of padding -inf. With targets, their losses (L, B)."""
+        if targets_BL is not None:
+            assert self._rows_of_part is not None
+            sizes = {"num_valid_rows": self._num_valid_rows, "rows_of_part": self._rows_of_part}
+            return cross_entropy_in_parts(x_LBD, self.weight, targets_BL, self._tp, **sizes)
         logits_LBV = self._logits(x_LBD, self.weight)
         if self._num_valid_rows == len(self.weight):
             return logits_LBV

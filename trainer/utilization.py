@@ -4,7 +4,8 @@ With F the FLOPs of training on a token as `trainer/model/size.py` defines them,
 accelerators, N accelerators and P the peak of one (`cluster.gpu_peak_tflops`):
 
     MFU = F T / (N P)          model FLOPs utilization (arXiv 2204.02311, appendix B)
-    HFU = (F + R) T / (N P)    hardware FLOPs utilization: R are the FLOPs that recomputation adds for a token
+    HFU = (F + R) T / (N P)    hardware FLOPs utilization: R are the FLOPs that recomputation adds for a token,
+                               of blocks and of logits in parts
 
 F counts all of attention's matrix of scores, as is usual, although causal kernels compute about half of it.
 """
@@ -12,7 +13,10 @@ F counts all of attention's matrix of scores, as is usual, although causal kerne
 from dataclasses import dataclass
 
 from foretrain.configs.schema import Config
+from foretrain.parallel.layout import Layout
+from foretrain.trainer.model.logits import recomputed_head_flops
 from foretrain.trainer.model.table import block_flops, flops_per_token, recomputed_flops
+from foretrain.trainer.objectives.base import objective_of
 
 PEAK_TFLOPS = {
     "H200": 989.0,
@@ -48,6 +52,8 @@ def utilization(config: Config, num_accelerators: int, step_s: float) -> Utiliza
     peak_flops = num_accelerators * config.cluster.gpu_peak_tflops * 1e12
     model_flops = flops_per_token(config.model)
     again = recomputed_flops(block_flops(config.model), config.train, config.model.num_layers)
+    if not objective_of(config).has_own_loss():
+        again += recomputed_head_flops(config.model, config.train, Layout.from_config(config.parallel))
     return Utilization(
         mfu=model_flops * tokens_per_s / peak_flops,
         hfu=(model_flops + again) * tokens_per_s / peak_flops,

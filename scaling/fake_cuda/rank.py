@@ -89,7 +89,7 @@ def _layout(config: Config) -> Layout:
     check_sharding(model, layout)
     check_optimizer(config.optimizer, layout)
     if config.parallel.balance != "even" and layout.stage_layers is None:
-        layout = balance_stages(layout, model.num_layers, flop_costs(model, train))
+        layout = balance_stages(layout, model.num_layers, flop_costs(model, train, layout))
     return layout
 
 

@@ -55,10 +55,10 @@ def forget_padding(config: Config, layout: Layout, num_steps: int) -> Curve:
     """A probe in which the logits of padding count as those of tokens do."""
     real = layers.Head.__init__
 
-    def forget(self: layers.Head, tp: TensorParallel, weight: nn.Parameter, num_valid_rows: int) -> None:
-        real(self, tp, weight, len(weight))
+    def forget(self: layers.Head, tp: TensorParallel, weight: nn.Parameter, _: int, part: int | None = None) -> None:
+        real(self, tp, weight, len(weight), part)
 
-    layers.Head.__init__ = forget  # type: ignore[method-assign]
+    layers.Head.__init__ = forget  # type: ignore[method-assign,assignment]
     return probe(config, layout, num_steps)
 
 

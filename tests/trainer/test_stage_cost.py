@@ -28,20 +28,20 @@ HEAD_HEAVY = replace(MODEL, vocab_size=1250)
 
 
 def test_counted_costs_add_up_to_the_flops_of_the_model() -> None:
-    costs = flop_costs(MODEL, TRAIN)
+    costs = flop_costs(MODEL, TRAIN, Layout())
     assert costs.first + 8 * costs.block + costs.last == pytest.approx(flops_per_token(MODEL, causal=True))
 
 
 def test_a_block_costs_its_matrices_and_its_attention() -> None:
     matrices = sum(param.num_elements for param in block_table(MODEL, 0) if param.is_matrix)
-    assert flop_costs(MODEL, TRAIN).block == 6 * matrices + 6 * MODEL.d_model * MODEL.seq_len
+    assert flop_costs(MODEL, TRAIN, Layout()).block == 6 * matrices + 6 * MODEL.d_model * MODEL.seq_len
 
 
 def test_a_block_that_recomputes_is_run_forward_twice() -> None:
-    kept, attention = flop_costs(MODEL, TRAIN).block, 6 * MODEL.d_model * MODEL.seq_len
+    kept, attention = flop_costs(MODEL, TRAIN, Layout()).block, 6 * MODEL.d_model * MODEL.seq_len
 
     def more(**recompute: Any) -> float:
-        return flop_costs(MODEL, TrainConfig(**recompute)).block - kept
+        return flop_costs(MODEL, TrainConfig(**recompute), Layout()).block - kept
 
     assert more(recompute="full") == pytest.approx(kept / 3)
     assert more(recompute="selective") == pytest.approx(attention / 3)
@@ -59,7 +59,7 @@ def test_a_block_that_recomputes_is_run_forward_twice() -> None:
     ids=str,
 )
 def test_the_stage_with_a_heavy_head_has_fewer_blocks(layout: Layout, sizes: tuple[int, ...]) -> None:
-    assert balance_stages(layout, 8, flop_costs(HEAD_HEAVY, TRAIN)).stage_layers == sizes
+    assert balance_stages(layout, 8, flop_costs(HEAD_HEAVY, TRAIN, layout)).stage_layers == sizes
 
 
 def test_an_even_split_does_not_change_the_layout() -> None:
@@ -112,13 +112,15 @@ def test_measured_costs_are_seconds_in_the_order_of_the_flops(ranks: RunOnRanks)
     [(full, half)] = ranks(1, measure, *cases)
     assert all(cost > 0 for costs in (full, half) for cost in (costs.first, costs.block, costs.last))
     assert full.first < full.block, "a look-up multiplies nothing"
-    ratio = (full.last / full.block) / (flop_costs(model, TRAIN).last / flop_costs(model, TRAIN).block)
+    ratio = (full.last / full.block) / (
+        flop_costs(model, TRAIN, Layout()).last / flop_costs(model, TRAIN, Layout()).block
+    )
     assert 1 / 3 < ratio < 3
 
 
 def test_what_is_measured_under_tensor_parallelism_is_one_ranks_share() -> None:
     model = replace(MODEL, num_kv_heads=2, vocab_size=301)
-    full, half = flop_costs(replace(model, vocab_size=302), TRAIN), flop_costs(local_model(model, 2), TRAIN)
+    full, half = (flop_costs(each, TRAIN, Layout()) for each in (replace(model, vocab_size=302), local_model(model, 2)))
     assert (half.block, half.last) == (full.block / 2, full.last / 2)
 
 

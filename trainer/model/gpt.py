@@ -56,8 +56,12 @@ class Stage(nn.Module):
         is_last: bool,
         tied_to: "Stage | None" = None,
         recompute: Recompute = KEEP_ALL,
+        rows_of_part: int | None = None,
     ) -> None:
-        """`tied_to`: the first stage, if it is on this rank too: a tied head then uses the first stage's embedding."""
+        """`tied_to`: the first stage, if it is on this rank too: a tied head then uses the first stage's embedding.
+
+        `rows_of_part`: if not None, the last stage can compute losses, with logits of as many rows at one time.
+        """
         super().__init__()
         model, shape = blueprint.model, Shape.of(blueprint.model)
         self._blueprint, self._tp = blueprint, tp
@@ -76,6 +80,7 @@ class Stage(nn.Module):
         )
         self._recomputed = {str(number) for number in layers if recompute.of(number) == "full"}
         self.takes_loss_scale = any(kind.has_loss for kind in layers_of(model).values())
+        self.takes_targets = is_last and rows_of_part is not None
         self.final_norm = Norm(model, shape.d_model, tp) if is_last else None
         rows = tp.vocabulary_rows(shape.vocab_size)
         self.num_valid_rows = max(0, min(rows, shape.vocab_size - tp.rank * rows))
@@ -85,19 +90,26 @@ class Stage(nn.Module):
             # An embedding's matrix in any case, since its rows are sharded just as the head's are.
             matrix = self.embed if model.tie_embeddings else self._vocabulary_matrix()
             assert matrix is not None
-            self.head = Head(tp, matrix.weight, self.num_valid_rows)
+            self.head = Head(tp, matrix.weight, self.num_valid_rows, rows_of_part)
         without_memory(self)
 
     def _vocabulary_matrix(self) -> Embedding:
         shape, tp = Shape.of(self._blueprint.model), self._tp
         return without_memory(Embedding(tp, tp.vocabulary_rows(shape.vocab_size) * tp.size, shape.d_model))
 
-    def forward(self, x: Tensor, positions: Tensor | None = None, loss_scale: float | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor | None = None,
+        loss_scale: float | None = None,
+        targets: Tensor | None = None,
+    ) -> Tensor:
         """First stage: tokens (B, L) in; last stage: this rank's logits (L, B, V / tp) out; else (L, B, D).
 
         `positions`, (B, L) on the CPU and never split over ranks, are those of the tokens in their documents: attention
         stays inside a document. None: a sample is one document. `loss_scale`: what the losses of layers are multiplied
-        by, if any layer has one (`takes_loss_scale`).
+        by, if any layer has one (`takes_loss_scale`). With `targets`, (B, L), a last stage that `takes_targets` returns
+        the cross entropy of each position, (L, B), in the place of logits.
         """
         if self.is_first:
             x = self._embed(x, positions)
@@ -107,7 +119,7 @@ class Stage(nn.Module):
         for number, block in self.blocks.items():
             run = partial(checkpointed, block) if number in self._recomputed else block
             x = run(x, documents, loss_scale)
-        return self._logits(x) if self.is_last else x
+        return self._logits(x, targets) if self.is_last else x
 
     def _embed(self, tokens_BL: Tensor, positions_BL: Tensor | None) -> Tensor:
         assert self.embed is not None
@@ -122,9 +134,10 @@ class Stage(nn.Module):
             x_LBD = x_LBD + F.embedding(own_LB, weight)
         return x_LBD
 
-    def _logits(self, x_LBD: Tensor) -> Tensor:
+    def _logits(self, x_LBD: Tensor, targets_BL: Tensor | None) -> Tensor:
+        """Logits, or with targets their losses."""
         assert self.head is not None and self.final_norm is not None
-        return self.head(scaled(self.final_norm(x_LBD), self._blueprint.multipliers.head))
+        return self.head(scaled(self.final_norm(x_LBD), self._blueprint.multipliers.head), targets_BL)
 
     def units(self) -> Iterator[nn.Module]:
         """Modules that alone read their parameters, and only when they are called, in the order of their calls."""
@@ -157,6 +170,7 @@ def build_stages(
     pp_rank: int,
     tp: TensorParallel,
     recompute: Recompute = KEEP_ALL,
+    rows_of_part: int | None = None,
 ) -> list[Stage]:
     """This rank's stages. Their parameters have no memory yet: an engine places and fills them."""
     model = blueprint.model
@@ -166,7 +180,16 @@ def build_stages(
         tied_to = stages[0] if is_last and stages and stages[0].is_first and model.tie_embeddings else None
         layers = layout.layers_of(index, model.num_layers)
         stages.append(
-            Stage(blueprint, layers, tp, is_first=index == 0, is_last=is_last, tied_to=tied_to, recompute=recompute)
+            Stage(
+                blueprint,
+                layers,
+                tp,
+                is_first=index == 0,
+                is_last=is_last,
+                tied_to=tied_to,
+                recompute=recompute,
+                rows_of_part=rows_of_part,
+            )
         )
     return stages
 

@@ -64,7 +64,7 @@ def measure(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[C
 
 def measure_in(config: Config, groups: Groups, num_steps: int) -> Coordinates:
     """The measurements of one config, in process groups that have started."""
-    engine, state = build_engine(config, groups)
+    engine, state = build_engine(config, groups, shows_logits=True)
     watched = [shard for shard in state.shards if _is_watched(shard.param)]
     matrices = {shard.param.name for shard in state.shards if shard.param.is_matrix}
     engine.set_lr(1.0)

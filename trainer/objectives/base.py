@@ -50,6 +50,11 @@ class Objective(ABC):
 
         return cross_entropy(logits_LBV, targets_BL, tp)
 
+    @classmethod
+    def has_own_loss(cls) -> bool:
+        """Whether it overrides `token_losses`, which then gets all logits of a micro-batch at once."""
+        return cls.token_losses is not Objective.token_losses
+
     def tensors(self, batch: Batch) -> tuple["Tensor", "Tensor", "Tensor | None"]:
         """Inputs, targets and positions of a batch, as the engine takes them; in the batch's own memory if possible."""
         import torch

@@ -180,7 +180,7 @@ def prepare_run(
     layout = _checked_layout(config, world_size)
     check_sharding(config.model, layout)
     if config.parallel.balance == "flops" and layout.stage_layers is None:
-        layout = balance_stages(layout, config.model.num_layers, flop_costs(config.model, config.train))
+        layout = balance_stages(layout, config.model.num_layers, flop_costs(config.model, config.train, layout))
     blueprint(config)
     schedule.check(config.schedule, config.train.num_tokens)
     config = _with_absolute_paths(config)

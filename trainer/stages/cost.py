@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from foretrain.configs.schema import ModelConfig, TrainConfig
 from foretrain.parallel.balance import split
 from foretrain.parallel.layout import Layout
+from foretrain.trainer.model.logits import recomputed_head_flops
 from foretrain.trainer.model.table import block_flops, head_flops, recomputed_flops
 
 
@@ -20,15 +21,18 @@ class Costs:
     """The last stage without its blocks: final norm, head and loss."""
 
 
-def flop_costs(model: ModelConfig, train: TrainConfig) -> Costs:
+def flop_costs(model: ModelConfig, train: TrainConfig, layout: Layout) -> Costs:
     """FLOPs of training on one token. The embedding and the norms count as 0.
 
     Attention counts below the diagonal only, since its kernels compute no more. Recomputation runs forward, a third of
-    the cost, twice. If only some blocks recompute, `block` is the mean.
+    the cost, twice; so does a head whose logits are computed in parts. If only some blocks recompute, `block` is the
+    mean.
     """
     block = block_flops(model, causal=True)
     again = recomputed_flops(block, train, model.num_layers) / model.num_layers
-    return Costs(first=0.0, block=block.total + again, last=head_flops(model))
+    return Costs(
+        first=0.0, block=block.total + again, last=head_flops(model) + recomputed_head_flops(model, train, layout)
+    )
 
 
 def balance_stages(layout: Layout, num_layers: int, costs: Costs) -> Layout:

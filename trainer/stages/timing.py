@@ -9,6 +9,7 @@ from statistics import median
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from foretrain.configs.model import ModelConfig, Shape
 from foretrain.configs.schema import TrainConfig
@@ -19,6 +20,7 @@ from foretrain.parallel.placement import allocate
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Recompute, Stage
+from foretrain.trainer.model.logits import rows_of_part
 from foretrain.trainer.stages.cost import Costs, balance_stages
 
 STAGES_FILE = "stages.json"
@@ -48,15 +50,28 @@ def measure_costs(model: ModelConfig, layout: Layout, train: TrainConfig, device
     grad_LBD = torch.ones_like(x_LBD)
 
     def part(layers: range, is_first: bool = False, is_last: bool = False) -> Stage:
-        stage = Stage(Blueprint.of(local), layers, tp, is_first=is_first, is_last=is_last, recompute=recompute)
+        stage = Stage(
+            Blueprint.of(local),
+            layers,
+            tp,
+            is_first=is_first,
+            is_last=is_last,
+            recompute=recompute,
+            rows_of_part=rows_of_part(model, train, layout),
+        )
         allocate(stage.parameters(), lambda _, out, __: out.normal_(std=0.02, generator=generator), device, dtype)
         return stage.to(device, dtype)
+
+    def losses_of(stage: Stage) -> Tensor:
+        if stage.takes_targets:
+            return stage(x_LBD, targets=tokens_BL)
+        return cross_entropy(stage(x_LBD), tokens_BL, tp)
 
     first, block, last = part(range(0), is_first=True), part(range(1)), part(range(0), is_last=True)
     passes: list[Callable[[], None]] = [
         lambda: first(tokens_BL).backward(grad_LBD),
         lambda: block(x_LBD, loss_scale=1.0).backward(grad_LBD),
-        lambda: cross_entropy(last(x_LBD), tokens_BL, tp).sum().backward(),
+        lambda: losses_of(last).sum().backward(),
     ]
     # The three take turns, so that a machine that becomes slower does so for all of them.
     rounds_s = [[_seconds(run, device) for run in passes] for _ in range(NUM_WARMUPS + NUM_REPEATS)]
