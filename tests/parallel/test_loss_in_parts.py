@@ -225,3 +225,23 @@ def test_mup_has_the_curve_of_the_reference(is_tied: bool, ranks: RunOnRanks) ->
     assert curve.grad_norms == pytest.approx(expected.grad_norms, rel=1e-5)
     wrong = ranks(2, probe_with_wrong_gradient, config, layout, 3)[0]
     assert wrong.grad_norms != pytest.approx(expected.grad_norms, rel=1e-3), "a wrong gradient would be seen"
+
+
+def losses_both_ways(layout: Layout) -> tuple[list[float], list[float]]:
+    """The losses of the samples of a batch, from parts and from logits that a measure gets, around a step."""
+    use_parts()
+    engine = workers.make_engine(layout, MODEL, TRAIN, OPTIMIZER)
+    tokens, targets = workers.batch(0, MODEL, TRAIN)
+    engine.train_step(tokens, targets)
+    parts, _ = engine.eval_step(tokens, targets)
+    of_logits = engine.measure([partial(cross_entropy, tp=TensorParallel.of(engine.groups))], tokens, targets)[0]
+    again, _ = engine.eval_step(tokens, targets)
+    assert torch.equal(parts, again)
+    destroy_groups()
+    return parts.tolist(), of_logits.tolist()
+
+
+@pytest.mark.parametrize("layout", [Layout(pp=2), pytest.param(Layout(tp=2), marks=pytest.mark.long)], ids=str)
+def test_measures_of_an_evaluation_still_get_logits(layout: Layout, ranks: RunOnRanks) -> None:
+    for parts, of_logits in ranks(2, losses_both_ways, layout):
+        assert parts == pytest.approx(of_logits, rel=1e-6)
