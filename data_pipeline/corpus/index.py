@@ -77,7 +77,7 @@ class Index:
         """Map the index file of a split into memory. Raises CorpusError if it is missing or is not of this split."""
         try:
             columns = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError, SyntaxError, TypeError, TokenError) as error:
+        except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, TokenError) as error:
             raise CorpusError(f"{path} cannot be read ({error}): {remedy_of(error)}") from error
         counts = np.array([(shard.num_members, shard.num_tokens) for shard in split.shards], dtype=np.int64)
         first_members, shard_starts = np.concatenate([[[0, 0]], np.cumsum(counts.reshape(-1, 2), axis=0)]).T.copy()

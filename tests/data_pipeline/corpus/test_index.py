@@ -108,6 +108,16 @@ def test_an_index_is_mapped_and_not_copied_into_memory(corpus: Path) -> None:
         assert isinstance(base, np.memmap)
 
 
+@pytest.mark.parametrize("shape", ["(5, -4)", f"(5, {10**30})", "(5, 4)"])
+def test_an_index_that_says_another_shape_is_refused(shape: str, corpus: Path, tmp_path: Path) -> None:
+    split = Manifest.read(corpus).splits["train"]
+    content = (corpus / index_name("train")).read_bytes()
+    fields = b"{'descr': '<i8', 'fortran_order': False, 'shape': %b, }" % shape.encode()
+    (tmp_path / "index.npy").write_bytes(content[:10] + fields.ljust(117) + b"\n" + content[128:])
+    with pytest.raises(CorpusError, match=r"index\.npy (cannot be read|holds int64 of shape \(5, 4\))"):
+        Index.open(tmp_path / "index.npy", split)
+
+
 def test_a_shard_is_checked_once_as_long_as_it_is_the_same_file(settled: Path, checked: list[str]) -> None:
     names = sorted(shard.name for shard in Manifest.read(settled).splits["train"].shards)
     open_corpus(settled, "train")

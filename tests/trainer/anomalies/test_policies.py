@@ -153,7 +153,7 @@ def test_a_run_goes_back_and_continues_as_one_that_never_had_the_samples(
     assert of_kind(never, "train") == of_kind(back, "train")
     for name in ("back", "never"):
         record = CheckpointRecord.read(newest_checkpoint(tmp_path / name))
-        assert (record.samples_consumed, record.left_out) == (8 * BATCH, [[16, 24]])
+        assert (record.samples_consumed, record.left_out) == (8 * BATCH, ((16, 24),))
     branch = config(tmp_path / "branch", corpus, 12, LAYOUTS[layout], branch_from=str(tmp_path / "back"))
     assert prepare_run(branch).left_out.ranges == ((16, 24),)
 

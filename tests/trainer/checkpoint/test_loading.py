@@ -31,7 +31,7 @@ def test_a_missing_file_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def fail_to_read(failure: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every read of tensors fail in this way."""
-    monkeypatch.setattr(loading, "_metadata", lambda path: (pickle.dumps(Metadata({}, storage_data={})), False))
+    monkeypatch.setattr(loading, "metadata_bytes", lambda path: (pickle.dumps(Metadata({}, storage_data={})), False))
 
     def load(*_: object, **__: object) -> NoReturn:
         raise CheckpointException("read", {0: (failure, traceback.StackSummary())})
