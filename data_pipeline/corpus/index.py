@@ -21,6 +21,9 @@ IntArray = npt.NDArray[np.int64]
 MAX_HEADER_BYTES = 4096
 """More than the header that numpy writes before the rows."""
 
+FIRST_BYTES = b"\x93NUMPY\x01\x00\x76\x00"
+"""Magic, version and length of that header."""
+
 COLUMNS = ("start", "tokens_at", "lens_at", "num_lens", "num_documents")
 
 
@@ -76,6 +79,9 @@ class Index:
     def open(cls, path: Path, split: SplitInfo) -> "Index":
         """Map the index file of a split into memory. Raises CorpusError if it is missing or is not of this split."""
         try:
+            with path.open("rb") as file:
+                if file.read(len(FIRST_BYTES)) != FIRST_BYTES:  # numpy reads as much as the length in it says
+                    raise ValueError("its first bytes are not those that numpy writes")
             columns = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError, TokenError) as error:
             raise CorpusError(f"{path} cannot be read ({error}): {remedy_of(error)}") from error

@@ -7,6 +7,7 @@ import os
 import shutil
 import tarfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,19 @@ def test_an_index_that_says_another_shape_is_refused(shape: str, corpus: Path, t
     (tmp_path / "index.npy").write_bytes(content[:10] + fields.ljust(117) + b"\n" + content[128:])
     with pytest.raises(CorpusError, match=r"index\.npy (cannot be read|holds int64 of shape \(5, 4\))"):
         Index.open(tmp_path / "index.npy", split)
+
+
+def test_an_index_whose_header_claims_gigabytes_takes_no_memory(corpus: Path, tmp_path: Path) -> None:
+    split = Manifest.read(corpus).splits["train"]
+    content = (corpus / index_name("train")).read_bytes()
+    (tmp_path / "index.npy").write_bytes(b"\x93NUMPY\x02\x00" + (2**31 - 1).to_bytes(4, "little") + content[10:])
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorpusError, match=r"index\.npy cannot be read \(its first bytes are not those"):
+            Index.open(tmp_path / "index.npy", split)
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_shard_is_checked_once_as_long_as_it_is_the_same_file(settled: Path, checked: list[str]) -> None:

@@ -48,10 +48,10 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self.server.answers.get(self.path, "endless")
         self.send_response(302 if "://" in answer else 200)
         if "://" in answer:
-            self.send_header("Location", answer)
+            self.send_header("Location", answer.removeprefix("endless "))
         self.end_headers()
         try:
-            while answer == "endless":
+            while answer.startswith("endless"):
                 self.server.sent_bytes += self.wfile.write(b"x" * 10_000)
         except OSError:
             self.close_connection = True
@@ -200,6 +200,14 @@ def test_an_answer_that_points_to_another_server_is_not_followed(hostile: Hostil
         hostile.answers[f"/{MANIFEST}"] = place
         with pytest.raises(UnreadableError, match=r"points to .*, on another server or without encryption"):
             store_of(hostile.url, tmp_path)
+
+
+def test_the_endless_body_of_an_answer_that_points_elsewhere_is_not_read(hostile: Hostile, tmp_path: Path) -> None:
+    hostile.answers[f"/{MANIFEST}"] = f"endless {hostile.url}/here"
+    hostile.answers["/here"] = "nothing"
+    store_of(hostile.url, tmp_path).close()
+    assert hostile.paths == [f"/{MANIFEST}", "/here"]
+    assert hostile.sent_bytes < 30 * MB
 
 
 @pytest.mark.parametrize("place", ["http://127.0.0.1:18[elsewhere", "http://12].0.0.1/x", "http://[::1"])
