@@ -89,11 +89,12 @@ class Plan:
     sizes: tuple[Size, ...] = SIZES
     overrides: tuple[str, ...] = ()
     """Further settings of all runs."""
+    law: str = LAW
 
     @property
     def frozen(self) -> Frozen:
         """What the ladder and the target have in common with those of the twenty predictions."""
-        return Frozen((self.family,), LAW, "linear", self.num_ladder_seeds, self.vocab_size, self.overrides)
+        return Frozen((self.family,), self.law, "linear", self.num_ladder_seeds, self.vocab_size, self.overrides)
 
     def runs(self) -> list[Planned]:
         """All runs, in the order in which they are made: the targets before the proxies, and bugs before most seeds."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.alarms.judge import of_run
-from benchmarks.alarms.plan import LAW, Plan, Planned
+from benchmarks.alarms.plan import Plan, Planned
 from benchmarks.predictions.commands import BASE, corpus, foretrain, train_all
 from benchmarks.predictions.plan import ladder_flops, overrides, target_config
 from foretrain.configs import load as configs
@@ -75,7 +75,7 @@ class Bench:
             "--out": self.ladder,
         }
         foretrain("ladder", str(target), *(str(part) for option in options.items() for part in option))
-        foretrain("fit", str(self.ladder), "--law", LAW, "--out", str(self.fit))
+        foretrain("fit", str(self.ladder), "--law", self.plan.law, "--out", str(self.fit))
 
     def sealed(self, seed: int) -> Path:
         """The sealed prediction of the target with a seed, which is made if it is not there."""

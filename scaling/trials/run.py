@@ -32,7 +32,10 @@ def rank(folder: str) -> None:
             return
         if place.rank == 0:
             train.announce(run)
-        train.train(run, place)
+        # Not train.train, which makes a status of some errors: the launcher of the trials shows what a rank raises.
+        from foretrain.trainer.run.rank import train_rank
+
+        train_rank(run)
 
 
 rank.on_start = catch_signals  # type: ignore[attr-defined]

@@ -32,6 +32,24 @@ with ended_by_signals():
     Freed()
 """
 
+SIGNALLED_INSIDE_A_LIBRARY = """
+import os, signal
+from foretrain.trainer.run.stopping import ended_by_signals
+
+with ended_by_signals():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException:
+        raise AttributeError("a failure of the library")
+"""
+
+FAILS = """
+from foretrain.trainer.run.stopping import ended_by_signals
+
+with ended_by_signals():
+    raise AttributeError("a failure of its own")
+"""
+
 SIGNALLED_AFTER_THE_BLOCK = """
 import os, signal
 from foretrain.trainer.run.stopping import ended_by_signals
@@ -59,3 +77,13 @@ def test_other_failures_that_python_ignores_are_still_reported() -> None:
 
 def test_a_signal_after_the_last_output_leaves_the_exit_status() -> None:
     assert run(SIGNALLED_AFTER_THE_BLOCK).returncode == 7
+
+
+def test_a_signal_whose_exception_a_library_replaces_ends_a_complete_run_without_a_traceback() -> None:
+    ended = run(SIGNALLED_INSIDE_A_LIBRARY)
+    assert (ended.returncode, ended.stderr) == (EXIT_DONE, "")
+
+
+def test_a_failure_without_a_signal_is_a_failure() -> None:
+    ended = run(FAILS)
+    assert ended.returncode == 1 and "AttributeError: a failure of its own" in ended.stderr

@@ -66,7 +66,11 @@ def ended_by_signals() -> Iterator[None]:
     After the block they are ignored, since the process ends anyway.
     """
 
+    is_asked = False
+
     def end(signum: int, frame: FrameType | None) -> NoReturn:
+        nonlocal is_asked
+        is_asked = True
         # Python ignores what is raised inside __del__ and the callback of a weak reference: then a timer repeats it.
         signal.setitimer(signal.ITIMER_REAL, REPEAT_S)
         raise SystemExit(EXIT_DONE)
@@ -83,6 +87,11 @@ def ended_by_signals() -> Iterator[None]:
         raise SystemExit(EXIT_DONE)
     try:
         yield
+    except Exception:
+        if not is_asked:
+            raise
+        # The end was raised where a library takes every exception for one of its own.
+        raise SystemExit(EXIT_DONE) from None
     finally:
         for signum in (signal.SIGALRM, *SIGNALS):
             signal.signal(signum, signal.SIG_IGN)

@@ -22,7 +22,7 @@ from foretrain.scaling.trials import run as trial_module
 from foretrain.scaling.trials.record import OUTCOME_FILE, TRIAL_CONFIG
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_RESUME
-from foretrain.trainer.run.folder import LOGS
+from foretrain.trainer.run.folder import CHECKPOINTS, LOGS
 from tests.cli import DEADLINE_S, Ended, assert_refused, start
 from tests.processes import assert_gone
 from tests.scaling.sweep.tiny import NUM_STEPS, TWO_RATES, results, sweep, users_folder
@@ -195,16 +195,15 @@ def test_a_trial_that_fails_is_named_and_the_others_continue(folder: Path) -> No
             Ask(("optimizer.lr=2^-7..2^-6",)), lambda more: configs.load("tiny.yaml", more), Path("sweeps/failed")
         )
     trial = folder / "sweeps/failed" / TRIALS / plan.first[0].name
-    (trial / "tensorboard").mkdir(parents=True)
-    (trial / "tensorboard").rmdir()
-    (trial / "tensorboard").write_text("in the way")
+    trial.mkdir(parents=True)
+    (trial / CHECKPOINTS).write_text("in the way")
     ended = sweep(folder, "sweeps/failed", *TWO_RATES)
     assert ended.status == EXIT_FAILED
     assert f"optimizer.lr=2^-7 FAILED ({trial.name}): rank 0 failed: " in ended.err
-    assert "The last lines of" in ended.err and "tensorboard" in ended.err
+    assert "The last lines of" in ended.err and CHECKPOINTS in ended.err
     assert f"1 trials FAILED: {trial.name}" in ended.out
     assert [line["values"]["optimizer.lr"] for line in results(folder / "sweeps/failed")] == [2**-6]
-    (trial / "tensorboard").unlink()
+    (trial / CHECKPOINTS).unlink()
     assert sweep(folder, "sweeps/failed", *TWO_RATES).status == EXIT_DONE
     assert len(results(folder / "sweeps/failed")) == 2
 
