@@ -48,8 +48,8 @@ class _SameServer(urllib.request.HTTPRedirectHandler):
     def http_error_302(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: http.client.HTTPMessage
     ) -> Any:
-        """Follow the answer. Its body, of which urllib reads all, is closed first: it may be endless."""
-        fp.close()
+        """Follow the answer. Its body, all of which urllib would read, may be endless, so there is nothing to read."""
+        fp.read = lambda: b""
         return super().http_error_302(req, fp, code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302

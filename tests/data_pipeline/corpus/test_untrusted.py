@@ -46,7 +46,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.paths.append(self.path)
         answer = self.server.answers.get(self.path, "endless")
-        self.send_response(302 if "://" in answer else 200)
+        self.send_response(302 if "://" in answer or answer == "nowhere" else 200)
         if "://" in answer:
             self.send_header("Location", answer.removeprefix("endless "))
         self.end_headers()
@@ -208,6 +208,15 @@ def test_the_endless_body_of_an_answer_that_points_elsewhere_is_not_read(hostile
     store_of(hostile.url, tmp_path).close()
     assert hostile.paths == [f"/{MANIFEST}", "/here"]
     assert hostile.sent_bytes < 30 * MB
+
+
+def test_an_answer_that_points_nowhere_or_to_itself_is_an_error_with_its_status(
+    hostile: Hostile, tmp_path: Path
+) -> None:
+    for place in ("nowhere", f"{hostile.url}/{MANIFEST}"):
+        hostile.answers[f"/{MANIFEST}"] = place
+        with pytest.raises(UnreadableError, match=rf"{MANIFEST} answers 302"):
+            store_of(hostile.url, tmp_path)
 
 
 @pytest.mark.parametrize("place", ["http://127.0.0.1:18[elsewhere", "http://12].0.0.1/x", "http://[::1"])
