@@ -10,17 +10,13 @@ import yaml
 
 from foretrain import limits
 from foretrain.files import naming
-from foretrain.printable import quotable
+from foretrain.printable import error_message
 
 PRESETS = Path(__file__).parent
 """The folder of the packaged presets."""
 
 Value = str | None | list["Value"]
 """A YAML value as it was written. The schema decides, not YAML, whether 1e-3 is a number or a name."""
-
-
-_MESSAGE_CHARS = 4_000
-"""More of a message would show what is wrong no better."""
 
 
 class ConfigError(ValueError):
@@ -30,7 +26,7 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(quotable(message[:_MESSAGE_CHARS])[:_MESSAGE_CHARS])
+        super().__init__(error_message(message))
 
 
 @dataclass(frozen=True)

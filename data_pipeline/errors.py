@@ -4,14 +4,10 @@ from copy import copy
 from typing import Self
 
 from foretrain.faults import is_passing
-from foretrain.printable import quotable
+from foretrain.printable import error_message
 
 REMEDY = "copy the file again, or prepare the corpus again"
 """What to do about a file of a corpus whose content is not the one that was written."""
-
-
-_MESSAGE_CHARS = 4_000
-"""More of a message would show what is wrong no better."""
 
 
 def remedy_of(error: Exception) -> str:
@@ -28,7 +24,7 @@ class CorpusError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(quotable(message[:_MESSAGE_CHARS])[:_MESSAGE_CHARS])
+        super().__init__(error_message(message))
 
     def named(self, prefix: str) -> Self:
         """The same error, with a message that begins with `prefix`."""

@@ -9,6 +9,8 @@ from typing import TextIO
 from unicodedata import category
 
 KEPT = "\n\t"
+MESSAGE_CHARS = 4_000
+"""More of a message would show what is wrong no better."""
 HAS_PASSWORD = re.compile(r"(://[^/@\s]*:)[^/\s]*@")
 """URLs such as ftp://USER:PASSWORD@HOST/PATH."""
 
@@ -31,6 +33,11 @@ def printable(text: str, kept: str = KEPT) -> str:
 def quotable(text: str) -> str:
     """The text, printable, with every password of a URL replaced by ***: for messages that quote what others wrote."""
     return printable(HAS_PASSWORD.sub(r"\1***@", text))
+
+
+def error_message(text: str) -> str:
+    """What an error says that quotes others: as `quotable`, and no longer than MESSAGE_CHARS."""
+    return quotable(text[:MESSAGE_CHARS])[:MESSAGE_CHARS]  # escapes are longer than what they stand for
 
 
 def for_stream(text: str, stream: TextIO) -> str:

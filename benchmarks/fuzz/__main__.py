@@ -70,16 +70,16 @@ def main(
         return
     if importlib.util.find_spec("atheris") is None:
         raise typer.BadParameter("the fuzzer is not installed: pip install -e '.[fuzz]'")
-    results = []
+    header = {"type": "header", "minutes": minutes, "code": code_version(), **machine()}
+    results: list[Fuzzed] = []
     with JobProgress(minutes * 60, label="fuzzing") as progress:
         for target in chosen:
             results.append(fuzz(target, minutes * 60 / len(chosen), work / target.name))
             progress.advance(minutes * 60 / len(chosen))
             progress.say(json.dumps(asdict(results[-1])))
-    if out is not None:
-        header = {"type": "header", "minutes": minutes, "code": code_version(), **machine()}
-        records = [header, *({"type": "parser", **asdict(each)} for each in results)]
-        out.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
+            if out is not None:  # after each, since a later parser may end the command
+                records = [header, *({"type": "parser", **asdict(each)} for each in results)]
+                out.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
     num_findings = sum(len(each.findings) for each in results)
     typer.echo(f"{sum(each.executions for each in results):,} inputs, {num_findings} findings")
     raise typer.Exit(1 if num_findings else 0)

@@ -5,8 +5,7 @@
 Two ranks train with evaluations, checks of the replicas, checkpoints, metrics, TensorBoard and the terminal. From a
 tenth of the steps on, the memory of each rank must stay within 2 %. Then the run is resumed, and ends: its ranks, and
 the command, must need as much memory as a short run that is resumed and ends, within 5 %, though its record is many
-times longer. A run that was interrupted continues if the same command is given with the same --work. Exits with 1 if a
-bar is exceeded.
+times longer. Exits with 1 if a bar is exceeded.
 """
 
 import json
@@ -15,6 +14,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,9 +83,12 @@ class Soaked:
 def main(
     steps: Annotated[int, typer.Option(min=20 * EVERY, help="Steps of the long run.")] = 50_000,
     out: Annotated[Path | None, typer.Option(help="Write the results to this .json file.")] = None,
-    work: Annotated[Path | None, typer.Option(help="Folder of the runs; default: a temporary one.")] = None,
+    work: Annotated[Path | None, typer.Option(help="New folder of the runs; default: a temporary one.")] = None,
 ) -> None:
     """Train a short and a long run, and compare what they needed."""
+    if work is not None and work.exists():
+        # Its runs would be resumed, and the memory of two starts is not that of one.
+        raise typer.BadParameter(f"{work} is there already: give a new folder, or delete it")
     with tempfile.TemporaryDirectory(prefix="soak_") as temporary:
         folder = (work or Path(temporary)).absolute()
         corpus = corpus_in(folder)
@@ -167,7 +170,8 @@ def train(config: Path, settings: list[str], run_dir: Path, progress: JobProgres
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"})
         try:
             while process.poll() is None:
-                process_wait(process)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(POLL_S)
                 now = steps_of(run_dir)
                 if now > done:
                     progress.advance(now - done)
@@ -179,14 +183,6 @@ def train(config: Path, settings: list[str], run_dir: Path, progress: JobProgres
             process.wait()
     if process.returncode not in EXIT_STOPPED:
         raise RuntimeError(f"the run ended with status {process.returncode}:\n{log.read_text()[-3000:]}")
-
-
-def process_wait(process: "subprocess.Popen[bytes]") -> None:
-    """Wait for the end of a process, a moment at most."""
-    try:
-        process.wait(POLL_S)
-    except subprocess.TimeoutExpired:
-        return
 
 
 def steps_of(run_dir: Path) -> int:

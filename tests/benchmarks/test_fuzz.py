@@ -1,15 +1,21 @@
 """Tests of the fuzzed parsers: their sound inputs, damaged ones, and faults that the benchmark must find."""
 
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from benchmarks.fuzz.__main__ import ENDED, Fuzzed, count
+from benchmarks.fuzz.__main__ import ENDED, Fuzzed, app, count
 from benchmarks.fuzz.targets import TARGETS, Target, check
+from tests.cli import ROOT
 
 SAYS_NO = {"http"}
 """Parsers of which some sound inputs are answers that say no."""
@@ -77,6 +83,36 @@ def test_a_python_error_without_the_name_of_a_file_is_found_although_it_is_a_val
     target = replace(TARGETS[0], refusals=(ValueError,))
     with pytest.raises(UnicodeDecodeError):
         check(target, lambda content: content.decode(), b"\0\xff")
+
+
+STAND_IN = """
+def instrument_imports(include):
+    return contextlib.nullcontext()
+
+def Setup(arguments, callback):
+    setup.update(arguments=arguments, callback=callback)
+
+def Fuzz():
+    print("options", setup["arguments"][1:])
+    for data in (b"\\0not a manifest", b"\\1{}"):
+        setup["callback"](data)
+    print("stat::number_of_executed_units: 2")
+"""
+
+
+def test_a_process_that_fuzzes_gives_the_inputs_of_the_fuzzer_to_the_parser_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "atheris.py").write_text(f"import contextlib\nsetup = {{}}\n{STAND_IN}")
+    command = [sys.executable, "-m", "benchmarks.fuzz.child", "manifest", str(tmp_path), "-max_len=5"]
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == ["options ['-max_len=5']", "stat::number_of_executed_units: 2"]
+
+
+def test_without_the_fuzzer_the_command_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    ended = CliRunner().invoke(app, [])
+    assert ended.exit_code == 2 and "pip install -e '.[fuzz]'" in " ".join(ended.output.replace("│", " ").split())
 
 
 def test_executions_branches_and_findings_are_read_from_what_the_fuzzer_prints(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """Tests of what the soak measures, and of how it judges that."""
 
 import mmap
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmarks.soak.__main__ import app
 from benchmarks.soak.judge import growth, peak
 from benchmarks.soak.plugin import memory_kib
 
@@ -29,6 +32,13 @@ def test_a_run_without_measurements_is_an_error_and_not_flat() -> None:
         growth(FLAT, 2000)
     with pytest.raises(ValueError, match="no memory was measured"):
         peak([])
+
+
+def test_a_folder_with_other_runs_is_refused_since_their_memory_would_count(tmp_path: Path) -> None:
+    ended = CliRunner().invoke(app, ["--work", str(tmp_path)])
+    assert ended.exit_code == 2 and "is there already: give a new folder" in " ".join(
+        ended.output.replace("│", " ").split()
+    )
 
 
 def test_memory_that_a_process_takes_is_measured_and_remembered() -> None:

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -49,56 +49,54 @@ def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return max(float((each - other).norm() / (other.norm() + 1e-30)) for each, other in pairs)
 
 
-def compared(
-    length: int,
-    batch: int,
-    rows: int,
-    padding: int,
-    rows_of_part: int,
-    dtype: torch.dtype,
-    splits_backward: bool,
-    seed: int,
-    size: float,
-) -> float:
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a batch and of a head, and how its losses are computed."""
+
+    length: int
+    batch: int
+    rows: int
+    padding: int
+    rows_of_part: int
+    dtype: torch.dtype
+    splits_backward: bool
+    seed: int
+    size: float
+
+
+def compared(case: Sizes) -> float:
     """The difference between parts and all logits at once."""
-    generator = torch.Generator().manual_seed(seed)
-    x_LBD = size * torch.randn(length, batch, 8, generator=generator, dtype=torch.float64)
-    weight_VD = nn.Parameter(torch.randn(rows + padding, 8, generator=generator, dtype=torch.float64).to(dtype))
-    targets_BL = torch.randint(rows, (batch, length), generator=generator)
-    targets_BL[torch.rand(batch, length, generator=generator) < 0.3] = IGNORE
-    weight_LB = torch.rand(length, batch, generator=generator) - 0.5
-    head = Head(TensorParallel(splits_backward=splits_backward), weight_VD, rows, rows_of_part)
-    batch_of = head, x_LBD.to(dtype).requires_grad_(), targets_BL, weight_LB
+    generator = torch.Generator().manual_seed(case.seed)
+    x_LBD = case.size * torch.randn(case.length, case.batch, 8, generator=generator, dtype=torch.float64)
+    rows = torch.randn(case.rows + case.padding, 8, generator=generator, dtype=torch.float64)
+    weight_VD = nn.Parameter(rows.to(case.dtype))
+    targets_BL = torch.randint(case.rows, (case.batch, case.length), generator=generator)
+    targets_BL[torch.rand(case.batch, case.length, generator=generator) < 0.3] = IGNORE
+    weight_LB = torch.rand(case.length, case.batch, generator=generator) - 0.5
+    head = Head(TensorParallel(splits_backward=case.splits_backward), weight_VD, case.rows, case.rows_of_part)
+    batch_of = head, x_LBD.to(case.dtype).requires_grad_(), targets_BL, weight_LB
     found, expected = (losses_and_gradients(*batch_of, in_parts=in_parts) for in_parts in (True, False))
     return difference(found, expected)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    length=st.integers(1, 5),
-    batch=st.integers(1, 3),
-    rows=st.integers(1, 40),
-    padding=st.integers(0, 3),
-    rows_of_part=st.integers(1, 45),
-    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
-    splits_backward=st.booleans(),
-    seed=st.integers(0, 2**31),
-    size=st.sampled_from([0.1, 1.0, 100.0]),
+    st.builds(
+        Sizes,
+        length=st.integers(1, 5),
+        batch=st.integers(1, 3),
+        rows=st.integers(1, 40),
+        padding=st.integers(0, 3),
+        rows_of_part=st.integers(1, 45),
+        dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+        splits_backward=st.booleans(),
+        seed=st.integers(0, 2**31),
+        size=st.sampled_from([0.1, 1.0, 100.0]),
+    )
 )
-@example(3, 2, 37, 3, 8, torch.float32, False, 0, 100.0)
-def test_losses_and_gradients_are_those_of_all_logits_at_once(
-    length: int,
-    batch: int,
-    rows: int,
-    padding: int,
-    rows_of_part: int,
-    dtype: torch.dtype,
-    splits_backward: bool,
-    seed: int,
-    size: float,
-) -> None:
-    found = compared(length, batch, rows, padding, rows_of_part, dtype, splits_backward, seed, size)
-    assert found <= TOLERANCE[dtype]
+@example(Sizes(3, 2, 37, 3, 8, torch.float32, False, 0, 100.0))
+def test_losses_and_gradients_are_those_of_all_logits_at_once(case: Sizes) -> None:
+    assert compared(case) <= TOLERANCE[case.dtype]
 
 
 @pytest.mark.parametrize("fault", ["sum not scaled to the largest logit", "target of another part"])
@@ -112,7 +110,7 @@ def test_a_planted_bug_would_be_seen(fault: str, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(loss_in_parts._Targets, "parts", every_part_has_it)
     else:
         monkeypatch.setattr(loss_in_parts, "_exp", lambda logits_NP, _: (logits_NP - logits_NP.amax(1)[:, None]).exp())
-    assert compared(5, 2, 37, 3, 8, torch.float32, False, 0, 1.0) > 1e-2
+    assert compared(Sizes(5, 2, 37, 3, 8, torch.float32, False, 0, 1.0)) > 1e-2
 
 
 class PeakBytes(TorchDispatchMode):

@@ -78,8 +78,8 @@ def export(
     vocab_size = config.model.vocab_size
     assert vocab_size is not None, "the shape of the targets has it"
     tokenizer = tokenizer_of(checkpoint, vocab_size)
-    is_run = isinstance(target, Path) and not is_checkpoint(target)
-    facts = facts_of(checkpoint, config, record, target if is_run else None)  # type: ignore[arg-type]
+    run = target if isinstance(target, Path) and not is_checkpoint(target) else None
+    facts = facts_of(checkpoint, config, record, run)
     item_bytes = DTYPES[dtype].itemsize
     num_bytes = item_bytes * sum(each.num_elements for each in targets)
     _check_room(out, num_bytes)

@@ -5,7 +5,7 @@ Every failure is a FetchError, and none takes longer than the timeout without a 
 
 from abc import ABC, abstractmethod
 
-from foretrain.printable import quotable
+from foretrain.printable import error_message
 
 CHUNK_BYTES = 2**20
 
@@ -14,7 +14,7 @@ class FetchError(Exception):
     """A failed attempt. The message names the URL; control characters in what it quotes are escaped."""
 
     def __init__(self, message: str, *, is_permanent: bool = False, wait_s: float = 0.0, restart: bool = False) -> None:
-        super().__init__(quotable(message))
+        super().__init__(error_message(message))
         self.is_permanent = is_permanent
         """Another attempt would fail as well."""
         self.wait_s = wait_s

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from foretrain.configs.data import CacheConfig
 from foretrain.data_pipeline.corpus.remote.download import backoff_s
-from foretrain.printable import quotable
+from foretrain.printable import error_message
 
 POLICY = CacheConfig()
 """Requests have the timeout and the number of repetitions that those for a corpus have by default."""
@@ -28,9 +28,8 @@ class RemoteError(OSError):
 
     def __init__(self, url: str, error: object) -> None:
         reason = error if isinstance(error, str) else repr(error)
-        super().__init__(
-            quotable(f"{url}: {reason}: check the server, the network, and the rights there, then try again")
-        )
+        remedy = "check the server, the network, and the rights there, then try again"
+        super().__init__(f"{error_message(f'{url}: {reason}')}: {remedy}")
 
 
 def file_system(url: str) -> tuple[Any, str]:
