@@ -60,7 +60,7 @@ def filled(config: Config, groups: Groups) -> tuple[Any, Any, list[Part]]:
 class Ours(Contestant):
     """foretrain."""
 
-    def __init__(self, config: Config, groups: Groups, folder: Path, make_pace: Callable[[], Pace] = Pace) -> None:
+    def __init__(self, config: Config, groups: Groups, folder: Path, make_pace: Callable[[float], Pace] = Pace) -> None:
         super().__init__(config, groups, folder)
         self._config = config
         self.engine, self._state, _ = filled(config, groups)

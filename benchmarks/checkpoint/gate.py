@@ -58,8 +58,8 @@ class Gate:
 class GatedPace(Pace):
     """The pace of foretrain, with a gate after each pause."""
 
-    def __init__(self, gate: Gate) -> None:
-        super().__init__()
+    def __init__(self, gate: Gate, share: float) -> None:
+        super().__init__(share)
         self._gate = gate
 
     def pause(self) -> None:

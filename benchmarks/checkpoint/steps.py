@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -71,7 +72,7 @@ def measure_steps(contestant: str, config: Config, folder: Path, num_pairs: int,
     """
     groups = groups_of(config, None)
     gate = Gate()
-    ours: Ours = contestant_class(contestant)(config, groups, folder, lambda: GatedPace(gate))
+    ours: Ours = contestant_class(contestant)(config, groups, folder, partial(GatedPace, gate))
     saves = _Saves(ours, gate, config, random.Random(seed))
     saves.first()
     pairs: list[Pair] = []

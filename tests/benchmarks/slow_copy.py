@@ -16,11 +16,11 @@ SLOWER_S = 0.5
 class SlowCopy(Ours):
     """foretrain, but training waits when a save begins, and in each step in which a piece of it is written."""
 
-    def __init__(self, config: Config, groups: Groups, folder: Path, make_pace: Callable[[], Pace] = Pace) -> None:
+    def __init__(self, config: Config, groups: Groups, folder: Path, make_pace: Callable[[float], Pace] = Pace) -> None:
         num_pieces = 0
 
-        def make_counting() -> Pace:
-            pace = make_pace()
+        def make_counting(share: float) -> Pace:
+            pace = make_pace(share)
             pause = pace.pause
 
             def count() -> None:

@@ -25,7 +25,7 @@ from foretrain.faults import is_passing
 from foretrain.parallel.groups import Groups
 from foretrain.trainer.checkpoint.folders import folder_of
 from foretrain.trainer.checkpoint.manifest import write_manifest
-from foretrain.trainer.checkpoint.pace import Pace
+from foretrain.trainer.checkpoint.pace import Pace, share_beside
 from foretrain.trainer.checkpoint.parts import parts_to_write
 from foretrain.trainer.checkpoint.places import Place, write_file
 from foretrain.trainer.checkpoint.plans import PARTS, WritePlan
@@ -82,10 +82,10 @@ class _Save:
 class Checkpoints:
     """The checkpoints of one run, in `folder`, and how they are written.
 
-    `make_pace` makes what says how fast this rank writes one of them beside training.
+    `make_pace` makes what says how fast this rank writes one of them beside training, from a share of a core.
     """
 
-    def __init__(self, folder: Place, retention: Retention, make_pace: Callable[[], Pace] = Pace) -> None:
+    def __init__(self, folder: Place, retention: Retention, make_pace: Callable[[float], Pace] = Pace) -> None:
         self.folder = folder
         self._make_pace = make_pace
         self._folder = folder_of(folder)
@@ -151,7 +151,7 @@ class Checkpoints:
                 self._folder.clear(target)
         self._staging = self._staging or Staging(groups.device)
         expect_no_messages()
-        pace = self._make_pace()
+        pace = self._make_pace(share_beside(groups.device.type))
         publish = partial(self.write_rest, folder, target, groups.layout.world_size, record, config, attached)
         try:
             saving: Any = dcp.async_save(

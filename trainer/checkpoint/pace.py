@@ -3,15 +3,22 @@
 import time
 from threading import Event
 
-WRITER_SHARE = 0.2
-"""The share of a core that a writer uses beside training. Memory and caches are shared with the steps, which are up to
-a tenth slower beside a writer at full speed, and a fifth of that at this one."""
+SHARE_BESIDE_CPU = 0.08
+"""The share of a core that a writer uses while the steps run on the CPU too. They share memory and caches with it: they
+were 8 % slower beside a writer at full speed, and 3 % beside one with a fifth of a core."""
+SHARE_BESIDE_GPU = 0.2
+"""The same while the steps run on a GPU."""
+
+
+def share_beside(device_type: str) -> float:
+    """The share of a core that a writer uses beside steps on a device of this type, such as "cpu"."""
+    return SHARE_BESIDE_CPU if device_type == "cpu" else SHARE_BESIDE_GPU
 
 
 class Pace:
     """Keeps the processor time of a thread near a share of the time that passes, until somebody waits for its work."""
 
-    def __init__(self, share: float = WRITER_SHARE) -> None:
+    def __init__(self, share: float) -> None:
         self._share = share
         self.is_awaited = Event()
         """Set as soon as somebody waits."""

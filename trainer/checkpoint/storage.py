@@ -90,13 +90,13 @@ class RankWriter(FileSystemWriter):
     """Writes the files of one rank, without a message to the others: its data, and the metadata of its own parts.
 
     It refuses weights that are not finite with NotFiniteError. They are looked at when they are written, since that is
-    beside training: before the copy, training would wait for it.
+    beside training: before the copy, training would wait for it. Without `pace`, it writes as fast as it can.
     """
 
     def __init__(self, folder: Any, rank: int, pace: Pace | None = None) -> None:
         super().__init__("", sync_files=False)  # each stream waits for the disk when it is closed
         self.fs, self.path = ChecksummedFiles(), folder
-        self._rank, self._pace = rank, pace or Pace()
+        self._rank, self._pace = rank, pace or Pace(1.0)
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         super().set_up_storage_writer(is_coordinator, rank=self._rank, use_collectives=False)

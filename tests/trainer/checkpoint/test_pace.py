@@ -5,7 +5,7 @@ from threading import Thread
 
 import pytest
 
-from foretrain.trainer.checkpoint.pace import Pace
+from foretrain.trainer.checkpoint.pace import Pace, share_beside
 
 
 class Clock:
@@ -65,6 +65,10 @@ def test_a_slow_disk_does_not_let_it_catch_up_later(clock: Clock, monkeypatch: p
     clock.compute(1.0)
     pace.pause()
     assert clock.waited_s == pytest.approx(3.0)
+
+
+def test_beside_steps_on_the_same_processor_a_writer_is_slower() -> None:
+    assert 0 < share_beside("cpu") < share_beside("cuda") < 1
 
 
 def test_a_pause_ends_and_none_follows_when_somebody_waits() -> None:
