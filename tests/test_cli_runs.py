@@ -1,6 +1,7 @@
 """Runs from the command line, in real processes: their record, Ctrl-C, two at once, and generated text."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import psutil
 import pytest
 
 from foretrain.configs import load as configs
+from foretrain.data_pipeline.corpus.manifest import Manifest
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.model.table import num_params
 from foretrain.trainer.run.description import Description
@@ -48,8 +50,9 @@ def test_a_run_leaves_its_full_record(complete_run: Ended, folder: Path) -> None
     assert any(line.startswith(f"step {NUM_STEPS}/{NUM_STEPS}  held-out loss ") for line in lines)
     for shown in (
         "held-out loss",
-        "unigram entropy",
+        "unigram loss",
         "loss against it",
+        "\nwarning: this run has learned nothing of use: its last loss, ",
         "loss.png",
         "\n7 plus ",
         "\n日本語 🙂 [bold] \\",
@@ -58,6 +61,11 @@ def test_a_run_leaves_its_full_record(complete_run: Ended, folder: Path) -> None
     run_dir = folder / "runs/complete"
     assert (run_dir / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert [record["step"] for record in read_metrics(run_dir / METRICS_FILE)] == [*range(1, NUM_STEPS + 1), NUM_STEPS]
+    evaluation, manifest = read_metrics(run_dir / METRICS_FILE)[-1], Manifest.read(folder / "corpus")
+    held_out = manifest.splits["val"]
+    bits = evaluation["val_loss"] * held_out.num_tokens / held_out.num_bytes / math.log(2)
+    assert evaluation["val_bits_per_byte"] == pytest.approx(bits)
+    assert f"│ {manifest.held_out_unigram_nats:.4f} (on held-out tokens" in complete_run.out
     saved = configs.load(run_dir / "config.yaml")
     assert configs.diff(configs.load(folder / "tiny.yaml"), saved) == ["model.vocab_size: None -> 300"]
     ran_on = json.loads((run_dir / "environment.json").read_text())

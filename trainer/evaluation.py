@@ -48,6 +48,8 @@ class Evaluation:
         self._share = groups.share.samples(self._train.global_batch_size)
         self._sources, self._with_positions = run.data.held_out, run.data.train.has_positions
         self._weights = [source.weight for source in self._sources]
+        # Another loss than that of the next token says nothing about the bits that the text needs.
+        self._bytes_per_token = run.data.held_out_bytes_per_token if objective.is_causal else None
         self._held: _Held | None = None
         wanted = self._train.eval_standard_error
         self.num_samples = self._train.eval_samples if wanted is None else None
@@ -87,6 +89,7 @@ class Evaluation:
             total.standard_error,
             {name: each.standard_error for name, each in named if each.standard_error is not None},
             total.num_samples,
+            None if self._bytes_per_token is None else total.mean / math.log(2) / self._bytes_per_token,
         )
 
     def _estimates(self, num_samples: int) -> list[Estimate]:

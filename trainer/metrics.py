@@ -1,8 +1,8 @@
 """The metrics of a run as JSON lines: their format, and how they are read.
 
     {"kind": "train", "step": 7, "samples": 112, "tokens": 28672, "loss": 6.1, "lr": 0.001, "step_s": 0.2, ...}
-    {"kind": "eval", "step": 7, "val_loss": 6.2, "val_loss_standard_error": 0.02, "val_samples": 64}
-    {"kind": "eval", "step": 7, "val_loss": 6.2, ..., "neg_log_pass_rate/copy": 21.4, "accuracy/copy": 0.0}
+    {"kind": "eval", "step": 7, "val_loss": 6.2, "val_loss_standard_error": 0.02, "val_samples": 64, ...}
+    {"kind": "eval", "step": 7, ..., "val_bits_per_byte": 2.1, "neg_log_pass_rate/copy": 21.4, "accuracy/copy": 0.0}
     {"kind": "task", "step": 0, "task": "copy", "problems": 128, "sha256": "..."}
     {"kind": "replaced", "step": 8, "g": 130, "shard": "train-000003.tar", "offset_bytes": 52736, ...}
     {"kind": "data_changed", "step": 8, "change": "data.sources.web.weight: 0.7 -> 0.6"}
@@ -23,6 +23,8 @@ from foretrain.files import is_file, replacing, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 VAL_LOSS = "val_loss"
+VAL_BITS = "val_bits_per_byte"
+"""In the record of an evaluation, its held-out loss in bits for each byte of text, which no tokenizer changes."""
 NEG_LOG_PASS_RATE, ACCURACY = "neg_log_pass_rate", "accuracy"
 """In the record of an evaluation, the metrics of tasks, each followed by "/" and the name of the task."""
 TASK = "task"

@@ -20,15 +20,14 @@ def loss_curve(
     metrics_path: Path | str,
     png_path: Path | str,
     *,
-    unigram_entropy_nats: float | None = None,
+    unigram_nats: float | None = None,
     title: str = "",
     predicted: PredictedCurve | None = None,
 ) -> None:
     """Draw the training loss, the held-out loss and the learning rate of a metrics file into a PNG.
 
-    The horizontal line is the entropy of single tokens, which is the loss of a model that knows only how often each
-    token occurs. `predicted`: the curve whose band is drawn behind. Raises ValueError if the file holds no training
-    step.
+    `unigram_nats`, a horizontal line, is the loss of a model that knows only how often each token occurs. `predicted`:
+    the curve whose band is drawn behind. Raises ValueError if the file holds no training step.
     """
     curve = RecordedCurve.read(metrics_path)
     if not curve:
@@ -58,9 +57,9 @@ def loss_curve(
             clip_on=False,
             label=f"held out {curve.held_out_losses[-1]:.2f}",
         )
-    if unigram_entropy_nats is not None:
-        label = f"unigram entropy {unigram_entropy_nats:.2f}"
-        loss_axes.axhline(unigram_entropy_nats, color=QUIET_COLOR, linestyle=(0, (4, 3)), linewidth=1, label=label)
+    if unigram_nats is not None:
+        label = f"unigrams {unigram_nats:.2f}"
+        loss_axes.axhline(unigram_nats, color=QUIET_COLOR, linestyle=(0, (4, 3)), linewidth=1, label=label)
     loss_axes.legend(frameon=False, loc="upper right")
     loss_axes.set_ylabel("loss (nats per token)")
     loss_axes.set_title(title, loc="left", fontsize=11)

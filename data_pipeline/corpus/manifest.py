@@ -103,6 +103,9 @@ class Manifest:
     sources: list[Source]
     prepared_from: str
     """Hash of the inputs' paths, sizes and times, and of the settings."""
+    held_out_unigram_nats: float | None = None
+    """Loss on the held-out split of a model that knows only how often each token occurs in the train split, as
+    `prepare/unigrams.py` computes it; None without a held-out split, and in corpora of versions before 0.2.0."""
 
     def write(self, folder: Path) -> None:
         """Write the manifest, with the SHA-256 of its own text in it, in one step."""
@@ -164,8 +167,7 @@ def _check(manifest: Manifest) -> None:
         raise ValueError(f"eot_id = {manifest.eot_id} of a vocabulary of {manifest.vocab_size}")
     if manifest.vocab_size > limits.VOCAB_SIZE:
         raise ValueError(f"vocab_size = {manifest.vocab_size} is more than {limits.VOCAB_SIZE}")
-    if not math.isfinite(manifest.unigram_entropy_nats):
-        raise ValueError(f"unigram_entropy_nats = {manifest.unigram_entropy_nats}")
+    _check_losses(manifest)
     for name, split in manifest.splits.items():
         _check_types(split)
         if name not in SPLITS:
@@ -180,6 +182,13 @@ def _check(manifest: Manifest) -> None:
         for field in ("num_tokens", "num_documents"):
             if sum(getattr(shard, field) for shard in split.shards) != getattr(split, field):
                 raise ValueError(f"{field} of split {name} is not the sum of its shards'")
+
+
+def _check_losses(manifest: Manifest) -> None:
+    """Raise ValueError if a loss cannot be one."""
+    for nats in (manifest.unigram_entropy_nats, manifest.held_out_unigram_nats or 0.0):
+        if type(nats) is not float or not math.isfinite(nats):
+            raise ValueError(f"a unigram loss is {str(nats)[:_QUOTED_CHARS]}")
 
 
 def _check_counts(shard: ShardInfo, token_bytes: int) -> None:

@@ -14,8 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from foretrain.data_pipeline.corpus.manifest import TOKENIZER, VERSION, Manifest, Source, sha256_of, token_dtype
@@ -42,6 +40,7 @@ from foretrain.data_pipeline.prepare.tokenizer import (
     train_tokenizer,
     vocab_size_of,
 )
+from foretrain.data_pipeline.prepare.unigrams import cross_entropy_nats, entropy_nats
 from foretrain.progress import byte_progress, print_line
 
 
@@ -131,7 +130,7 @@ def _build(
             for document in encode_documents(remaining, tokenizer, eot_id=eot_id, dtype=dtype):
                 writer.add(document)
                 writer.save_if_due(documents)
-        if not writer.train_counts.any():
+        if not writer.counts["train"].any():
             raise CorpusError(
                 f"the corpus is empty: none of the {len(files)} files of {', '.join(map(str, inputs))} has any text"
             )
@@ -146,10 +145,11 @@ def _build(
         eot_id=eot_id,
         tokenizer_sha256=sha256_of(folder / TOKENIZER),
         splits=splits_info,
-        unigram_entropy_nats=_entropy_nats(writer.train_counts),
+        unigram_entropy_nats=entropy_nats(writer.counts["train"]),
         num_replaced_documents=documents.num_replaced,
         sources=[_source(each) for each in inputs],
         prepared_from=prepared_from,
+        held_out_unigram_nats=cross_entropy_nats(writer.counts["val"], writer.counts["train"]),
     ).write(folder)
 
 
@@ -224,11 +224,6 @@ def _pieces_from_all(documents: DocumentReader, max_bytes: int) -> Iterator[str]
             seen_bytes += num_bytes
             if taken_bytes >= max_bytes:
                 return
-
-
-def _entropy_nats(counts: npt.NDArray[np.int64]) -> float:
-    frequencies = counts[counts > 0] / counts.sum()
-    return float(-(frequencies * np.log(frequencies)).sum())
 
 
 def _source(each: StrPath) -> Source:

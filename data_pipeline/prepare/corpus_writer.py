@@ -25,8 +25,10 @@ class CorpusWriter:
     def __init__(self, folder: Path, point: ResumePoint, *, block_bytes: int, shard_tokens: int) -> None:
         self._folder = folder
         self._num_documents, self._first_val = point.num_documents, point.first_val
-        self.train_counts: npt.NDArray[np.int64] = point.train_counts.copy()
-        """Number of each token in the train split; shape (vocab_size,)."""
+        self.counts: dict[str, npt.NDArray[np.int64]] = {
+            split: counts_V.copy() for split, counts_V in point.counts.items()
+        }
+        """Number of each token in each split; shape (vocab_size,)."""
         self._remove_leftovers(point)
         self._writers = {
             split: SplitWriter(
@@ -39,9 +41,8 @@ class CorpusWriter:
     def add(self, document: EncodedDocument) -> None:
         """Append the next document."""
         self._writers[document.split].add(document.tokens, document.num_text_bytes)
-        if document.split == "train":
-            np.add.at(self.train_counts, document.tokens, 1)
-        elif self._first_val is None:
+        np.add.at(self.counts[document.split], document.tokens, 1)
+        if document.split == "val" and self._first_val is None:
             self._first_val = self._num_documents
         self._num_documents += 1
 
@@ -53,7 +54,7 @@ class CorpusWriter:
             num_documents=self._num_documents,
             first_val=self._first_val,
             position=self.read_position(documents),
-            train_counts=self.train_counts,
+            counts=self.counts,
             writers={split: writer.state() for split, writer in self._writers.items()},
         )
         write_journal(self._folder, point)

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from foretrain.data_pipeline.corpus.manifest import ShardInfo
+from foretrain.data_pipeline.corpus.manifest import SPLITS, ShardInfo
 from foretrain.data_pipeline.corpus.shard_writer import WriterState
 from foretrain.data_pipeline.prepare.documents import ReadPosition
 from foretrain.files import write_atomically
 
 JOURNAL = "journal.npz"
 ARRAYS = ("rows", "block_lens", "block_tokens")
+COUNTS = "counts"
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,15 @@ class ResumePoint:
     """Number of documents before the first one of the val split."""
     position: ReadPosition
     """Position from which the input is read."""
-    train_counts: npt.NDArray[np.int64]
-    """Number of each token in the train split; shape (vocab_size,)."""
+    counts: dict[str, npt.NDArray[np.int64]]
+    """Number of each token in each split; shape (vocab_size,)."""
     writers: dict[str, WriterState] = field(default_factory=dict)
     """State of each split's writer; empty at the start."""
 
     @classmethod
     def start(cls, vocab_size: int) -> "ResumePoint":
         """Return the point before all documents."""
-        return cls(0, None, ReadPosition(), np.zeros(vocab_size, dtype=np.int64))
+        return cls(0, None, ReadPosition(), {split: np.zeros(vocab_size, dtype=np.int64) for split in SPLITS})
 
 
 def write_journal(folder: Path, point: ResumePoint) -> None:
@@ -50,9 +51,10 @@ def write_journal(folder: Path, point: ResumePoint) -> None:
         "writers": {split: _record_of(state) for split, state in point.writers.items()},
     }
     arrays = {f"{split}/{name}": getattr(state, name) for split, state in point.writers.items() for name in ARRAYS}
+    arrays |= {f"{split}/{COUNTS}": counts_V for split, counts_V in point.counts.items()}
     packed = io.BytesIO()
     text = np.frombuffer(json.dumps(record).encode(), dtype=np.uint8)
-    np.savez(packed, record=text, train_counts=point.train_counts, **arrays)
+    np.savez(packed, record=text, **arrays)
     write_atomically(folder / JOURNAL, packed.getvalue(), durable=True)
 
 
@@ -66,7 +68,8 @@ def read_journal(folder: Path) -> ResumePoint | None:
                 for split, fields in record["writers"].items()
             }
             position = ReadPosition(**record["mark"])
-            return ResumePoint(record["num_documents"], record["first_val"], position, arrays["train_counts"], writers)
+            counts = {split: arrays[f"{split}/{COUNTS}"] for split in SPLITS}
+            return ResumePoint(record["num_documents"], record["first_val"], position, counts, writers)
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None
 

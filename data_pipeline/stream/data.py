@@ -9,7 +9,7 @@ Shape letters: B samples of one rank's batch, L positions of a sample.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,16 @@ class HeldOut:
     stream: TokenStream
     weight: float
     """The source's share of the samples of an evaluation, relative to the weights of the other sources."""
+
+
+@dataclass(frozen=True)
+class UnigramLoss:
+    """The loss of a model that knows only how often each token occurs in the train split of each source."""
+
+    nats: float
+    is_of_held_out: bool
+    """Whether it is the loss on held-out tokens. Else it is that on the tokens of the train splits, since a corpus of a
+    version before 0.2.0 has no other: held-out text with many rare tokens can have a much higher one."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +114,30 @@ class Data:
         return self.train.sources[0].stream
 
     @property
-    def unigram_entropy_nats(self) -> float:
-        """Loss, on the held-out samples, of a model that knows only how often each token occurs in each source."""
-        total = sum(source.weight for source in self.held_out)
-        return sum(source.weight * source.stream.manifest.unigram_entropy_nats for source in self.held_out) / total
+    def unigram_loss(self) -> UnigramLoss:
+        """The loss with which to compare the held-out loss: it weighs the sources as an evaluation does."""
+        of_held_out = [source.stream.manifest.held_out_unigram_nats for source in self.held_out if source.weight]
+        known = [nats for nats in of_held_out if nats is not None]
+        if len(known) == len(of_held_out):
+            return UnigramLoss(self._held_out_mean(known), True)
+        of_train = [source.stream.manifest.unigram_entropy_nats for source in self.held_out if source.weight]
+        return UnigramLoss(self._held_out_mean(of_train), False)
+
+    @property
+    def held_out_bytes_per_token(self) -> float | None:
+        """UTF-8 bytes of text for each held-out token, end-of-text tokens included; None if they are not known.
+
+        It weighs the sources as an evaluation does.
+        """
+        splits = [source.stream.manifest.splits["val"] for source in self.held_out if source.weight]
+        if not all(split.num_bytes and split.num_tokens for split in splits):
+            return None
+        return self._held_out_mean([split.num_bytes / split.num_tokens for split in splits])
+
+    def _held_out_mean(self, values: Sequence[float]) -> float:
+        """The mean of a value of each held-out source, by its weight."""
+        weights = [source.weight for source in self.held_out if source.weight]
+        return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
 
     def samples_in(self, gigabytes: float) -> int:
         """Return how many samples of stored tokens have that size."""

@@ -38,7 +38,7 @@ def write_run(run_dir: Path, losses: list[float], val_losses: dict[int, float]) 
 )
 def test_every_run_has_a_picture(tmp_path: Path, losses: list[float], val_losses: dict[int, float]) -> None:
     png_path = tmp_path / "loss.png"
-    loss_curve(write_run(tmp_path, losses, val_losses), png_path, unigram_entropy_nats=6.2, title="a run")
+    loss_curve(write_run(tmp_path, losses, val_losses), png_path, unigram_nats=6.2, title="a run")
     assert png_path.read_bytes().startswith(PNG_SIGNATURE)
 
 

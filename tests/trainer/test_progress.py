@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from foretrain.configs.schema import Config, TrainConfig
+from foretrain.data_pipeline.stream.data import UnigramLoss
 from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.recorded_curve import RecordedCurve
-from foretrain.trainer.run.summary import summary
+from foretrain.trainer.run.summary import has_learned_nothing, summary
 from foretrain.trainer.sinks import Reporter, Session, TerminalSink
 from foretrain.trainer.sinks.terminal import SPEED_WINDOW_STEPS, Speed
 
@@ -144,7 +145,10 @@ def test_speed_forgets_what_is_long_past() -> None:
     assert speed.tokens_per_s() == pytest.approx(2000)
 
 
-def summary_text(records: list[dict[str, Any]], run_dir: Path) -> str:
+UNIGRAM = UnigramLoss(6.0, is_of_held_out=True)
+
+
+def summary_text(records: list[dict[str, Any]], run_dir: Path, unigram: UnigramLoss = UNIGRAM) -> str:
     console, file = log_console()
     console.width = 120
     table = summary(
@@ -152,7 +156,7 @@ def summary_text(records: list[dict[str, Any]], run_dir: Path) -> str:
         run_dir=run_dir,
         layout="dp 2, tp 2, pp 2",
         size=ModelSize(num_params=12345, num_params_without_embeddings=2345, flops_per_token=80_000),
-        unigram_entropy_nats=6.0,
+        unigram=unigram,
         goodput="90.0%",
     )
     console.print(table)
@@ -163,7 +167,7 @@ def test_the_summary_shows_the_results_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").touch()
     (tmp_path / "loss.png").touch()
     records = [train_metrics(step, loss=8.0 if step == 1 else 3.0 if step > 18 else 5.0) for step in range(1, 21)]
-    records.append({"kind": "eval", "step": 20, "val_loss": 3.25})
+    records.append({"kind": "eval", "step": 20, "val_loss": 3.25, "val_bits_per_byte": 1.5})
     text = summary_text(records, tmp_path)
     for expected in (
         r"tokens trained +│ 2,000 in 20 steps",
@@ -176,7 +180,8 @@ def test_the_summary_shows_the_results_of_the_run(tmp_path: Path) -> None:
         r"first training loss +│ 8\.0000",
         r"final training loss +│ 3\.0000",
         r"held-out loss +│ 3\.2500",
-        r"unigram entropy +│ 6\.0000",
+        r"bits per byte +│ 1\.5000",
+        r"unigram loss +│ 6\.0000 \(on held-out tokens",
         r"loss against it +│ 2\.7500 below",
         r"loss\.png,",  # the path before it is of any length, and lines break
     ):
@@ -191,7 +196,26 @@ def test_without_held_out_samples_the_summary_judges_the_training_loss(
 ) -> None:
     text = summary_text([train_metrics(1, loss=loss)], tmp_path)
     assert verdict in text
-    assert "held-out" not in text
+    assert "held-out loss" not in text
+
+
+def test_the_summary_says_on_which_tokens_the_unigram_loss_is(tmp_path: Path) -> None:
+    for is_of_held_out, shown in ((True, "on held-out tokens"), (False, "on training tokens")):
+        assert shown in summary_text([train_metrics(1)], tmp_path, UnigramLoss(6.0, is_of_held_out))
+
+
+@pytest.mark.parametrize(
+    ("held_out", "has_learned"), [(5.9, True), (6.0, False), (6.1, False), (float("nan"), False), (None, True)]
+)
+def test_a_run_that_ends_above_the_unigram_loss_does_not_look_like_a_success(
+    held_out: float | None, has_learned: bool
+) -> None:
+    records: list[dict[str, Any]] = [train_metrics(1, loss=5.0)]
+    if held_out is not None:
+        records.append({"kind": "eval", "step": 1, "val_loss": held_out})
+    warning = has_learned_nothing(RecordedCurve.of(records), UNIGRAM)
+    assert (warning is None) == has_learned
+    assert warning is None or "lower optimizer.lr" in warning
 
 
 def test_a_run_without_steps_has_no_summary(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from foretrain.data_pipeline.stream.batch import Batch
 from foretrain.registry import Registry
 from foretrain.trainer.goodput.causes import Cause
-from foretrain.trainer.metrics import VAL_LOSS, VAL_LOSS_ERROR
+from foretrain.trainer.metrics import VAL_BITS, VAL_LOSS, VAL_LOSS_ERROR
 from foretrain.trainer.tasks.result import TaskResult
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ class HeldOutLoss:
     """Those that are known of `by_source`."""
     num_samples: int | None = None
     """Held-out samples."""
+    bits_per_byte: float | None = None
+    """`total` in bits for each UTF-8 byte of the held-out text, which no tokenizer changes; None if the bytes are not
+    known."""
     by_task: dict[str, TaskResult] = field(default_factory=dict)
     """What the same evaluation has found of each task of `train.eval_tasks`."""
 
@@ -72,7 +75,12 @@ class HeldOutLoss:
         """What is known of it by the names of metrics."""
         losses = {f"val_loss/{name}": loss for name, loss in self.by_source.items()}
         errors = {f"{VAL_LOSS_ERROR}/{name}": error for name, error in self.standard_error_by_source.items()}
-        total = {VAL_LOSS: self.total, VAL_LOSS_ERROR: self.standard_error, "val_samples": self.num_samples}
+        total = {
+            VAL_LOSS: self.total,
+            VAL_LOSS_ERROR: self.standard_error,
+            VAL_BITS: self.bits_per_byte,
+            "val_samples": self.num_samples,
+        }
         known = {name: value for name, value in (total | losses | errors).items() if value is not None}
         for task, result in self.by_task.items():
             known |= result.as_metrics(task)

@@ -16,7 +16,7 @@ from foretrain.trainer.metrics import METRICS_FILE
 from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.recorded_curve import RecordedCurve
 from foretrain.trainer.run.setup import Run
-from foretrain.trainer.run.summary import summary
+from foretrain.trainer.run.summary import has_learned_nothing, summary
 from foretrain.trainer.text.inference import continue_all, load_model
 
 PLOT_FILE = "loss.png"
@@ -40,24 +40,27 @@ def finish(run: Run) -> None:
     from foretrain.trainer.plots import loss_curve
 
     console = Console()
-    entropy = run.data.unigram_entropy_nats
+    unigram = run.data.unigram_loss
     metrics = run.run_dir / METRICS_FILE
     loss_curve(
         metrics,
         run.run_dir / PLOT_FILE,
-        unigram_entropy_nats=entropy,
+        unigram_nats=unigram.nats,
         title=run.config.model.name,
         predicted=run.prediction.curve if run.prediction else None,
     )
+    curve = RecordedCurve.read(metrics)
     table = summary(
-        RecordedCurve.read(metrics),
+        curve,
         run_dir=run.run_dir,
         layout=str(run.layout),
         size=ModelSize.of(run.config.model),
-        unigram_entropy_nats=entropy,
+        unigram=unigram,
         goodput=in_words(of_training(facts.read(run.run_dir))),
     )
     console.print(table)
+    if warning := has_learned_nothing(curve, unigram):
+        console.print(Text(f"warning: {warning}", style="bold red"), soft_wrap=True)
     show_samples(run, console)
 
 

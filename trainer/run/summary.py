@@ -9,8 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
+from foretrain.data_pipeline.stream.data import UnigramLoss
 from foretrain.progress import format_duration
-from foretrain.trainer.metrics import FINAL_SHARE, VAL_LOSS_ERROR
+from foretrain.trainer.metrics import FINAL_SHARE, VAL_BITS, VAL_LOSS_ERROR
 from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.recorded_curve import RecordedCurve
 
@@ -21,14 +22,14 @@ def summary(
     run_dir: Path | str,
     layout: str,
     size: ModelSize,
-    unigram_entropy_nats: float,
+    unigram: UnigramLoss,
     goodput: str,
 ) -> Table:
     """A table of the results of a run, from its curve, which may span several sessions.
 
     The time is the sum over steps, without evaluations and checkpoints. Losses are in nats per token. The speed is the
-    median over steps of `tokens_per_s`. `size`: that of the model. `goodput`: in words, "" if it is not known. Raises
-    ValueError if the metrics hold no training step.
+    median over steps of `tokens_per_s`. `size`: that of the model. `unigram`: the loss to compare the last one with.
+    `goodput`: in words, "" if it is not known. Raises ValueError if the metrics hold no training step.
     """
     if not curve:
         raise ValueError(f"the metrics in {run_dir} hold no training step: there is nothing to summarise")
@@ -52,12 +53,34 @@ def summary(
     evaluation = curve.last_evaluation
     if evaluation is not None:
         table.add_row("held-out loss", _held_out(evaluation), style="bold")
-    table.add_row("unigram entropy", f"{unigram_entropy_nats:.4f} (knowing only how often each token occurs)")
-    last = final if evaluation is None else evaluation["val_loss"]
-    table.add_row("loss against it", _against_unigram(last, unigram_entropy_nats))
+        if VAL_BITS in evaluation:
+            table.add_row("bits per byte", f"{evaluation[VAL_BITS]:.4f}")
+    tokens_of = "held-out" if unigram.is_of_held_out else "training"
+    table.add_row("unigram loss", f"{unigram.nats:.4f} (on {tokens_of} tokens, knowing only how often each occurs)")
+    has_learned = last_loss(curve) < unigram.nats
+    text = _against_unigram(last_loss(curve), unigram.nats)
+    table.add_row("loss against it", text, style="" if has_learned else "bold red")
     names = sorted(path.name for path in Path(run_dir).iterdir() if not path.name.startswith("."))
     table.add_row("files", f"{run_dir}{os.sep}: {', '.join(names)}")
     return table
+
+
+def last_loss(curve: RecordedCurve) -> float:
+    """The last held-out loss; without evaluations, the mean training loss of the last steps."""
+    evaluation = curve.last_evaluation
+    return curve.final_loss if evaluation is None else float(evaluation["val_loss"])
+
+
+def has_learned_nothing(curve: RecordedCurve, unigram: UnigramLoss) -> str | None:
+    """What to say of a run that ends above the unigram loss; None if it ends below."""
+    loss = last_loss(curve)
+    if loss < unigram.nats:
+        return None
+    return (
+        f"this run has learned nothing of use: its last loss, {loss:.4f}, is not below {unigram.nats:.4f}, the loss of "
+        "a model that knows only how often each token occurs. Train on more tokens (train.num_tokens); if the loss has "
+        "stopped falling, or rises, lower optimizer.lr"
+    )
 
 
 def _held_out(evaluation: Mapping[str, Any]) -> str:

@@ -82,6 +82,8 @@ def test_a_manifest_of_another_version_or_with_other_bytes_is_refused(copy: Path
         ("vocab_size", "5"),
         ("sources", [1]),
         ("unigram_entropy_nats", float("nan")),
+        ("held_out_unigram_nats", float("inf")),
+        ("held_out_unigram_nats", "3"),
         ("tokenizer_sha256", None),
     ],
 )

@@ -67,6 +67,15 @@ def test_the_unigram_entropy_is_that_of_the_train_tokens(corpus: Path) -> None:
     assert Manifest.read(corpus).unigram_entropy_nats == pytest.approx(entropy_nats)
 
 
+def test_the_held_out_unigram_loss_is_that_of_the_val_tokens(corpus: Path) -> None:
+    train, val = (open_corpus(corpus, split) for split in ("train", "val"))
+    manifest = Manifest.read(corpus)
+    counts = Counter(train.read(0, train.num_tokens).tolist())
+    total = train.num_tokens + manifest.vocab_size
+    losses = [-math.log((counts[token] + 1) / total) for token in val.read(0, val.num_tokens).tolist()]
+    assert manifest.held_out_unigram_nats == pytest.approx(sum(losses) / len(losses))
+
+
 def test_another_process_writes_the_same_corpus_byte_for_byte(texts: Path, corpus: Path, tmp_path: Path) -> None:
     arguments = f"[{str(texts)!r}], {str(tmp_path / 'again')!r}, **{SMALL!r}"
     code = f"from foretrain.data_pipeline.prepare.build import prepare; prepare({arguments})"

@@ -357,7 +357,7 @@ def test_a_journal_returns_what_was_written_to_it(inputs: Path, tmp_path: Path) 
     state = point.writers["train"]
     assert state.open_shard is not None
     num_tokens = sum(shard.num_tokens for shard in [*state.shards, state.open_shard]) + len(state.block_tokens)
-    assert num_tokens == point.train_counts.sum()
+    assert num_tokens == point.counts["train"].sum()
     assert state.block_lens.sum() == len(state.block_tokens)
     assert read_journal(tmp_path) is None
     assert not (tmp_path / "out").exists()
