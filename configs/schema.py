@@ -236,10 +236,19 @@ class SampleConfig:
     """Number of tokens to sample from, the most likely ones; 0: all."""
     seed: int = 0
     """Seed of sampling."""
+    top_p: float = setting(1.0, changes_curve=False, since="0.2.0")
+    """Sample from the fewest most likely tokens whose probabilities sum to this; 1: from all."""
+    min_p: float = setting(0.0, changes_curve=False, since="0.2.0")
+    """Leave out tokens that are less likely than this share of the most likely one; 0: none."""
+    stop: list[str] = setting(default_factory=list, changes_curve=False, since="0.2.0")
+    """Text ends before the first of these in it."""
 
     def __post_init__(self) -> None:
         require_positive(num_tokens=self.num_tokens)
         require_not_negative(self, "temperature", "top_k")
+        require(0 < self.top_p <= 1, f"top_p = {self.top_p:g} is a probability: use more than 0, up to 1 (1: all)")
+        require(0 <= self.min_p <= 1, f"min_p = {self.min_p:g} is a share of a probability: use 0 (all) to 1")
+        require(all(self.stop), "stop holds an empty text, at which every text would end: leave it out")
         require_seeds(self, "seed")
         least, most = FLOAT32
         require(

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -134,6 +135,31 @@ def test_generate_prints_the_prompt_and_its_continuation_which_a_seed_determines
     assert again.out == first.out != other.out
 
 
+def test_generate_continues_many_prompts_each_as_if_it_were_alone(complete_run: Ended, folder: Path) -> None:
+    prompts: list[dict[str, Any]] = [
+        {"prompt": "7 plus", "seed": 3},
+        {"prompt": "日本"},
+        {"prompt": "a longer prompt about 7", "seed": 3},
+    ]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    options = ("--num-tokens", "9", "--seed", "5")
+    ended = called("generate", "runs/complete", "--prompts", "prompts.jsonl", *options, cwd=folder)
+    found = [json.loads(line) for line in ended.out.splitlines()]
+    assert [each["prompt"] for each in found] == [prompt["prompt"] for prompt in prompts]
+    assert [each["seed"] for each in found] == [3, 6, 3]
+    for each in found:
+        alone = ("--prompt", each["prompt"], "--num-tokens", "9", "--seed", str(each["seed"]))
+        assert called("generate", "runs/complete", *alone, cwd=folder).out == f"{each['prompt']}{each['text']}\n"
+
+
+def test_generate_ends_the_text_before_a_stop_string(complete_run: Ended, folder: Path) -> None:
+    arguments = ("generate", "runs/complete", "--prompt", "7 plus", "--seed", "3", "--num-tokens", "20")
+    complete = called(*arguments, cwd=folder).out
+    stop = complete[len("7 plus") + 4 : len("7 plus") + 7]
+    stopped = called(*arguments, "--stop", "never there", "--stop", stop, cwd=folder).out
+    assert stopped == "7 plus" + complete[len("7 plus") :].split(stop)[0] + "\n"
+
+
 def test_generate_needs_only_the_run_folder(complete_run: Ended, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "runs/complete", tmp_path / "moved")
     arguments = ("--prompt", "7 plus", "--seed", "3")
@@ -162,6 +188,12 @@ def test_a_complete_run_without_its_metrics_is_reported(complete_run: Ended, fol
     [
         (["--prompt", "\udcff"], "'\\udcff' is not valid UTF-8"),
         (["--checkpoint", "runs/complete"], "runs/complete holds no complete checkpoint"),
+        (["--prompts", "none.jsonl"], "cannot use none.jsonl (No such file or directory)"),
+        (["--prompts", "tiny.yaml"], "tiny.yaml, line 2 is not JSON"),
+        (["--prompts", "none.jsonl", "--prompt", "7"], "--prompt and --prompts exclude each other"),
+        (["--top-p", "0"], "top_p = 0 is a probability"),
+        (["--min-p", "1.5"], "min_p = 1.5 is a share"),
+        (["--stop", ""], "stop holds an empty text"),
     ],
 )
 def test_generate_refuses_arguments_that_it_cannot_use(

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from foretrain.verbs import budget, checkpoint, data, interop, prediction, scaling, training
+from foretrain.verbs import budget, checkpoint, data, interop, prediction, scaling, text, training
 
 app = typer.Typer(
     help="Pretrain language models with data, tensor, context and pipeline parallelism.",
@@ -29,7 +29,7 @@ app.command(rich_help_panel="Training")(training.train)
 app.command(rich_help_panel="Training")(training.launch)
 app.command(rich_help_panel="Training")(training.verify)
 app.command(rich_help_panel="Training")(training.replay)
-app.command(rich_help_panel="Training")(training.generate)
+app.command(rich_help_panel="Training")(text.generate)
 app.command(rich_help_panel="Training")(interop.export)
 checkpoints.command()(checkpoint.ls)
 checkpoints.command()(checkpoint.verify)

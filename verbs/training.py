@@ -1,13 +1,11 @@
 """The verbs of one run."""
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from foretrain.printable import for_stream
 from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_DONE
 from foretrain.verbs.shared import EXIT_DIFFERS, ConfigArgument, Overrides, bad_input, looking
 
@@ -213,33 +211,3 @@ def replay(
     if verdict.differing:
         raise typer.Exit(EXIT_DIFFERS)
     raise typer.Exit(EXIT_DONE if verdict.is_complete(plan) and not verdict.status else EXIT_BAD_INPUT)
-
-
-def generate(
-    run_dir: Annotated[str, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run, or a URL of checkpoints.")],
-    prompt: Annotated[str, typer.Option(help="Text to continue. Default: start a new document.")] = "",
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER", help="Checkpoint to use, a folder or a URL. Default: the newest one of the run."
-        ),
-    ] = None,
-    num_tokens: Annotated[int, typer.Option(help="The largest number of tokens to generate.")] = 128,
-    temperature: Annotated[
-        float, typer.Option(help="Randomness of the choice of tokens; 0: always take the most likely one.")
-    ] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Choose among this many of the most likely tokens; 0: among all.")] = 40,
-    seed: Annotated[int, typer.Option(help="Seed of the random choices: the same seed gives the same text.")] = 0,
-) -> None:
-    """Generate text with a trained model.
-
-    Example: `foretrain generate runs/dry_run --prompt "def main("`
-    """
-    with bad_input():
-        from foretrain.configs.schema import SampleConfig
-        from foretrain.trainer.checkpoint.places import place_of
-        from foretrain.trainer.text.inference import load_model
-
-        sample = SampleConfig([prompt], num_tokens, temperature, top_k, seed)
-        text = load_model(place_of(run_dir), place_of(checkpoint) if checkpoint else None).continue_text(prompt, sample)
-    typer.echo(for_stream(prompt + text, sys.stdout))

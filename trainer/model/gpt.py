@@ -19,6 +19,7 @@ from foretrain.parallel.tensor import TensorParallel
 from foretrain.parallel.transfer import to_device
 from foretrain.trainer.model.block import Block
 from foretrain.trainer.model.blueprint import Blueprint
+from foretrain.trainer.model.cache import Continuation
 from foretrain.trainer.model.init import InitialWeights
 from foretrain.trainer.model.parts import Documents, Norm, checkpointed, scaled
 from foretrain.trainer.model.shard import Held, ParamShard, held_by
@@ -103,6 +104,7 @@ class Stage(nn.Module):
         positions: Tensor | None = None,
         loss_scale: float | None = None,
         targets: Tensor | None = None,
+        continued: Continuation | None = None,
     ) -> Tensor:
         """First stage: tokens (B, L) in; last stage: this rank's logits (L, B, V / tp) out; else (L, B, D).
 
@@ -110,16 +112,29 @@ class Stage(nn.Module):
         stays inside a document. None: a sample is one document. `loss_scale`: what the losses of layers are multiplied
         by, if any layer has one (`takes_loss_scale`). With `targets`, (B, L), a last stage that `takes_targets` returns
         the cross entropy of each position, (L, B), in the place of logits.
+
+        `continued`: `x` has only the new positions of samples whose earlier ones are in a cache. The last stage returns
+        the logits of the last of them alone, (1, B, V / tp).
         """
+        if continued is not None:
+            positions = continued.positions_RL
         if self.is_first:
             x = self._embed(x, positions)
-        tp, context = self._tp, self._tp.context
-        seq_len = len(x) * (tp.size if tp.sp else 1) * context.size
-        documents = Documents.of(positions, seq_len, self._blueprint.model, context, x.device)
+        documents = self._documents(x, positions, continued)
         for number, block in self.blocks.items():
             run = partial(checkpointed, block) if number in self._recomputed else block
             x = run(x, documents, loss_scale)
-        return self._logits(x, targets) if self.is_last else x
+        if not self.is_last:
+            return x
+        return self._logits(x if continued is None else x[-1:], targets)
+
+    def _documents(self, x_LBD: Tensor, positions_BL: Tensor | None, continued: Continuation | None) -> Documents:
+        tp, context, model = self._tp, self._tp.context, self._blueprint.model
+        if continued is not None:
+            assert context.size == 1 and not tp.sp, "a cache has complete sequences"
+            return Documents.of_continuation(continued, model, x_LBD.device)
+        seq_len = len(x_LBD) * (tp.size if tp.sp else 1) * context.size
+        return Documents.of(positions_BL, seq_len, model, context, x_LBD.device)
 
     def _embed(self, tokens_BL: Tensor, positions_BL: Tensor | None) -> Tensor:
         assert self.embed is not None

@@ -34,6 +34,9 @@ class LayerKind(ABC):
 
     has_loss = False
     """Whether the module returns (activations, loss), with a loss of its own; see `module`."""
+    takes_cache = False
+    """Whether the module of an attention layer uses `documents.continued` (`trainer/model/cache.py`), the keys and
+    values of earlier positions. If it does not, generation computes all positions again for each token."""
 
     @abstractmethod
     def params(self, model: ModelConfig) -> list[Param]:

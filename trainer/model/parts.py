@@ -22,6 +22,7 @@ from foretrain.parallel.segments import Segments
 from foretrain.parallel.tensor import TensorParallel
 from foretrain.parallel.transfer import to_device
 from foretrain.trainer.model.blueprint import Blueprint
+from foretrain.trainer.model.cache import Continuation
 from foretrain.trainer.model.rope import rope_tables
 from foretrain.trainer.model.shard import Held, beside
 
@@ -34,6 +35,8 @@ class Documents:
     """The documents that attention stays inside; None: each sample is one document."""
     rope: tuple[Tensor, Tensor] | None
     """cos and sin (L, B, 1, H), or (L, 1, 1, H), of this rank's part of the sequence; None without rotary positions."""
+    continued: Continuation | None = None
+    """The keys and values of earlier positions, if text is generated with a cache; each sample is one document then."""
 
     @classmethod
     def of(
@@ -54,6 +57,15 @@ class Documents:
             return cls(None, (cos_LH[own, None, None], sin_LH[own, None, None]))
         own_LB = to_device(positions_BL[:, own].T, device)
         return cls(segments, (cos_LH[own_LB][:, :, None], sin_LH[own_LB][:, :, None]))
+
+    @classmethod
+    def of_continuation(cls, continued: Continuation, model: ModelConfig, device: torch.device) -> "Documents":
+        """Those of new positions of samples."""
+        if model.position != "rope":
+            return cls(None, None, continued)
+        positions_LR = continued.positions_RL.T
+        cos_LH, sin_LH = rope_tables(model.seq_len, model.block_shape.head_dim, model.rope_theta, device)
+        return cls(None, (cos_LH[positions_LR][:, :, None], sin_LH[positions_LR][:, :, None]), continued)
 
 
 class Parts:

@@ -1,58 +1,62 @@
-"""Sampling of tokens from a model: one token from logits, and the continuation of a prompt.
+"""The continuation of prompts, token by token."""
 
-Shape letters: B batch (1 here), L length, V vocabulary.
-"""
-
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+
+from foretrain.trainer.text.decoding import Decoder
+from foretrain.trainer.text.sampling import Sampling, sample
 
 
-def sample(logits_V: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> int:
-    """A token drawn from softmax(logits / temperature) over the `top_k` most likely tokens (0: over all).
+class Generation:
+    """Continues prompts with a decoder, all of them at the same time.
 
-    Temperature 0 gives the most likely token, whatever `top_k` is. The draw is made on the CPU in fp32, with a CPU
-    generator, so that a seed gives the same text on every device. Raises ValueError if the logits hold a NaN.
+    Each has a seed of its own, so that its text does not depend on the other prompts. The token `eot_id` ends a text
+    and is not part of it. Raises ValueError if a prompt is empty.
     """
-    logits_V = logits_V.detach().float().cpu()
-    if logits_V.isnan().any():
-        raise ValueError("the model's logits are NaN: its weights have diverged; generate from an earlier checkpoint")
-    if temperature == 0:
-        return int(logits_V.argmax())
-    k = min(top_k, logits_V.numel()) or logits_V.numel()
-    top_logits, top_tokens = logits_V.topk(k)
-    choice = torch.multinomial(torch.softmax(top_logits / temperature, dim=0), 1, generator=generator)
-    return int(top_tokens[choice])
 
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompts: Sequence[Sequence[int]],
+        num_tokens: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        eot_id: int | None,
+    ) -> None:
+        """`num_tokens`: the largest number of new tokens of each."""
+        if not all(prompts):
+            raise ValueError(
+                "a prompt needs at least one token: give some text, or the end-of-text token for a new document"
+            )
+        self._decoder, self._prompts, self._num_tokens = decoder, prompts, num_tokens
+        self._sampling, self._eot_id = sampling, eot_id
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._stopped: set[int] = set()
 
-@torch.no_grad()
-def generate(
-    model_fn: Callable[[Tensor], Tensor],
-    prompt_ids: list[int],
-    num_tokens: int,
-    seq_len: int,
-    temperature: float,
-    top_k: int,
-    seed: int,
-    eot_id: int | None,
-) -> list[int]:
-    """Up to `num_tokens` new tokens that continue the prompt; the token `eot_id` ends the text and is not returned.
+    def stop(self, number: int) -> None:
+        """End the text of a prompt; it has no more tokens."""
+        self._stopped.add(number)
 
-    `model_fn` maps tokens_BL (1, L), int64, to logits_BLV (1, L, V). L grows from the prompt's length to `seq_len`,
-    then the window slides. Every token recomputes the complete window, since there is no key-value cache: this function
-    is for a look at what a run has learned, not for serving. Raises ValueError if the prompt is empty.
-    """
-    if not prompt_ids:
-        raise ValueError(
-            "a prompt needs at least one token: give some text, or the end-of-text token for a new document"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    ids = list(prompt_ids)
-    for _ in range(num_tokens):
-        logits_BLV = model_fn(torch.tensor([ids[-seq_len:]]))
-        token = sample(logits_BLV[0, -1], temperature, top_k, generator)
-        if token == eot_id:
-            break
-        ids.append(token)
-    return ids[len(prompt_ids) :]
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """The number of a prompt and the next token of its text, for each prompt in turn, as long as any continues."""
+        numbers = list(range(len(self._prompts)))
+        if not numbers:
+            return
+        logits = self._decoder.start(self._prompts)
+        for count in range(1, self._num_tokens + 1):
+            tokens = []
+            for number, logits_V in zip(numbers, logits, strict=True):
+                token = sample(logits_V, self._sampling, self._generators[number])
+                tokens.append(token)
+                if token == self._eot_id:
+                    self.stop(number)
+                else:
+                    yield number, token
+            rows = [row for row, number in enumerate(numbers) if number not in self._stopped]
+            if not rows or count == self._num_tokens:
+                return
+            if len(rows) < len(numbers):
+                self._decoder.keep(rows)
+                numbers, tokens = [numbers[row] for row in rows], [tokens[row] for row in rows]
+            logits = self._decoder.append(tokens)

@@ -16,9 +16,13 @@ from foretrain.trainer.checkpoint.loading import load_weights
 from foretrain.trainer.checkpoint.places import Place, on_disk
 from foretrain.trainer.checkpoint.record import CheckpointRecord, config_of
 from foretrain.trainer.model.gpt import Stage
+from foretrain.trainer.model.table import layers_of
 from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.run.folder import RECORD, newest_checkpoint
-from foretrain.trainer.text.generate import generate
+from foretrain.trainer.text.decoding import CachedDecoder, Decoder, RecomputingDecoder
+from foretrain.trainer.text.generate import Generation
+from foretrain.trainer.text.pieces import DecodedText, StoppedText
+from foretrain.trainer.text.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,43 @@ class Model:
         device = next(self.stage.parameters()).device
         return self.stage(tokens_BL.to(device)).transpose(0, 1).float().cpu()
 
-    def continue_text(self, prompt: str, sample: SampleConfig) -> str:
-        """The text that follows `prompt`; an empty prompt starts a document.
+    def decoder(self, max_tokens: int) -> Decoder:
+        """What gives the next token of texts with up to `max_tokens` tokens."""
+        seq_len = self.config.model.seq_len
+        if layers_of(self.config.model)["attn"].takes_cache:
+            return CachedDecoder(self.stage, seq_len, max_tokens)
+        return RecomputingDecoder(self.logits, seq_len)
 
-        Raises ValueError if the prompt cannot be encoded as UTF-8, and if the model's objective is not causal.
+    def continue_text(self, prompt: str, sample: SampleConfig) -> str:
+        """The text that follows `prompt`; an empty prompt starts a document. Raises as `continue_texts` does."""
+        return "".join(text for _, text in self.continue_texts([prompt], sample))
+
+    def continue_texts(
+        self, prompts: Sequence[str], sample: SampleConfig, seeds: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, str]]:
+        """The texts that follow `prompts`, while they are generated: a prompt's number and the next piece of its text.
+
+        All prompts are continued at the same time, and each has a seed, or `sample.seed`. A text ends before the first
+        of `sample.stop`. Raises ValueError if a prompt cannot be encoded as UTF-8, and if the model's objective is not
+        causal.
         """
+        ids = [self._encoded(prompt) for prompt in prompts]
+        decoder = self.decoder(max(map(len, ids), default=0) + sample.num_tokens)
+        sampling = Sampling(sample.temperature, sample.top_k, sample.top_p, sample.min_p)
+        seeds = seeds or [sample.seed] * len(prompts)
+        generation = Generation(decoder, ids, sample.num_tokens, sampling, seeds, self.eot_id)
+        decoded = [DecodedText(self.tokenizer) for _ in prompts]
+        texts = [StoppedText(sample.stop) for _ in prompts]
+        for number, token in generation:
+            if piece := texts[number].add(decoded[number].add(token)):
+                yield number, piece
+            if texts[number].is_stopped:
+                generation.stop(number)
+        for number, text in enumerate(texts):
+            if piece := text.add(decoded[number].end()) + text.end():
+                yield number, piece
+
+    def _encoded(self, prompt: str) -> list[int]:
         if not objective_of(self.config).is_causal:
             kind = self.config.objective.kind
             raise ValueError(f"a model of objective.kind = {kind} sees later tokens and cannot continue a text")
@@ -48,20 +84,10 @@ class Model:
             prompt.encode()
         except UnicodeEncodeError:
             raise ValueError(f"the prompt {prompt!r} is not valid UTF-8: pass it in that encoding") from None
-        ids = self.tokenizer.encode(prompt, add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=False).ids
         if not ids or self.config.data.packing != "windows":
             ids = [self.eot_id, *ids]  # if attention stays inside documents, each document starts with this token
-        new = generate(
-            self.logits,
-            ids,
-            sample.num_tokens,
-            self.config.model.seq_len,
-            sample.temperature,
-            sample.top_k,
-            sample.seed,
-            self.eot_id,
-        )
-        return self.tokenizer.decode(new, skip_special_tokens=False)
+        return ids
 
 
 def load_model(run_dir: Place, checkpoint: Place | None = None, device: str = "auto") -> Model:
@@ -84,5 +110,7 @@ def load_model(run_dir: Place, checkpoint: Place | None = None, device: str = "a
 
 def continue_all(model: Model, prompts: Sequence[str], sample: SampleConfig) -> Iterator[tuple[str, str]]:
     """Each prompt with its continuation."""
-    for prompt in prompts:
-        yield prompt, model.continue_text(prompt, sample)
+    texts = [""] * len(prompts)
+    for number, piece in model.continue_texts(prompts, sample):
+        texts[number] += piece
+    yield from zip(prompts, texts, strict=True)

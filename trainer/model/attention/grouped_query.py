@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class GroupedQuery(LayerKind):
     """Multi-head attention, or grouped-query attention (arXiv 2305.13245) if model.num_kv_heads is smaller."""
 
+    takes_cache = True
+
     def params(self, model: ModelConfig) -> list[Param]:
         shape = model.block_shape
         heads, kv = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim

@@ -41,8 +41,11 @@ class GroupedQueryModule(nn.Module):
             q_LBNH, k_LBKH = self.q_norm(q_LBNH), self.k_norm(k_LBKH)
         if documents.rope is not None:
             q_LBNH, k_LBKH = rotate(q_LBNH, *documents.rope), rotate(k_LBKH, *documents.rope)
+        q_LBNH = scaled(q_LBNH, self._multiplier)
+        if documents.continued is not None:
+            return documents.continued.attend(self, q_LBNH, k_LBKH, v_LBKH).permute(2, 0, 1, 3).flatten(2)
         y_BNLH = self._context.attention(
-            scaled(q_LBNH, self._multiplier).permute(1, 2, 0, 3),
+            q_LBNH.permute(1, 2, 0, 3),
             k_LBKH.permute(1, 2, 0, 3),
             v_LBKH.permute(1, 2, 0, 3),
             self._is_causal,

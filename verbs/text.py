@@ -1,0 +1,81 @@
+"""The verbs of text from a trained model."""
+
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foretrain.printable import for_stream
+from foretrain.verbs.shared import bad_input
+
+
+def generate(
+    run_dir: Annotated[str, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run, or a URL of checkpoints.")],
+    prompt: Annotated[str, typer.Option(help="Text to continue. Default: start a new document.")] = "",
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='Continue each line of this file, {"prompt": "..."} (-: of the standard input), and write JSON lines.',
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Checkpoint to use, a folder or a URL. Default: the newest one of the run."
+        ),
+    ] = None,
+    num_tokens: Annotated[int, typer.Option(help="The largest number of tokens to generate.")] = 128,
+    temperature: Annotated[
+        float, typer.Option(help="Randomness of the choice of tokens; 0: always take the most likely one.")
+    ] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Choose among this many of the most likely tokens; 0: among all.")] = 40,
+    top_p: Annotated[
+        float, typer.Option(help="Choose among the fewest most likely tokens whose probabilities sum to this; 1: all.")
+    ] = 1.0,
+    min_p: Annotated[
+        float, typer.Option(help="Leave out tokens less likely than this share of the most likely one; 0: none.")
+    ] = 0.0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End the text before this in it; may be given several times.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random choices: the same seed gives the same text.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts of --prompts to continue at the same time.")] = 16,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")] = "auto",
+) -> None:
+    """Generate text with a trained model, and show it while it is generated.
+
+    Example: `foretrain generate runs/dry_run --prompt "def main("`
+    """
+    with bad_input():
+        from foretrain.configs.schema import SampleConfig
+        from foretrain.trainer.checkpoint.places import place_of
+        from foretrain.trainer.text.inference import load_model
+        from foretrain.trainer.text.prompts import continued_lines, read_prompts
+
+        if prompts is not None and prompt:
+            raise ValueError("--prompt and --prompts exclude each other: give one of them")
+        sample = SampleConfig([prompt], num_tokens, temperature, top_k, seed, top_p, min_p, stop or [])
+        listed = None if prompts is None else read_prompts(_lines(prompts), prompts)
+        model = load_model(place_of(run_dir), place_of(checkpoint) if checkpoint else None, device)
+        if listed is not None:
+            for line in continued_lines(model, listed, sample, batch_size):
+                typer.echo(line, nl=False)
+            return
+        pieces = model.continue_texts([prompt], sample)
+        first = next(pieces, (0, ""))  # before the prompt is shown, since it may be refused
+        typer.echo(for_stream(prompt, sys.stdout), nl=False)
+        for _, piece in chain([first], pieces):
+            typer.echo(for_stream(piece, sys.stdout), nl=False)
+        typer.echo()
+
+
+def _lines(name: str) -> list[str]:
+    """The lines of a file, or of the standard input if its name is "-". Raises ValueError if they are not UTF-8."""
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return data.decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not UTF-8 ({error}): save it in that encoding") from None
