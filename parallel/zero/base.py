@@ -35,8 +35,8 @@ class Zero(ABC):
     `divisor` is what the engine divides gradients by when it sums them over the replicas: a loss must be multiplied by
     it before its backward pass.
 
-    A step is `start_step`, the backward passes of all micro-batches, `reduce_gradients`, `grad_norm`, and `update` or
-    `skip_update`.
+    A step is `start_step`, the backward passes of all micro-batches, `reduce_gradients`, `squared_grad_norm`, and
+    `update` or `skip_update`.
     """
 
     divisor: float
@@ -83,10 +83,11 @@ class Zero(ABC):
         """Reduce what the backward passes have not reduced yet."""
 
     @abstractmethod
-    def grad_norm(self) -> Tensor:
-        """The global L2 norm of the reduced gradients, a float64 scalar on the device; not finite if one of them is.
+    def squared_grad_norm(self) -> Tensor:
+        """This rank's part of the squared L2 norm of the reduced gradients, a float64 scalar on the device.
 
-        Before `update` or `skip_update`, the host must wait for it.
+        The sum over all ranks is the square of the global norm. It is not finite if a gradient is not. Before `update`
+        or `skip_update`, the host must wait for it.
         """
 
     @abstractmethod
@@ -153,9 +154,12 @@ class Zero(ABC):
 
     def init_moments(self) -> None:
         """Make the state that the optimizer would make at its first step, so that a checkpoint can fill it before."""
+        # Fused kernels read the number of steps where they run; otherwise torch wants it in host memory.
+        on_device = self.optimizer.defaults.get("fused") or self.optimizer.defaults.get("capturable")
         for tensor in self.updated_tensors():
+            step = torch.zeros((), device=tensor.device if on_device else "cpu")
             moments = {key: torch.zeros_like(tensor, memory_format=torch.preserve_format) for key in self.moments}
-            self.optimizer.state[tensor] = {"step": torch.tensor(0.0), **moments}
+            self.optimizer.state[tensor] = {"step": step, **moments}
 
     def updated_tensors(self) -> list[Tensor]:
         """The tensors that the optimizer updates: parameters, or the parts of them that this rank owns."""

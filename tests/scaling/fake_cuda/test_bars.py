@@ -112,3 +112,9 @@ def test_zero_2_keeps_a_share_of_the_gradients_between_steps(record_of: RecordOf
         kept[name] = record.phase("update").device.live_bytes
     others = 4 * record.num_parameters * 7 / 8
     assert kept["dp"] - kept["zero 2"] == pytest.approx(others, rel=0.05)
+
+
+def test_an_update_of_adamw_makes_no_temporary_of_the_size_of_the_parameters(record_of: RecordOf) -> None:
+    record = record_of(tiny("train.precision=bf16", num_steps=2))
+    update = record.phase("update")
+    assert update.device.peak_bytes - update.device.live_bytes < record.num_parameters
