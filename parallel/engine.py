@@ -127,21 +127,24 @@ class Engine:
         positions_BL: Tensor | None = None,
         *,
         accepts: Accepts = always,
+        is_full: bool = False,
     ) -> StepResult:
         """One optimizer step on the samples of this dp rank; all ranks of its tp x cp x pp pass the same.
 
         `positions_BL`, on the CPU, are the tokens' positions in their documents: a 0 starts a document, and attention
         stays inside documents. None: a sample is one document. The parameters are updated if loss and gradient norm are
-        finite and every rank's `accepts` allows it: it must decide alike on all. Raises ValueError if no target carries
-        a loss.
+        finite and every rank's `accepts` allows it: it must decide alike on all. `is_full`: every target of the global
+        batch carries a loss, so that ranks need not count together how many do. Raises ValueError if no target carries
+        a loss, and with `is_full` if one of this rank's does not.
         """
         clock = PhaseClock(self.groups.device)
-        losses, num_tokens = self._forward_backward(self.zero.start_step, tokens_BL, targets_BL, positions_BL)
+        count = self._count_all if is_full else self._count_tokens
+        losses, num_tokens = self._forward_backward(self.zero.start_step, count, tokens_BL, targets_BL, positions_BL)
         clock.end("forward_backward")
         self.zero.reduce_gradients()
-        norm = self.zero.grad_norm()
+        numbers = self._numbers(losses)
         clock.end("reduce")
-        loss, grad_norm = self._read(losses, norm)
+        loss, grad_norm = self._read(numbers)
         phase_s = clock.seconds() | (self._update_clock.seconds() if self._update_clock else {})
         is_applied = accepts(loss, grad_norm) and math.isfinite(loss) and math.isfinite(grad_norm)
         self._update_clock = PhaseClock(self.groups.device)
@@ -157,7 +160,7 @@ class Engine:
 
         Who observes the gradients (`zero.observe_gradients`) sees those of this rank.
         """
-        self._forward_backward(self.zero.start_trial, tokens_BL, targets_BL, positions_BL)
+        self._forward_backward(self.zero.start_trial, self._count_tokens, tokens_BL, targets_BL, positions_BL)
         self.zero.end_trial()
 
     def eval_step(
@@ -208,11 +211,16 @@ class Engine:
         return values
 
     def _forward_backward(
-        self, start: Callable[[], None], tokens_BL: Tensor, targets_BL: Tensor, positions_BL: Tensor | None
+        self,
+        start: Callable[[], None],
+        count: Callable[[Tensor], int],
+        tokens_BL: Tensor,
+        targets_BL: Tensor,
+        positions_BL: Tensor | None,
     ) -> tuple[list[Tensor], int]:
         """The losses of the micro-batches, scaled, and the valid tokens of the global batch."""
         tokens_BL, targets_BL = self._own(tokens_BL), self._own(targets_BL)
-        num_tokens = self._count_tokens(targets_BL)
+        num_tokens = count(targets_BL)
         if num_tokens == 0:
             raise ValueError("no token of this global batch carries a loss: all targets of the objective are IGNORE")
         scale = self.zero.divisor / num_tokens
@@ -295,12 +303,26 @@ class Engine:
         dist.all_reduce(count, group=self.groups.cpu)
         return int(count.item()) // (self.groups.layout.tp * self.groups.layout.pp)
 
-    def _read(self, losses: list[Tensor], norm: Tensor) -> tuple[float, float]:
-        """Loss and gradient norm of a step, with the same bits on every rank: the norm is that of rank 0."""
-        values = torch.stack([self._sum_of(losses), norm if self.groups.rank == 0 else torch.zeros_like(norm)])
-        dist.all_reduce(values)
-        loss, grad_norm = values.cpu().tolist()
-        return loss / self.zero.divisor, grad_norm
+    def _count_all(self, targets_BL: Tensor) -> int:
+        """Valid tokens of a global batch of which every target carries a loss. This rank looks at its own targets."""
+        num_ignored = int((targets_BL == IGNORE).sum())
+        if num_ignored:
+            raise ValueError(
+                f"{num_ignored} targets of this rank carry no loss, and the step was called with is_full: leave it out"
+            )
+        return targets_BL.numel() * self.groups.replicas.size()
+
+    def _numbers(self, losses: list[Tensor]) -> Tensor:
+        """The scaled loss and the squared gradient norm of a step, on the device, with the same bits on every rank."""
+        numbers = torch.stack([self._sum_of(losses), self.zero.squared_grad_norm()])
+        if self.groups.layout.world_size > 1:
+            dist.all_reduce(numbers)
+        return numbers
+
+    def _read(self, numbers: Tensor) -> tuple[float, float]:
+        """Loss and gradient norm of a step, for which the host waits here."""
+        loss, squared_norm = numbers.cpu().tolist()
+        return loss / self.zero.divisor, math.sqrt(squared_norm)
 
     def _sum_of(self, losses: list[Tensor]) -> Tensor:
         """What this rank adds to the sum of losses over all micro-batches and ranks: a float64 scalar on the device."""

@@ -74,6 +74,8 @@ class Trainer:
         fingerprints = f"{run.data.fingerprint} {run.data.mixture_fingerprint}"
         self.consistency = Consistency(self.state, config, fingerprints)
         self._objective = objective_of(config)(config)
+        self._is_full = self._objective.keeps_targets() and not run.data.train.has_padding
+        """Whether every target of every batch carries a loss."""
         self._telemetry, self._watch = Telemetry(run, groups), Watch(config.train)
         self._goodput = Goodput(self._clock, run, groups)
         added = [*(CALLBACKS.get(name)() for name in config.train.callbacks), *callbacks]
@@ -246,7 +248,8 @@ class Trainer:
         before = (number - 1) * run.tokens_per_step
         factor = schedule.factor(before, run.tokens_per_step, run.config.train.num_tokens, run.config.schedule)
         self.engine.set_lr(factor)
-        result = self.engine.train_step(*self._objective.tensors(batch), accepts=partial(self._accepts, number))
+        tensors, accepts = self._objective.tensors(batch), partial(self._accepts, number)
+        result = self.engine.train_step(*tensors, accepts=accepts, is_full=self._is_full)
         self.state.num_updates += result.is_applied
         step_s = time.perf_counter() - started_s
         metrics = {

@@ -40,6 +40,8 @@ class Samples(ABC):
 
     has_positions: bool
     """Whether batches hold positions, because attention stays inside documents."""
+    has_padding: bool
+    """Whether a sample may hold positions without a token, whose targets carry no loss."""
     num_samples: int
     num_targets: int
     """Tokens of the stream that are a target of a sample."""
@@ -84,7 +86,7 @@ def open_samples(
 class WindowSamples(Samples):
     """Sample i is the window of L tokens from position i * L on. Its targets are the tokens one position later."""
 
-    has_positions = False
+    has_positions, has_padding = False, False
 
     def __init__(self, stream: TokenStream, seq_len: int) -> None:
         self.num_samples = (stream.num_tokens - 1) // seq_len
@@ -144,7 +146,7 @@ class BestFitSamples(Samples):
     carry no loss. Each token of the stream is a target once.
     """
 
-    has_positions = True
+    has_positions, has_padding = True, True
 
     def __init__(
         self, stream: TokenStream, seq_len: int, cache_dir: Path | None = None, *, progress: bool = False

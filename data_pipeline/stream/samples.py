@@ -63,6 +63,7 @@ class SampleStream:
         self.mixture = mixture
         self.seq_len = seq_len
         self.has_positions = self.sources[0].samples.has_positions
+        self.has_padding = any(source.samples.has_padding for source in self.sources)
         self.seed = seed
         self._replaces_unreadable = replaces_unreadable
         # To draw thousands of samples takes hardly longer than to draw one. Two threads may draw the same chunk.

@@ -91,8 +91,16 @@ class BucketedZero(Zero):
                     master, _ = self._weights.pieces[parameter]
                     self._reduced[parameter] = reduced[piece.in_shard]
                     self._owned[parameter] = master, used[piece.in_shard]
+        if self._weights is not None:  # under ZeRO 0, these are the parameters, to whose `grad` backward passes add
+            for tensor, gradient in self._owned.values():
+                tensor.grad = gradient
         for group in self.optimizer.param_groups:
             group["params"] = [self._owned[each][0] for each in group["params"] if each in self._owned]
+        counts = self._weights is not None or self.groups.replicas.rank() == 0  # under ZeRO 0, all have all gradients
+        self._counted = [
+            gradient for each, gradient in self._reduced.items() if counts and grad_norm.is_counted(each, self.groups)
+        ]
+        """The gradients that this rank counts in the global norm."""
 
     # ---- one step ----
 
@@ -124,14 +132,18 @@ class BucketedZero(Zero):
             dist.all_reduce(reduced, group=self.groups.embedding)
 
     @torch.no_grad()
-    def grad_norm(self) -> Tensor:
+    def squared_grad_norm(self) -> Tensor:
         for on_host, reduced in zip(self._on_host, self._gradients.reduced, strict=False):
             on_host.copy_(reduced, non_blocking=True)  # before the host reads the norm, for which it waits anyway
-        return grad_norm.global_norm(self._counted(), self.groups)
+        return grad_norm.sum_of_squares(self._counted, self.groups.device)
 
     @torch.no_grad()
     def update(self, norm: float) -> None:
         grad_norm.clip(self._on_host or self._gradients.reduced, norm, self._clip_norm)
+        if self._weights is not None:
+            self.optimizer.step()
+            self._weights.gather()
+            return
         for tensor, gradient in self._owned.values():
             tensor.grad = gradient
         try:
@@ -139,19 +151,11 @@ class BucketedZero(Zero):
         finally:  # otherwise the next backward pass would add to the sums
             for tensor, _ in self._owned.values():
                 tensor.grad = None
-        if self._weights is not None:
-            self._weights.gather()
 
     def _await_device(self) -> None:
         """Let the host wait for the device, before it reads or writes memory that they exchange."""
         if self.groups.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
-
-    def _counted(self) -> list[Tensor]:
-        """The gradients that this rank counts in the global norm."""
-        if self._weights is None and self.groups.replicas.rank() > 0:
-            return []  # every replica has all gradients
-        return [gradient for each, gradient in self._reduced.items() if grad_norm.is_counted(each, self.groups)]
 
     def skip_update(self) -> None:
         pass  # the next step begins with empty sums

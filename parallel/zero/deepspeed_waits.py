@@ -113,10 +113,10 @@ class OrderedSteps:
             optimizer._DeepSpeedZeroOptimizer_Stage3__reduce_and_partition_ipg_grads(dtype)
         optimizer._epilogue_ran_this_backward = True  # the next forward pass starts another micro-batch
 
-    def grad_norm(self) -> Tensor:
-        """The global norm of the gradients, on the device; behind it are all copies of gradients to the host."""
+    def squared_grad_norm(self) -> Tensor:
+        """This rank's part of the squared norm, on the device; behind it are all copies of gradients to the host."""
         self._end_backward()
-        return grad_norm.global_norm(self._counted(), self._groups)
+        return grad_norm.sum_of_squares(self._counted(), self._groups.device)
 
     def _end_backward(self) -> None:
         """After the last backward pass of a step: forget its gathered weights, and let the next one begin a sum."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from foretrain.parallel.groups import Groups
@@ -20,12 +19,12 @@ def is_counted(parameter: nn.Parameter, groups: Groups) -> bool:
 
 
 @torch.no_grad()
-def global_norm(counted: Iterable[Tensor], groups: Groups) -> Tensor:
-    """The L2 norm of all ranks' tensors together, a float64 scalar on the device. Every rank must call it."""
-    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in counted]
-    squares = torch.stack(norms or [torch.zeros((), dtype=torch.float64, device=groups.device)]).square().sum()
-    dist.all_reduce(squares)
-    return squares.sqrt()
+def sum_of_squares(counted: list[Tensor], device: torch.device) -> Tensor:
+    """The sum of the squares of all elements of this rank's tensors, a float64 scalar on the device."""
+    if not counted:
+        return torch.zeros((), dtype=torch.float64, device=device)
+    # On a GPU, a few kernels for all tensors.
+    return torch.stack(torch._foreach_norm(counted, 2, torch.float64)).square().sum()
 
 
 @torch.no_grad()
@@ -34,5 +33,7 @@ def clip(gradients: Iterable[Tensor], norm: float, max_norm: float) -> None:
     if max_norm == 0:
         return
     factor = min(max_norm / (norm + 1e-6), 1.0)
+    if factor == 1.0:
+        return
     for gradient in gradients:
         gradient.mul_(factor)

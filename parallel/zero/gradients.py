@@ -70,13 +70,16 @@ class Gradients:
         self._expect_passes()
 
     def _expect_passes(self) -> None:
-        self._summed: set[nn.Parameter] = set()
+        self._summed: set[int] = set()
+        """The indices of the parameters that have a sum in this step."""
         self._num_missing = [sum(self._num_passes[slot.index] for slot in bucket.slots) for bucket in self._buckets]
         self._num_launched = 0
 
-    @torch.no_grad()
     def take(self, parameter: nn.Parameter) -> None:
-        """Add a parameter's gradient, if it has one, to its sum, and reduce the buckets that are complete now."""
+        """Add a parameter's gradient, if it has one, to its sum, and reduce the buckets that are complete now.
+
+        It is called for each parameter in each micro-batch. Neither sums nor gradients require a gradient.
+        """
         gradient, parameter.grad = parameter.grad, None
         if gradient is None:
             return
@@ -92,11 +95,11 @@ class Gradients:
                 "backward pass used it more than once. Its module must be called once in each micro-batch"
             )
         total = self._memory_of(number)[slot.place].view(parameter.shape)
-        if parameter in self._summed:
+        if slot.index in self._summed:
             total.add_(gradient)
         else:
             total.copy_(gradient)
-            self._summed.add(parameter)
+            self._summed.add(slot.index)
         self._num_missing[number] -= 1
         while self._num_launched < self._num_early and self._num_missing[self._num_launched] == 0:
             self._launch()
@@ -132,7 +135,7 @@ class Gradients:
         self._num_launched += 1
         flat = self._memory_of(number)
         for slot in self._buckets[number].slots:
-            if self._parameters[slot.index] not in self._summed:
+            if slot.index not in self._summed:
                 flat[slot.place].zero_()
         if self.observer is not None:
             self.observer(flat)

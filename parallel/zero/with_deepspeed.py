@@ -127,8 +127,8 @@ class DeepSpeedZero(Zero):
     def reduce_gradients(self) -> None:
         pass
 
-    def grad_norm(self) -> Tensor:
-        return self._steps.grad_norm()
+    def squared_grad_norm(self) -> Tensor:
+        return self._steps.squared_grad_norm()
 
     def update(self, norm: float) -> None:
         self._steps.accept(norm)

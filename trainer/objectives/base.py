@@ -55,6 +55,12 @@ class Objective(ABC):
         """Whether it overrides `token_losses`, which then gets all logits of a micro-batch at once."""
         return cls.token_losses is not Objective.token_losses
 
+    @classmethod
+    def keeps_targets(cls) -> bool:
+        """Whether the targets are always those of the data. If the data have no padding, each of them carries a loss,
+        and ranks need not count together how many do."""
+        return False
+
     def tensors(self, batch: Batch) -> tuple["Tensor", "Tensor", "Tensor | None"]:
         """Inputs, targets and positions of a batch, as the engine takes them; in the batch's own memory if possible."""
         import torch

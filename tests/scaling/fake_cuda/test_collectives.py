@@ -71,7 +71,8 @@ def formula(config: Config, rank: int) -> Counter[Message]:
     held = Held(config, rank)
     found: Counter[Message] = Counter()
     found["all_reduce", "cpu", "int64", 1] += 1  # valid tokens, in host memory
-    found["all_reduce", "world", "float64", 2] += 1  # the losses, and the gradient norm of rank 0
+    if layout.world_size > 1:
+        found["all_reduce", "world", "float64", 2] += 1  # the losses, and the squared gradient norm
     for message, number in (*of_tensor_parallelism(config, held), *of_context_parallelism(config, held)):
         found[message] += count * number
     for message, number in of_pipeline(config, held, layout.stages_of(at.pp)):
@@ -143,7 +144,6 @@ def of_gradients(config: Config, held: Held) -> Iterator[tuple[Message, int]]:
     """Messages of a step that sum gradients, and bring back the weights that another replica has updated."""
     layout, model = Layout.from_config(config.parallel), config.model
     replicas = layout.dp * layout.cp
-    yield ("all_reduce", "world", "float64", 1), 1  # squares of the norm
     assert model.vocab_size is not None and model.num_kv_heads is not None
     matrix = -(-model.vocab_size // layout.tp) * model.d_model
     heads, kv_heads = model.num_heads // layout.tp, max(1, model.num_kv_heads // layout.tp)
@@ -184,7 +184,6 @@ def of_zero_3(config: Config, held: Held) -> Iterator[tuple[Message, int]]:
         Layout.from_config(config.parallel).num_microbatches(config.train),
     )
     yield ("all_gather", "replicas", held.dtype, sum(sizes)), 1
-    yield ("all_reduce", "world", "float64", 1), 1  # squares of the norm
 
 
 def padded(size: int, factor: int) -> int:
