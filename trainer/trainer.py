@@ -37,6 +37,7 @@ from foretrain.trainer.consistency.check import Consistency, InconsistentRanksEr
 from foretrain.trainer.consistency.memory import UnchangedState
 from foretrain.trainer.consistency.replay import Replay
 from foretrain.trainer.evaluation import Evaluation
+from foretrain.trainer.garbage import FixedCollections
 from foretrain.trainer.goodput.clock import Clock
 from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.run.setup import Run
@@ -134,6 +135,7 @@ class Trainer:
             stack.callback(self.call, "on_close")  # before that: what is finished after an error is not watched
             self.call("on_fit_start")
             prepare_rollbacks(self)
+            garbage = stack.enter_context(FixedCollections())
             while number < run.total_steps:
                 step = self._train_step(number + 1)
                 if self._watch.anomaly and self._watch.wants_rollback:
@@ -145,6 +147,7 @@ class Trainer:
                 self._decide_end(step)
                 self.report.step(step.metrics)
                 self.call("after_step", step)
+                garbage.end_step(number)
                 outcome = Outcome(number, step.stop)
                 if step.stop:
                     self.report.message(
@@ -183,8 +186,11 @@ class Trainer:
     def call(self, hook: str, *args: Any) -> None:
         """Call a hook of every callback, in their order."""
         for callback in self.callbacks:
-            with self._clock.within(callback.cause):
+            if callback.cause is None:  # most have none, and there are many calls in each step
                 getattr(callback, hook)(self, *args)
+            else:
+                with self._clock.within(callback.cause):
+                    getattr(callback, hook)(self, *args)
 
     def save(self, step: int, val_loss: float | None = None) -> Place:
         """Write a checkpoint of the state after `step` steps, and return its folder. Every rank calls it.

@@ -102,6 +102,8 @@ class Mixture:
         """
         assert num_samples >= 0, f"num_samples = {num_samples} must not be negative"
         self._check_end(num_samples)
+        if self._identity:
+            return np.array([num_samples], dtype=np.int64)
         number = int(np.searchsorted(self._run_starts, num_samples, side="right")) - 1
         return self._used_after(number, num_samples - self._runs[number].start)
 

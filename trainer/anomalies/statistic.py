@@ -17,8 +17,7 @@ with batches of 32, 128 and 512 tokens it was up to 13 sigma above its median, a
 
 import math
 from collections import deque
-from collections.abc import Iterable
-from statistics import median
+from collections.abc import Iterable, Sequence
 
 SIGMA_OF_MAD = 1.4826
 """1 / the 75 % quantile of the standard normal distribution."""
@@ -55,8 +54,9 @@ class Baseline:
         """median + k * sigma; infinite until the window is full."""
         if len(self._values) < WINDOW:
             return math.inf
-        center, decile = median(self._values), sorted(self._values)[int(0.9 * len(self._values))]
-        by_mad = SIGMA_OF_MAD * median(abs(value - center) for value in self._values)
+        ordered = sorted(self._values)
+        center, decile = _median(ordered), ordered[int(0.9 * WINDOW)]
+        by_mad = SIGMA_OF_MAD * _median(sorted([abs(value - center) for value in ordered]))
         by_decile = (decile - center) / DECILE_OF_NORMAL
         return center + k * max(by_mad, by_decile, self._floor, self._relative_floor * abs(center))
 
@@ -89,6 +89,11 @@ class SpikeStatistic:
     def state(self) -> dict[str, list[float]]:
         """The arguments that make an equal statistic, as plain values that JSON can hold."""
         return {"losses": self._losses.values, "log_norms": self._log_norms.values}
+
+
+def _median(ordered: Sequence[float]) -> float:
+    """The median of a full window, as `statistics.median` computes it: between the two values in the middle."""
+    return (ordered[WINDOW // 2 - 1] + ordered[WINDOW // 2]) / 2
 
 
 def _log(grad_norm: float) -> float:

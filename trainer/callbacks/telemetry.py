@@ -116,6 +116,8 @@ class Telemetry(Callback):
             )
 
     def _reduce(self, values: Sequence[float], op: dist.ReduceOp.RedOpType) -> list[float]:
+        if self._groups.layout.world_size == 1:
+            return [*values]
         tensor = torch.tensor(values, dtype=torch.float64)  # in host memory, so that no rank waits for its device
         dist.all_reduce(tensor, op=op, group=self._groups.cpu)
         return tensor.tolist()

@@ -13,7 +13,7 @@ Launchers write when a run is launched and when its ranks are started, and rank 
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -48,10 +48,13 @@ class Fact:
     """Seconds up to `at_s` that this process has measured since its line before, by cause."""
 
 
+_UNSET = {"job": "", "queued": False, "step": None, "steps": 0, "spent_s": {}}
+"""Values that a line leaves out."""
+
+
 def append(run_dir: Path, fact: Fact) -> None:
     """Add a fact to the ledger of a run. Raises OSError if it cannot be written."""
-    unset = asdict(Fact(fact.kind, fact.at_s))
-    changed = {name: value for name, value in asdict(fact).items() if value != unset[name]}
+    changed = {name: value for name, value in vars(fact).items() if value != _UNSET.get(name)}
     records.append(run_dir / LEDGER_FILE, {"kind": fact.kind, "at_s": fact.at_s, **changed})
 
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.sinks.base import Session, Sink
@@ -75,9 +75,16 @@ class TensorBoardSink(Sink):
             self._open_after(step - 1)
         if self._writer is None:
             return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        # All of a step in one event: an event for each would take a millisecond of this thread, since the queue of the
+        # thread that writes them is shorter than a step has metrics.
+        summary = Summary()
+        for name, value in values.items():
+            summary.value.add(tag=name, simple_value=float(value))
         try:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, global_step=step)
+            file_writer: Any = self._writer.file_writer
+            file_writer.add_summary(summary, step)
         except OSError as error:  # an earlier value could not be written: a thread does that
             self._note(error)
             with suppress(OSError):  # the same again
