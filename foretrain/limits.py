@@ -24,6 +24,17 @@ VOCAB_SIZE = 1 << 24
 CORPUS_TOKENS = 1 << 48
 """Tokens of a split: 280 trillion."""
 
+SAFETENSORS_HEADER_BYTES = 16 * MIB
+"""The header of a safetensors file: 150,000 tensors."""
+SAFETENSORS_INDEX_BYTES = 16 * MIB
+"""The list of the files of a model."""
+SAFETENSORS_FILES = 10_000
+"""Files of a model. The largest in use have 200."""
+MODEL_LAYERS = 10_000
+"""Blocks of a model that is imported. The largest in use have 200."""
+MODEL_SIZE = 1 << 24
+"""Every other size of a model that is imported: widths, heads, positions, vocabulary."""
+
 DOCUMENT_BYTES = 1 << 30
 """One document of `prepare`, decompressed: a text file, a line of JSON, or the members of a sample that are read."""
 SAMPLE_MEMBERS = 10_000

@@ -54,3 +54,46 @@ def export(
             progress=True,
         )
     typer.echo(exported)
+
+
+def import_(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="The model: a folder with config.json, safetensors files and tokenizer.json."
+        ),
+    ],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The folder to make. An empty one may be there.")],
+    seq_len: Annotated[
+        int | None, typer.Option(help="Tokens of one sample. Default: as many as the model allows.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A tokenizer.json. Default: that of FOLDER.")
+    ] = None,
+    eot_token: Annotated[
+        str | None,
+        typer.Option(
+            help="Token that ends a document. Default: the one that config.json and the files beside it name."
+        ),
+    ] = None,
+) -> None:
+    """Import a Llama, Mistral, Qwen3 or GPT-2 model of the transformers library, from whose weights runs start.
+
+    OUT has a checkpoint of step 0, which `train.init_from=OUT`, `generate` and `export` take, and a config.yaml with
+    the model section and `train.init_from`. Weights in bf16 and fp16 are stored in fp32, exactly. A model that
+    computes something else than ours is refused, with the fields of config.json that are in the way.
+
+    Example: `foretrain import models/SmolLM2-135M imported/smollm`
+    """
+    with bad_input():
+        from foretrain.trainer.interop.folder import IMPORT, check_is_free
+
+        if "://" in out:
+            raise ValueError(f"{out} is a URL: OUT is a folder of this machine; copy it to the server afterwards")
+        check_is_free(Path(out), overwrite=False, kind=IMPORT)  # before seconds of imports
+        from foretrain.trainer.interop.importing.run import import_model
+
+        imported = import_model(
+            source, Path(out), seq_len=seq_len, tokenizer=tokenizer, eot_token=eot_token, progress=True
+        )
+    typer.echo(imported)

@@ -144,6 +144,33 @@ def checkpoint_manifest(checkpoint: Path) -> bytes:
     return (checkpoint / CHECKSUMS).read_bytes()
 
 
+def safetensors_file() -> bytes:
+    """A file of two tensors in the format safetensors."""
+    entries = {
+        "__metadata__": {"format": "pt"},
+        "a.weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+        "a.bias": {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]},
+    }
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(32)
+
+
+def with_header_length(content: bytes) -> bytes:
+    """A safetensors file whose header has the length that is written before it, up to its last brace."""
+    end = content.rfind(b"}") + 1
+    return max(0, end - 8).to_bytes(8, "little") + content[8:] if end > 8 else content
+
+
+def model_config(model_type: str) -> bytes:
+    """A config.json of transformers, with arbitrary sizes."""
+    sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 24}
+    if model_type != "gpt2":
+        sizes = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+        sizes |= {"max_position_embeddings": 24, "num_key_value_heads": 2}
+        sizes["rope_parameters"] = {"rope_theta": 10000.0, "rope_type": "default"}
+    return json.dumps({"model_type": model_type, "vocab_size": 300, **sizes}).encode()
+
+
 def with_crc(content: bytes) -> bytes:
     """A list of a checkpoint's files that has the checksum of its own text; other content as it is."""
 

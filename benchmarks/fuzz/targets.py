@@ -27,6 +27,10 @@ from foretrain.trainer.checkpoint.folders import MANIFEST as CHECKSUMS
 from foretrain.trainer.checkpoint.manifest import METADATA, check_files
 from foretrain.trainer.checkpoint.metadata import UnsafeError, read_metadata
 from foretrain.trainer.checkpoint.record import CheckpointRecord
+from foretrain.trainer.interop.importing.declared import CONFIG, declared_model
+from foretrain.trainer.interop.importing.errors import UnfitError
+from foretrain.trainer.interop.importing.header import read_header
+from foretrain.trainer.interop.importing.stored import INDEX, SINGLE, read_index
 from foretrain.trainer.metrics import iter_metrics, to_line
 from foretrain.trainer.run.description import Description
 from foretrain.trainer.run.folder import CONFIG_FILE, DESCRIPTION_FILE, RECORD, checkpoints_in
@@ -205,6 +209,25 @@ TARGETS = (
         (ValueError,),
         lambda _: [inputs.sealed_prediction()],
         inputs.with_seal,
+    ),
+    Target(
+        "safetensors",
+        partial(in_file, SINGLE, read_header),
+        (UnfitError,),
+        lambda _: [inputs.safetensors_file()],
+        inputs.with_header_length,
+    ),
+    Target(
+        "safetensors_index",
+        partial(in_file, INDEX, read_index),
+        (UnfitError,),
+        lambda _: [b'{"metadata": {"total_size": 8}, "weight_map": {"a": "model-00001-of-00001.safetensors"}}'],
+    ),
+    Target(
+        "model_config",
+        partial(in_file, CONFIG, lambda path: declared_model(path.parent, None, "name")),
+        (UnfitError,),
+        lambda _: [inputs.model_config(name) for name in ("llama", "mistral", "qwen3", "gpt2")],
     ),
 )
 """In the order in which they are fuzzed."""

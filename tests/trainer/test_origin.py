@@ -126,6 +126,35 @@ def test_weights_of_another_tokenizer_are_refused(parent: Path, tmp_path: Path, 
         prepare_run(config(tmp_path / "run", corpus, ONE, init_from=str(other)))
 
 
+def with_fields(checkpoint: Path, **fields: Any) -> None:
+    """Write the tokenizer of a checkpoint in another way, with other fields; nothing knows its checksums any more."""
+    path = checkpoint / TOKENIZER
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    (checkpoint / "checksums.json").unlink()
+    (checkpoint / ".metadata").unlink()
+
+
+@pytest.mark.parametrize(
+    ("fields", "fits"),
+    [
+        ({}, True),
+        ({"post_processor": {"type": "ByteLevel"}, "truncation": {"max_length": 8}}, True),
+        ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, False),
+    ],
+)
+def test_a_tokenizer_that_gives_the_same_ids_fits_however_it_is_written(
+    fields: dict[str, Any], fits: bool, parent: Path, tmp_path: Path, corpus: Path
+) -> None:
+    other = shutil.copytree(step_folder(parent, NUM_STEPS), tmp_path / "other")
+    with_fields(other, **fields)
+    settings = config(tmp_path / "run", corpus, ONE, init_from=str(other))
+    if fits:
+        assert prepare_run(settings).init == other
+    else:
+        with pytest.raises(ValueError, match="was trained with another tokenizer"):
+            prepare_run(settings)
+
+
 def test_a_damaged_checkpoint_is_refused_and_stays_where_it_is(parent: Path, tmp_path: Path, corpus: Path) -> None:
     other = shutil.copytree(step_folder(parent, 3), tmp_path / "step-00000003")
     (other / "__0_0.distcp").unlink()

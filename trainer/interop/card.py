@@ -93,7 +93,9 @@ def _results(facts: Facts) -> Iterator[tuple[str, str]]:
 
 def _notes(facts: Facts, num_tokens_known: int) -> Iterator[str]:
     config = facts.config
-    if not facts.is_complete:
+    if not facts.record.step:
+        yield "The weights were imported from another library, and not trained on."
+    elif not facts.is_complete:
         yield f"The run was not at its end: {facts.record.step:,} of {facts.total_steps:,} steps were done."
     if config.mup.parametrization != "standard":
         yield "The multipliers of the parametrization are factors of the weights: train on from the checkpoint."

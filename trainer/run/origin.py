@@ -3,6 +3,7 @@
 Plain checks without torch. Raises ValueError, which says what to change, for a checkpoint that does not fit.
 """
 
+import json
 from collections.abc import Sequence
 
 from foretrain.configs import load as configs
@@ -22,6 +23,8 @@ _SAME_MODEL = ("model.", "mup.")
 _SAME_STEPS = ("train.global_batch_size", "optimizer.kind", "optimizer.options")
 """Settings without which the number of a step, or the optimizer's state, would mean something else."""
 _NO_MATTER = ("model.name", "mup.evidence")
+_NO_IDS = ("post_processor", "truncation", "padding")
+"""Fields of a tokenizer.json that change no id: texts are encoded without added tokens, and not cut or padded."""
 
 
 def find(place: str, setting: str) -> Place:
@@ -49,7 +52,7 @@ def check_weights(checkpoint: Place, setting: str, config: Config, data: Data) -
     """Raise ValueError unless a run of `config` on `data` can start from the weights of a checkpoint."""
     _check_same(checkpoint, setting, config, _SAME_MODEL)
     written = checkpoint / TOKENIZER
-    if written.is_file() and written.read_bytes() != data.any_stream.read_tokenizer():
+    if written.is_file() and not _give_same_ids(written.read_bytes(), data.any_stream.read_tokenizer()):
         raise ValueError(
             f"{setting}: {checkpoint} was trained with another tokenizer than that of the data, so that its weights "
             f"stand for other tokens: prepare the data with --tokenizer {written}"
@@ -69,6 +72,18 @@ def check_branch(checkpoint: Place, setting: str, config: Config, data: Data) ->
     check_weights(checkpoint, setting, config, data)
     check_state(checkpoint, setting, config)
     _check_same(checkpoint, setting, config, _SAME_STEPS)
+
+
+def _give_same_ids(tokenizer: bytes, other: bytes) -> bool:
+    """Whether two files tokenizer.json differ at most in how they are written, and in what is never used here."""
+    if tokenizer == other:
+        return True
+    try:
+        found = [json.loads(each) for each in (tokenizer, other)]
+    except (ValueError, RecursionError):
+        return False
+    used = [{**each, **dict.fromkeys(_NO_IDS)} for each in found if isinstance(each, dict)]
+    return len(used) == len(found) and used[0] == used[1]
 
 
 def _check_same(checkpoint: Place, setting: str, config: Config, keys: Sequence[str]) -> None:

@@ -1,0 +1,77 @@
+"""Runs that start from an imported model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from foretrain.configs import load as configs
+from foretrain.configs.data import DataConfig
+from foretrain.configs.schema import ModelConfig, TrainConfig
+from foretrain.trainer.interop.export import export
+from foretrain.trainer.interop.importing.run import import_model
+from foretrain.trainer.run.folder import CHECKPOINTS
+from foretrain.trainer.run.setup import Run, prepare_run
+from tests.conftest import RunOnRanks
+from tests.trainer.interop.cases import GPT2, LLAMA, config_of
+from tests.trainer.interop.importing.workers import fit_all
+from tests.trainer.interop.made import random_model, write_checkpoint
+from tests.trainer.test_resume import curve
+
+NUM_STEPS = 20
+
+
+@pytest.mark.long
+def test_steps_from_an_imported_model_are_those_from_the_checkpoint_that_was_exported(
+    tmp_path: Path, corpus: Path, ranks: RunOnRanks
+) -> None:
+    made = {"llama": tiny(replace(LLAMA, num_kv_heads=2, tie_embeddings=True)), "gpt2": tiny(GPT2)}
+    runs = [run for name, model in made.items() for run in runs_of(tmp_path / name, model, corpus)]
+    ranks(1, fit_all, runs)
+    for name in made:
+        exact, imported = (curve(tmp_path / name / start) for start in ("exact", "imported"))
+        assert [record["step"] for record in exact if record["kind"] == "train"] == [*range(1, NUM_STEPS + 1)]
+        assert imported == exact
+    assert curve(tmp_path / "llama/exact")[0]["loss"] != curve(tmp_path / "gpt2/exact")[0]["loss"]
+
+
+def tiny(model: ModelConfig) -> ModelConfig:
+    """The model with fewer blocks, and with the settings that config.json does not have at their defaults."""
+    return replace(model, num_layers=2, d_ff=64, init_std=0.02, rope_theta=10_000.0)
+
+
+def runs_of(folder: Path, model: ModelConfig, corpus: Path) -> list[Run]:
+    """A run from the weights of a checkpoint, and one from those of its import after its export."""
+    config = config_of(model)
+    tokenizer = (corpus / "tokenizer.json").read_text()
+    checkpoint = write_checkpoint(folder / "run", config, random_model(config).shards(), tokenizer=tokenizer)
+    export(checkpoint, folder / "hf")
+    import_model(folder / "hf", folder / "out")
+    train = TrainConfig(num_tokens=NUM_STEPS * 8 * model.seq_len, global_batch_size=8, eval_samples=0, sinks=[])
+    starts = {"exact": checkpoint, "imported": folder / "out"}
+    return [
+        prepare_run(
+            replace(
+                config,
+                run_dir=str(folder / name),
+                data=DataConfig(path=str(corpus)),
+                train=replace(train, init_from=str(start)),
+            )
+        )
+        for name, start in starts.items()
+    ]
+
+
+def test_the_config_of_an_import_starts_a_run_from_its_weights(tmp_path: Path, corpus: Path) -> None:
+    config = config_of(replace(LLAMA, num_kv_heads=2))
+    tokenizer = (corpus / "tokenizer.json").read_text()
+    export(
+        write_checkpoint(tmp_path / "run", config, random_model(config).shards(), tokenizer=tokenizer), tmp_path / "hf"
+    )
+    import_model(tmp_path / "hf", tmp_path / "out")
+    started = configs.load(tmp_path / "out/config.yaml", [f"data.path={corpus}", "train.num_tokens=1000"])
+    run = prepare_run(started)
+    assert run.init == tmp_path / "out" / CHECKPOINTS / "step-00000000"
+    assert run.outlook.startswith("runs/from-out: ")
+    with pytest.raises(ValueError, match=r"model\.d_ff"):
+        prepare_run(configs.load(tmp_path / "out/config.yaml", [f"data.path={corpus}", "model.d_ff=64"]))
