@@ -43,6 +43,8 @@ class CheckpointRecord:
     """The checkpoint of another run from which the run was started; "" if there is none."""
     eot_id: int = 0
     """Token that ends a document."""
+    has_optimizer: bool = True
+    """Whether it has the states of an optimizer. An imported model has weights only."""
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """State of each callback that has one, by the callback's name."""
     version: int = VERSION

@@ -14,7 +14,7 @@ from foretrain.trainer.checkpoint.checksums import DamagedError
 from foretrain.trainer.checkpoint.folders import folder_of
 from foretrain.trainer.checkpoint.manifest import check_files, has_manifest
 from foretrain.trainer.checkpoint.places import Place, place_of
-from foretrain.trainer.checkpoint.record import config_of
+from foretrain.trainer.checkpoint.record import CheckpointRecord, config_of
 from foretrain.trainer.optimizers.entry import entry_of
 from foretrain.trainer.run.folder import RECORD, newest_checkpoint
 
@@ -61,10 +61,20 @@ def check_weights(checkpoint: Place, setting: str, config: Config, data: Data) -
 
 def check_state(checkpoint: Place, setting: str, config: Config) -> None:
     """Raise ValueError unless the optimizer of `config` can continue from the states in a checkpoint."""
+    check_has_optimizer(checkpoint)
     _check_same(checkpoint, setting, config, ("optimizer.kind", "optimizer.options"))
     states = entry_of(config_of(checkpoint).optimizer).states
     if states != entry_of(config.optimizer).states:
         raise ValueError(f"{setting}: {checkpoint} has the states {', '.join(states)} of another optimizer")
+
+
+def check_has_optimizer(checkpoint: Place) -> None:
+    """Raise ValueError for a checkpoint that no run can continue, since it has weights only."""
+    if not CheckpointRecord.read(checkpoint).has_optimizer:
+        raise ValueError(
+            f"{checkpoint} is an imported model, without the state of an optimizer: start a new run from its weights, "
+            f"with train.init_from={checkpoint}, train.init_optimizer=false and another run_dir"
+        )
 
 
 def check_branch(checkpoint: Place, setting: str, config: Config, data: Data) -> None:

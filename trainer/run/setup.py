@@ -287,6 +287,7 @@ def newest_sound(checkpoints: CheckpointFolder[Any]) -> Place | None:
 
 def check_resume(checkpoint: Place, config: Config, data: Data, allow_data_change: bool = False) -> Resume:
     """How `config` resumes from a checkpoint. Raises ValueError, which lists the changes that change the curve."""
+    origin.check_has_optimizer(checkpoint)
     record = CheckpointRecord.read(checkpoint)
     lines = configs.diff(config_of(checkpoint), config)
     changed = [line for line in lines if changes_curve(line.partition(":")[0])]

@@ -105,6 +105,7 @@ def _write(
         stage="",
         parent=str(source),
         eot_id=tokenizer.eot_id,
+        has_optimizer=False,
     )
     num_bytes = sum(each.entry.stop - each.entry.start for each in fitted.values())
     with byte_progress(f"importing {source.resolve().name}", num_bytes, enabled=progress) as advance:

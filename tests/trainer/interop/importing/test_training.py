@@ -62,16 +62,41 @@ def runs_of(folder: Path, model: ModelConfig, corpus: Path) -> list[Run]:
     ]
 
 
-def test_the_config_of_an_import_starts_a_run_from_its_weights(tmp_path: Path, corpus: Path) -> None:
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """An imported model with the tokenizer of the corpus."""
+    folder = tmp_path_factory.mktemp("imported")
     config = config_of(replace(LLAMA, num_kv_heads=2))
     tokenizer = (corpus / "tokenizer.json").read_text()
-    export(
-        write_checkpoint(tmp_path / "run", config, random_model(config).shards(), tokenizer=tokenizer), tmp_path / "hf"
-    )
-    import_model(tmp_path / "hf", tmp_path / "out")
-    started = configs.load(tmp_path / "out/config.yaml", [f"data.path={corpus}", "train.num_tokens=1000"])
-    run = prepare_run(started)
-    assert run.init == tmp_path / "out" / CHECKPOINTS / "step-00000000"
+    export(write_checkpoint(folder / "run", config, random_model(config).shards(), tokenizer=tokenizer), folder / "hf")
+    return import_model(folder / "hf", folder / "out").out
+
+
+def started(imported: Path, corpus: Path, *overrides: str) -> Run:
+    """The run of the config of an import."""
+    settings = [f"data.path={corpus}", "train.num_tokens=1000", *overrides]
+    return prepare_run(configs.load(imported / "config.yaml", settings))
+
+
+def test_the_config_of_an_import_starts_a_run_from_its_weights(imported: Path, corpus: Path) -> None:
+    run = started(imported, corpus)
+    assert run.init == imported / CHECKPOINTS / "step-00000000"
     assert run.outlook.startswith("runs/from-out: ")
     with pytest.raises(ValueError, match=r"model\.d_ff"):
-        prepare_run(configs.load(tmp_path / "out/config.yaml", [f"data.path={corpus}", "model.d_ff=64"]))
+        started(imported, corpus, "model.d_ff=64")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.init_optimizer=true"],
+        ["train.init_from=null", "train.branch_from={imported}"],
+        ["run_dir={imported}"],
+    ],
+    ids=["with its optimizer", "branch", "resume"],
+)
+def test_nothing_continues_an_imported_model_as_if_it_had_an_optimizer(
+    overrides: list[str], imported: Path, corpus: Path
+) -> None:
+    with pytest.raises(ValueError, match="is an imported model, without the state of an optimizer: start a new run"):
+        started(imported, corpus, *(each.format(imported=imported) for each in overrides))

@@ -36,7 +36,7 @@ THEIRS: dict[str, tuple[str, dict[str, Any]]] = {
         "llama",
         {"attention_bias": True, "mlp_bias": True, "head_dim": 12, "rms_norm_eps": 1e-3, "rope_theta": 500.0},
     ),
-    "mistral": ("mistral", {"num_key_value_heads": 2}),
+    "mistral": ("mistral", {"num_key_value_heads": 2, "sliding_window": 24}),  # just as long as the sequence
     "mistral, no window, wide heads": ("mistral", {"num_key_value_heads": 1, "sliding_window": None, "head_dim": 12}),
     "qwen3": ("qwen3", {"num_key_value_heads": 2, "head_dim": 12}),
     "qwen3, tied": ("qwen3", {"num_key_value_heads": 4, "head_dim": 8, "tie_word_embeddings": True}),
