@@ -1,11 +1,14 @@
 """Folders of small models with random weights, as transformers writes them."""
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -19,6 +22,7 @@ from transformers import (
 from foretrain.data_pipeline.corpus.manifest import TOKENIZER
 from tests.trainer.interop.made import VOCAB_SIZE, tokenizer_json
 
+WEIGHTS = "model.safetensors"
 CLASSES = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen3": Qwen3Config, "gpt2": GPT2Config}
 SHAPE = {
     "vocab_size": VOCAB_SIZE,
@@ -84,6 +88,13 @@ def change(folder: Path, **fields: Any) -> None:
     path = folder / "config.json"
     found = {**json.loads(path.read_text()), **fields}
     path.write_text(json.dumps({key: value for key, value in found.items() if value is not ABSENT}))
+
+
+def rewritten(folder: Path, change_weights: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Path:
+    """The folder of a model, with other tensors in its file."""
+    file = folder / WEIGHTS
+    save_file({key: value.contiguous() for key, value in change_weights(load_file(file)).items()}, file)
+    return folder
 
 
 ABSENT = object()
