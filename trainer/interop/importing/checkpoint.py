@@ -12,7 +12,6 @@ from torch.distributed.checkpoint.planner import WriteItem
 from foretrain.configs.schema import Config
 from foretrain.trainer.checkpoint.files import Checkpoints
 from foretrain.trainer.checkpoint.folders import folder_of
-from foretrain.trainer.checkpoint.pace import Pace
 from foretrain.trainer.checkpoint.plans import WritePlan
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.checkpoint.retention import Retention
@@ -58,11 +57,9 @@ def write_checkpoint(
     partial = places.unfinished(target)
     partial.mkdir(parents=True)
     expect_no_messages()
-    pace = Pace()
-    pace.hurry()  # nothing trains meanwhile
     dcp.save(
         {},
-        storage_writer=RankWriter(partial, 0, pace),
+        storage_writer=RankWriter(partial, 0),
         planner=_MadePlan(portions, values_of),
         no_dist=True,
         use_collectives=False,
