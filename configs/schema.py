@@ -124,6 +124,9 @@ class TrainConfig:
     of the feed-forward activation; full: all inside a block."""
     recompute_layers: int | None = setting(None, changes_curve=False)
     """Number of blocks, from the first, that recompute; None: all."""
+    compile: bool = setting(False, changes_curve=False, since="0.2.0")
+    """Compute the blocks by code that torch.compile makes of them in the first step, and keeps for later starts. It
+    needs a C++ compiler, and zero_stage <= 2."""
     check_every: int = setting(100, changes_curve=False)
     """Steps between checks that replicated state is equal on all ranks; every checkpoint is checked too. 0: never."""
     replay_every: int = setting(0, changes_curve=False, since="0.2.0")

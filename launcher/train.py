@@ -14,6 +14,7 @@ from foretrain.launcher.local.imports import import_all
 from foretrain.launcher.local.run import check_fits, run_local
 from foretrain.streams import outlive_readers
 from foretrain.trainer.checkpoint.space import check_room
+from foretrain.trainer.compilation.machine import check_machine
 from foretrain.trainer.goodput import facts
 from foretrain.trainer.goodput.facts import Fact
 from foretrain.trainer.run import owner
@@ -80,6 +81,8 @@ def prepared_run(config: Config, place: Place, *, allow_data_change: bool) -> It
     )
     if place.is_launcher:
         check_fits(run.layout.world_size)
+    if run.config.train.compile and not run.is_complete:
+        check_machine()  # also here, and not where a run is planned
     if place.rank > 0:
         yield run
         return

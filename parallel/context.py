@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from foretrain.parallel.batch_share import nth_part
+from foretrain.parallel.compiled import as_it_is, outside_graphs
 from foretrain.parallel.sdpa import sdpa
 from foretrain.parallel.segments import Segments
 
@@ -20,13 +21,15 @@ from foretrain.parallel.segments import Segments
 class ContextParallel:
     """Attention over the ranks of `group`, which hold the parts of a sequence in the order of their ranks.
 
-    Without a group, or with a group of one rank, it is SDPA. This rank is number `rank` of `size`.
+    Without a group, or with a group of one rank, it is SDPA. This rank is number `rank` of `size`. `is_compiled`:
+    whether compiled code calls `attention`, of which its graphs then take the SDPA of complete samples only.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, group: dist.ProcessGroup | None = None, *, is_compiled: bool = False) -> None:
         self.size = 1 if group is None else dist.get_world_size(group)
         self.rank = 0 if group is None else dist.get_rank(group)
         self._exchange = None
+        self._attend_outside = (outside_graphs if is_compiled else as_it_is)(self._attend)
         if self.size == 1:
             return
         import deepspeed.comm
@@ -55,6 +58,14 @@ class ContextParallel:
         `size` must divide N. It need not divide K: key-value heads are then sent more than once, so that each rank gets
         those of its queries. All ranks of the group must call it together, and run its backward pass together.
         """
+        if self._exchange is None and segments is None:
+            return sdpa(q_BNLH, k_BKLH, v_BKLH, is_causal)
+        return self._attend_outside(q_BNLH, k_BKLH, v_BKLH, is_causal, segments)
+
+    def _attend(
+        self, q_BNLH: Tensor, k_BKLH: Tensor, v_BKLH: Tensor, is_causal: bool, segments: Segments | None
+    ) -> Tensor:
+        """Attention over the ranks of the group, inside segments, or both."""
         q_LBNH, k_LBKH, v_LBKH = (x.permute(2, 0, 1, 3) for x in (q_BNLH, k_BKLH, v_BKLH))
         if self._exchange is None:
             out_LBNH = _sdpa(q_LBNH, k_LBKH, v_LBKH, is_causal, segments)

@@ -9,7 +9,6 @@ Nothing here fills the weights: `trainer/model/init.py` does, from global indice
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,15 +22,13 @@ from foretrain.parallel.tensor import TensorParallel
 class Linear(nn.Module):
     """A linear layer of torch or megatron-core: a tensor in, a tensor out.
 
-    `compute(x, weight, bias)`, if given, takes the place of the inner layer's own forward pass.
+    `compute(inner, x)`, if given, is its forward pass; by default, it is the inner layer's own.
     """
 
-    def __init__(
-        self, inner: nn.Module, compute: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None
-    ) -> None:
+    def __init__(self, inner: nn.Module, compute: Callable[[nn.Module, Tensor], Tensor] | None = None) -> None:
         super().__init__()
         self.inner = inner
-        self._compute = compute
+        self._compute = compute or _call
 
     @property
     def weight(self) -> nn.Parameter:
@@ -44,22 +41,24 @@ class Linear(nn.Module):
         return self.inner.bias  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._compute is not None:
-            return self._compute(x, self.weight, self.bias)
-        y = self.inner(x)
-        return y[0] if isinstance(y, tuple) else y  # megatron-core returns (output, bias)
+        return self._compute(self.inner, x)
+
+
+def _call(inner: nn.Module, x: Tensor) -> Tensor:
+    y = inner(x)
+    return y[0] if isinstance(y, tuple) else y  # megatron-core returns (output, bias)
 
 
 def column_linear(tp: TensorParallel, in_features: int, out_features: int, bias: bool) -> Linear:
     """Linear layer from (L, B, in) to this rank's (L, B, out / tp); under sp it gathers the sequence first."""
     if tp.size == 1:
-        return Linear(nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias))
+        return _linear_of_one(tp, in_features, out_features, bias)
     from megatron.core.tensor_parallel import ColumnParallelLinear
 
     layer = ColumnParallelLinear(
         in_features, out_features, config=tp.config, init_method=_keep, bias=bias, gather_output=False
     )
-    return Linear(_mark_sharded(layer, dim=0), partial(_split_column, tp) if tp.splits_backward else None)
+    return Linear(_mark_sharded(layer, dim=0), tp.outside_graphs(_splitting(_split_column, tp)))
 
 
 def row_linear(tp: TensorParallel, in_features: int, out_features: int) -> Linear:
@@ -68,7 +67,7 @@ def row_linear(tp: TensorParallel, in_features: int, out_features: int) -> Linea
     It has no bias: the caller adds one, once, to the sum.
     """
     if tp.size == 1:
-        return Linear(nn.utils.skip_init(nn.Linear, in_features, out_features, bias=False))
+        return _linear_of_one(tp, in_features, out_features, bias=False)
     from megatron.core.tensor_parallel import RowParallelLinear
 
     layer = RowParallelLinear(
@@ -80,7 +79,17 @@ def row_linear(tp: TensorParallel, in_features: int, out_features: int) -> Linea
         input_is_parallel=True,
         skip_bias_add=False,
     )
-    return Linear(_mark_sharded(layer, dim=1), partial(_split_row, tp) if tp.splits_backward else None)
+    return Linear(_mark_sharded(layer, dim=1), tp.outside_graphs(_splitting(_split_row, tp)))
+
+
+def _linear_of_one(tp: TensorParallel, in_features: int, out_features: int, bias: bool) -> Linear:
+    """The linear layer of a single tensor-parallel rank.
+
+    A graph of compiled code has one backward function, which computes all gradients. Where these are asked for one
+    after the other, the products of matrices stay outside of graphs, so that none is computed twice.
+    """
+    layer = nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias)
+    return Linear(layer, tp.outside_graphs(_call) if tp.splits_backward else None)
 
 
 class Embedding(nn.Module):
@@ -175,6 +184,13 @@ class _MaskPadding(torch.autograd.Function):
 # the input first and for that of the weight later, would have all of it computed twice. These have a node for each
 # part. What they lose is the overlap of communication with the product of the weight's gradient, which is in another
 # phase anyway, and under sp the memory of an input that megatron-core would gather again.
+
+
+def _splitting(split: Callable[..., Tensor], tp: TensorParallel) -> Callable[[nn.Module, Tensor], Tensor]:
+    """What computes the forward pass of megatron-core's layer: `split`, or where that is not asked for, the layer."""
+    if not tp.splits_backward:
+        return _call
+    return lambda layer, x: split(tp, x, layer.weight, layer.bias)
 
 
 def _split_column(tp: TensorParallel, x_LBD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -143,6 +143,11 @@ class Layout:
 def check(layout: Layout, model: ModelConfig, train: TrainConfig) -> None:
     """Raise LayoutError with every reason, a line each, why `layout` cannot train `model` with `train`."""
     problems = [*_tensor_problems(layout, model), *_pipeline_problems(layout, model), *_batch_problems(layout, train)]
+    if layout.zero_stage == 3 and train.compile:
+        problems.append(
+            "parallel.zero_stage = 3 gathers the weights of each part of a block when that part is called, and "
+            "train.compile makes one function of all parts: set train.compile=false, or use parallel.zero_stage=2"
+        )
     if layout.zero_stage == 0 and train.precision == "bf16":
         problems.append(
             "parallel.zero_stage = 0 keeps no fp32 masters for train.precision = bf16: use parallel.zero_stage=1 "

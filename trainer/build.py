@@ -6,6 +6,7 @@ from foretrain.configs.schema import Config
 from foretrain.parallel.engine import Engine
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.tensor import TensorParallel
+from foretrain.trainer.compilation.blocks import compile_blocks
 from foretrain.trainer.model.gpt import Recompute, build_stages
 from foretrain.trainer.model.init import InitialWeights
 from foretrain.trainer.model.logits import rows_of_part
@@ -29,7 +30,7 @@ def build_engine(
     # Parameter table: names, shapes, initial laws and optimizer factors, as the parametrization sets them.
     plan = blueprint(config)
     # Tensor and context parallelism: how layers are sharded, and how attention sees the full sequence.
-    tp = TensorParallel.of(groups)
+    tp = TensorParallel.of(groups, is_compiled=config.train.compile)
     # Recomputation: what blocks do not keep for the backward pass.
     recompute = Recompute(config.train.recompute, config.train.recompute_layers)
     # Objective: the loss of each position, over a vocabulary that is sharded. If logits would be large, the last stage
@@ -40,6 +41,9 @@ def build_engine(
     part = None if needs_logits else rows_of_part(config.model, config.train, groups.layout)
     # Stages: this rank's blocks, made of sharded layers. Their parameters have no memory yet.
     stages = build_stages(plan, groups.layout, groups.at.pp, tp, recompute, part)
+    # Compilation: the blocks are computed by one function that is compiled when it is first called.
+    if config.train.compile:
+        compile_blocks(stages, groups.layout)
     shards = [shard for stage in stages for shard in stage.shards()]
     # Initial weights: a function of the index in the complete parameter, so that no layout changes them.
     initial = InitialWeights(shards, None if is_loaded else config.train.seed)

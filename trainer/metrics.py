@@ -41,7 +41,7 @@ _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 def is_time(metric: str) -> bool:
     """Whether a metric is measured by a clock, so that two runs with one curve differ in it."""
-    return metric in ("step_s", "tokens_per_s", "data_wait_s", "goodput") or metric.startswith("badput/")
+    return metric in ("step_s", "tokens_per_s", "data_wait_s", "compile_s", "goodput") or metric.startswith("badput/")
 
 
 def error_of(metric: str) -> str:

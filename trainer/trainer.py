@@ -17,6 +17,7 @@ from foretrain.trainer.build import build_engine
 from foretrain.trainer.callbacks.announcement import Announcement
 from foretrain.trainer.callbacks.base import CALLBACKS, Callback, Outcome, Step
 from foretrain.trainer.callbacks.checkpoints import CheckpointWriter
+from foretrain.trainer.callbacks.compilation import CompilationReport
 from foretrain.trainer.callbacks.consistency import ConsistencyCheck
 from foretrain.trainer.callbacks.device import DeviceMetrics
 from foretrain.trainer.callbacks.evaluation import PeriodicEvaluation
@@ -81,7 +82,9 @@ class Trainer:
         self._goodput = Goodput(self._clock, run, groups)
         added = [*(CALLBACKS.get(name)() for name in config.train.callbacks), *callbacks]
         on_gpus = [DeviceMetrics(config, groups)] if groups.device.type == "cuda" else []
-        self.callbacks: list[Callback] = [self._watch, Announcement(), self._telemetry, self._goodput, *on_gpus, *added]
+        compiles = [CompilationReport(self._clock)] if config.train.compile else []
+        first = [self._watch, Announcement(), self._telemetry, *compiles, self._goodput]
+        self.callbacks: list[Callback] = [*first, *on_gpus, *added]
         if run.prediction is not None:
             self.callbacks.append(PredictionWatch(run.prediction))
         if config.train.check_memory:

@@ -84,6 +84,8 @@ def _layout(config: Config) -> Layout:
     model, train = config.model, config.train
     if model.vocab_size is None:
         raise ValueError("model.vocab_size is not set, and here are no data that give it: set model.vocab_size")
+    if train.compile:
+        raise ValueError("train.compile = true makes code for real GPUs, and these are none: set train.compile=false")
     layout = Layout.from_config(config.parallel)
     check_layout(layout, model, train)
     check_sharding(model, layout)

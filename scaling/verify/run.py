@@ -1,6 +1,7 @@
 """Runs the trials of a verification on processes of this machine, and judges each."""
 
 import time
+from dataclasses import replace
 
 from foretrain.launcher.local.forkserver import PRELOAD
 from foretrain.launcher.local.run import RankError, call_local
@@ -9,6 +10,7 @@ from foretrain.parallel.layout import Layout
 from foretrain.scaling.console import StudyProgress
 from foretrain.scaling.verify.plan import LayoutTrial, Precision, VerifyPlan
 from foretrain.scaling.verify.verdict import Expected, LayoutVerdict, judge
+from foretrain.trainer.compilation.machine import check_machine
 from foretrain.trainer.verification.curve import Curve
 
 PROBE = "foretrain.trainer.verification.probe:probe"
@@ -34,7 +36,9 @@ def verify(plan: VerifyPlan, progress: StudyProgress[LayoutTrial], probe: str = 
 
 
 def check_device(plan: VerifyPlan) -> None:
-    """Raise ValueError unless this machine has a GPU for each process of every trial on GPUs."""
+    """Raise ValueError unless this machine has what trials need: on GPUs, one for each process of every trial."""
+    if plan.config.train.compile:
+        check_machine()
     if plan.config.train.device == "cpu":
         return
     num_gpus, most = len(visible_gpus()), max(trial.layout.world_size for trial in plan.trials)
@@ -54,7 +58,9 @@ def references_of(plan: VerifyPlan) -> dict[Precision, Expected]:
     references: dict[Precision, Expected] = {"fp32": Expected(fp32, exact)}
     if any(trial.precision == "bf16" for trial in plan.trials):
         alone = LayoutTrial(Layout(), "bf16")
-        bf16 = _call(PROBE, (plan.config_of(alone), alone.layout, plan.num_steps), 1)[0]
+        config = plan.config_of(alone)
+        config = replace(config, train=replace(config.train, compile=False))
+        bf16 = _call(PROBE, (config, alone.layout, plan.num_steps), 1)[0]
         references["bf16"] = Expected(bf16, exact)
     return references
 

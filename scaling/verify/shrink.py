@@ -51,6 +51,7 @@ def shrink(config: Config, layouts: Sequence[Layout], device: Device = "cpu") ->
         device=device,
         recompute=config.train.recompute,
         recompute_layers=recompute_layers,
+        compile=config.train.compile,
     )
     data = DataConfig(packing=config.data.packing)
     mup = replace(config.mup, base=_base(model))

@@ -80,6 +80,7 @@ class Goodput(Callback):
     def _count(self, step: Step) -> None:
         """Count the time of a step, which the clock has counted for what comes between steps, for the step."""
         clock, step_s = self._clock, step.metrics["step_s"]
+        step_s -= step.metrics.get("compile_s", 0.0)  # which is counted already
         wait_s = min(step_s, step.metrics["data_wait_s"])
         clock.move(wait_s, clock.cause, "data_wait")
         clock.move(step_s - wait_s, clock.cause, GOOD)

@@ -3,7 +3,17 @@
 from typing import Literal
 
 Cause = Literal[
-    "step", "start_up", "data_wait", "straggler", "evaluation", "checkpoint", "other", "lost", "queue", "down"
+    "step",
+    "start_up",
+    "compile",
+    "data_wait",
+    "straggler",
+    "evaluation",
+    "checkpoint",
+    "other",
+    "lost",
+    "queue",
+    "down",
 ]
 
 GOOD: Cause = "step"
@@ -12,6 +22,7 @@ GOOD: Cause = "step"
 LABELS: dict[Cause, str] = {
     "step": "steps",
     "start_up": "start-up",
+    "compile": "compiling",
     "data_wait": "waiting for data",
     "straggler": "waiting for a slow rank",
     "evaluation": "evaluations",
@@ -24,6 +35,7 @@ LABELS: dict[Cause, str] = {
 """The causes in words.
 
 start_up: from the start of a process to its first step, and what that step takes longer than the second.
+compile: what train.compile compiles, or finds compiled, in the first steps and evaluations of a process.
 data_wait: the longest wait of any rank for the batch of a step, since the others then wait for that rank.
 straggler: what a slow rank needs longer than its peers in a step, as measured before, while it is named and still slow.
 checkpoint: what training waits for: copies of the state, and saves that are not written in the background.

@@ -13,7 +13,7 @@ Legend: B batch, L sequence.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -63,7 +63,8 @@ def measure(configs: Sequence[Config], layout: Layout, num_steps: int) -> list[C
 
 
 def measure_in(config: Config, groups: Groups, num_steps: int) -> Coordinates:
-    """The measurements of one config, in process groups that have started."""
+    """The measurements of one config, in process groups that have started. Nothing is compiled: modules have hooks."""
+    config = replace(config, train=replace(config.train, compile=False))
     engine, state = build_engine(config, groups, shows_logits=True)
     watched = [shard for shard in state.shards if _is_watched(shard.param)]
     matrices = {shard.param.name for shard in state.shards if shard.param.is_matrix}
