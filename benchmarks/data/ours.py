@@ -35,13 +35,13 @@ SECOND_SHARE = 0.3
 LIMIT = "memmap"
 
 
-def write_corpus(documents: Iterator[Any], num_tokens: int, folder: Path) -> None:
+def write_corpus(documents: Iterator[Any], num_tokens: int, folder: Path, vocab_size: int = VOCAB_SIZE) -> None:
     """Write a corpus as `foretrain prepare` does, from documents that are tokenized already.
 
     The first documents are also the val split, because only the train split is measured.
     """
     folder.mkdir(exist_ok=True)
-    vocab = {"<|endoftext|>": EOT_ID, **{f"token{i}": i for i in range(1, VOCAB_SIZE)}}
+    vocab = {"<|endoftext|>": EOT_ID, **{f"token{i}": i for i in range(1, vocab_size)}}
     Tokenizer(models.WordLevel(vocab, unk_token="token1")).save(str(folder / TOKENIZER))
     shard_tokens = max(1, num_tokens // NUM_SHARDS)
     train = SplitWriter(folder, "train", block_bytes=BLOCK_BYTES, shard_tokens=shard_tokens)
@@ -53,7 +53,7 @@ def write_corpus(documents: Iterator[Any], num_tokens: int, folder: Path) -> Non
     Manifest(
         version=VERSION,
         dtype="uint16",
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         eot_id=EOT_ID,
         tokenizer_sha256=sha256_of(folder / TOKENIZER),
         splits={"train": train.close(), "val": val.close()},

@@ -1,0 +1,1 @@
+"""The contestants that other libraries are."""
