@@ -41,6 +41,8 @@ class Start:
     """The L2 norm of all weights before the first step."""
     final_norm: float
     """That after the last of these steps."""
+    threads: int = 1
+    """With which it computes on a CPU."""
 
 
 def largest_difference(start: Start, reference: Start) -> float:
@@ -50,6 +52,8 @@ def largest_difference(start: Start, reference: Start) -> float:
 
 def refusal(start: Start, reference: Start, precision: str) -> str | None:
     """Why a contestant does not compute the same as the reference; None if it does."""
+    if start.threads != reference.threads:
+        return f"it computes with {start.threads} threads, and the reference with {reference.threads}"
     tolerance = TOLERANCES[precision]
     for name, value, expected, limit in _compared(start, reference, tolerance):
         difference = _relative(value, expected)

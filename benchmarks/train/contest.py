@@ -123,4 +123,5 @@ def _start(
 def _checked_steps(worker: Worker) -> Start:
     rest = worker.steps(NUM_CHECKED - 1, norm=True)
     losses: Sequence[float] = [*worker.losses, *rest["losses"]]
-    return Start(losses, [*worker.grad_norms, *rest["grad_norms"]], worker.initial_norm, rest["weights_norm"])
+    grad_norms = [*worker.grad_norms, *rest["grad_norms"]]
+    return Start(losses, grad_norms, worker.initial_norm, rest["weights_norm"], rest["threads"])

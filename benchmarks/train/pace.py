@@ -82,6 +82,7 @@ class Pace:
             "cpu_s": cpu_s,
             "losses": [float(each) for each in self._losses],
             "grad_norms": [None if each is None else float(each) for each in self._grad_norms],
+            "threads": torch.get_num_threads(),
             **peaks(self._device),
         }
         if self._profiler is not None:

@@ -45,6 +45,8 @@ class Worker:
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "TMPDIR": str(own),
+            # transformers' Trainer would divide the batch among all of them.
+            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
         }
         self._started_s = time.perf_counter()
         with self._log.open("wb") as log:
