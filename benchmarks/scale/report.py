@@ -1,4 +1,4 @@
-"""The cost of each point, its bar, and tables. Imports no torch."""
+"""The cost of each point, its bar, and tables."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -4,9 +4,10 @@
 
 All contestants start from the same weights and see the same batches; one whose first losses, norms of gradients or
 weights are not those of the bare loop is refused. Each has a process of its own, and they take a few steps in turn, in
-a random order in each round, so that what else the machine does hits all alike. A ratio is the median over the rounds,
-with its interval at 95 %. With --check, the exit status is 1 if a bar fails or is undecided. More --rounds make
-intervals narrower.
+a random order in each round, so that what else the machine does hits all alike. All are started again in each session,
+since one process of a program may be faster than the next one. A ratio is the median over all rounds, with its interval
+at 95 %. With --check, the exit status is 1 if a bar fails or is undecided. More --rounds and --sessions make intervals
+narrower.
 
 TFLOP/s are those of the model, F T, where F are the FLOPs of training on a token (`flops_per_token` of the first line,
 which trainer/model/size.py defines) and T are tokens per second. MFU is F T / P (arXiv 2204.02311, appendix B), where P
@@ -48,7 +49,8 @@ def main(
     size: Annotated[str, typer.Option(help=f"The model: {', '.join(SIZES)}.")] = "small",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each contestant.")] = 20,
+    sessions: Annotated[int, typer.Option(min=1, help="How often all contestants are started again.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each contestant in a session.")] = 10,
     steps: Annotated[int, typer.Option(min=1, help="Measured steps of a turn; one more precedes them.")] = 4,
     warmup: Annotated[int, typer.Option(min=0, help="Steps before the first round.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each contestant.")] = 1,
@@ -63,14 +65,14 @@ def main(
     """Measure all contestants and print tables."""
     task = _task(size, device, precision, threads, batch_size)
     chosen = _chosen(only, device)
-    header = _header(size, task, rounds, steps, peers)
+    header = _header(size, task, {"sessions": sessions, "rounds": rounds, "steps": steps}, peers)
     write(out, [header], "w")
     records = []
     with (
         tempfile.TemporaryDirectory(prefix="train_bench_", dir=work_dir) as folder,
-        JobProgress(rounds * len(chosen), label="training") as progress,
+        JobProgress(sessions * rounds * len(chosen), label="training") as progress,
     ):
-        plan = Plan(task, chosen, rounds, steps, warmup, Path(folder), peers, profile)
+        plan = Plan(task, chosen, sessions, rounds, steps, warmup, Path(folder), peers, profile)
         try:
             for record in contest(plan, progress):
                 records.append(record)
@@ -111,7 +113,7 @@ def _chosen(only: list[str] | None, device: str) -> dict[str, Contestant]:
     }
 
 
-def _header(size: str, task: Task, rounds: int, steps: int, peers: Path | None) -> dict[str, Any]:
+def _header(size: str, task: Task, asked: dict[str, int], peers: Path | None) -> dict[str, Any]:
     gpu = ""
     if task.device == "cuda":
         import torch
@@ -127,8 +129,7 @@ def _header(size: str, task: Task, rounds: int, steps: int, peers: Path | None) 
         "type": "header",
         "size": size,
         "task": task.to_dict(),
-        "rounds": rounds,
-        "steps": steps,
+        **asked,
         "tokens_per_step": task.tokens_per_step,
         "num_params": num_params(model),
         "flops_per_token": flops_per_token(model),

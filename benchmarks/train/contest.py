@@ -29,7 +29,10 @@ class Plan:
     task: Task
     contestants: Mapping[str, Contestant]
     """By name; the reference is among them."""
+    sessions: int
+    """How often all contestants are started again."""
     rounds: int
+    """Turns of each contestant in a session."""
     steps: int
     """Measured steps of a contestant in a round."""
     warmup: int
@@ -52,7 +55,7 @@ class RefusedReferenceError(Exception):
 
 
 def contest(plan: Plan, progress: JobProgress) -> Iterator[Record]:
-    """Records of type "start" (each contestant), "round" (each contestant in each round) and "profile".
+    """Records of type "start" (each contestant), "round" (each contestant in each round) and "profile", by session.
 
     A contestant that cannot run, or that does not compute what the reference does, has a start with `missing`, `failed`
     or `refused`, and is not measured. Raises RefusedReferenceError if the reference fails.
@@ -61,18 +64,27 @@ def contest(plan: Plan, progress: JobProgress) -> Iterator[Record]:
     shared = plan.folder / "shared"
     shared.mkdir()
     write_task(plan.task, shared)
+    for session in range(plan.sessions):
+        is_last = session == plan.sessions - 1
+        for record in _session(plan, shared, session, plan.profile and is_last, progress):
+            yield {"session": session, **record}
+
+
+def _session(plan: Plan, shared: Path, session: int, profiles: bool, progress: JobProgress) -> Iterator[Record]:
+    """The records of contestants from their start to their end."""
+    label, folder = f"session {session + 1} of {plan.sessions}", plan.folder / f"session_{session}"
     with ExitStack() as stack:
-        workers = yield from _start(plan, shared, stack, progress)
+        workers = yield from _start(plan, shared, folder, stack, progress)
         if plan.warmup:
             for name in list(workers):
                 yield from _turn(workers, name, {"type": "warmup"}, plan.warmup)
-        draw = random.Random(plan.seed)
+        draw = random.Random(f"{plan.seed} {session}")
         for number in range(plan.rounds):
             for name in draw.sample(list(workers), len(workers)):
                 yield from _turn(workers, name, {"type": "round", "round": number}, plan.steps, lead=LEAD)
                 progress.advance(1)
-            progress.log(f"round {number + 1} of {plan.rounds}, {progress.time_left()}")
-        for name in list(workers) if plan.profile else ():
+            progress.log(f"{label}, round {number + 1} of {plan.rounds}, {progress.time_left()}")
+        for name in list(workers) if profiles else ():
             yield from _turn(workers, name, {"type": "profile"}, plan.steps, lead=LEAD, profile=True)
 
 
@@ -87,7 +99,7 @@ def _turn(workers: dict[str, Worker], name: str, record: Record, steps: int, **m
 
 
 def _start(
-    plan: Plan, shared: Path, stack: ExitStack, progress: JobProgress
+    plan: Plan, shared: Path, folder: Path, stack: ExitStack, progress: JobProgress
 ) -> Generator[Record, None, dict[str, Worker]]:
     """Yield the start of each contestant, the reference first, and return the workers of those that are measured."""
     workers: dict[str, Worker] = {}
@@ -95,7 +107,7 @@ def _start(
     for name in sorted(plan.contestants, key=lambda name: name != REFERENCE):
         record: Record = {"type": "start", "contestant": name}
         try:
-            own = plan.folder / f"contestant_{list(plan.contestants).index(name)}"
+            own = folder / f"contestant_{list(plan.contestants).index(name)}"
             worker = Worker(plan.contestants[name], plan.task, shared, own, plan.peers)
             stack.callback(worker.close)
             start = _checked_steps(worker)

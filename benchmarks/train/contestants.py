@@ -1,11 +1,12 @@
-"""The ways to do the task. A new one is a function and a line here."""
+"""The ways to do the task. A new one is a function and a line here. Imports no torch."""
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.train.pace import Job
+if TYPE_CHECKING:
+    from benchmarks.train.pace import Job
 
 CPU, CUDA = "cpu", "cuda"
 
@@ -17,12 +18,12 @@ class Contestant:
     function: str
     """A module and its function, "module:function", which takes a Job and the options. It takes steps on the batches of
     the task in their order, from the weights of `weights.initial_weights`, at the pace of the job. It raises
-    MissingError or ModuleNotFoundError if it cannot run here."""
+    ModuleNotFoundError if it cannot run here."""
     options: dict[str, Any] = field(default_factory=dict)
     devices: tuple[str, ...] = (CPU, CUDA)
     note: str = ""
 
-    def load(self) -> Callable[[Job], None]:
+    def load(self) -> "Callable[[Job], None]":
         """The function, without its options. Raises ModuleNotFoundError if a library is missing."""
         module, _, name = self.function.partition(":")
         function: Callable[..., None] = getattr(importlib.import_module(module), name)

@@ -26,7 +26,7 @@ DOCUMENT = ROOT / "docs" / "performance.md"
 HEAD = f"""# Performance
 
 `python -m benchmarks.train.document` writes this page from files in [benchmarks/results](../benchmarks/results). All
-contestants of a table were measured in one session, a few steps at a time in turn. They start from the same weights
+contestants of a table were measured together, a few steps at a time in turn. They start from the same weights
 and see the same batches. The losses and the norms of gradients of the first {NUM_CHECKED} steps, and the norm of the
 weights after them, are those of the bare loop within the tolerances in the first line of each file; otherwise the
 contestant is refused. A ratio is the median over the rounds, and its interval has a confidence of 95 %.
@@ -76,7 +76,7 @@ def train_section(path: Path) -> str:
     """What one file of `python -m benchmarks.train` says."""
     header, records = read(path)
     task = header["task"]
-    where = header["gpu"] or f"{header['cpu']}, {task['threads']} threads"
+    where = header["gpu"] or f"{header['cpu']}, threads: {task['threads']}"
     intro = (
         f"{header['num_params'] / 1e6:.1f}M parameters, {task['num_layers']} layers, width {task['d_model']}, "
         f"batches of {task['batch_size']} x {task['seq_len']} tokens, {task['precision']}. {where}; "

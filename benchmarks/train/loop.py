@@ -16,8 +16,8 @@ TakeStep = Callable[[Tensor, Tensor], tuple[Tensor | float, Tensor | float | Non
 """One optimizer step on tokens and targets (B, L) in host memory: its loss, and the norm of its gradients."""
 
 
-class MissingError(Exception):
-    """A contestant cannot run here; the message says what is missing."""
+class MissingError(ModuleNotFoundError):
+    """A contestant cannot run here because something else than a library is missing, which the message names."""
 
 
 def loop(job: Job, step: TakeStep, weights_norm: Callable[[], float]) -> None:
@@ -30,28 +30,42 @@ def loop(job: Job, step: TakeStep, weights_norm: Callable[[], float]) -> None:
             job.pace.end_step(*step(tokens_BL, targets_BL))
 
 
-def torch_loop(job: Job, model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
+def torch_loop(
+    job: Job, model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor], *, has_masters: bool = False
+) -> None:
     """What a good loop of torch's own parts does: autocast, the fused AdamW, clipping, gradients set to None.
 
-    `loss_of(tokens, targets)` is the mean loss of the model, which is in fp32 on the device.
+    `loss_of(tokens, targets)` is the mean loss of the model, which is in fp32 on the device. With `has_masters`, bf16
+    runs have weights in bf16 and fp32 masters in the place of autocast.
     """
-    task, device = job.task, job.device
-    optimizer = torch.optim.AdamW(
-        decay_groups(model.parameters(), task), lr=task.lr, betas=(task.beta1, task.beta2), eps=task.eps, fused=True
-    )
+    task, device, is_bf16 = job.task, job.device, job.task.precision == "bf16"
     parameters = list(model.parameters())
+    updated = parameters
+    if has_masters and is_bf16:
+        updated = [nn.Parameter(each.detach().clone()) for each in parameters]
+        model.to(torch.bfloat16)
+    optimizer = torch.optim.AdamW(
+        decay_groups(updated, task), lr=task.lr, betas=(task.beta1, task.beta2), eps=task.eps, fused=True
+    )
 
     def step(tokens_BL: Tensor, targets_BL: Tensor) -> tuple[Tensor, Tensor]:
         tokens_BL, targets_BL = (x.to(device, non_blocking=True) for x in (tokens_BL, targets_BL))
-        with torch.autocast(device.type, torch.bfloat16, enabled=task.precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16 and not has_masters):
             loss = loss_of(tokens_BL, targets_BL)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, task.clip_norm)
+        if updated is not parameters:
+            for master, parameter in zip(updated, parameters, strict=True):
+                assert parameter.grad is not None
+                master.grad, parameter.grad = parameter.grad.float(), None
+        norm = nn.utils.clip_grad_norm_(updated, task.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if updated is not parameters:
+            with torch.no_grad():
+                torch._foreach_copy_(tuple(parameters), tuple(updated))
         return loss.detach(), norm
 
-    loop(job, step, partial(norm_of, parameters))
+    loop(job, step, partial(norm_of, updated))
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], task: Task) -> list[dict[str, Any]]:

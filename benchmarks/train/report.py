@@ -1,4 +1,4 @@
-"""What the records say: a line for each contestant, ratios, bars, and tables of them. Imports no torch."""
+"""What the records say: a line for each contestant, ratios, bars, and tables of them."""
 
 import math
 from collections import defaultdict
@@ -41,21 +41,25 @@ def compared() -> Iterator[tuple[str, str, float]]:
             yield (TRAINER_COMPILED if "compiled" in name else TRAINER), name, OF_PEER
 
 
-def times(records: Sequence[Record]) -> dict[str, dict[int, float]]:
+Turn = tuple[int, int]
+"""The number of a session, and that of a round in it."""
+
+
+def times(records: Sequence[Record]) -> dict[str, dict[Turn, float]]:
     """The median step of each contestant in each round, seconds."""
     return _by_round(records, lambda record: median(record["step_s"]))
 
 
-def cpu_times(records: Sequence[Record]) -> dict[str, dict[int, float]]:
+def cpu_times(records: Sequence[Record]) -> dict[str, dict[Turn, float]]:
     """The seconds of CPU of a step, of all threads of the process, of each contestant in each round."""
     return _by_round(records, lambda record: float(record["cpu_s"]) / len(record["step_s"]))
 
 
-def _by_round(records: Sequence[Record], value: Callable[[Record], float]) -> dict[str, dict[int, float]]:
-    found: dict[str, dict[int, float]] = defaultdict(dict)
+def _by_round(records: Sequence[Record], value: Callable[[Record], float]) -> dict[str, dict[Turn, float]]:
+    found: dict[str, dict[Turn, float]] = defaultdict(dict)
     for each in records:
         if each["type"] == "round":
-            found[each["contestant"]][each["round"]] = value(each)
+            found[each["contestant"]][each["session"], each["round"]] = value(each)
     return found
 
 
@@ -65,8 +69,9 @@ def ratio_of(records: Sequence[Record], name: str, other: str, *, of_cpu: bool =
     `of_cpu`: in seconds of CPU, which say more where other programs take a part of the cores.
     """
     found = cpu_times(records) if of_cpu else times(records)
-    rounds = sorted(found[name].keys() & found[other].keys())
-    return ratio([found[name][each] for each in rounds], [found[other][each] for each in rounds])
+    turns = sorted(found[name].keys() & found[other].keys())
+    sessions = [session for session, _ in turns]
+    return ratio([found[name][each] for each in turns], [found[other][each] for each in turns], sessions)
 
 
 def bars(records: Sequence[Record]) -> list[Bar]:
@@ -95,7 +100,7 @@ def _summary_of(name: str, records: Sequence[Record], header: Record) -> Record:
     if not rounds:
         return found
     steps = [step_s for each in rounds for step_s in each["step_s"]]
-    (start,) = (each for each in own if each["type"] == "start" and "first_step_s" in each)
+    starts = [each for each in own if each["type"] == "start" and "first_step_s" in each]
     step_s, tokens = median(steps), header["tokens_per_step"]
     low, _, high = quantiles(steps, n=4) if len(steps) > 1 else (step_s, step_s, step_s)
     found |= {
@@ -104,9 +109,9 @@ def _summary_of(name: str, records: Sequence[Record], header: Record) -> Record:
         "tokens_per_s": tokens / step_s,
         "cpu_s_per_step": median(each["cpu_s"] / len(each["step_s"]) for each in rounds),
         "tflops": header["flops_per_token"] * tokens / step_s / 1e12,
-        "first_step_s": start["first_step_s"],
-        "ready_s": start["ready_s"],
-        "largest_difference": start["largest_difference"],
+        "first_step_s": median(each["first_step_s"] for each in starts),
+        "ready_s": median(each["ready_s"] for each in starts),
+        "largest_difference": max(each["largest_difference"] for each in starts),
     }
     if header["peak_tflops"]:
         found["mfu"] = header["flops_per_token"] * tokens / step_s / 1e12 / header["peak_tflops"]

@@ -20,8 +20,8 @@ KINDS = {
     "copies": ("aten::copy_", "aten::cat", "aten::clone", "aten::contiguous", "aten::fill_", "aten::zero_"),
     "compiled kernels": ("graph_", "compiledfx", "triton", "cpp_fused", "torch-compiled"),
 }
-"""Kinds of operations, by parts of their names in lower case; the first that fits counts. Products inside of compiled
-code are not seen on a CPU."""
+"""Kinds of operations, by parts of their names in lower case; the first that fits counts. Compiled code calls the same
+products; what it fuses is a kind of its own."""
 OPTIMIZER = ("optimizer.step", "_fused_adam", "_foreach_addcdiv")
 """An operation inside one of these belongs to the optimizer."""
 OTHER, PYTHON, IDLE = "elementwise and others", "Python", "idle"

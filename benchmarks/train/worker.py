@@ -35,19 +35,16 @@ def main() -> None:
 
 
 def _run(asked: dict[str, Any], answers: IO[str]) -> None:
+    contestant = Contestant(**asked["contestant"]).load()
     import torch
 
-    from benchmarks.train.loop import MissingError
     from benchmarks.train.pace import Job, Pace
     from benchmarks.train.task import Task
 
     task = Task(**asked["task"])
     torch.set_num_threads(task.threads)
     pace = Pace(sys.stdin, answers, torch.device(task.device))
-    try:
-        Contestant(**asked["contestant"]).load()(Job(task, Path(asked["shared"]), Path(asked["own"]), pace))
-    except MissingError as error:
-        answers.write(json.dumps({"missing": str(error)}) + "\n")
+    contestant(Job(task, Path(asked["shared"]), Path(asked["own"]), pace))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.train import bare
-from benchmarks.train.loop import MissingError
 from benchmarks.train.pace import Job
 
 
@@ -26,8 +25,3 @@ def fails_later(job: Job) -> None:
 
     setattr(job.pace, "end_step", counted)  # noqa: B010 (a type checker allows no method of an instance)
     bare.bare(job)
-
-
-def missing(job: Job) -> None:
-    """A contestant that cannot run here."""
-    raise MissingError("the planted library is not here")

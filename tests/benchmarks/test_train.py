@@ -28,12 +28,20 @@ HEADER = {"tokens_per_step": 128, "flops_per_token": 1e6, "peak_tflops": None}
 
 def rounds_of(name: str, times: list[float], **more: Any) -> list[dict[str, Any]]:
     """The records of a contestant whose steps take these times in the rounds."""
-    start = {"type": "start", "contestant": name, "first_step_s": 3.0, "ready_s": 2.0, "largest_difference": 0.0}
+    start = {
+        "type": "start",
+        "session": 0,
+        "contestant": name,
+        "first_step_s": 3.0,
+        "ready_s": 2.0,
+        "largest_difference": 0.0,
+    }
     measured = {"cpu_s": 1.0, "host_peak_bytes": 2**20, "load_before": 0.5, **more}
     return [
         start,
         *(
-            {"type": "round", "contestant": name, "round": number, "step_s": [s, s, 9 * s], **measured}
+            {"type": "round", "contestant": name, "session": number % 2, "round": number, "step_s": [s, s, 9 * s]}
+            | measured
             for number, s in enumerate(times)
         ),
     ]
@@ -86,6 +94,15 @@ def test_the_interval_of_a_ratio_is_wider_if_rounds_differ_more() -> None:
     assert calm is not None and noisy is not None
     assert calm.low <= calm.value <= calm.high
     assert noisy.high - noisy.low > 5 * (calm.high - calm.low)
+
+
+def test_the_interval_counts_that_one_process_differs_from_the_next() -> None:
+    ratios, sessions = [1.0] * 10 + [1.1] * 10 + [1.2] * 10, [0] * 10 + [1] * 10 + [2] * 10
+    blind, aware = ratio(ratios, [1.0] * 30), ratio(ratios, [1.0] * 30, sessions)
+    assert blind is not None and aware is not None
+    assert aware.value == blind.value == pytest.approx(1.1)
+    assert (aware.low, aware.high) == pytest.approx((1.0, 1.2))
+    assert blind.high - blind.low <= aware.high - aware.low
 
 
 def test_few_rounds_decide_nothing() -> None:
@@ -152,12 +169,26 @@ def test_ours_agrees_with_the_bare_loop_and_planted_bugs_are_refused(
         "another rate": Contestant(f"{planted}:other", {"lr": 1.05e-3}),
         "other weights": Contestant(f"{planted}:other", {"seed": 1}),
         "fails later": Contestant(f"{planted}:fails_later"),
-        "missing": Contestant(f"{planted}:missing"),
+        "missing": Contestant("no_such_library.models:train"),
     }
     for module in ("benchmarks.train.__main__", "benchmarks.train.report"):
         monkeypatch.setattr(f"{module}.CONTESTANTS", chosen)
     out = tmp_path / "train_tiny.jsonl"
-    asked = ["--size", "tiny", "--rounds", "2", "--steps", "2", "--warmup", "0", "--profile", "--out", str(out)]
+    asked = [
+        "--size",
+        "tiny",
+        "--sessions",
+        "1",
+        "--rounds",
+        "2",
+        "--steps",
+        "2",
+        "--warmup",
+        "0",
+        "--profile",
+        "--out",
+        str(out),
+    ]
     ended = CliRunner().invoke(app, [*asked, "--check"])
     assert ended.exit_code == 1, ended.output  # nothing was decided
     header, *records, summary = map(json.loads, out.read_text().splitlines())
@@ -166,7 +197,7 @@ def test_ours_agrees_with_the_bare_loop_and_planted_bugs_are_refused(
     assert list(reasons) == ["another rate", "other weights", "missing", "fails later"]
     assert "the loss of step 2" in reasons["another rate"]["refused"]
     assert "the norm of the initial weights" in reasons["other weights"]["refused"]
-    assert reasons["missing"]["missing"] == "the planted library is not here"
+    assert reasons["missing"]["missing"] == "No module named 'no_such_library'"
     assert "the planted failure" in reasons["fails later"]["failed"]
     measured = [each["contestant"] for each in records if each["type"] == "round" and "step_s" in each]
     assert sorted(measured) == sorted([BARE, TRAINER] * 2)
@@ -178,7 +209,7 @@ def test_ours_agrees_with_the_bare_loop_and_planted_bugs_are_refused(
     assert all(profile["matrix products"] > 0 for profile in profiles)
     text = text_of(tmp_path)
     assert f"| {TRAINER} | {BARE} |" in text
-    assert "the planted library is not here" in text
+    assert "No module named 'no_such_library'" in text
 
 
 def test_an_unknown_size_or_contestant_is_refused_with_the_known_ones() -> None:

@@ -42,6 +42,7 @@ def bare(job: Job) -> None:
             gradient_accumulation_fusion=False,
             bias_activation_fusion=False,
             masked_softmax_fusion=False,
+            bf16=task.precision == "bf16",
         ),
         get_gpt_layer_local_spec(normalization="RMSNorm"),
         vocab_size=task.vocab_size,
@@ -63,7 +64,7 @@ def bare(job: Job) -> None:
         loss_BL: Tensor = model(tokens_BL, positions_1L.expand_as(tokens_BL), mask_11LL, labels=targets_BL)
         return loss_BL.mean()
 
-    torch_loop(job, model, loss_of)
+    torch_loop(job, model, loss_of, has_masters=True)  # its layers have backward passes without autocast
     destroy_groups()
 
 
