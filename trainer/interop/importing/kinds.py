@@ -211,23 +211,32 @@ def _seq_len_refusals(seq_len: int | None, positions: int) -> Iterator[str]:
 
 
 def _rope_refusals(found: Any) -> Iterator[str]:
-    for name in ("rope_scaling", "rope_parameters"):
-        rope = getattr(found, name)
-        if rope is None:
-            continue
-        theta = rope.get("rope_theta", 1.0)
+    for name, rope in _ropes(found):
         is_plain = (
             rope.keys() <= _ROPE_KEYS
             and rope.get("rope_type", rope.get("type", "default")) == "default"
             and rope.get("partial_rotary_factor", 1.0) == 1.0
-            and type(theta) in (int, float)
+            and type(rope.get("rope_theta", 1.0)) in (int, float)
         )
         if not is_plain:
             yield f"{name} = {shown(rope)} (it needs rotations that are not scaled: rope_type = default)"
-        elif found.rope_theta is not None and rope.get("rope_theta", found.rope_theta) != found.rope_theta:
-            yield f"rope_theta = {shown(found.rope_theta)} ({name} has {shown(theta)})"
+    thetas = _rope_thetas(found)
+    if any(theta != next(iter(thetas.values())) for theta in thetas.values()):
+        yield " with ".join(f"{name} = {shown(theta)}" for name, theta in thetas.items()) + " (it needs one value)"
+
+
+def _ropes(found: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = getattr(found, name)
+        if rope is not None:
+            yield name, rope
+
+
+def _rope_thetas(found: Any) -> dict[str, Any]:
+    """The base of the rotary frequencies, by each field that has it."""
+    thetas = {f"{name}.rope_theta": rope["rope_theta"] for name, rope in _ropes(found) if "rope_theta" in rope}
+    return thetas if found.rope_theta is None else {"rope_theta": found.rope_theta, **thetas}
 
 
 def _rope_theta(found: Any) -> float:
-    values = [(rope or {}).get("rope_theta") for rope in (found.rope_parameters, found.rope_scaling)]
-    return float(next((each for each in (*values, found.rope_theta) if each is not None), _ROPE_THETA))
+    return float(next(iter(_rope_thetas(found).values()), _ROPE_THETA))

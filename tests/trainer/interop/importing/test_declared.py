@@ -216,7 +216,21 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "rope_parameters = ",
     ),
     "rotations of a part, by another name": ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
-    "two bases of rotations": ("llama", {"rope_theta": 5e5}, "rope_theta = 500000.0 (rope_parameters has 10000.0)"),
+    "two bases of rotations": (
+        "llama",
+        {"rope_theta": 5e5},
+        "rope_theta = 500000.0 with rope_parameters.rope_theta = 10000.0 (it needs one value)",
+    ),
+    "two other bases of rotations": (
+        "qwen3",
+        {"rope_scaling": {"type": "default", "rope_theta": 77}},
+        "rope_parameters.rope_theta = 10000.0 with rope_scaling.rope_theta = 77 (it needs one value)",
+    ),
+    "a base of rotations that is no number": (
+        "llama",
+        {"rope_parameters": {"rope_theta": [1]}},
+        'rope_parameters = {"rope_theta": [1]} (it needs rotations',
+    ),
     "a window": ("mistral", {"sliding_window": 23}, "sliding_window = 23 (shorter than the sequence of 24 tokens"),
     "a window by default": (
         "mistral",
