@@ -11,6 +11,8 @@ from foretrain.parallel import context
 from foretrain.parallel.compiled import as_it_is
 from foretrain.parallel.engine import StepResult
 from foretrain.parallel.groups import destroy_groups
+from foretrain.parallel.loss import IGNORE
+from foretrain.registry import import_plugins
 from foretrain.trainer.model.block import Block
 from foretrain.trainer.verification.probe import make_positions
 from tests.parallel import workers
@@ -31,7 +33,7 @@ class Found:
     """Graphs at the end."""
 
 
-def compiled(cases: Sequence[Case], backend: str, planted: Planted = "") -> list[Found]:
+def compiled(cases: Sequence[Case], backend: str, planted: Planted = "", plugins: Sequence[str] = ()) -> list[Found]:
     """What each case gives, in which a compiler that makes no machine code, such as "aot_eager", may compile.
 
     A function that is compiled again and again is an error here.
@@ -41,6 +43,7 @@ def compiled(cases: Sequence[Case], backend: str, planted: Planted = "") -> list
     torch.compile = partial(torch.compile, backend=backend)
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     _plant(planted)
+    import_plugins(plugins)
     found = []
     for case in cases:
         torch._dynamo.reset()
@@ -60,6 +63,7 @@ def _run(case: Case) -> Found:
 
     def local(step: int) -> list[torch.Tensor]:
         parts = list(workers.batch(step, case.model, case.train))
+        parts[1][0, : 1 + step % 7] = IGNORE  # so that the scale of the loss differs from step to step
         if case.kind == "documents":
             parts.append(make_positions(step, case.train.global_batch_size, case.model.seq_len))
         return [part[share] for part in parts]

@@ -26,7 +26,7 @@ def case(layout: Layout, model: Any = LLAMA, kind: Any = "steps", **train: Any) 
     return Case(kind, layout, model, replace(TRAIN, **train), OPTIMIZER, num_steps=3)
 
 
-ONE = case(Layout())
+FOUR_LAYERS = case(Layout())
 TWO_LAYERS = case(Layout(), replace(LLAMA, num_layers=2))
 DOCUMENTS = case(Layout(), kind="documents")
 EXPECTED = {
@@ -60,10 +60,9 @@ def check_found(each: Case, found: Found, expected: Found) -> None:
 
 
 def test_blocks_share_one_graph_for_training_and_one_for_evaluation(ranks: RunOnRanks) -> None:
-    ((one, two, eager),) = ranks(1, compiled.compiled, [ONE, TWO_LAYERS, EXPECTED["steps"]], "eager")
-    check_found(ONE, one, eager)
-    assert one.num_graphs == two.num_graphs == 2
-    assert eager.num_graphs == 0
+    ((found, eager),) = ranks(1, compiled.compiled, [FOUR_LAYERS, EXPECTED["steps"]], "eager")
+    check_found(FOUR_LAYERS, found, eager)
+    assert (found.num_graphs, eager.num_graphs) == (2, 0)
 
 
 @pytest.mark.long
@@ -84,6 +83,17 @@ def test_each_layout_recomputation_and_packing_has_the_curve_of_eager_blocks(
     results = ranks(cases[0].layout.world_size, compiled.compiled, cases, BACKEND)[0]
     for each, result in zip(cases, results, strict=True):
         check_found(each, result, expected[each.kind])
+
+
+@pytest.mark.long
+def test_layers_of_plugins_are_compiled_and_their_losses_with_other_scales_need_no_other_graphs(
+    ranks: RunOnRanks,
+) -> None:
+    model = replace(LLAMA, num_layers=2, attention="gated", feed_forward="costly_relu")
+    cases = [case(Layout(), model), case(Layout(), model, compile=False)]
+    ((found, eager),) = ranks(1, compiled.compiled, cases, "eager", "", ["tests.plugins.blocks"])
+    check_found(cases[0], found, eager)
+    assert found.num_graphs == 2
 
 
 def test_zero_3_is_refused_with_both_settings() -> None:

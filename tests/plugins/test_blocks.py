@@ -93,7 +93,7 @@ def test_the_gradient_of_a_layers_loss_is_added_to_that_of_what_follows() -> Non
 
     y, loss = layer()
     expected = gradient(y.square().sum() + 0.25 * loss)
-    torch.testing.assert_close(gradient(block.with_loss(*layer(), 0.25).square().sum()), expected)
+    torch.testing.assert_close(gradient(block.with_loss(*layer(), torch.tensor(0.25)).square().sum()), expected)
 
 
 def test_a_model_whose_layer_has_a_loss_is_not_trained_without_a_scale_for_it() -> None:

@@ -31,12 +31,15 @@ class Block(nn.Module):
         self.mlp_norm = Norm(model, model.d_model, tp)
         self.mlp = layer("mlp")
 
-    def forward(self, x_LBD: Tensor, documents: Documents, loss_scale: float | None = None) -> Tensor:
-        """`loss_scale`: what the losses of layers, if they have any, are multiplied by in the loss of a step."""
+    def forward(self, x_LBD: Tensor, documents: Documents, loss_scale: Tensor | None = None) -> Tensor:
+        """`loss_scale`: what the losses of layers, if they have any, are multiplied by in the loss of a step.
+
+        It is a scalar on the device, and no number: each step has another one, and compiled code holds for one number.
+        """
         h_LBD = x_LBD + self._out("attn", self.attn(self.attn_norm(x_LBD), documents=documents), loss_scale)
         return h_LBD + self._out("mlp", self.mlp(self.mlp_norm(h_LBD)), loss_scale)
 
-    def _out(self, name: str, output: Any, loss_scale: float | None) -> Tensor:
+    def _out(self, name: str, output: Any, loss_scale: Tensor | None) -> Tensor:
         """What a layer adds to the residual stream."""
         if self._has_loss[name]:
             output, loss = output
@@ -44,7 +47,7 @@ class Block(nn.Module):
         return scaled(output, self._residual)
 
 
-def with_loss(y: Tensor, loss: Tensor, scale: float | None) -> Tensor:
+def with_loss(y: Tensor, loss: Tensor, scale: Tensor | None) -> Tensor:
     """`y`; its backward pass adds the gradient of scale * loss, wherever in a pipeline it is.
 
     Raises ValueError if there is a backward pass to come and no scale.
@@ -58,11 +61,12 @@ def with_loss(y: Tensor, loss: Tensor, scale: float | None) -> Tensor:
 
 class _WithLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y: Tensor, loss: Tensor, scale: float) -> Tensor:
-        ctx.scale, ctx.loss_like = scale, (loss.dtype, loss.device)
+    def forward(ctx: Any, y: Tensor, loss: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        ctx.dtype = loss.dtype
         return y.view_as(y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        dtype, device = ctx.loss_like
-        return grads[0], torch.full((), ctx.scale, dtype=dtype, device=device), None
+        (scale,) = ctx.saved_tensors
+        return grads[0], scale.to(ctx.dtype), None

@@ -121,9 +121,11 @@ class Stage(nn.Module):
         if self.is_first:
             x = self._embed(x, positions)
         documents = self._documents(x, positions, continued)
+        # A fill, for which the host does not wait.
+        scale = None if loss_scale is None else torch.full((), loss_scale, dtype=torch.float64, device=x.device)
         for number, block in self.blocks.items():
             run = partial(checkpointed, block) if number in self._recomputed else block
-            x = run(x, documents, loss_scale)
+            x = run(x, documents, scale)
         if not self.is_last:
             return x
         return self._logits(x if continued is None else x[-1:], targets)

@@ -188,7 +188,7 @@ def scaled(x: Tensor, factor: float) -> Tensor:
     return x if factor == 1.0 else x * factor
 
 
-def checkpointed(function: Callable[..., Tensor], *inputs: Tensor | Documents | float | None) -> Tensor:
+def checkpointed(function: Callable[..., Tensor], *inputs: Tensor | Documents | None) -> Tensor:
     """function(*inputs), which keeps only the inputs: the backward pass computes the rest again.
 
     The state of random generators is not kept, because nothing in the model is random.
