@@ -39,7 +39,7 @@ ON_TWO = [
     case(Layout(cp=2), kind="documents", recompute="full"),
     case(Layout(pp=2, vpp=2, schedule="zbv")),
 ]
-ON_ONE = [DOCUMENTS, case(Layout(), recompute="selective", recompute_layers=2), case(Layout(), recompute="full")]
+ON_ONE = [DOCUMENTS, case(Layout(), recompute="selective", recompute_layers=2)]
 
 
 @pytest.fixture(autouse=True)
