@@ -18,7 +18,7 @@ FULL_EVERY = 1000
 class FixedCollections:
     """A context in which garbage is collected by `end_step` alone. Afterwards Python collects again, if it did before.
 
-    It is for the whole process: what other threads make is collected at the same steps.
+    It is for the entire process: what other threads make is collected at the same steps.
     """
 
     def __enter__(self) -> Self:

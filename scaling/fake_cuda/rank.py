@@ -172,7 +172,7 @@ def _mark_phases(zero: "Zero", ledger: "Ledger") -> None:
     for owner, name, phase in (
         (zero, "reduce_gradients", "reduce"),
         (zero.module, "allreduce_gradients", "reduce"),  # DeepSpeed's, which it calls in a backward pass
-        (zero, "grad_norm", "update"),
+        (zero, "squared_grad_norm", "update"),
         (zero, "update", "update"),
     ):
         if hasattr(owner, name):

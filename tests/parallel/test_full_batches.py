@@ -34,7 +34,7 @@ def steps(layout: Layout) -> dict[str, Any]:
         counts = [call for call in reduce.call_args_list if call.args[0].dtype == torch.int64]
         found[f"counts, is_full={is_full}"] = len(counts)
     targets = tokens.clone()
-    targets[0, -1] = targets[0, 0] = IGNORE  # of both context-parallel ranks
+    targets[0, -1] = targets[0, 0] = IGNORE  # one for each of two context-parallel ranks
     try:
         engine.train_step(tokens, targets, is_full=True)
     except ValueError as error:
