@@ -42,8 +42,8 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     size: Annotated[str, typer.Option(help=f"The model: {', '.join(ALL_SIZES)}.")] = "small",
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each point.")] = 8,
-    steps: Annotated[int, typer.Option(min=1, help="Measured steps of a point in a round.")] = 6,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each point.")] = 6,
+    steps: Annotated[int, typer.Option(min=1, help="Measured steps of a point in a round.")] = 4,
     axis: Annotated[list[str] | None, typer.Option(help="Measure only these axes.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write every record to this .jsonl file.")] = None,
     work_dir: Annotated[Path | None, typer.Option(help="Folder for the checkpoints, on the disk to measure.")] = None,

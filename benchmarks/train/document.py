@@ -7,8 +7,9 @@ benchmarks.scale` wrote. A result that is not there has no section.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ from benchmarks.train.agreement import NUM_CHECKED
 Record = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+SCALE = "scale.jsonl"
 DOCUMENT = ROOT / "docs" / "performance.md"
 HEAD = f"""# Performance
 
@@ -47,14 +49,19 @@ def main(
     """Write the document, and the plots beside the results."""
     for path in train_files(results):
         header, records = read(path)
-        plot(path.with_suffix(".png"), report.ratio_records(records), header)
+        names = {f"{each['contestant']} / {each['other']}": each for each in report.ratio_records(records)}
+        plot(path.with_suffix(".png"), names, f"time of a step, {header['size']}, {header['task']['device']}")
+    if (scale := results / SCALE).is_file():
+        found = scale_report.ratios(read(scale)[1])
+        names = {f"{axis}: {name}": report.plain(each) for (axis, name), each in found.items()}
+        plot(scale.with_suffix(".png"), names, "cost, relative to the base of the axis")
     document.write_text(text_of(results), encoding="utf-8")
 
 
 def text_of(results: Path) -> str:
     """The document. Raises ValueError if there is no result at all."""
     sections = [train_section(path) for path in train_files(results)]
-    if (scale := results / "scale.jsonl").is_file():
+    if (scale := results / SCALE).is_file():
         sections.append(scale_section(scale))
     if not sections:
         raise ValueError(f"{results} has no train_*.jsonl and no scale.jsonl: run the benchmarks first")
@@ -113,35 +120,35 @@ def scale_section(path: Path) -> str:
     rows = []
     for (axis, name), by_round in scale_report.costs(records).items():
         each = measured[axis, name]
-        cost = sorted(by_round.values())[len(by_round) // 2]
+        cost = median(by_round.values())
         unit = scale_report.UNITS.get(axis, scale_report.OF_SIZES)
         rows.append([axis, name, f"{cost:.4g} {unit}", f"{each.value:.3f}", _interval(each.low, each.high)])
     parts = [
         "## Scale",
         f"One thread for each rank. {header['cpu']}, {header['num_cpus']} cores; {_load(records)} File: `{path.name}`.",
         _table(["axis", "point", "cost", "relative to the base", "interval"], rows),
+        f"![costs](../benchmarks/results/{path.stem}.png)",
         _bars(scale_report.bars(records)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def plot(path: Path, ratios: Sequence[Record], header: Record) -> None:
-    """Draw the ratios with their intervals into a file."""
+def plot(path: Path, ratios: Mapping[str, Record], title: str) -> None:
+    """Draw ratios by name, with their intervals, into a file."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 1 + 0.3 * len(ratios)), layout="constrained")
-    places = range(len(ratios))
-    values = [each["value"] for each in ratios]
-    ends = [(each["value"] if each["high"] is None else each["low"], each["high"] or each["value"]) for each in ratios]
+    places, values = range(len(ratios)), [each["value"] for each in ratios.values()]
+    ends = [(each["value"],) * 2 if each["high"] is None else (each["low"], each["high"]) for each in ratios.values()]
     axes.hlines(places, [low for low, _ in ends], [high for _, high in ends], color="tab:blue")
     axes.plot(values, places, "o", color="tab:blue")
     axes.axvline(1.0, color="gray", linewidth=0.8)
-    axes.set_yticks(places, [f"{each['contestant']} / {each['other']}" for each in ratios])
+    axes.set_yticks(places, list(ratios))
     axes.invert_yaxis()
-    axes.set_xlabel(f"time of a step, {header['size']}, {header['task']['device']}")
+    axes.set_xlabel(title)
     figure.savefig(path, dpi=100, metadata={"Software": None})
     plt.close(figure)
 

@@ -128,12 +128,12 @@ def ratio_records(records: Sequence[Record]) -> list[Record]:
         for other in _names(records):
             each, of_cpu = ratio_of(records, ours, other), ratio_of(records, ours, other, of_cpu=True)
             if other != ours and each is not None and of_cpu is not None:
-                both = {**_plain(each), "of_cpu": _plain(of_cpu)}
+                both = {**plain(each), "of_cpu": plain(of_cpu)}
                 found.append({"contestant": ours, "other": other, **both})
     return found
 
 
-def _plain(each: Ratio) -> Record:
+def plain(each: Ratio) -> Record:
     """A ratio as plain values for JSON, which has no infinity: None in its place."""
     return {**asdict(each), "high": None if each.high == math.inf else each.high}
 
