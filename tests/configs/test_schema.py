@@ -84,6 +84,10 @@ def test_a_field_without_a_docstring_is_found() -> None:
         ("SampleConfig", "seed", 2**64),
         ("SampleConfig", "temperature", float("inf")),
         ("SampleConfig", "temperature", 1e-320),
+        ("SampleConfig", "top_p", 0.0),
+        ("SampleConfig", "top_p", 1.5),
+        ("SampleConfig", "min_p", -0.1),
+        ("SampleConfig", "stop", [""]),
     ],
 )
 def test_an_impossible_value_is_refused_by_name(section: str, field: str, value: object) -> None:
