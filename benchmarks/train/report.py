@@ -24,7 +24,7 @@ from benchmarks.train.ratios import ratio
 
 Record = dict[str, Any]
 OURS = (TRAINER, TRAINER_COMPILED, ENGINE, ENGINE_COMPILED)
-OF_BARE, OF_LOOP, OF_PEER = 1.05, 1.02, 1.0
+OF_BARE, OF_LOOP, OF_PEER = 1.02, 1.01, 1.0
 """The most that a step of ours may take, as a multiple of one of the bare loop, of our engine alone (for the complete
 loop), and of another library."""
 REASONS = ("missing", "failed", "refused")
