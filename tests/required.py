@@ -5,8 +5,18 @@ from typing import NoReturn
 
 import pytest
 
+from foretrain.trainer.compilation.machine import check_machine
+
 VARIABLE = "FORETRAIN_REQUIRE_ALL"
 """The variable that, if it is set as in CI, makes what is missing a failure."""
+
+
+def need_to_compile() -> None:
+    """Skip the test if this machine cannot compile blocks. It sets the variable of the folder for what is compiled."""
+    try:
+        check_machine()
+    except ValueError as error:
+        not_here(str(error))
 
 
 def not_here(why: str) -> NoReturn:

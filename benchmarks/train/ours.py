@@ -1,16 +1,16 @@
 """foretrain: its engine in a bare loop, and its complete training loop, each with and without compilation."""
 
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from torch import Tensor
 
-from benchmarks.train.loop import MissingError, loop
+from benchmarks.train.loop import loop
 from benchmarks.train.pace import FinishedError, Job, Pace
 from benchmarks.train.weights import norm_of_state
-from foretrain.configs.schema import Config, TrainConfig
+from foretrain.configs.schema import Config
 from foretrain.parallel.groups import destroy_groups, init_groups
 from foretrain.parallel.layout import Layout
 from foretrain.trainer.api import process_groups
@@ -59,18 +59,4 @@ class _Paced(Callback):
 
 def _config(job: Job, is_compiled: bool) -> Config:
     config = job.task.config(job.shared, job.own / "run")
-    return with_compilation(config) if is_compiled else config
-
-
-def with_compilation(config: Config) -> Config:
-    """The config with `train.compile` on, whether it is a switch or one of several words, of which the first is "off".
-
-    Raises MissingError if there is no such setting.
-    """
-    setting = next((each for each in fields(TrainConfig) if each.name == "compile"), None)
-    if setting is None:
-        raise MissingError("this version of foretrain has no setting train.compile")
-    off = getattr(TrainConfig(), setting.name)
-    values = [each for each in get_args(get_type_hints(TrainConfig)[setting.name]) if each not in (off, type(None))]
-    on: Any = True if isinstance(off, bool) else values[0]
-    return replace(config, train=replace(config.train, **{setting.name: on}))
+    return replace(config, train=replace(config.train, compile=is_compiled))

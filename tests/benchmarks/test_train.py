@@ -2,24 +2,21 @@
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from benchmarks.checkpoint.report import Bar
-from benchmarks.train import ours, report
+from benchmarks.train import report
 from benchmarks.train.__main__ import app
 from benchmarks.train.agreement import NUM_CHECKED, TOLERANCES, Start, refusal
 from benchmarks.train.contestants import BARE, CONTESTANTS, ENGINE, TRAINER, Contestant
 from benchmarks.train.document import DOCUMENT, RESULTS, read, text_of, train_files
-from benchmarks.train.loop import MissingError
 from benchmarks.train.ratios import MIN_ROUNDS, ratio, records_of
-from benchmarks.train.task import TINY
 from benchmarks.train.where import IDLE, OTHER, PYTHON, kind_of, shares
-from foretrain.configs.optimization import OptimizerConfig
 from tests.cli import ROOT
 
 START = Start([6.0, 5.9, 5.8, 5.7, 5.6], [1.0, 1.1, None, 1.2, 1.3], initial_norm=20.0, final_norm=20.1)
@@ -217,28 +214,6 @@ def test_an_unknown_size_or_contestant_is_refused_with_the_known_ones() -> None:
         ended = CliRunner().invoke(app, options)
         assert ended.exit_code == 2
         assert known in ended.output
-
-
-@dataclass
-class Switch:
-    compile: bool = False
-
-
-@dataclass
-class Words:
-    compile: Literal["none", "blocks", "model"] = "none"
-
-
-@pytest.mark.parametrize(("settings", "on"), [(Switch, True), (Words, "blocks")])
-def test_compilation_is_turned_on_as_soon_as_there_is_a_setting(
-    settings: Any, on: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ours, "TrainConfig", settings)
-    compiled: Any = ours.with_compilation(replace(TINY.config(Path()), train=settings()))
-    assert compiled.train.compile == on
-    monkeypatch.setattr(ours, "TrainConfig", OptimizerConfig)
-    with pytest.raises(MissingError, match="no setting"):
-        ours.with_compilation(TINY.config(Path()))
 
 
 # ---- the document ----

@@ -10,10 +10,12 @@ from foretrain.configs.optimization import OptimizerConfig
 from foretrain.configs.schema import TrainConfig
 from foretrain.launcher.local.run import RankError
 from foretrain.parallel.layout import Layout, LayoutError, check
+from foretrain.trainer.compilation.machine import FOLDER_VARIABLE
 from tests.conftest import RunOnRanks
 from tests.parallel import compiled, workers
 from tests.parallel.compiled import Found
 from tests.parallel.workers import Case
+from tests.required import need_to_compile
 
 TRAIN = TrainConfig(global_batch_size=8, micro_batch_size=2, compile=True)
 OPTIMIZER = OptimizerConfig(lr=1e-3, clip_norm=0.5)
@@ -46,6 +48,8 @@ ON_ONE = [DOCUMENTS, case(Layout(), recompute="selective", recompute_layers=2)]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is kept in the home folder of the user."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv(FOLDER_VARIABLE, "")
+    need_to_compile()
 
 
 def name(each: Case) -> str:

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from foretrain.configs.schema import Config
 from foretrain.parallel import context, engine, pipeline
+from foretrain.parallel.groups import Groups
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.loss import IGNORE
 from foretrain.parallel.tensor import TensorParallel
@@ -69,14 +71,13 @@ def tied_gradients_not_summed(config: Config, layout: Layout, num_steps: int) ->
 
 def tied_norm_counted_twice(config: Config, layout: Layout, num_steps: int) -> Curve:
     """The gradient norm counts both copies of a tied embedding."""
-    build = engine.Engine.__init__
+    is_counted = grad_norm.is_counted
 
-    def forget_mark(self: engine.Engine, *args: object, **kwargs: object) -> None:
-        build(self, *args, **kwargs)  # type: ignore[arg-type]
-        for parameter in self.zero.tied:
-            parameter.ds_pipe_replicated = False  # type: ignore[attr-defined]
+    def forget_mark(parameter: nn.Parameter, groups: Groups) -> bool:
+        parameter.ds_pipe_replicated = False  # type: ignore[attr-defined]
+        return is_counted(parameter, groups)
 
-    engine.Engine.__init__ = forget_mark  # type: ignore[method-assign]
+    grad_norm.is_counted = forget_mark
     return probe(config, layout, num_steps)
 
 

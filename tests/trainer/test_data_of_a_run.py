@@ -14,7 +14,7 @@ import pytest
 from foretrain.configs.data import CacheConfig, DataConfig, SourceConfig, StageConfig
 from foretrain.configs.schema import Config, ParallelConfig
 from foretrain.data_pipeline.prepare.build import prepare
-from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.metrics import METRICS_FILE, VAL_LOSS_ERROR, read_metrics
 from foretrain.trainer.run.folder import CHECKPOINTS, RECORD, newest_checkpoint
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
@@ -65,7 +65,12 @@ def test_a_mixture_of_packed_documents_resumes_in_another_layout_on_the_same_cur
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.pop("kind") == theirs["kind"]
-        assert ours == pytest.approx({name: value for name, value in theirs.items() if name != "kind"}, rel=1e-5)
+        # A standard error comes from differences of losses, which are thousands of times as large.
+        assert ours == {
+            name: pytest.approx(value, rel=1e-5, abs=1e-6 if name.startswith(VAL_LOSS_ERROR) else None)
+            for name, value in theirs.items()
+            if name != "kind"
+        }
 
     steps = [record for record in expected if record["kind"] == "train"]
     assert steps[3]["mixture/words"] == pytest.approx(0.25)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from foretrain.trainer.compilation.machine import FOLDER_VARIABLE, check_machine, use_own_folder
 from foretrain.verbs.app import app
+from tests.required import need_to_compile
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_a_compiler_one_message_says_what_to_install_or_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_machine()
+    need_to_compile()
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(
         ValueError, match=r"no 'g\+\+' on this machine: install one .*CXX=clang\+\+.*train.compile=false"

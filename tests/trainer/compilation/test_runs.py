@@ -15,6 +15,7 @@ from foretrain.trainer.metrics import METRICS_FILE, VAL_LOSS, read_metrics
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import prepare_run
 from tests.conftest import RunOnRanks
+from tests.required import need_to_compile
 from tests.trainer.compilation.worker import train_and_count
 from tests.trainer.test_resume import NUM_STEPS, config
 
@@ -39,6 +40,7 @@ def starts(tmp_path_factory: pytest.TempPathFactory, corpus: Path, ranks: RunOnR
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setenv(FOLDER_VARIABLE, "")
+        need_to_compile()
         counts = []
         for stop in (STOP, None):
             run = prepare_run(config(folder / "run", corpus, ParallelConfig(), compile=True, stop_after=stop))
