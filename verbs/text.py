@@ -3,7 +3,7 @@
 import sys
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -43,7 +43,9 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random choices: the same seed gives the same text.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts of --prompts to continue at the same time.")] = 16,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")] = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: on a GPU if there is one.")
+    ] = "auto",
 ) -> None:
     """Generate text with a trained model, and show it while it is generated.
 
