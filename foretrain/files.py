@@ -9,7 +9,7 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -51,6 +51,15 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_bounded(path: Path, max_bytes: int, refuse: Callable[[str], Exception]) -> bytes:
+    """The content of a file. Raises `refuse(message)` if it has more than `max_bytes`, of which no more is read."""
+    with naming(path), path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise refuse(f"{path} has more than {max_bytes:,} bytes, which is the limit of such a file")
+    return content
 
 
 def is_file(path: Path) -> bool:

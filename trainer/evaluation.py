@@ -89,7 +89,7 @@ class Evaluation:
             total.standard_error,
             {name: each.standard_error for name, each in named if each.standard_error is not None},
             total.num_samples,
-            None if self._bytes_per_token is None else total.mean / math.log(2) / self._bytes_per_token,
+            bits_per_byte=None if self._bytes_per_token is None else total.mean / math.log(2) / self._bytes_per_token,
         )
 
     def _estimates(self, num_samples: int) -> list[Estimate]:

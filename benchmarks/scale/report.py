@@ -63,6 +63,11 @@ def bars(records: Sequence[Record]) -> list[Bar]:
     return [Bar.of(f"{axis}: {name}", measured.get((axis, name)), limit) for (axis, name), limit in limits.items()]
 
 
+def is_passed(measured: Sequence[Bar]) -> bool:
+    """Whether there is a bar, and every one is kept."""
+    return bool(measured) and all(bar.passed for bar in measured)
+
+
 def table(records: Sequence[Record]) -> Table:
     """A row for each point."""
     found = Table("axis", "point", title="Costs, medians over the rounds")

@@ -16,10 +16,6 @@ TakeStep = Callable[[Tensor, Tensor], tuple[Tensor | float, Tensor | float | Non
 """One optimizer step on tokens and targets (B, L) in host memory: its loss, and the norm of its gradients."""
 
 
-class MissingError(ModuleNotFoundError):
-    """A contestant cannot run here because something else than a library is missing, which the message names."""
-
-
 def loop(job: Job, step: TakeStep, weights_norm: Callable[[], float]) -> None:
     """Take steps on the batches of the task until no more are wanted."""
     batches_S2BL = torch.from_numpy(read_batches(job.shared).copy())

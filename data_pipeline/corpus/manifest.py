@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from foretrain import limits
+from foretrain import files, limits
 from foretrain.data_pipeline.errors import REMEDY, CorpusError
-from foretrain.files import is_file, is_folder, naming, write_atomically
+from foretrain.files import is_file, is_folder, write_atomically
 
 VERSION = 2
 MANIFEST = "manifest.json"
@@ -213,11 +213,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
     """Return the content of a file. Raises CorpusError if it has more than `max_bytes`."""
-    with naming(path), path.open("rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise CorpusError(f"{path} has more than {max_bytes:,} bytes, which is the limit of such a file: {REMEDY}")
-    return content
+    return files.read_bounded(path, max_bytes, lambda message: CorpusError(f"{message}: {REMEDY}"))
 
 
 def sha256_of(path: Path) -> str:

@@ -22,7 +22,7 @@ from benchmarks.scale.points import (
     points,
     with_seq_len,
 )
-from benchmarks.scale.report import bars, cost, costs
+from benchmarks.scale.report import bars, cost, costs, is_passed
 from benchmarks.train.document import scale_section
 from foretrain.parallel.layout import Layout
 
@@ -61,6 +61,13 @@ def test_a_point_that_failed_has_no_cost_and_its_bar_is_not_passed() -> None:
     records = [record(RANKS, "tp=2", 0, limit=OF_RANKS, failed="a rank ended")]
     assert costs(records) == {}
     assert [bar.passed for bar in bars(records)] == [None]
+    assert not is_passed(bars(records))
+
+
+def test_the_check_fails_if_no_point_has_a_bar() -> None:
+    kept = [record(STEPS, "40", number, limit=1.05, first_bytes=100, last_bytes=100) for number in range(8)]
+    assert is_passed(bars(kept))
+    assert not is_passed(bars([each | {"limit": None} for each in kept]))
 
 
 def test_of_several_ranks_the_slowest_counts_and_seconds_of_cpu_are_summed() -> None:

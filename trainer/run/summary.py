@@ -57,9 +57,8 @@ def summary(
             table.add_row("bits per byte", f"{evaluation[VAL_BITS]:.4f}")
     tokens_of = "held-out" if unigram.is_of_held_out else "training"
     table.add_row("unigram loss", f"{unigram.nats:.4f} (on {tokens_of} tokens, knowing only how often each occurs)")
-    has_learned = last_loss(curve) < unigram.nats
     text = _against_unigram(last_loss(curve), unigram.nats)
-    table.add_row("loss against it", text, style="" if has_learned else "bold red")
+    table.add_row("loss against it", text, style="bold red" if has_learned_nothing(curve, unigram) else "")
     names = sorted(path.name for path in Path(run_dir).iterdir() if not path.name.startswith("."))
     table.add_row("files", f"{run_dir}{os.sep}: {', '.join(names)}")
     return table

@@ -2,8 +2,8 @@
 
 import importlib.util
 import sys
+from types import ModuleType
 from typing import Any
-from unittest.mock import MagicMock
 
 import torch
 import torch.nn.functional as F
@@ -59,9 +59,22 @@ def _model(config: Config) -> nn.Module:
 
 def _library() -> Any:
     """torchtitan.models.llama3. It imports kernels for experts, which this model has none of; where there is no Triton,
-    as beside a torch for CPUs, something else takes their place."""
+    as beside a torch for CPUs, functions that refuse to be called take their place."""
     if importlib.util.find_spec("triton") is None:
-        sys.modules.setdefault(KERNELS, MagicMock())
+        sys.modules.setdefault(KERNELS, _WithoutTriton(KERNELS))
     import torchtitan.models.llama3 as library
 
     return library
+
+
+class _WithoutTriton(ModuleType):
+    """A module of kernels that can be imported, and of which none can be called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what the import system asks a module for
+            raise AttributeError(name)
+
+        def refuse(*arguments: Any, **options: Any) -> None:
+            raise RuntimeError(f"{self.__name__}.{name} needs Triton")
+
+        return refuse

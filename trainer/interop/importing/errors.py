@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from foretrain.files import naming
+from foretrain.files import read_bounded
 from foretrain.printable import error_message
 
 AGAIN = "copy or download it again"
@@ -23,18 +23,9 @@ class UnfitError(ValueError):
         super().__init__(error_message(message))
 
 
-def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """The content of a file. Raises UnfitError if it has more than `max_bytes`."""
-    with naming(path), path.open("rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise UnfitError(f"{path} has more than {max_bytes:,} bytes, which is the limit of such a file")
-    return content
-
-
 def read_object(path: Path, max_bytes: int) -> dict[str, Any]:
     """The JSON object in a file. Raises UnfitError if there is none, and if the file has more than `max_bytes`."""
-    content = read_bounded(path, max_bytes)
+    content = read_bounded(path, max_bytes, UnfitError)
     try:
         found = json.loads(content.decode())
     except (ValueError, RecursionError) as error:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foretrain import limits
-from foretrain.files import is_file, is_folder
+from foretrain.files import is_file, is_folder, read_bounded
 from foretrain.trainer.checkpoint.places import read_range
-from foretrain.trainer.interop.importing.errors import AGAIN, UnfitError, listed, read_bounded
+from foretrain.trainer.interop.importing.errors import AGAIN, UnfitError, listed
 from foretrain.trainer.interop.importing.header import Entry, read_header
 from foretrain.typed_json import from_json
 
@@ -73,7 +73,7 @@ def _of_index(index: Path) -> dict[str, Stored]:
 
 def read_index(path: Path) -> dict[str, set[str]]:
     """The names of the tensors in each file of an index. Raises UnfitError if a file is not one of its folder."""
-    content = read_bounded(path, limits.SAFETENSORS_INDEX_BYTES)
+    content = read_bounded(path, limits.SAFETENSORS_INDEX_BYTES, UnfitError)
     try:
         places = from_json(_Index, content, _VERSION).weight_map
     except ValueError as error:

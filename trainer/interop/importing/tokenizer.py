@@ -9,9 +9,9 @@ from tokenizers import Tokenizer
 from foretrain import limits
 from foretrain.data_pipeline.corpus.manifest import TOKENIZER
 from foretrain.data_pipeline.prepare.tokenizer import find_eot, load_tokenizer, vocab_size_of
-from foretrain.files import is_file
+from foretrain.files import is_file, read_bounded
 from foretrain.trainer.interop.importing.declared import CONFIG
-from foretrain.trainer.interop.importing.errors import UnfitError, read_bounded, read_object, shown
+from foretrain.trainer.interop.importing.errors import UnfitError, read_object, shown
 
 _WITH_IDS = (CONFIG, "generation_config.json")
 _SETTINGS = "tokenizer_config.json"
@@ -42,7 +42,7 @@ def tokenizer_of(folder: Path, vocab_size: int, file: Path | None, eot_token: st
             f"{path} does not exist: give a tokenizer.json with --tokenizer FILE; transformers makes one of "
             "other files: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
-    content, tokenizer = read_bounded(path, limits.TOKENIZER_BYTES), load_tokenizer(path)
+    content, tokenizer = read_bounded(path, limits.TOKENIZER_BYTES, UnfitError), load_tokenizer(path)
     if not tokenizer.get_vocab_size():
         raise UnfitError(f"{path} has no tokens: give another one with --tokenizer FILE")
     if (needed := vocab_size_of(tokenizer)) > vocab_size:
