@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -17,7 +18,7 @@ from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.model.table import num_params
 from foretrain.trainer.run.description import Description
 from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_RESUME
-from foretrain.trainer.run.folder import CHECKPOINTS
+from foretrain.trainer.run.folder import CHECKPOINTS, RUN_LOG, SAMPLES_FILE, SUMMARY_FILE
 from foretrain.trainer.run.setup import prepare_run
 from tests.cli import CONFIG, NUM_STEPS, Ended, assert_refused, called, end, foretrain, start, wait_for_a_step
 from tests.processes import assert_gone
@@ -77,6 +78,16 @@ def test_a_run_leaves_its_full_record(complete_run: Ended, folder: Path) -> None
     assert described.flops == described.flops_per_token * described.num_tokens
     assert [path.name for path in (run_dir / CHECKPOINTS).iterdir()] == [f"step-{NUM_STEPS:08}"]
     assert list((run_dir / "tensorboard").iterdir())
+    log = (run_dir / RUN_LOG).read_text(encoding="utf-8").splitlines()
+    assert log[0].endswith(
+        f"dp=2 tp=1 pp=1 zero=1: {num_params(saved.model):,} parameters in fp32 on 2 ranks (cpu), from step 0"
+    )
+    assert log[-1].partition("Z  ")[2] == next(line for line in lines if f"{NUM_STEPS}/{NUM_STEPS}  held-out" in line)
+    summary = (run_dir / SUMMARY_FILE).read_text(encoding="utf-8")
+    assert re.search(r"│ layout +│ dp=2 tp=1 pp=1 zero=1 ", summary)
+    samples = [json.loads(line) for line in (run_dir / SAMPLES_FILE).read_text(encoding="utf-8").splitlines()]
+    assert [sample["prompt"] for sample in samples] == list(saved.sample.prompts)
+    assert all(f"\n{sample['prompt']}" in complete_run.out for sample in samples)
 
 
 def test_a_complete_run_says_so_and_shows_its_end_again_in_whatever_encoding(complete_run: Ended, folder: Path) -> None:
@@ -84,6 +95,7 @@ def test_a_complete_run_says_so_and_shows_its_end_again_in_whatever_encoding(com
     again = foretrain("train", "tiny.yaml", "parallel.dp=1", cwd=folder, encoding="ascii")
     assert (again.status, again.err) == (0, "")
     assert again.out.startswith("runs/complete is complete: delete it, or set another run_dir, to train again\n")
+    assert "dp=2 tp=1 pp=1 zero=1" in again.out  # the layout that trained it, and not that of this command
     for shown in ("held-out loss", "\n7 plus ", "\n??? ? [bold] \\"):
         assert shown in again.out
     assert curve(folder / "runs/complete") == before

@@ -8,6 +8,7 @@ import re
 import struct
 import termios
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.recorded_curve import RecordedCurve
 from foretrain.trainer.run.summary import has_learned_nothing, summary
 from foretrain.trainer.sinks import Reporter, Session, TerminalSink
-from foretrain.trainer.sinks.terminal import SPEED_WINDOW_STEPS, Speed
+from foretrain.trainer.sinks.lines import SPEED_WINDOW_STEPS, Speed
 
 CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -148,13 +149,18 @@ def test_speed_forgets_what_is_long_past() -> None:
 UNIGRAM = UnigramLoss(6.0, is_of_held_out=True)
 
 
-def summary_text(records: list[dict[str, Any]], run_dir: Path, unigram: UnigramLoss = UNIGRAM) -> str:
+def summary_text(
+    records: list[dict[str, Any]],
+    run_dir: Path,
+    unigram: UnigramLoss = UNIGRAM,
+    layouts: Sequence[tuple[int, str]] = ((0, "dp 2, tp 2, pp 2"),),
+) -> str:
     console, file = log_console()
     console.width = 120
     table = summary(
         RecordedCurve.of(records),
         run_dir=run_dir,
-        layout="dp 2, tp 2, pp 2",
+        layouts=layouts,
         size=ModelSize(num_params=12345, num_params_without_embeddings=2345, flops_per_token=80_000),
         unigram=unigram,
         goodput="90.0%",
@@ -186,6 +192,13 @@ def test_the_summary_shows_the_results_of_the_run(tmp_path: Path) -> None:
         r"loss\.png,",  # the path before it is of any length, and lines break
     ):
         assert re.search(expected, text), f"{expected} is not in\n{text}"
+
+
+def test_the_summary_shows_which_layout_trained_which_steps(tmp_path: Path) -> None:
+    records = [train_metrics(step) for step in range(1, 1201)]
+    text = summary_text(records, tmp_path, layouts=[(0, "dp 2"), (1000, "dp 4")])
+    assert re.search(r"layout +│ dp 2 \(steps 1 to 1,000\) ", text)
+    assert re.search(r"│ dp 4 \(steps 1,001 to 1,200\) ", text)
 
 
 @pytest.mark.parametrize(

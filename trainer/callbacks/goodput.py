@@ -42,6 +42,7 @@ class Goodput(Callback):
         """`clock`: counts for "start_up" since the start of this rank; the loop over the steps also uses it."""
         self._clock, self._groups = clock, groups
         self._run_dir, self._every = run.run_dir, run.config.train.log_every
+        self._layout = str(groups.layout)
         self._ledger = Ledger(facts.read(run.run_dir)) if groups.rank == 0 else None
         self._started_s = self._written_s = time.monotonic()
         self._step: int | None = None
@@ -100,7 +101,14 @@ class Goodput(Callback):
         if self._ledger is None:
             return
         spent_s = {cause: round(seconds, 6) for cause, seconds in self._clock.read().items()}
-        fact = Fact(kind, round(time.time(), 6), step=self._step, steps=self._unreported, spent_s=spent_s)
+        fact = Fact(
+            kind,
+            round(time.time(), 6),
+            step=self._step,
+            layout=self._layout if kind == "begin" else "",
+            steps=self._unreported,
+            spent_s=spent_s,
+        )
         try:
             facts.append(self._run_dir, fact)
         except OSError:  # such as a full disk: the run continues, and the next line has this time too

@@ -5,7 +5,7 @@ Launchers write when a run is launched and when its ranks are started, and rank 
     {"kind": "launch", "at_s": 1764406800.1}
     {"kind": "start", "at_s": 1764406860.2, "job": "123", "queued": true}
     {"kind": "process", "at_s": 1764406861.0}
-    {"kind": "begin", "at_s": 1764406880.5, "step": 400, "spent_s": {"start_up": 9.1}}
+    {"kind": "begin", "at_s": 1764406880.5, "step": 400, "layout": "dp=2 tp=1 pp=1", "spent_s": {"start_up": 9.1}}
     {"kind": "steps", "at_s": 1764406891.7, "step": 410, "steps": 10, "spent_s": {"step": 10.9, "data_wait": 0.3}}
     {"kind": "end", "at_s": 1764406893.1, "step": 411, "steps": 1, "spent_s": {"step": 1.1, "checkpoint": 0.3}}
 """
@@ -42,13 +42,15 @@ class Fact:
     """start: whether a cluster decides when the job starts."""
     step: int | None = None
     """begin, steps, end: the steps that are done; None if rank 0 did not get as far as its first step."""
+    layout: str = ""
+    """begin: the layout of the start, in words."""
     steps: int = 0
     """steps, end: the steps done since the line before."""
     spent_s: Mapping[Cause, float] = field(default_factory=dict)
     """Seconds up to `at_s` that this process has measured since its line before, by cause."""
 
 
-_UNSET = {"job": "", "queued": False, "step": None, "steps": 0, "spent_s": {}}
+_UNSET = {"job": "", "queued": False, "step": None, "layout": "", "steps": 0, "spent_s": {}}
 """Values that a line leaves out."""
 
 

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,16 +11,18 @@ from rich.table import Table
 
 from foretrain.data_pipeline.stream.data import UnigramLoss
 from foretrain.progress import format_duration
+from foretrain.trainer.goodput.facts import Fact
 from foretrain.trainer.metrics import FINAL_SHARE, VAL_BITS, VAL_LOSS_ERROR
 from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.recorded_curve import RecordedCurve
+from foretrain.trainer.run.folder import SUMMARY_FILE
 
 
 def summary(
     curve: RecordedCurve,
     *,
     run_dir: Path | str,
-    layout: str,
+    layouts: Sequence[tuple[int, str]],
     size: ModelSize,
     unigram: UnigramLoss,
     goodput: str,
@@ -28,7 +30,8 @@ def summary(
     """A table of the results of a run, from its curve, which may span several sessions.
 
     The time is the sum over steps, without evaluations and checkpoints. Losses are in nats per token. The speed is the
-    median over steps of `tokens_per_s`. `size`: that of the model. `unigram`: the loss to compare the last one with.
+    median over steps of `tokens_per_s`. `layouts`: those of `layouts_of`. `size`: that of the model.
+    `unigram`: the loss to compare the last one with.
     `goodput`: in words, "" if it is not known. Raises ValueError if the metrics hold no training step.
     """
     if not curve:
@@ -47,7 +50,7 @@ def summary(
     table.add_row("speed", f"{speed:,.0f} tokens/s (median step)")
     table.add_row("parameters", f"{size.num_params:,} ({size.num_params_without_embeddings:,} without embeddings)")
     table.add_row("training FLOPs", f"{size.flops(tokens):.4g} (6 N D would be {size.flops_6nd(tokens):.4g})")
-    table.add_row("layout", layout)
+    table.add_row("layout", _in_words(layouts, int(steps["step"][-1])))
     table.add_row("first training loss", f"{steps['loss'][0]:.4f}")
     table.add_row("final training loss", f"{final:.4f} (mean of the last {FINAL_SHARE:.0%} of steps)")
     evaluation = curve.last_evaluation
@@ -59,9 +62,33 @@ def summary(
     table.add_row("unigram loss", f"{unigram.nats:.4f} (on {tokens_of} tokens, knowing only how often each occurs)")
     text = _against_unigram(last_loss(curve), unigram.nats)
     table.add_row("loss against it", text, style="bold red" if has_learned_nothing(curve, unigram) else "")
-    names = sorted(path.name for path in Path(run_dir).iterdir() if not path.name.startswith("."))
-    table.add_row("files", f"{run_dir}{os.sep}: {', '.join(names)}")
+    names = {path.name for path in Path(run_dir).iterdir() if not path.name.startswith(".")} | {SUMMARY_FILE}
+    table.add_row("files", f"{run_dir}{os.sep}: {', '.join(sorted(names))}")
     return table
+
+
+def layouts_of(ledger: Sequence[Fact], last_layout: str) -> list[tuple[int, str]]:
+    """The layouts that have computed the curve of a run, each with the number of steps that were done before it.
+
+    A start takes the steps after its checkpoint again, so it replaces the layouts of those. `last_layout` is the layout
+    of the last start, for a ledger of a version that did not write layouts.
+    """
+    found: list[tuple[int, str]] = []
+    for fact in ledger:
+        if fact.kind == "begin" and fact.step is not None and fact.layout:
+            found = [each for each in found if each[0] < fact.step]
+            if not found or found[-1][1] != fact.layout:
+                found.append((fact.step, fact.layout))
+    return found or [(0, last_layout)]
+
+
+def _in_words(layouts: Sequence[tuple[int, str]], num_steps: int) -> str:
+    if len(layouts) == 1:
+        return layouts[0][1]
+    ends = [*(start for start, _ in layouts[1:]), num_steps]
+    return "\n".join(
+        f"{layout} (steps {start + 1:,} to {end:,})" for (start, layout), end in zip(layouts, ends, strict=True)
+    )
 
 
 def last_loss(curve: RecordedCurve) -> float:

@@ -1,11 +1,12 @@
-"""Sinks: what receives the report of a run. `JsonLinesSink` is always used; a config chooses the others."""
+"""Sinks: what receives the report of a run. `JsonLinesSink` and `RunLogSink` are always used."""
 
 from foretrain.trainer.sinks.base import SINKS, Reporter, Session, Sink
 from foretrain.trainer.sinks.json_lines import JsonLinesSink
+from foretrain.trainer.sinks.run_log import RunLogSink
 from foretrain.trainer.sinks.tensorboard import TensorBoardSink
 from foretrain.trainer.sinks.terminal import TerminalSink
 
-__all__ = ["SINKS", "JsonLinesSink", "Reporter", "Session", "Sink", "TensorBoardSink", "TerminalSink"]
+__all__ = ["SINKS", "JsonLinesSink", "Reporter", "RunLogSink", "Session", "Sink", "TensorBoardSink", "TerminalSink"]
 
 SINKS.register("terminal", TerminalSink)
 SINKS.register("tensorboard", TensorBoardSink)
