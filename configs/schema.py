@@ -174,6 +174,11 @@ class TrainConfig:
     """A file of `foretrain predict --out`: the sealed prediction of this run, with which its loss is compared."""
     sinks: list[str] = setting(default_factory=lambda: ["terminal", "tensorboard"], changes_curve=False, since="0.2.0")
     """Names of what receives the metrics, in addition to the file metrics.jsonl."""
+    profile_steps: list[int] = setting(default_factory=list, changes_curve=False, since="0.2.0")
+    """The first and the last step whose operations are recorded, such as [20, 22]; []: none. The run reports where
+    their time went, and writes a trace of every operation, and on GPUs a snapshot of memory, to run_dir/profiles."""
+    profile_ranks: list[int] = setting(default_factory=lambda: [0], changes_curve=False, since="0.2.0")
+    """The ranks on which `profile_steps` are recorded."""
     stop_after: int | None = setting(None, changes_curve=False)
     """Step after which the run saves a checkpoint and stops, without a change to the schedule; None: the last step."""
 
@@ -218,6 +223,14 @@ class TrainConfig:
                 f"{name} {PASSWORD_ADVICE}",
             )
         require(self.init_from is not None or not self.init_optimizer, "init_optimizer needs init_from: set it")
+        steps = self.profile_steps
+        require(
+            not steps or (len(steps) == 2 and 1 <= steps[0] <= steps[1]),
+            f"profile_steps = {steps} must be the first and the last step to record, such as [20, 22], or []",
+        )
+        require(
+            all(rank >= 0 for rank in self.profile_ranks), f"profile_ranks = {self.profile_ranks}: ranks begin at 0"
+        )
 
     @property
     def rolls_back(self) -> bool:

@@ -25,6 +25,7 @@ from foretrain.trainer.callbacks.goodput import Goodput
 from foretrain.trainer.callbacks.lock import LockWatch
 from foretrain.trainer.callbacks.memory import MemoryCheck
 from foretrain.trainer.callbacks.prediction import PredictionWatch
+from foretrain.trainer.callbacks.profile import StepProfile
 from foretrain.trainer.callbacks.replay import ReplayCheck
 from foretrain.trainer.callbacks.stragglers import StragglerWatch
 from foretrain.trainer.callbacks.telemetry import Telemetry
@@ -84,7 +85,8 @@ class Trainer:
         on_gpus = [DeviceMetrics(config, groups)] if groups.device.type == "cuda" else []
         compiles = [CompilationReport(self._clock)] if config.train.compile else []
         first = [self._watch, Announcement(), self._telemetry, *compiles, self._goodput]
-        self.callbacks: list[Callback] = [*first, *on_gpus, *added]
+        profile = [StepProfile(run.run_dir, config.train)] if config.train.profile_steps else []
+        self.callbacks: list[Callback] = [*first, *on_gpus, *profile, *added]
         if run.prediction is not None:
             self.callbacks.append(PredictionWatch(run.prediction))
         if config.train.check_memory:

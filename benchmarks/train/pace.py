@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.train.task import Task
-from benchmarks.train.where import Profiler
 from foretrain.parallel.phases import PhaseClock
+from foretrain.trainer.step_profile import Profiler
 
 Record = dict[str, Any]
 

@@ -16,7 +16,6 @@ from benchmarks.train.agreement import NUM_CHECKED, TOLERANCES, Start, refusal
 from benchmarks.train.contestants import BARE, CONTESTANTS, ENGINE, TRAINER, Contestant
 from benchmarks.train.document import DOCUMENT, RESULTS, read, text_of, train_files
 from benchmarks.train.ratios import MIN_ROUNDS, ratio, records_of
-from benchmarks.train.where import IDLE, OTHER, PYTHON, kind_of, shares
 from tests.cli import ROOT
 
 START = Start([6.0, 5.9, 5.8, 5.7, 5.6], [1.0, 1.1, None, 1.2, 1.3], initial_norm=20.0, final_norm=20.1)
@@ -142,20 +141,6 @@ def test_a_line_of_the_summary_has_tokens_flops_and_mfu_by_their_formulas() -> N
     assert line["tflops"] == pytest.approx(256e6 / 1e12)
     assert line["mfu"] == pytest.approx(0.256)
     assert "mfu" not in report.summary(rounds_of(BARE, [0.5] * 8), HEADER)[0]
-
-
-# ---- where the time goes ----
-
-
-def test_each_operation_counts_once_and_the_rest_is_python_or_idle_time() -> None:
-    assert kind_of(["aten::mm", "aten::linear"]) == "matrix products"
-    assert kind_of(["aten::mul", "Optimizer.step#AdamW.step"]) == "optimizer"
-    assert kind_of(["aten::_scaled_dot_product_flash_attention_for_cpu"]) == "attention"
-    assert kind_of(["gloo:all_reduce"]) == "communication"
-    assert kind_of(["aten::silu"]) == OTHER
-    operations = [(["aten::mm"], 3.0), (["aten::silu"], 1.0), (["aten::mm"], 2.0)]
-    assert shares(operations, 10.0, on_gpu=False) == {"matrix products": 5.0, PYTHON: 4.0, OTHER: 1.0}
-    assert shares(operations, 10.0, on_gpu=True)[IDLE] == 4.0
 
 
 # ---- the command ----

@@ -45,6 +45,7 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "setup": st.lists(TEXT.filter(lambda text: "\0" not in text), max_size=3),
     "address": st.sampled_from([None, "http://head:8265"]),
     "elastic": st.sampled_from([None, "1:4", "3:3"]),
+    "profile_steps": st.sampled_from([[], [20, 22], [1, 1]]),
     "stage_layers": st.none() | st.lists(st.integers(1, 100), min_size=1, max_size=3),
 }
 

@@ -74,7 +74,8 @@ on_close
     steps = [record for record in records if record["kind"] == "train"]
     assert {record["sum_of_ranks"] for record in steps} == {sum(range(1, world_size + 1))}
     received = [json.loads((tmp_path / "run" / f"session-from-{start}.json").read_text()) for start in (0, 5)]
-    assert [kind for kind, *_ in received[0]] == [*2 * ["step", "step", "evaluation"], "step", "message"]
+    reported = ["message", *2 * ["step", "step", "evaluation"], "step", "message"]
+    assert [kind for kind, *_ in received[0]] == reported
     assert [what[1] for session in received for what in session if what[0] == "step"] == [
         {name: value for name, value in record.items() if name != "kind"} for record in steps
     ]

@@ -81,12 +81,12 @@ def test_lines_of_the_log_that_have_no_room_are_written_later_and_the_warning_of
 
 
 def test_the_layouts_of_a_curve_are_those_of_the_starts_that_computed_its_steps() -> None:
-    def begin(step: int | None, layout: str) -> Fact:
+    def beginning(step: int | None, layout: str) -> Fact:
         return Fact("begin", 0.0, step=step, layout=layout)
 
     assert layouts_of([], "last") == [(0, "last")]
-    assert layouts_of([begin(0, ""), begin(None, "a")], "last") == [(0, "last")]
-    assert layouts_of([begin(0, "a"), begin(50, "a"), begin(70, "b")], "last") == [(0, "a"), (70, "b")]
+    assert layouts_of([beginning(0, ""), beginning(None, "a")], "last") == [(0, "last")]
+    assert layouts_of([beginning(0, "a"), beginning(50, "a"), beginning(70, "b")], "last") == [(0, "a"), (70, "b")]
     # The third start continues from step 50, so nothing of what the second one did is in the curve.
-    assert layouts_of([begin(0, "a"), begin(60, "b"), begin(50, "c")], "last") == [(0, "a"), (50, "c")]
-    assert layouts_of([begin(0, "a"), begin(60, "b"), begin(60, "a")], "last") == [(0, "a")]
+    assert layouts_of([beginning(0, "a"), beginning(60, "b"), beginning(50, "c")], "last") == [(0, "a"), (50, "c")]
+    assert layouts_of([beginning(0, "a"), beginning(60, "b"), beginning(60, "a")], "last") == [(0, "a")]

@@ -107,9 +107,10 @@ class Callback:
 
     Each rank has the same callbacks and calls the same hooks at the same steps, so a hook may use collectives, and must
     then do so on every rank. At each hook the callbacks are called in a fixed order: what was decided about the update,
-    telemetry, what was compiled, goodput, the callbacks given to the Trainer in their order, the comparison with a
-    prediction, the checks of consistency, evaluation, the lock, checkpoints, stragglers, the watch for hangs. A step
-    because of which the run goes back to a checkpoint calls `before_step`, `before_update` and `on_rollback` alone.
+    telemetry, what was compiled, goodput, the profile, the callbacks given to the Trainer in their order, the
+    comparison with a prediction, the checks of consistency, evaluation, the lock, checkpoints, stragglers, the watch
+    for hangs. A step because of which the run goes back to a checkpoint calls `before_step`, `before_update` and
+    `on_rollback` alone.
     """
 
     name: str = ""

@@ -63,6 +63,7 @@ def finish(run: Run) -> None:
         size=ModelSize.of(run.config.model),
         unigram=unigram,
         goodput=in_words(of_training(ledger)),
+        also_files=[SUMMARY_FILE, *([SAMPLES_FILE] if run.config.sample.prompts else [])],
     )
     console.print(table)
     write_atomically(run.run_dir / SUMMARY_FILE, _as_text(table))

@@ -222,6 +222,11 @@ def _checked_layout(config: Config, world_size: int | None) -> Layout:
     layout = Layout.from_config(config.parallel, world_size)
     layouts.check(layout, config.model, config.train)
     check_optimizer(config.optimizer, layout)
+    if config.train.profile_steps and not {*config.train.profile_ranks} <= {*range(layout.world_size)}:
+        raise ValueError(
+            f"train.profile_ranks = {config.train.profile_ranks}, and the ranks of the layout are 0 to "
+            f"{layout.world_size - 1}: name some of these"
+        )
     return layout
 
 

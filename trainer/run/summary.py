@@ -15,7 +15,6 @@ from foretrain.trainer.goodput.facts import Fact
 from foretrain.trainer.metrics import FINAL_SHARE, VAL_BITS, VAL_LOSS_ERROR
 from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.recorded_curve import RecordedCurve
-from foretrain.trainer.run.folder import SUMMARY_FILE
 
 
 def summary(
@@ -26,13 +25,16 @@ def summary(
     size: ModelSize,
     unigram: UnigramLoss,
     goodput: str,
+    also_files: Sequence[str] = (),
 ) -> Table:
     """A table of the results of a run, from its curve, which may span several sessions.
 
     The time is the sum over steps, without evaluations and checkpoints. Losses are in nats per token. The speed is the
-    median over steps of `tokens_per_s`. `layouts`: those of `layouts_of`. `size`: that of the model.
-    `unigram`: the loss to compare the last one with.
-    `goodput`: in words, "" if it is not known. Raises ValueError if the metrics hold no training step.
+    median over steps of `tokens_per_s`.
+
+    `layouts`: those of `layouts_of`. `size`: that of the model. `unigram`: the loss to compare the last one with.
+    `goodput`: in words, "" if it is not known. `also_files`: files of the folder that are written later.
+    Raises ValueError if the metrics hold no training step.
     """
     if not curve:
         raise ValueError(f"the metrics in {run_dir} hold no training step: there is nothing to summarise")
@@ -62,7 +64,7 @@ def summary(
     table.add_row("unigram loss", f"{unigram.nats:.4f} (on {tokens_of} tokens, knowing only how often each occurs)")
     text = _against_unigram(last_loss(curve), unigram.nats)
     table.add_row("loss against it", text, style="bold red" if has_learned_nothing(curve, unigram) else "")
-    names = {path.name for path in Path(run_dir).iterdir() if not path.name.startswith(".")} | {SUMMARY_FILE}
+    names = {path.name for path in Path(run_dir).iterdir() if not path.name.startswith(".")} | {*also_files}
     table.add_row("files", f"{run_dir}{os.sep}: {', '.join(sorted(names))}")
     return table
 

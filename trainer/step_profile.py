@@ -6,6 +6,7 @@ Python. On a GPU it is that of its kernels, and what no kernel takes is "idle": 
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ KINDS = {
 products; what it fuses is a kind of its own."""
 OPTIMIZER = ("optimizer.step", "_fused_adam", "_foreach_addcdiv")
 """An operation inside one of these belongs to the optimizer."""
-OTHER, PYTHON, IDLE = "elementwise and others", "Python", "idle"
+OTHER, DATA, PYTHON, IDLE = "elementwise and others", "waiting for data", "Python", "idle"
 
 
 class Profiler:
@@ -38,19 +39,30 @@ class Profiler:
         self._profile = torch.profiler.profile(activities=activities, acc_events=True)
         self._profile.start()
 
-    def end(self, wall_s: float) -> dict[str, float]:
-        """Seconds of each kind in the `wall_s` seconds that were observed."""
+    def end(self, wall_s: float, waited_s: float = 0.0) -> dict[str, float]:
+        """Seconds of each kind in the `wall_s` seconds that were observed, of which `waited_s` were waited for data."""
         self._profile.stop()
         events = [each for each in self._profile.events() or [] if each.device_type == DeviceType.CPU]
-        return shares(((_names(each), _own_s(each, self._on_gpu)) for each in events), wall_s, on_gpu=self._on_gpu)
+        operations = ((_names(each), _own_s(each, self._on_gpu)) for each in events)
+        return shares(operations, wall_s, waited_s, on_gpu=self._on_gpu)
+
+    def write_trace(self, path: Path) -> None:
+        """Write every operation that was observed, for chrome://tracing or https://ui.perfetto.dev; call `end` before.
+
+        The file is compressed if its name ends with .gz. Raises OSError if it cannot be written.
+        """
+        self._profile.export_chrome_trace(str(path))
 
 
-def shares(operations: Iterable[tuple[Sequence[str], float]], wall_s: float, *, on_gpu: bool) -> dict[str, float]:
-    """Seconds of each kind. An operation is its name, then those of the operations that it is inside of, and its own
-    seconds. What is left of the wall is Python's, or idle time of a GPU."""
+def shares(
+    operations: Iterable[tuple[Sequence[str], float]], wall_s: float, waited_s: float = 0.0, *, on_gpu: bool
+) -> dict[str, float]:
+    """Seconds of each kind, the longest first. An operation is its name, then those of the operations that it is inside
+    of, and its own seconds. What is left of the wall without the wait for data is Python's, or idle time of a GPU."""
     found: dict[str, float] = defaultdict(float)
     for names, own_s in operations:
         found[kind_of(names)] += own_s
+    found[DATA] += waited_s
     found[IDLE if on_gpu else PYTHON] = max(0.0, wall_s - sum(found.values()))
     return {kind: seconds for kind, seconds in sorted(found.items(), key=lambda pair: -pair[1]) if seconds > 0}
 
