@@ -14,7 +14,7 @@ import pytest
 
 from foretrain.configs import load as configs
 from foretrain.data_pipeline.corpus.manifest import Manifest
-from foretrain.trainer.metrics import METRICS_FILE, read_metrics
+from foretrain.trainer.metrics import METRICS_FILE, VAL_BITS, VAL_LOSS, VAL_LOSS_ERROR, read_metrics
 from foretrain.trainer.model.table import num_params
 from foretrain.trainer.run.description import Description
 from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_RESUME
@@ -99,6 +99,28 @@ def test_a_complete_run_says_so_and_shows_its_end_again_in_whatever_encoding(com
     for shown in ("held-out loss", "\n7 plus ", "\n??? ? [bold] \\"):
         assert shown in again.out
     assert curve(folder / "runs/complete") == before
+
+
+def test_eval_measures_what_the_run_measured_at_its_end_on_its_own_data_and_on_others(
+    complete_run: Ended, folder: Path
+) -> None:
+    outcome = foretrain("eval", "runs/complete", "--samples", "8", "--out", "a.json", "--plot", "a.png", cwd=folder)
+    assert (outcome.status, "corpus: " in outcome.err) == (0, True)
+    (found,), run = json.loads((folder / "a.json").read_text()), read_metrics(folder / "runs/complete" / METRICS_FILE)
+    assert found["samples"] == run[-1]["val_samples"] == 8
+    for ours, in_run in (("loss", VAL_LOSS), ("standard_error", VAL_LOSS_ERROR), ("bits_per_byte", VAL_BITS)):
+        assert found[ours] == pytest.approx(run[-1][in_run], rel=1e-4)
+    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+    assert sum(row["predictions"] for row in found["calibration"]) == found["tokens"] == 8 * 32
+    assert f"{found['loss']:.4f} ± {found['standard_error']:.4f}" in outcome.out
+    assert (folder / "a.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    again = called("eval", "runs/complete", "--data", "x=corpus", "--data", "y=corpus", "--out", "b.json", cwd=folder)
+    assert again.status == 0
+    x, y = json.loads((folder / "b.json").read_text())
+    assert (x["name"], y["name"]) == ("x", "y") and {**x, "name": "y"} == y and x["samples"] > 8
+    twice = called("eval", "runs/complete", "--data", "x=corpus", "--data", "x=other", cwd=folder)
+    assert_refused(twice, "names 'x' twice")
+    assert_refused(called("eval", "runs/complete", "--out", "no/a.json", cwd=folder), "there is no folder no")
 
 
 @pytest.mark.long

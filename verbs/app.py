@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from foretrain.verbs import budget, checkpoint, data, interop, prediction, scaling, text, training
+from foretrain.verbs import budget, checkpoint, data, evaluation, interop, prediction, scaling, text, training
 
 app = typer.Typer(
     help="Pretrain language models with data, tensor, context and pipeline parallelism.",
@@ -30,6 +30,7 @@ app.command(rich_help_panel="Training")(training.launch)
 app.command(rich_help_panel="Training")(training.verify)
 app.command(rich_help_panel="Training")(training.replay)
 app.command(rich_help_panel="Training")(text.generate)
+app.command("eval", rich_help_panel="Training")(evaluation.evaluate)
 app.command(rich_help_panel="Training")(interop.export)
 app.command("import", rich_help_panel="Training")(interop.import_)
 checkpoints.command()(checkpoint.ls)

@@ -52,7 +52,7 @@ def check_weights(checkpoint: Place, setting: str, config: Config, data: Data) -
     """Raise ValueError unless a run of `config` on `data` can start from the weights of a checkpoint."""
     _check_same(checkpoint, setting, config, _SAME_MODEL)
     written = checkpoint / TOKENIZER
-    if written.is_file() and not _give_same_ids(written.read_bytes(), data.any_stream.read_tokenizer()):
+    if written.is_file() and not give_same_ids(written.read_bytes(), data.any_stream.read_tokenizer()):
         raise ValueError(
             f"{setting}: {checkpoint} was trained with another tokenizer than that of the data, so that its weights "
             f"stand for other tokens: prepare the data with --tokenizer {written}"
@@ -84,7 +84,7 @@ def check_branch(checkpoint: Place, setting: str, config: Config, data: Data) ->
     _check_same(checkpoint, setting, config, _SAME_STEPS)
 
 
-def _give_same_ids(tokenizer: bytes, other: bytes) -> bool:
+def give_same_ids(tokenizer: bytes, other: bytes) -> bool:
     """Whether two files tokenizer.json differ at most in how they are written, and in what is never used here."""
     if tokenizer == other:
         return True
