@@ -106,7 +106,9 @@ def test_eval_measures_what_the_run_measured_at_its_end_on_its_own_data_and_on_o
 ) -> None:
     outcome = foretrain("eval", "runs/complete", "--samples", "8", "--out", "a.json", "--plot", "a.png", cwd=folder)
     assert (outcome.status, "corpus: " in outcome.err) == (0, True)
-    (found,), run = json.loads((folder / "a.json").read_text()), read_metrics(folder / "runs/complete" / METRICS_FILE)
+    measured, run = json.loads((folder / "a.json").read_text()), read_metrics(folder / "runs/complete" / METRICS_FILE)
+    (found,) = measured["held_out"]
+    assert measured["step"] == NUM_STEPS
     assert found["samples"] == run[-1]["val_samples"] == 8
     for ours, in_run in (("loss", VAL_LOSS), ("standard_error", VAL_LOSS_ERROR), ("bits_per_byte", VAL_BITS)):
         assert found[ours] == pytest.approx(run[-1][in_run], rel=1e-4)
@@ -116,11 +118,12 @@ def test_eval_measures_what_the_run_measured_at_its_end_on_its_own_data_and_on_o
     assert (folder / "a.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     again = called("eval", "runs/complete", "--data", "x=corpus", "--data", "y=corpus", "--out", "b.json", cwd=folder)
     assert again.status == 0
-    x, y = json.loads((folder / "b.json").read_text())
+    x, y = json.loads((folder / "b.json").read_text())["held_out"]
     assert (x["name"], y["name"]) == ("x", "y") and {**x, "name": "y"} == y and x["samples"] > 8
     twice = called("eval", "runs/complete", "--data", "x=corpus", "--data", "x=other", cwd=folder)
     assert_refused(twice, "names 'x' twice")
     assert_refused(called("eval", "runs/complete", "--out", "no/a.json", cwd=folder), "there is no folder no")
+    assert_refused(called("eval", "runs/complete", "--limit", "3", cwd=folder), "are for --tasks: name some tasks")
 
 
 @pytest.mark.long

@@ -1,8 +1,8 @@
-"""The verb that evaluates a trained model."""
+"""The verb that measures a trained model."""
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,20 @@ def evaluate(
             help="Evaluate on the held-out part of this corpus; may be given several times. Default: the run's data.",
         ),
     ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Score these tasks of lm-eval, and held-out text only if --data is given."),
+    ] = None,
+    task_folder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder with the YAML files of tasks, in the place of those that lm-eval downloads."
+        ),
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(min=0, help="Examples before each problem. Default: as the task says.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Problems of each task. Default: all.")] = None,
     samples: Annotated[
         int, typer.Option(min=0, help="Samples of each held-out set, spread evenly over it; 0: all.")
     ] = 0,
@@ -36,7 +50,7 @@ def evaluate(
         Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: on a GPU if there is one.")
     ] = "auto",
 ) -> None:
-    """Measure a trained model on held-out text: its loss, bits per byte, accuracy and calibration.
+    """Measure a trained model on held-out text (loss, bits per byte, accuracy, calibration), and on tasks of lm-eval.
 
     Example: `foretrain eval runs/dry_run --samples 256 --plot reliability.png`
     """
@@ -44,24 +58,28 @@ def evaluate(
         from rich.console import Console
 
         from foretrain.files import write_atomically
-        from foretrain.progress import JobProgress
         from foretrain.trainer.checkpoint.places import place_of
         from foretrain.trainer.measures import held_out, report
+        from foretrain.trainer.measures.tasks import task_scores
         from foretrain.trainer.text.inference import load_model
 
         for file in (out, plot):
             if file is not None and not file.absolute().parent.is_dir():
                 raise ValueError(f"{file} cannot be written: there is no folder {file.parent}: make it first")
+        if tasks is None and (task_folder, num_fewshot, limit) != (None, None, None):
+            raise ValueError("--task-folder, --num-fewshot and --limit are for --tasks: name some tasks")
         model = load_model(place_of(run_dir), place_of(checkpoint) if checkpoint else None, device)
-        sets = held_out.held_out_sets(model, data or [])
-        total = held_out.num_samples_of(model, sets, samples)
-        with JobProgress(total, label="samples") as progress:
-            results = []
-            for name, stream in sets.items():
-                results.append(held_out.measure(model, name, stream, samples, batch_size, progress.advance))
-                progress.log(f"{name}: {results[-1].loss.mean:.4f}, {progress.time_left()}")
-        Console().print(report.table(results))
+        found: dict[str, Any] = {"step": model.step}
+        if tasks is not None:
+            scored = task_scores(model, tasks.split(","), task_folder, batch_size or 8, num_fewshot, limit)
+            Console().print(report.task_table(scored))
+            found["tasks"] = scored
+        if tasks is None or data:
+            sets = held_out.held_out_sets(model, data or [])
+            results = held_out.measure_all(model, sets, samples, batch_size)
+            Console().print(report.table(results))
+            found["held_out"] = [each.to_dict() for each in results]
+            if plot is not None:
+                report.reliability_diagram(results, plot)
         if out is not None:
-            write_atomically(out, json.dumps([each.to_dict() for each in results], indent=1) + "\n")
-        if plot is not None:
-            report.reliability_diagram(results, plot)
+            write_atomically(out, json.dumps(found, indent=1) + "\n")

@@ -4,7 +4,7 @@ Shape letters: B samples of a batch, L positions of a sample, V tokens of the vo
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.stream.batch import IGNORE
 from foretrain.data_pipeline.stream.data import open_data
 from foretrain.data_pipeline.stream.held_out import HeldOutSamples, documents_of, num_windows, spread
+from foretrain.progress import JobProgress
 from foretrain.trainer.measures.calibration import Calibration
 from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.run.origin import give_same_ids
@@ -160,7 +161,14 @@ def predictions(model: Model, tokens_BL: Tensor, targets_BL: Tensor, positions_B
     return tuple(each.cpu().numpy() for each in found)
 
 
-def num_samples_of(model: Model, sets: dict[str, TokenStream], num_samples: int) -> int:
-    """Samples of all sets together."""
+def measure_all(
+    model: Model, sets: Mapping[str, TokenStream], num_samples: int, batch_size: int | None
+) -> list[HeldOutResult]:
+    """The result of `measure` for each held-out set, with progress on stderr."""
     windows = [num_windows(stream, model.config.model.seq_len) for stream in sets.values()]
-    return sum(min(num_samples or each, each) for each in windows)
+    results = []
+    with JobProgress(sum(min(num_samples or each, each) for each in windows), label="samples") as progress:
+        for name, stream in sets.items():
+            results.append(measure(model, name, stream, num_samples, batch_size, progress.advance))
+            progress.log(f"{name}: {results[-1].loss.mean:.4f}, {progress.time_left()}")
+    return results

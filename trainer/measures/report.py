@@ -1,6 +1,6 @@
 """What `foretrain eval` shows of its measurements: a table, and the reliability diagram."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -25,6 +25,15 @@ def table(results: Sequence[HeldOutResult]) -> Table:
     }
     for name, cells in rows.items():
         found.add_row(name, *cells)
+    return found
+
+
+def task_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
+    """A row for each metric of each task."""
+    found = Table("task", "metric", "value", title="Tasks", title_justify="left")
+    for task, metrics in scores.items():
+        for name, value in metrics.items():
+            found.add_row(printable(task), printable(name), f"{value:.4f}")
     return found
 
 

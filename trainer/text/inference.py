@@ -33,6 +33,8 @@ class Model:
     stage: Stage
     tokenizer: Tokenizer
     eot_id: int
+    step: int = 0
+    """Steps of its checkpoint."""
 
     @torch.no_grad()
     def logits(self, tokens_BL: Tensor) -> Tensor:
@@ -102,10 +104,10 @@ def load_model(run_dir: Place, checkpoint: Place | None = None, device: str = "a
     stage = build_model(config)
     load_weights(checkpoint, stage.shards())
     stage.eval().to(shim.device_of(device, local_rank=0))
-    eot_id = CheckpointRecord.read(checkpoint).eot_id
+    record = CheckpointRecord.read(checkpoint)
     with on_disk(checkpoint / TOKENIZER) as file:
         tokenizer = load_tokenizer(file)
-    return Model(config, stage, tokenizer, eot_id)
+    return Model(config, stage, tokenizer, record.eot_id, record.step)
 
 
 def continue_all(model: Model, prompts: Sequence[str], sample: SampleConfig) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,123 @@
+"""Tasks of lm-eval through our own model, and through the library's model on the exported folder."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foretrain.trainer.interop.export import export
+from foretrain.trainer.measures.tasks import Scores, task_scores
+from foretrain.trainer.text.inference import load_model
+from tests.trainer.interop.cases import LLAMA, config_of
+from tests.trainer.interop.made import random_model, write_checkpoint
+
+WORDS = ("self", "value", "index", "path", "name", "42", "plus", "return")
+TASKS: dict[str, dict[str, Any]] = {
+    "choices": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{text}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "gold",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    },
+    "cloze": {
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{text}}",
+        "doc_to_target": "{{choices[0]}}",
+        "metric_list": [{"metric": "perplexity"}, {"metric": "acc"}],
+    },
+    "texts": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{long}}",
+        "metric_list": [{"metric": "word_perplexity"}, {"metric": "bits_per_byte"}],
+    },
+    "answers": {
+        "output_type": "generate_until",
+        "doc_to_text": "{{text}}",
+        "doc_to_target": "{{choices[0]}}",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 6, "do_sample": False},
+        "metric_list": [{"metric": "exact_match"}],
+    },
+}
+
+
+def write_tasks(folder: Path) -> None:
+    """Write four tasks with 24 problems each. No two texts are alike: see docs/evaluation.md."""
+    draw = random.Random(0)
+    problems = []
+    for number in range(24):
+        words = draw.sample(WORDS, 4)
+        problems.append(
+            {
+                "text": f"{number} plus {' '.join(words[:2])}",
+                "choices": [f" {words[2]}", f" {words[3]} {number}"],
+                "gold": number % 2,
+                "long": f"{number} " + " ".join(draw.choices(WORDS, k=3 * number + 1)),
+            }
+        )
+    (folder / "problems.jsonl").write_text("".join(json.dumps(each) + "\n" for each in problems))
+    for name, task in TASKS.items():
+        common = {
+            "task": name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(folder / "problems.jsonl")}},
+            "test_split": "test",
+            "target_delimiter": "",
+        }
+        (folder / f"{name}.yaml").write_text(json.dumps({**common, **task}))
+
+
+def scores_of_the_library(exported: Path, folder: Path) -> Scores:
+    """What the library's own model gives for an exported folder."""
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    found = simple_evaluate(
+        "hf",
+        model_args={"pretrained": str(exported), "dtype": "float32", "device": "cpu"},
+        tasks=list(TASKS),
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        bootstrap_iters=0,
+        batch_size=8,
+    )
+    return {
+        task: {name.partition(",")[0]: value for name, value in metrics.items() if isinstance(value, float)}
+        for task, metrics in found["results"].items()
+    }
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("parametrization", ["standard", "completep"])
+def test_scores_are_those_of_the_librarys_model_on_the_exported_folder(
+    parametrization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "tasks").mkdir()
+    write_tasks(tmp_path / "tasks")
+    config = config_of(LLAMA, parametrization)
+    checkpoint = write_checkpoint(tmp_path / "run", config, random_model(config).shards())
+    exported = export(checkpoint, tmp_path / "hf").out
+    model = load_model(tmp_path / "run", checkpoint)
+    ours = task_scores(model, list(TASKS), tmp_path / "tasks", 8, None, None)
+    theirs = scores_of_the_library(exported, tmp_path / "tasks")
+    for task, metrics in theirs.items():
+        for name, value in metrics.items():
+            # Perplexities are exponentials of sums in fp32, whose rounding they show; random weights make them large.
+            expected = pytest.approx(value, rel=1e-6 if "perplexity" in name else 1e-7)
+            assert ours[task][name] == expected, (task, name)
+    assert set(ours) == set(TASKS) and ours["cloze"]["perplexity"] > 1
+    with pytest.raises(ValueError, match="has no task other: it has "):
+        task_scores(model, ["other"], tmp_path / "tasks", 8, None, None)
+    few = task_scores(model, ["choices"], tmp_path / "tasks", 8, 2, 5)
+    assert few["choices"]["acc"] * 5 == pytest.approx(round(few["choices"]["acc"] * 5))
+
+
+def test_a_folder_of_tasks_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    config = config_of(LLAMA)
+    checkpoint = write_checkpoint(tmp_path, config, random_model(config).shards())
+    with pytest.raises(ValueError, match="is no folder: name one with the YAML files of tasks"):
+        task_scores(load_model(tmp_path, checkpoint), ["a"], tmp_path / "no", 8, None, None)

@@ -1,0 +1,111 @@
+"""A model of ours as EleutherAI's `lm-eval` takes it, and the scores of its tasks. Needs `foretrain[eval]`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from foretrain.configs.schema import SampleConfig
+from foretrain.progress import JobProgress
+from foretrain.trainer.text.inference import Model
+from foretrain.trainer.text.likelihood import Ids, likelihoods
+
+MAX_NEW_TOKENS = 256
+"""Tokens that are generated for a problem whose task does not say how many."""
+
+
+class HarnessModel(TemplateLM):
+    """A trained model of ours for tasks of lm-eval. Likelihoods are computed in fp32."""
+
+    def __init__(self, model: Model, batch_size: int) -> None:
+        super().__init__()
+        self._model, self._batch_size = model, batch_size
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a document, which also stands before a text without context."""
+        return self._model.eot_id
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
+        """The token ids of a text; no token is added."""
+        ids: list[int] = self._model.tokenizer.encode(string, add_special_tokens=False).ids
+        return ids
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """The log likelihood of each text, in nats, over windows in which each token is predicted once."""
+        each = [self._windows(one.args[0]) for one in requests]
+        found = iter(self._likelihoods([pair for pairs in each for pair in pairs]))
+        return [sum(next(found)[0] for _ in pairs) for pairs in each]
+
+    def _windows(self, text: str) -> list[tuple[Ids, Ids]]:
+        seq_len = self._model.config.model.seq_len
+        windows = get_rolling_token_windows(self.tok_encode(text), self.eot_token_id, seq_len, context_len=1)
+        return [make_disjoint_window(window) for window in windows]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """The continuation of each text, up to the first of its stop strings."""
+        found = []
+        with JobProgress(len(requests), label="texts") as progress:
+            for one in requests:
+                context, options = one.args
+                stop = options.get("until", [])
+                sample = SampleConfig(
+                    [context],
+                    int(options.get("max_gen_toks", MAX_NEW_TOKENS)),
+                    float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0,
+                    top_k=0,
+                    stop=[stop] if isinstance(stop, str) else list(stop),
+                )
+                found.append(self._model.continue_text(context, sample))
+                progress.advance(1)
+        return found
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[Any, list[int], list[int]]], **options: Any
+    ) -> list[tuple[float, bool]]:
+        return self._likelihoods([(context, continuation) for _, context, continuation in requests])
+
+    def _likelihoods(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, bool]]:
+        with JobProgress(len(pairs), label="requests") as progress:
+            return [*likelihoods(self._model, pairs, self._batch_size, progress.advance)]
+
+
+def scores(
+    model: Model,
+    tasks: Sequence[str],
+    folder: Path | None = None,
+    *,
+    batch_size: int = 8,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+) -> dict[str, dict[str, float]]:
+    """The metrics of each task, by its name.
+
+    `folder`: one with the YAML files of tasks, to which those of lm-eval are not added, so that nothing is downloaded.
+    `num_fewshot`: examples before each problem; None: as the task says. `limit`: problems of each task. Raises
+    ValueError if a task is not known.
+    """
+    manager = TaskManager(include_path=None if folder is None else str(folder), include_defaults=folder is None)
+    unknown = [name for name in tasks if name not in manager.all_tasks]
+    if unknown:
+        where = "lm-eval" if folder is None else str(folder)
+        known = ", ".join(manager.all_tasks[:20]) or "none"
+        raise ValueError(f"{where} has no task {', '.join(unknown)}: it has {known}")
+    found = simple_evaluate(
+        HarnessModel(model, batch_size),
+        tasks=list(tasks),
+        task_manager=manager,
+        num_fewshot=num_fewshot,
+        limit=limit,
+        bootstrap_iters=0,
+        log_samples=False,
+    )
+    return {
+        task: {name.partition(",")[0]: value for name, value in metrics.items() if isinstance(value, float)}
+        for task, metrics in found["results"].items()
+    }
