@@ -48,3 +48,5 @@ UNPACKED_RATIO = 1_000
 more than 1,032; texts have up to a hundred, and zstd can have 30,000."""
 UNPACKED_FREE_BYTES = 64 * MIB
 """Decompressed bytes of which the ratio does not count."""
+MEGATRON_INDEX_BYTES = 1 << 32
+"""The index of a Megatron data set, which is read at once: 200 million documents."""

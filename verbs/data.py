@@ -15,15 +15,23 @@ def prepare(
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Files or folders of .txt, .md, .py, .jsonl or WebDataset shards (.tar), also compressed (.gz, .zst)."
+            help="Files or folders of .txt, .md, .py, .jsonl, .csv, .tsv or WebDataset shards (.tar), also compressed "
+            "(.gz, .zst); .parquet and .arrow; tokens in .npy, and in .bin and .idx of Megatron."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the corpus, which appears when it is complete.")] = Path("data"),
     stdlib: Annotated[bool, typer.Option("--stdlib", help="Read the source of Python's standard library.")] = False,
-    tokenizer: Annotated[Path | None, typer.Option(help="Use this tokenizer.json instead of training one.")] = None,
-    eot_token: Annotated[str | None, typer.Option(help="Token of --tokenizer that ends a document.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Use this tokenizer.json, or that of this folder, instead of training one.")
+    ] = None,
+    eot_token: Annotated[
+        str | None,
+        typer.Option(help="Token of --tokenizer that ends a document; default: the eos_token of its folder."),
+    ] = None,
     vocab_size: Annotated[int, typer.Option(help="Number of tokens of the tokenizer that is trained.")] = 4096,
-    text_key: Annotated[str, typer.Option(help="Key of the text in .jsonl files and .json members.")] = "text",
+    text_key: Annotated[
+        str, typer.Option(help="Key or column of the text, in lines, tables and .json members.")
+    ] = "text",
     member: Annotated[str | None, typer.Option(help="Extension of the member to read in .tar shards.")] = None,
     token_dtype: Annotated[str, typer.Option(help="Integer type of .bin members: uint16 or uint32.")] = "uint16",
     skip_textless: Annotated[

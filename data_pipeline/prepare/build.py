@@ -118,7 +118,9 @@ def _build(
 ) -> None:
     """Write the shards and the manifest; resume from the journal in the folder if there is one."""
     tokenizer = _make_tokenizer(folder / TOKENIZER, files, settings, progress)
-    eot_id, vocab_size = find_eot(tokenizer, settings.eot_token), vocab_size_of(tokenizer)
+    eot_id, vocab_size = find_eot(tokenizer, settings.end_token()), vocab_size_of(tokenizer)
+    if settings.tokenizer_path is not None:
+        print_line(f"documents end with the token {tokenizer.id_to_token(eot_id)!r}", enabled=progress)
     dtype = token_dtype(vocab_size)
     token_format = None if settings.tokenizer_path is None else TokenFormat(vocab_size, eot_id, settings.token_dtype)
     writer, point = _open_writer(folder, settings, vocab_size, progress)
@@ -172,10 +174,11 @@ def _open_writer(
 
 def _make_tokenizer(path: Path, files: list[Path], settings: PrepareSettings, progress: bool) -> Tokenizer:
     """Write tokenizer.json, a copy of the given one or one trained on the files, unless it is there; return it."""
-    if settings.tokenizer_path is not None:
-        tokenizer = load_tokenizer(Path(settings.tokenizer_path))
-        find_eot(tokenizer, settings.eot_token)
-        shutil.copyfile(settings.tokenizer_path, path)
+    given = settings.tokenizer_file()
+    if given is not None:
+        tokenizer = load_tokenizer(given)
+        find_eot(tokenizer, settings.end_token())
+        shutil.copyfile(given, path)
         return tokenizer
     if path.exists():
         return load_tokenizer(path)

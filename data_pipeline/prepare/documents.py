@@ -1,17 +1,19 @@
 """The documents of files and folders, in an order that depends on their names only."""
 
 import io
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from foretrain.data_pipeline.errors import CorpusError
-from foretrain.data_pipeline.prepare.input_files import LINES_SUFFIX, TAR_SUFFIX
-from foretrain.data_pipeline.prepare.tar_documents import Document, TarDocuments
+from foretrain.data_pipeline.prepare.formats import format_of
+from foretrain.data_pipeline.prepare.formats.base import Reading
 from foretrain.data_pipeline.prepare.text import TextReader
-from foretrain.data_pipeline.prepare.token_members import TokenFormat
-from foretrain.data_pipeline.prepare.unpack import UNPACK_ERRORS, read_document, unpack, without_compression
+from foretrain.data_pipeline.prepare.token_members import Document, TokenFormat
+from foretrain.data_pipeline.prepare.unpack import UNPACK_ERRORS, unpack
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class DocumentReader:
         self._sizes_bytes = [file.stat().st_size for file in self.files]
         self.total_bytes = sum(self._sizes_bytes)
         self._texts = TextReader(text_key)
-        self._tars = TarDocuments(self._texts, token_format, member, skip_textless)
+        self._reading = Reading(self._texts, token_format, member, skip_textless)
         self._on_bytes = on_bytes or (lambda num_bytes: None)
         self._positions: deque[ReadPosition] = deque()
 
@@ -59,14 +61,14 @@ class DocumentReader:
 
     @property
     def num_skipped(self) -> int:
-        return self._tars.num_skipped
+        return self._reading.num_skipped
 
     def __iter__(self) -> Iterator[Document]:
         return self.read_from(ReadPosition())
 
     def read_from(self, position: ReadPosition) -> Iterator[Document]:
         """Yield the documents from a position on, without opening the files before it."""
-        self._texts.num_replaced, self._tars.num_skipped = position.num_replaced, position.num_skipped
+        self._texts.num_replaced, self._reading.num_skipped = position.num_replaced, position.num_skipped
         self._positions = deque([position])
         self._on_bytes(sum(self._sizes_bytes[: position.num_files]))
         num_documents = position.num_documents
@@ -83,22 +85,33 @@ class DocumentReader:
         return self._positions[0]
 
     def _read_file(self, file: Path) -> Iterator[Document]:
-        done_bytes = 0
+        form = format_of(file.name)
+        if form is None:
+            raise CorpusError(f"{file} is of an unknown kind: no format has the end of its name")
+        done_bytes, size_bytes = 0, file.stat().st_size
         try:
-            with file.open("rb") as raw:
-                for document in self._documents(file, unpack(file.name, raw)):
-                    if len(document):
-                        yield document
-                    self._on_bytes(raw.tell() - done_bytes)
-                    done_bytes = raw.tell()
-                self._on_bytes(raw.tell() - done_bytes)
+            with _CountedFile(file) as counted, io.BufferedReader(counted) as raw:
+                stream = unpack(file.name, raw) if form.may_be_compressed else raw
+                with closing(form.read(stream, file, self._reading)) as documents:
+                    for document in documents:
+                        if len(document):
+                            yield document
+                        now_bytes = min(counted.num_read_bytes, size_bytes)
+                        self._on_bytes(now_bytes - done_bytes)
+                        done_bytes = now_bytes
+                self._on_bytes(size_bytes - done_bytes)
         except UNPACK_ERRORS as error:
             raise CorpusError(f"{file} cannot be read ({error}): repair it or leave it out") from error
 
-    def _documents(self, file: Path, unpacked: io.BufferedIOBase) -> Iterator[Document]:
-        name = without_compression(file.name)
-        if name.endswith(TAR_SUFFIX):
-            return self._tars.read(unpacked, str(file))
-        if name.endswith(LINES_SUFFIX):
-            return self._texts.read_lines(unpacked, str(file))
-        return iter([self._texts.decode(read_document(unpacked, str(file)))])
+
+class _CountedFile(io.FileIO):
+    """A file that counts the bytes that are read of it: some formats read the end first."""
+
+    def __init__(self, path: os.PathLike[str]) -> None:
+        super().__init__(path)
+        self.num_read_bytes = 0
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        num_bytes = super().readinto(buffer)
+        self.num_read_bytes += num_bytes
+        return num_bytes

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from foretrain.data_pipeline.prepare.background import map_one_ahead
-from foretrain.data_pipeline.prepare.tar_documents import Document
+from foretrain.data_pipeline.prepare.token_members import Document
 from foretrain.data_pipeline.prepare.tokenizer import TextBytes, cut_into_pieces
 
 BATCH_CHARS = 4 << 20

@@ -8,15 +8,8 @@ from pathlib import Path
 
 from foretrain.data_pipeline.corpus.manifest import MANIFEST, TOKENIZER
 from foretrain.data_pipeline.errors import CorpusError
-from foretrain.data_pipeline.prepare.unpack import COMPRESSIONS
+from foretrain.data_pipeline.prepare.formats import endings, format_of
 
-TEXT_SUFFIXES = (".txt", ".md", ".py")
-"""One file is one document."""
-LINES_SUFFIX = ".jsonl"
-"""One line is one document."""
-TAR_SUFFIX = ".tar"
-"""A plain WebDataset shard: one sample is one document, or more."""
-SUFFIXES = tuple(kind + packed for kind in (*TEXT_SUFFIXES, LINES_SUFFIX, TAR_SUFFIX) for packed in COMPRESSIONS)
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__"}
 """Never entered below an input folder: installed packages are not part of the source code around them."""
 
@@ -40,14 +33,15 @@ def find_files(inputs: Sequence[StrPath], *, follow_links: bool = False) -> list
     """
     if not inputs:
         raise CorpusError("no input was given: name files or folders of text")
-    files: dict[Path, None] = {}
+    files: dict[Path, Path] = {}
     for each in inputs:
-        files.update(dict.fromkeys(_files_of(Path(each), follow_links)))
-    return list(files)
+        for file in _files_of(Path(each), follow_links):
+            files.setdefault(file.resolve(), file)
+    return list(files.values())
 
 
 def _files_of(path: Path, follow_links: bool) -> list[Path]:
-    known = ", ".join(SUFFIXES)
+    known = endings()
     if path.is_dir():
         if _is_corpus(path):
             raise CorpusError(f"{path} is a corpus of tokens already: train on it, or give the text it was made of")
@@ -56,12 +50,18 @@ def _files_of(path: Path, follow_links: bool) -> list[Path]:
             raise CorpusError(f"{path} holds no file that can be read: names must end in one of {known}")
         if not follow_links and path.resolve() != standard_library().resolve():
             _refuse_links_out(path, files)
-        return [file.resolve() for file in files]
+        return [_with_its_name(file) for file in files]
     if not path.exists():
         raise CorpusError(f"{path} does not exist: give files or folders of text ({known})")
-    if not path.name.endswith(SUFFIXES):
+    form = format_of(path.name)
+    if form is None:
         raise CorpusError(f"{path} is of an unknown kind: its name must end in one of {known}")
-    return [path.resolve()]
+    return [_with_its_name(file) for file in form.files_of(path)]
+
+
+def _with_its_name(file: Path) -> Path:
+    """The absolute path, without links to folders. The name stays, also that of a link: its ending says the format."""
+    return file.parent.resolve() / file.name
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -75,7 +75,8 @@ def _walk(folder: Path) -> list[Path]:
                 seen.add(real)
                 entered.append(name)
         subfolders[:] = entered
-        files += [Path(parent, name) for name in names if name.endswith(SUFFIXES)]
+        found = [(Path(parent, name), format_of(name)) for name in names]
+        files += [file for file, form in found if form is not None and form.is_input(file)]
     for file in files:
         if not file.is_file():
             raise CorpusError(f"{file} is not a file that can be read (a broken link?): repair or remove it")
@@ -101,4 +102,4 @@ def _is_corpus(folder: Path) -> bool:
 
 def _is_test_data(file: Path) -> bool:
     """Python's own library has archives for the tests of its tar reader, some of which are damaged on purpose."""
-    return TAR_SUFFIX in file.suffixes and file.is_relative_to(standard_library().resolve() / "test")
+    return ".tar" in file.suffixes and file.is_relative_to(standard_library().resolve() / "test")

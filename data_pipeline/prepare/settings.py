@@ -11,6 +11,7 @@ from foretrain.data_pipeline.corpus.manifest import DTYPES, VERSION, sha256_of
 from foretrain.data_pipeline.corpus.shard_writer import MAX_PART_BYTES
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.prepare.input_files import StrPath
+from foretrain.data_pipeline.prepare.tokenizer_folder import given_tokenizer
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,10 @@ class PrepareSettings:
     vocab_size: int = 4096
     """Number of tokens of the tokenizer that is trained; ignored if one is given."""
     tokenizer_path: StrPath | None = None
-    """A tokenizer.json to use instead of training one."""
+    """A tokenizer.json, or a folder with one, to use instead of training one."""
     eot_token: str | None = None
-    """The token that ends a document; None: `<|endoftext|>` or `</s>`."""
+    """The token that ends a document; None: the one that the folder of the tokenizer names, else `<|endoftext|>` or
+    `</s>`."""
     text_key: str = "text"
     """The key of the text in .jsonl files, and in .json members of tar shards."""
     member: str | None = None
@@ -45,8 +47,8 @@ class PrepareSettings:
         for name in ("shard_tokens", "block_bytes", "train_tokenizer_bytes"):
             if getattr(self, name) < 1:
                 raise CorpusError(f"{name} = {getattr(self, name)} must be greater than 0")
-        if self.tokenizer_path is not None and not Path(self.tokenizer_path).is_file():
-            raise CorpusError(f"tokenizer_path = {self.tokenizer_path} does not exist: give a tokenizer.json")
+        if self.tokenizer_path is not None:
+            given_tokenizer(Path(self.tokenizer_path))
         if self.block_bytes > MAX_PART_BYTES:
             raise CorpusError(f"block_bytes = {self.block_bytes} must be at most {MAX_PART_BYTES} (4 MiB)")
         if self.token_dtype not in DTYPES:
@@ -54,11 +56,22 @@ class PrepareSettings:
         if not 0 < self.val_fraction <= 0.5:
             raise CorpusError(f"val_fraction = {self.val_fraction} must be greater than 0 and at most 0.5")
 
+    def tokenizer_file(self) -> Path | None:
+        """The tokenizer.json that is given, or None if one is trained."""
+        return None if self.tokenizer_path is None else given_tokenizer(Path(self.tokenizer_path)).file
+
+    def end_token(self) -> str | None:
+        """The token that ends a document, if the user or the folder of the tokenizer names it."""
+        if self.eot_token is not None or self.tokenizer_path is None:
+            return self.eot_token
+        return given_tokenizer(Path(self.tokenizer_path)).eot_token
+
     def hash_with(self, files: Sequence[Path]) -> str:
         """Return the hash of these settings and of the files' paths, sizes and times."""
         fields = dataclasses.asdict(self)
-        if self.tokenizer_path is not None:
-            fields["tokenizer_path"] = sha256_of(Path(self.tokenizer_path))
+        tokenizer = self.tokenizer_file()
+        if tokenizer is not None:
+            fields |= {"tokenizer_path": sha256_of(tokenizer), "eot_token": self.end_token()}
         stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         record = {"version": VERSION, "files": stats, "settings": fields}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.prepare.tar_samples import Sample, read_samples
 from foretrain.data_pipeline.prepare.text import TextReader
-from foretrain.data_pipeline.prepare.token_members import TokenFormat, Tokens
+from foretrain.data_pipeline.prepare.token_members import Document, TokenFormat
 from foretrain.data_pipeline.prepare.unpack import UNPACK_ERRORS, read_document, unpack, without_compression
-
-Document = str | Tokens
-"""Text, or tokens without the EOT token."""
 
 KINDS = ("txt", "json", "jsonl", "npy", "bin")
 """Kinds of members that can be a sample's document. If a sample has several, the first kind in this order is taken."""
@@ -37,13 +34,16 @@ class TarDocuments:
         document, and for a sample with two members of the same kind.
         """
         for sample in read_samples(stream, shard, lambda extension: self._rank(extension) is not None):
-            extension = self._choose(sample, shard)
-            if extension is None:
-                self.num_skipped += 1
-                continue
-            member = sample.members[extension]
-            place = f"{shard}: {member.name}, at byte {member.offset_bytes},"
-            yield from self._documents(extension, member.data, place)
+            try:
+                extension = self._choose(sample, shard)
+                if extension is None:
+                    self.num_skipped += 1
+                    continue
+                member = sample.members[extension]
+                place = f"{shard}: {member.name}, at byte {member.offset_bytes},"
+                yield from self._documents(extension, member.data, place)
+            except CorpusError as error:
+                self.texts.bad(error)
 
     def _rank(self, extension: str) -> int | None:
         """The priority of a member, of which the lowest is taken; None if it is not a document."""
@@ -75,7 +75,7 @@ class TarDocuments:
             raise CorpusError(f"{place} cannot be decompressed ({error}): repair it or leave it out") from error
         kind = without_compression(f".{extension}").rpartition(".")[2]
         if kind == "txt":
-            yield self.texts.decode(data)
+            yield self.texts.decode_file(data)
         elif kind == "json":
             yield self.texts.parse_json(data, place)
         elif kind == "jsonl":
@@ -83,4 +83,5 @@ class TarDocuments:
         elif self.token_format is None:
             raise CorpusError(f"{place} holds tokens: give the tokenizer.json that made them with --tokenizer")
         else:
-            yield from (self.token_format.read_npy if kind == "npy" else self.token_format.read_bin)(data, place)
+            read = self.token_format.read_npy if kind == "npy" else self.token_format.read_bin
+            yield from read(io.BytesIO(data), place)

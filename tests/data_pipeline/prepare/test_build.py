@@ -1,11 +1,13 @@
 """The preparation of a corpus: complete or absent, repeatable, and refused if it cannot be used."""
 
+import json
 import math
 import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,6 +113,40 @@ def test_the_tokenizer_is_trained_on_text_from_all_over_the_corpus(tmp_path: Pat
     vocabulary = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).get_vocab()
     assert "early" in vocabulary
     assert "lately" in vocabulary
+
+
+@pytest.mark.parametrize(
+    ("files", "end"),
+    [
+        ({"tokenizer_config.json": {"eos_token": "b", "bos_token": "c"}}, "b"),
+        (
+            {"tokenizer_config.json": {"eos_token": {"content": "b"}}, "special_tokens_map.json": {"eos_token": "c"}},
+            "b",
+        ),
+        ({"tokenizer_config.json": {"eos_token": None}, "special_tokens_map.json": {"bos_token": "c"}}, "c"),
+        ({}, "<|endoftext|>"),
+    ],
+)
+def test_a_folder_of_transformers_is_a_tokenizer_and_names_the_token_that_ends_documents(
+    texts: Path, tmp_path: Path, files: dict[str, Any], end: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with pytest.raises(CorpusError, match=r"model is a folder without a tokenizer\.json"):
+        prepare([texts], tmp_path / "out", tokenizer_path=folder)
+    tokenizer = train_tokenizer(iter(["abc " * 9]), 260)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for name, fields in files.items():
+        (folder / name).write_text(json.dumps(fields))
+    manifest = prepare([texts], tmp_path / "out", tokenizer_path=folder)
+    assert tokenizer.id_to_token(manifest.eot_id) == end
+    assert sha256_of(folder / "tokenizer.json") == manifest.tokenizer_sha256
+    assert is_current([texts], tmp_path / "out", tokenizer_path=folder)
+    other = prepare([texts], tmp_path / "other", tokenizer_path=folder, eot_token="a")
+    assert tokenizer.id_to_token(other.eot_id) == "a"
+    (folder / "tokenizer_config.json").write_text("[")
+    with pytest.raises(CorpusError, match=r"tokenizer_config\.json is not JSON"):
+        prepare([texts], tmp_path / "another", tokenizer_path=folder)
 
 
 @pytest.mark.parametrize("num_documents", [1, 2])

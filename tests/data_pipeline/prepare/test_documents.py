@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.prepare.documents import DocumentReader
 from foretrain.data_pipeline.prepare.input_files import find_files, standard_library
-from foretrain.data_pipeline.prepare.tar_documents import Document
+from foretrain.data_pipeline.prepare.token_members import Document
 
 LONG_TEXT = b" ".join(b"%d" % number for number in range(30_000))
 
