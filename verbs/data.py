@@ -37,7 +37,14 @@ def prepare(
     skip_textless: Annotated[
         bool, typer.Option("--skip-textless", help="Leave out samples without text in .tar shards.")
     ] = False,
-    val_fraction: Annotated[float, typer.Option(help="Share of the documents in the val split.")] = 0.01,
+    val: Annotated[
+        list[Path] | None,
+        typer.Option(help="Hold out this file or folder as the val split; repeat it for several."),
+    ] = None,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(help="Share of the documents in the val split: 0.01, or 0 with --val.", show_default=False),
+    ] = None,
     shard_tokens: Annotated[int, typer.Option(help="A shard ends when it has this many tokens.")] = 1 << 27,
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Read also what links in an input folder name outside of it.")
@@ -50,7 +57,9 @@ def prepare(
     Example: `foretrain prepare my_docs/ notes.jsonl.gz --out data/mine`
     """
     from foretrain.data_pipeline.prepare.build import prepare as prepare_corpus
+    from foretrain.data_pipeline.prepare.held_out import warnings_about
     from foretrain.data_pipeline.prepare.input_files import standard_library
+    from foretrain.progress import print_line
 
     with bad_input():
         sources = [*(inputs or []), *([standard_library()] if stdlib else [])]
@@ -70,11 +79,14 @@ def prepare(
             member=member,
             token_dtype=token_dtype,
             skip_textless=skip_textless,
-            val_fraction=val_fraction,
             shard_tokens=shard_tokens,
+            val_inputs=val or (),
+            **({} if val_fraction is None else {"val_fraction": val_fraction}),
         )
     for name, split in manifest.splits.items():
         typer.echo(f"{out}: {name:5} {split.num_tokens:>13,} tokens in {split.num_documents:,} documents")
+    for line in warnings_about(manifest):
+        print_line(f"warning: {line}", style="yellow")
 
 
 def verify(target: TargetArgument, overrides: Overrides = None) -> None:

@@ -106,6 +106,8 @@ class Manifest:
     held_out_unigram_nats: float | None = None
     """Loss on the held-out split of a model that knows only how often each token occurs in the train split, as
     `prepare/unigrams.py` computes it; None without a held-out split, and in corpora of versions before 0.2.0."""
+    val_sources: list[Source] = dataclasses.field(default_factory=list)
+    """The user's own files of the val split. Empty: its documents are from `sources` alone."""
 
     def write(self, folder: Path) -> None:
         """Write the manifest, with the SHA-256 of its own text in it, in one step."""
@@ -148,7 +150,8 @@ class Manifest:
             name: SplitInfo(**{**split, "shards": [ShardInfo(**shard) for shard in split["shards"]]})
             for name, split in fields["splits"].items()
         }
-        return cls(**{**fields, "splits": splits, "sources": [Source(**source) for source in fields["sources"]]})
+        sources = {name: [Source(**source) for source in fields.get(name, [])] for name in ("sources", "val_sources")}
+        return cls(**{**fields, "splits": splits, **sources})
 
 
 def _replace_last(text: bytes, old: str, new: str) -> bytes:

@@ -2,7 +2,7 @@
 
 1. `input_files` finds the files, and `documents` reads their text, or the tokens of another tool.
 2. `tokenizer` is trained on part of the text, or loaded.
-3. `encode` chooses the split of each document and encodes it.
+3. `encode` chooses the split of each document and encodes it; `held_out` knows the user's own files of the val split.
 4. `corpus_writer` writes the shards of each split, and a `journal`, from which a run that was stopped resumes.
 5. The manifest is written last, and the finished folder is renamed (`output_folder`).
 """
@@ -10,6 +10,7 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from tokenizers import Tokenizer
 from foretrain.data_pipeline.corpus.manifest import TOKENIZER, VERSION, Manifest, Source, sha256_of, token_dtype
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.prepare.corpus_writer import CorpusWriter
-from foretrain.data_pipeline.prepare.documents import DocumentReader
-from foretrain.data_pipeline.prepare.encode import encode_documents, split_documents
+from foretrain.data_pipeline.prepare.documents import DocumentReader, ReadPosition
+from foretrain.data_pipeline.prepare.encode import encode_documents, split_by_file, split_documents
+from foretrain.data_pipeline.prepare.held_out import without_held_out
 from foretrain.data_pipeline.prepare.input_files import StrPath, find_files
 from foretrain.data_pipeline.prepare.journal import JOURNAL, ResumePoint, read_journal
 from foretrain.data_pipeline.prepare.output_folder import (
@@ -31,7 +33,7 @@ from foretrain.data_pipeline.prepare.output_folder import (
     remove_other_partials,
 )
 from foretrain.data_pipeline.prepare.settings import PrepareSettings
-from foretrain.data_pipeline.prepare.token_members import TokenFormat
+from foretrain.data_pipeline.prepare.token_members import Document, TokenFormat
 from foretrain.data_pipeline.prepare.tokenizer import (
     cut_into_pieces,
     find_eot,
@@ -52,21 +54,23 @@ def prepare(
     reuse: bool = False,
     progress: bool = False,
     follow_links: bool = False,
+    val_inputs: Sequence[StrPath] = (),
     **settings: Any,
 ) -> Manifest:
     """Write a corpus of the inputs' documents into `out_dir` and return its manifest; settings as in PrepareSettings.
 
     The folder appears only when it is complete. The same inputs and settings give the same shards, byte for byte. After
     an interruption, a kill or a full disk, the work is in a hidden folder beside `out_dir`, and the same call resumes
-    from it. `overwrite` replaces a corpus; `reuse` returns at once if `is_current`. `follow_links`: as in `find_files`.
+    from it. The files of `val_inputs` are the val split, and are left out of `inputs`; `val_fraction` is then 0 by
+    default. `overwrite` replaces a corpus; `reuse` returns at once if `is_current`. `follow_links`: as in `find_files`.
 
     Raises CorpusError for inputs without text, damaged inputs, settings out of range, and a folder that is in use or
     holds something else.
     """
-    chosen = PrepareSettings(**settings)
+    chosen = _settings(settings, val_inputs)
     out = Path(out_dir).resolve()
-    files = find_files(inputs, follow_links=follow_links)
-    prepared_from = chosen.hash_with(files)
+    files = _find(inputs, val_inputs, follow_links)
+    prepared_from = chosen.hash_with(files.train, files.val)
     if reuse and _is_prepared_from(out, prepared_from):
         return Manifest.read(out)
     check_is_free(out, overwrite)
@@ -81,7 +85,7 @@ def prepare(
         partial.mkdir(exist_ok=True)
         try:
             if not _is_prepared_from(partial, prepared_from):
-                _build(partial, inputs, files, chosen, prepared_from, progress)
+                _build(partial, files, chosen, prepared_from, progress)
             manifest = Manifest.read(partial)
             (partial / JOURNAL).unlink(missing_ok=True)
             publish(partial, out)
@@ -94,11 +98,39 @@ def prepare(
     return manifest
 
 
-def is_current(inputs: Sequence[StrPath], out_dir: StrPath, **settings: Any) -> bool:
+def is_current(
+    inputs: Sequence[StrPath], out_dir: StrPath, *, val_inputs: Sequence[StrPath] = (), **settings: Any
+) -> bool:
     """Return whether `out_dir` is a finished corpus of exactly these inputs and settings, and no input has changed."""
-    return _is_prepared_from(
-        Path(out_dir).resolve(), PrepareSettings(**settings).hash_with(find_files(inputs, follow_links=True))
-    )
+    files = _find(inputs, val_inputs, follow_links=True)
+    prepared_from = _settings(settings, val_inputs).hash_with(files.train, files.val)
+    return _is_prepared_from(Path(out_dir).resolve(), prepared_from)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The inputs as the user has named them, and their files."""
+
+    inputs: Sequence[StrPath]
+    val_inputs: Sequence[StrPath]
+    train: list[Path]
+    """Files of which a part may be held out, by `val_fraction`."""
+    val: list[Path]
+
+
+def _find(inputs: Sequence[StrPath], val_inputs: Sequence[StrPath], follow_links: bool) -> _Files:
+    files = find_files(inputs, follow_links=follow_links)
+    if not val_inputs:
+        return _Files(inputs, (), files, [])
+    val = find_files(val_inputs, follow_links=follow_links)
+    return _Files(inputs, val_inputs, without_held_out(files, val), val)
+
+
+def _settings(settings: dict[str, Any], val_inputs: Sequence[StrPath]) -> PrepareSettings:
+    chosen = PrepareSettings(**({"val_fraction": 0.0} if val_inputs else {}) | settings)
+    if chosen.val_fraction == 0 and not val_inputs:
+        raise CorpusError("val_fraction = 0.0 must be greater than 0, or give your own held-out files with --val")
+    return chosen
 
 
 def _can_resume(error: BaseException, partial: Path) -> bool:
@@ -110,32 +142,28 @@ def _can_resume(error: BaseException, partial: Path) -> bool:
 
 def _build(
     folder: Path,
-    inputs: Sequence[StrPath],
-    files: list[Path],
+    files: _Files,
     settings: PrepareSettings,
     prepared_from: str,
     progress: bool,
 ) -> None:
     """Write the shards and the manifest; resume from the journal in the folder if there is one."""
-    tokenizer = _make_tokenizer(folder / TOKENIZER, files, settings, progress)
+    tokenizer = _make_tokenizer(folder / TOKENIZER, files.train, settings, progress)
     eot_id, vocab_size = find_eot(tokenizer, settings.end_token()), vocab_size_of(tokenizer)
     if settings.tokenizer_path is not None:
         print_line(f"documents end with the token {tokenizer.id_to_token(eot_id)!r}", enabled=progress)
     dtype = token_dtype(vocab_size)
     token_format = None if settings.tokenizer_path is None else TokenFormat(vocab_size, eot_id, settings.token_dtype)
-    writer, point = _open_writer(folder, settings, vocab_size, progress)
+    writer, point = _open_writer(folder, settings, vocab_size, progress, in_order=bool(files.val))
     with writer:
-        with _open_documents("tokenizing", files, settings, progress, token_format) as documents:
+        with _open_documents("tokenizing", files.train + files.val, settings, progress, token_format) as documents:
             start = point.position
-            splits = split_documents(documents.read_from(start), settings.val_fraction, start.num_documents)
+            splits = _split(documents, files, settings.val_fraction, start)
             remaining = islice(splits, point.num_documents - start.num_documents, None)
             for document in encode_documents(remaining, tokenizer, eot_id=eot_id, dtype=dtype):
                 writer.add(document)
                 writer.save_if_due(documents)
-        if not writer.counts["train"].any():
-            raise CorpusError(
-                f"the corpus is empty: none of the {len(files)} files of {', '.join(map(str, inputs))} has any text"
-            )
+        _check_is_not_empty(writer, files)
         splits_info = writer.close()
     if documents.num_skipped:
         print_line(f"{documents.num_skipped:,} samples without text were left out", enabled=progress)
@@ -149,24 +177,44 @@ def _build(
         splits=splits_info,
         unigram_entropy_nats=entropy_nats(writer.counts["train"]),
         num_replaced_documents=documents.num_replaced,
-        sources=[_source(each) for each in inputs],
+        sources=[_source(each, files.train) for each in files.inputs],
         prepared_from=prepared_from,
         held_out_unigram_nats=cross_entropy_nats(writer.counts["val"], writer.counts["train"]),
+        val_sources=[_source(each, files.val) for each in files.val_inputs],
     ).write(folder)
 
 
+def _split(
+    documents: DocumentReader, files: _Files, val_fraction: float, start: ReadPosition
+) -> Iterator[tuple[str, Document]]:
+    """Yield the split of each document from a position on, and the document."""
+    found = documents.read_from(start)
+    if not files.val:
+        return split_documents(found, val_fraction, start.num_documents)
+    return split_by_file(found, lambda: documents.file_number >= len(files.train), val_fraction, start.num_documents)
+
+
+def _check_is_not_empty(writer: CorpusWriter, files: _Files) -> None:
+    """Raise CorpusError if a split that has files of its own has no document."""
+    for split, inputs, found in (("train", files.inputs, files.train), ("val", files.val_inputs, files.val)):
+        if found and not writer.counts[split].any():
+            what = "corpus" if split == "train" else "val split"
+            named = ", ".join(map(str, inputs))
+            raise CorpusError(f"the {what} is empty: none of the {len(found)} files of {named} has any text")
+
+
 def _open_writer(
-    folder: Path, settings: PrepareSettings, vocab_size: int, progress: bool
+    folder: Path, settings: PrepareSettings, vocab_size: int, progress: bool, *, in_order: bool
 ) -> tuple[CorpusWriter, ResumePoint]:
     """Return the writer, and the point from which it resumes: that of the journal if it can be used, else the start."""
     sizes = {"block_bytes": settings.block_bytes, "shard_tokens": settings.shard_tokens}
     start = ResumePoint.start(vocab_size)
     point = read_journal(folder) or start
     try:
-        writer = CorpusWriter(folder, point, **sizes)
+        writer = CorpusWriter(folder, point, **sizes, in_order=in_order)
     except CorpusError as error:
         print_line(f"{error}: starting again from the first document", enabled=progress)
-        return CorpusWriter(folder, start, **sizes), start
+        return CorpusWriter(folder, start, **sizes, in_order=in_order), start
     if point.num_documents:
         print_line(f"resuming after {point.num_documents:,} documents", enabled=progress)
     return writer, point
@@ -229,8 +277,9 @@ def _pieces_from_all(documents: DocumentReader, max_bytes: int) -> Iterator[str]
                 return
 
 
-def _source(each: StrPath) -> Source:
-    files = find_files([each], follow_links=True)  # `prepare` has looked at its links
+def _source(each: StrPath, kept: Sequence[Path]) -> Source:
+    """The record of an input, of which the files `kept` are read."""
+    files = [file for file in find_files([each], follow_links=True) if file in set(kept)]  # links were checked before
     return Source(str(Path(each).resolve()), len(files), sum(file.stat().st_size for file in files))
 
 

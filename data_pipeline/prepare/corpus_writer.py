@@ -19,11 +19,14 @@ JOURNAL_EVERY_S = 10.0
 class CorpusWriter:
     """Writer of a corpus from a point on. As a context manager it closes its files, even after an error.
 
+    `in_order`: documents are added in the order in which they are read, as by `split_by_file`.
     Raises CorpusError if the folder does not hold the shards of the point.
     """
 
-    def __init__(self, folder: Path, point: ResumePoint, *, block_bytes: int, shard_tokens: int) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, point: ResumePoint, *, block_bytes: int, shard_tokens: int, in_order: bool = False
+    ) -> None:
+        self._folder, self._in_order = folder, in_order
         self._num_documents, self._first_val = point.num_documents, point.first_val
         self.counts: dict[str, npt.NDArray[np.int64]] = {
             split: counts_V.copy() for split, counts_V in point.counts.items()
@@ -67,6 +70,8 @@ class CorpusWriter:
         first one of the val split, and yields it right after that one. From there on, its order is that of reading.
         """
         position = documents.last_position_before(self._num_documents)
+        if self._in_order:
+            return position
         is_by_hash = self._first_val is not None and position.num_documents >= self._first_val + 2
         return position if is_by_hash else ReadPosition()
 

@@ -54,6 +54,8 @@ class DocumentReader:
         self._reading = Reading(self._texts, token_format, member, skip_textless)
         self._on_bytes = on_bytes or (lambda num_bytes: None)
         self._positions: deque[ReadPosition] = deque()
+        self.file_number = 0
+        """Number of the file of the last document."""
 
     @property
     def num_replaced(self) -> int:
@@ -73,6 +75,7 @@ class DocumentReader:
         self._on_bytes(sum(self._sizes_bytes[: position.num_files]))
         num_documents = position.num_documents
         for number in range(position.num_files, len(self.files)):
+            self.file_number = number
             self._positions.append(ReadPosition(number, num_documents, self.num_replaced, self.num_skipped))
             for document in self._read_file(self.files[number]):
                 num_documents += 1

@@ -1,6 +1,6 @@
 """From documents to arrays of tokens: the split of each document, its encoding, and the EOT token at its end."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, islice
@@ -78,6 +78,19 @@ def split_documents(
             yield "train", document
     if held_back is not None:
         yield "val", held_back[1]
+
+
+def split_by_file(
+    documents: Iterable[Document], is_held_out: Callable[[], bool], val_fraction: float, first_index: int = 0
+) -> Iterator[tuple[str, Document]]:
+    """Yield (split, document) for each document, in order, where some files are held out.
+
+    `is_held_out` says, after each document, whether its file is. Of the other documents, those whose hash is below
+    `val_fraction` are in the val split too. `first_index` is the number of documents before these.
+    """
+    for index, document in enumerate(documents, start=first_index):
+        is_val = is_held_out() or (val_fraction > 0 and _hash_value(index, document) < val_fraction)
+        yield "val" if is_val else "train", document
 
 
 def encode_documents(

@@ -39,7 +39,7 @@ class PrepareSettings:
     block_bytes: int = 1 << 20
     """A sample ends with the document that reaches this many bytes of tokens; 512 KiB to 4 MiB are fast to read."""
     val_fraction: float = 0.01
-    """Share of the documents in the val split."""
+    """Share of the documents in the val split; 0 only with files of its own."""
     train_tokenizer_bytes: int = 64 << 20
     """Most bytes of text, taken from all over the corpus, on which the tokenizer is trained."""
 
@@ -53,7 +53,7 @@ class PrepareSettings:
             raise CorpusError(f"block_bytes = {self.block_bytes} must be at most {MAX_PART_BYTES} (4 MiB)")
         if self.token_dtype not in DTYPES:
             raise CorpusError(f"token_dtype = {self.token_dtype} must be {' or '.join(DTYPES)}")
-        if not 0 < self.val_fraction <= 0.5:
+        if not 0 <= self.val_fraction <= 0.5:
             raise CorpusError(f"val_fraction = {self.val_fraction} must be greater than 0 and at most 0.5")
 
     def tokenizer_file(self) -> Path | None:
@@ -66,12 +66,18 @@ class PrepareSettings:
             return self.eot_token
         return given_tokenizer(Path(self.tokenizer_path)).eot_token
 
-    def hash_with(self, files: Sequence[Path]) -> str:
-        """Return the hash of these settings and of the files' paths, sizes and times."""
+    def hash_with(self, files: Sequence[Path], val_files: Sequence[Path] = ()) -> str:
+        """Return the hash of these settings and of the paths, sizes and times of the files, and of those of the val
+        split."""
         fields = dataclasses.asdict(self)
         tokenizer = self.tokenizer_file()
         if tokenizer is not None:
             fields |= {"tokenizer_path": sha256_of(tokenizer), "eot_token": self.end_token()}
-        stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        record = {"version": VERSION, "files": stats, "settings": fields}
+        record = {"version": VERSION, "files": _stats(files), "settings": fields}
+        if val_files:
+            record["val_files"] = _stats(val_files)
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _stats(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
