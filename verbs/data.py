@@ -10,6 +10,9 @@ from rich.console import Console
 
 from foretrain.verbs.shared import Overrides, TargetArgument, bad_input, check_writable, looking
 
+SHOWN_FINDINGS = 10
+"""Broken files and documents that `prepare` lists."""
+
 
 def prepare(
     inputs: Annotated[
@@ -37,6 +40,9 @@ def prepare(
     skip_textless: Annotated[
         bool, typer.Option("--skip-textless", help="Leave out samples without text in .tar shards.")
     ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out broken files and documents, and report them.")
+    ] = False,
     val: Annotated[
         list[Path] | None,
         typer.Option(help="Hold out this file or folder as the val split; repeat it for several."),
@@ -56,9 +62,11 @@ def prepare(
 
     Example: `foretrain prepare my_docs/ notes.jsonl.gz --out data/mine`
     """
+    from foretrain.data_pipeline.corpus.report import MAX_LISTED
     from foretrain.data_pipeline.prepare.build import prepare as prepare_corpus
     from foretrain.data_pipeline.prepare.held_out import warnings_about
     from foretrain.data_pipeline.prepare.input_files import standard_library
+    from foretrain.printable import printable
     from foretrain.progress import print_line
 
     with bad_input():
@@ -79,12 +87,17 @@ def prepare(
             member=member,
             token_dtype=token_dtype,
             skip_textless=skip_textless,
+            skip_bad=skip_bad,
             shard_tokens=shard_tokens,
             val_inputs=val or (),
             **({} if val_fraction is None else {"val_fraction": val_fraction}),
         )
     for name, split in manifest.splits.items():
         typer.echo(f"{out}: {name:5} {split.num_tokens:>13,} tokens in {split.num_documents:,} documents")
+    for line in manifest.report.lines(SHOWN_FINDINGS):
+        print_line(printable(line))
+    if manifest.report.num_skipped > SHOWN_FINDINGS:
+        print_line(f"the first {MAX_LISTED} of them: foretrain data stats {out}")
     for line in warnings_about(manifest):
         print_line(f"warning: {line}", style="yellow")
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from foretrain import files, limits
+from foretrain.data_pipeline.corpus.report import InputReport
 from foretrain.data_pipeline.errors import REMEDY, CorpusError
 from foretrain.files import is_file, is_folder, write_atomically
 
@@ -108,6 +109,8 @@ class Manifest:
     `prepare/unigrams.py` computes it; None without a held-out split, and in corpora of versions before 0.2.0."""
     val_sources: list[Source] = dataclasses.field(default_factory=list)
     """The user's own files of the val split. Empty: its documents are from `sources` alone."""
+    report: InputReport = dataclasses.field(default_factory=InputReport)
+    """What of the inputs was left out, replaced and ignored; empty in corpora of versions before 0.2.0."""
 
     def write(self, folder: Path) -> None:
         """Write the manifest, with the SHA-256 of its own text in it, in one step."""
@@ -151,7 +154,8 @@ class Manifest:
             for name, split in fields["splits"].items()
         }
         sources = {name: [Source(**source) for source in fields.get(name, [])] for name in ("sources", "val_sources")}
-        return cls(**{**fields, "splits": splits, **sources})
+        report = InputReport.from_fields(fields["report"]) if "report" in fields else InputReport()
+        return cls(**{**fields, "splits": splits, **sources, "report": report})
 
 
 def _replace_last(text: bytes, old: str, new: str) -> bytes:

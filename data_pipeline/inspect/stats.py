@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from foretrain.configs.schema import Config
+from foretrain.data_pipeline.corpus.report import InputReport
 from foretrain.data_pipeline.corpus.shards import TokenStream
 from foretrain.data_pipeline.inspect.document_lengths import Lengths
 from foretrain.data_pipeline.inspect.order_quality import ShuffleQuality, shuffle_quality
@@ -57,6 +58,8 @@ class SourceStats:
     """Share of all samples of the run."""
     epochs: float
     """Epochs of the source that the run sees."""
+    report: InputReport
+    """What `prepare` left out, replaced and ignored."""
     shuffle: dict[str, ShuffleQuality]
     """By value of data.order: quality of that order for this source, in batches of its share of the global batch."""
 
@@ -133,6 +136,7 @@ def collect(config: Config, *, progress: bool = False) -> Stats:
                 num_drawn=drawn[number],
                 drawn_share=share,
                 epochs=drawn[number] / source.samples.num_samples,
+                report=source.stream.manifest.report,
                 shuffle=_shuffle(source, max(1, round(share * budget.global_batch_size)), budget.shuffle_window),
             )
         )

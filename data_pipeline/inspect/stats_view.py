@@ -49,6 +49,8 @@ def print_stats(stats: Stats, console: Console) -> None:
     if len(stats.stages) > 1:
         view.stages(stats)
     for source in stats.sources:
+        view.report(source)
+    for source in stats.sources:
         view.lengths(source, stats.budget.seq_len)
     view.shuffles(stats)
 
@@ -68,6 +70,12 @@ class _StatsView:
         for name, value in FACTS.items():
             table.add_row(name, *(value(source) for source in sources))
         self._print(table)
+
+    def report(self, source: SourceStats) -> None:
+        """Print what of a source's inputs is not in it as it was."""
+        lines = [*source.report.lines()]
+        if lines:
+            self.say("", f"Inputs{f' of {source.name}' if source.name else ''}:", *(f"  {line}" for line in lines))
 
     def stages(self, stats: Stats) -> None:
         """Print the first token of each stage, its weights, and the samples that it takes from each source."""

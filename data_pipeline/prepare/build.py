@@ -2,7 +2,7 @@
 
 1. `input_files` finds the files, and `documents` reads their text, or the tokens of another tool.
 2. `tokenizer` is trained on part of the text, or loaded.
-3. `encode` chooses the split of each document and encodes it; `held_out` knows the user's own files of the val split.
+3. `encode` chooses the split of each document and encodes it; `inputs` has the user's own files of the val split.
 4. `corpus_writer` writes the shards of each split, and a `journal`, from which a run that was stopped resumes.
 5. The manifest is written last, and the finished folder is renamed (`output_folder`).
 """
@@ -10,20 +10,21 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from foretrain.data_pipeline.corpus.manifest import TOKENIZER, VERSION, Manifest, Source, sha256_of, token_dtype
+from foretrain.data_pipeline.corpus.manifest import TOKENIZER, VERSION, Manifest, sha256_of, token_dtype
+from foretrain.data_pipeline.corpus.report import MAX_LISTED, InputReport
 from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.bad_inputs import MAX_ERRORS, finding_of
 from foretrain.data_pipeline.prepare.corpus_writer import CorpusWriter
 from foretrain.data_pipeline.prepare.documents import DocumentReader, ReadPosition
 from foretrain.data_pipeline.prepare.encode import encode_documents, split_by_file, split_documents
-from foretrain.data_pipeline.prepare.held_out import without_held_out
-from foretrain.data_pipeline.prepare.input_files import StrPath, find_files
+from foretrain.data_pipeline.prepare.input_files import StrPath
+from foretrain.data_pipeline.prepare.inputs import Inputs
 from foretrain.data_pipeline.prepare.journal import JOURNAL, ResumePoint, read_journal
 from foretrain.data_pipeline.prepare.output_folder import (
     check_is_free,
@@ -62,14 +63,14 @@ def prepare(
     The folder appears only when it is complete. The same inputs and settings give the same shards, byte for byte. After
     an interruption, a kill or a full disk, the work is in a hidden folder beside `out_dir`, and the same call resumes
     from it. The files of `val_inputs` are the val split, and are left out of `inputs`; `val_fraction` is then 0 by
-    default. `overwrite` replaces a corpus; `reuse` returns at once if `is_current`. `follow_links`: as in `find_files`.
+    default. `overwrite` replaces a corpus; `reuse` returns at once if `is_current`. `follow_links`: as in `search`.
 
     Raises CorpusError for inputs without text, damaged inputs, settings out of range, and a folder that is in use or
     holds something else.
     """
     chosen = _settings(settings, val_inputs)
     out = Path(out_dir).resolve()
-    files = _find(inputs, val_inputs, follow_links)
+    files = Inputs.find(inputs, val_inputs, follow_links=follow_links)
     prepared_from = chosen.hash_with(files.train, files.val)
     if reuse and _is_prepared_from(out, prepared_from):
         return Manifest.read(out)
@@ -102,28 +103,9 @@ def is_current(
     inputs: Sequence[StrPath], out_dir: StrPath, *, val_inputs: Sequence[StrPath] = (), **settings: Any
 ) -> bool:
     """Return whether `out_dir` is a finished corpus of exactly these inputs and settings, and no input has changed."""
-    files = _find(inputs, val_inputs, follow_links=True)
-    prepared_from = _settings(settings, val_inputs).hash_with(files.train, files.val)
-    return _is_prepared_from(Path(out_dir).resolve(), prepared_from)
-
-
-@dataclass(frozen=True)
-class _Files:
-    """The inputs as the user has named them, and their files."""
-
-    inputs: Sequence[StrPath]
-    val_inputs: Sequence[StrPath]
-    train: list[Path]
-    """Files of which a part may be held out, by `val_fraction`."""
-    val: list[Path]
-
-
-def _find(inputs: Sequence[StrPath], val_inputs: Sequence[StrPath], follow_links: bool) -> _Files:
-    files = find_files(inputs, follow_links=follow_links)
-    if not val_inputs:
-        return _Files(inputs, (), files, [])
-    val = find_files(val_inputs, follow_links=follow_links)
-    return _Files(inputs, val_inputs, without_held_out(files, val), val)
+    chosen = _settings(settings, val_inputs)
+    files = Inputs.find(inputs, val_inputs, follow_links=True)
+    return _is_prepared_from(Path(out_dir).resolve(), chosen.hash_with(files.train, files.val))
 
 
 def _settings(settings: dict[str, Any], val_inputs: Sequence[StrPath]) -> PrepareSettings:
@@ -142,13 +124,14 @@ def _can_resume(error: BaseException, partial: Path) -> bool:
 
 def _build(
     folder: Path,
-    files: _Files,
+    files: Inputs,
     settings: PrepareSettings,
     prepared_from: str,
     progress: bool,
 ) -> None:
     """Write the shards and the manifest; resume from the journal in the folder if there is one."""
-    tokenizer = _make_tokenizer(folder / TOKENIZER, files.train, settings, progress)
+    errors = [] if settings.skip_bad else [error for _, error in files.unopened]
+    tokenizer = _make_tokenizer(folder / TOKENIZER, files.train, settings, progress, errors)
     eot_id, vocab_size = find_eot(tokenizer, settings.end_token()), vocab_size_of(tokenizer)
     if settings.tokenizer_path is not None:
         print_line(f"documents end with the token {tokenizer.id_to_token(eot_id)!r}", enabled=progress)
@@ -156,14 +139,14 @@ def _build(
     token_format = None if settings.tokenizer_path is None else TokenFormat(vocab_size, eot_id, settings.token_dtype)
     writer, point = _open_writer(folder, settings, vocab_size, progress, in_order=bool(files.val))
     with writer:
-        with _open_documents("tokenizing", files.train + files.val, settings, progress, token_format) as documents:
+        with _open_documents("tokenizing", files.files, settings, progress, errors, token_format) as documents:
             start = point.position
             splits = _split(documents, files, settings.val_fraction, start)
             remaining = islice(splits, point.num_documents - start.num_documents, None)
             for document in encode_documents(remaining, tokenizer, eot_id=eot_id, dtype=dtype):
                 writer.add(document)
                 writer.save_if_due(documents)
-        _check_is_not_empty(writer, files)
+        _check_is_not_empty(writer, files, _report(files, documents))
         splits_info = writer.close()
     if documents.num_skipped:
         print_line(f"{documents.num_skipped:,} samples without text were left out", enabled=progress)
@@ -177,15 +160,16 @@ def _build(
         splits=splits_info,
         unigram_entropy_nats=entropy_nats(writer.counts["train"]),
         num_replaced_documents=documents.num_replaced,
-        sources=[_source(each, files.train) for each in files.inputs],
+        sources=files.sources(),
         prepared_from=prepared_from,
         held_out_unigram_nats=cross_entropy_nats(writer.counts["val"], writer.counts["train"]),
-        val_sources=[_source(each, files.val) for each in files.val_inputs],
+        val_sources=files.val_sources(),
+        report=_report(files, documents),
     ).write(folder)
 
 
 def _split(
-    documents: DocumentReader, files: _Files, val_fraction: float, start: ReadPosition
+    documents: DocumentReader, files: Inputs, val_fraction: float, start: ReadPosition
 ) -> Iterator[tuple[str, Document]]:
     """Yield the split of each document from a position on, and the document."""
     found = documents.read_from(start)
@@ -194,13 +178,26 @@ def _split(
     return split_by_file(found, lambda: documents.file_number >= len(files.train), val_fraction, start.num_documents)
 
 
-def _check_is_not_empty(writer: CorpusWriter, files: _Files) -> None:
+def _check_is_not_empty(writer: CorpusWriter, files: Inputs, report: InputReport) -> None:
     """Raise CorpusError if a split that has files of its own has no document."""
-    for split, inputs, found in (("train", files.inputs, files.train), ("val", files.val_inputs, files.val)):
+    for split, inputs, found in (("train", files.named, files.train), ("val", files.val_named, files.val)):
         if found and not writer.counts[split].any():
             what = "corpus" if split == "train" else "val split"
             named = ", ".join(map(str, inputs))
-            raise CorpusError(f"the {what} is empty: none of the {len(found)} files of {named} has any text")
+            why = "".join(f"\n{line}" for line in report.lines(MAX_ERRORS))
+            raise CorpusError(f"the {what} is empty: none of the {len(found)} files of {named} has any text{why}")
+
+
+def _report(files: Inputs, documents: DocumentReader) -> InputReport:
+    """What of the inputs is not in the corpus as it is."""
+    unopened = files.unopened
+    findings = [*(finding_of(str(file), error) for file, error in unopened[:MAX_LISTED]), *documents.bad]
+    return InputReport(
+        num_skipped=len(unopened) + documents.num_bad,
+        skipped=findings[:MAX_LISTED],
+        replaced=dict(documents.replaced),
+        ignored=dict((files.found.ignored + files.val_found.ignored).most_common(MAX_LISTED)),
+    )
 
 
 def _open_writer(
@@ -220,7 +217,9 @@ def _open_writer(
     return writer, point
 
 
-def _make_tokenizer(path: Path, files: list[Path], settings: PrepareSettings, progress: bool) -> Tokenizer:
+def _make_tokenizer(
+    path: Path, files: list[Path], settings: PrepareSettings, progress: bool, errors: Sequence[CorpusError]
+) -> Tokenizer:
     """Write tokenizer.json, a copy of the given one or one trained on the files, unless it is there; return it."""
     given = settings.tokenizer_file()
     if given is not None:
@@ -230,7 +229,7 @@ def _make_tokenizer(path: Path, files: list[Path], settings: PrepareSettings, pr
         return tokenizer
     if path.exists():
         return load_tokenizer(path)
-    with _open_documents("training the tokenizer", files, settings, progress) as documents:
+    with _open_documents("training the tokenizer", files, settings, progress, errors) as documents:
         texts = _pieces_from_all(documents, settings.train_tokenizer_bytes)
         tokenizer = train_tokenizer(texts, settings.vocab_size)
     save_tokenizer(tokenizer, path)
@@ -243,6 +242,7 @@ def _open_documents(
     files: list[Path],
     settings: PrepareSettings,
     progress: bool,
+    errors: Sequence[CorpusError],
     token_format: TokenFormat | None = None,
 ) -> Iterator[DocumentReader]:
     """Yield a reader of the files' documents that moves a progress bar."""
@@ -254,6 +254,8 @@ def _open_documents(
             token_format=token_format,
             member=settings.member,
             skip_textless=settings.skip_textless,
+            skip_bad=settings.skip_bad,
+            errors=errors,
             on_bytes=advance,
         )
 
@@ -275,12 +277,6 @@ def _pieces_from_all(documents: DocumentReader, max_bytes: int) -> Iterator[str]
             seen_bytes += num_bytes
             if taken_bytes >= max_bytes:
                 return
-
-
-def _source(each: StrPath, kept: Sequence[Path]) -> Source:
-    """The record of an input, of which the files `kept` are read."""
-    files = [file for file in find_files([each], follow_links=True) if file in set(kept)]  # links were checked before
-    return Source(str(Path(each).resolve()), len(files), sum(file.stat().st_size for file in files))
 
 
 def _is_prepared_from(folder: Path, prepared_from: str) -> bool:

@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from foretrain.data_pipeline.corpus.report import MAX_LISTED, Finding
 from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.bad_inputs import MAX_ERRORS, SetupError, all_of, finding_of
 from foretrain.data_pipeline.prepare.formats import format_of
 from foretrain.data_pipeline.prepare.formats.base import Reading
 from foretrain.data_pipeline.prepare.text import TextReader
 from foretrain.data_pipeline.prepare.token_members import Document, TokenFormat
 from foretrain.data_pipeline.prepare.unpack import UNPACK_ERRORS, unpack
+from foretrain.faults import is_passing
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,18 @@ class ReadPosition:
     num_documents: int = 0
     num_replaced: int = 0
     num_skipped: int = 0
+    num_bad: int = 0
+    bad: tuple[Finding, ...] = ()
+    """The first of the broken documents and files."""
+    replaced: tuple[tuple[str, int], ...] = ()
+    """The first files with replaced documents, and the number of these."""
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "ReadPosition":
+        """The position in the record of a journal."""
+        bad = tuple(Finding(**each) for each in record.pop("bad", ()))
+        replaced = tuple((file, count) for file, count in record.pop("replaced", ()))
+        return cls(**record, bad=bad, replaced=replaced)
 
 
 class DocumentReader:
@@ -33,8 +49,10 @@ class DocumentReader:
     samples left out because of `skip_textless`; `total_bytes` the size of the files on disk. `on_bytes` is called with
     the bytes of them read since its last call. `token_format`, `member` and `skip_textless`: see TarDocuments.
 
-    Iteration raises CorpusError for a file that cannot be decompressed, a line that is not JSON or has no text, and for
-    damaged shards.
+    A broken document, such as a line that is not JSON or has no text, and the rest of a broken file, such as one that
+    cannot be decompressed, are left out if `skip_bad`: `num_bad` counts them, and `bad` and `replaced` have the first.
+    Otherwise no document follows the first of them, and iteration raises one CorpusError about all of them at its end.
+    A fault that passes, and a SetupError, are raised at once. `errors` were found before, and count as the first ones.
     """
 
     def __init__(
@@ -45,12 +63,19 @@ class DocumentReader:
         token_format: TokenFormat | None = None,
         member: str | None = None,
         skip_textless: bool = False,
+        skip_bad: bool = False,
+        errors: Sequence[CorpusError] = (),
         on_bytes: Callable[[int], None] | None = None,
     ) -> None:
         self.files = list(files)
         self._sizes_bytes = [file.stat().st_size for file in self.files]
         self.total_bytes = sum(self._sizes_bytes)
-        self._texts = TextReader(text_key)
+        self._texts = TextReader(text_key, self._leave_out)
+        self._skip_bad = skip_bad
+        self._first_errors, self._errors = list(errors), list(errors)
+        self.num_bad = 0
+        self.bad: tuple[Finding, ...] = ()
+        self.replaced: tuple[tuple[str, int], ...] = ()
         self._reading = Reading(self._texts, token_format, member, skip_textless)
         self._on_bytes = on_bytes or (lambda num_bytes: None)
         self._positions: deque[ReadPosition] = deque()
@@ -71,15 +96,42 @@ class DocumentReader:
     def read_from(self, position: ReadPosition) -> Iterator[Document]:
         """Yield the documents from a position on, without opening the files before it."""
         self._texts.num_replaced, self._reading.num_skipped = position.num_replaced, position.num_skipped
+        self.num_bad, self.bad, self.replaced = position.num_bad, position.bad, position.replaced
+        self._errors = self._first_errors[:MAX_ERRORS]
+        self.num_bad += len(self._first_errors)
         self._positions = deque([position])
         self._on_bytes(sum(self._sizes_bytes[: position.num_files]))
         num_documents = position.num_documents
         for number in range(position.num_files, len(self.files)):
             self.file_number = number
-            self._positions.append(ReadPosition(number, num_documents, self.num_replaced, self.num_skipped))
-            for document in self._read_file(self.files[number]):
-                num_documents += 1
-                yield document
+            self._positions.append(self._position(num_documents))
+            num_replaced = self.num_replaced
+            try:
+                for document in self._read_file(self.files[number]):
+                    if not self._errors:
+                        num_documents += 1
+                        yield document
+            except CorpusError as error:
+                self._leave_out(error)
+            if self.num_replaced > num_replaced and len(self.replaced) < MAX_LISTED:
+                self.replaced += ((str(self.files[number]), self.num_replaced - num_replaced),)
+        if self._errors:
+            raise all_of(self._errors, self.num_bad) from self._errors[0].__cause__
+
+    def _position(self, num_documents: int) -> ReadPosition:
+        """The position before the file that is read next."""
+        counts = (self.num_replaced, self.num_skipped, self.num_bad)
+        return ReadPosition(self.file_number, num_documents, *counts, self.bad, self.replaced)
+
+    def _leave_out(self, error: CorpusError) -> None:
+        """Count an error, and keep it if it is one of the first. Raises it if it is no error of the file."""
+        if isinstance(error, SetupError) or is_passing(error):
+            raise error
+        self.num_bad += 1
+        if not self._skip_bad:
+            self._errors += [error] if len(self._errors) < MAX_ERRORS else []
+        elif len(self.bad) < MAX_LISTED:
+            self.bad += (finding_of(str(self.files[self.file_number]), error),)
 
     def last_position_before(self, num_documents: int) -> ReadPosition:
         """Return this iteration's last position with at most `num_documents` before it, and forget earlier ones."""
@@ -91,8 +143,9 @@ class DocumentReader:
         form = format_of(file.name)
         if form is None:
             raise CorpusError(f"{file} is of an unknown kind: no format has the end of its name")
-        done_bytes, size_bytes = 0, file.stat().st_size
+        done_bytes = size_bytes = 0
         try:
+            size_bytes = file.stat().st_size
             with _CountedFile(file) as counted, io.BufferedReader(counted) as raw:
                 stream = unpack(file.name, raw) if form.may_be_compressed else raw
                 with closing(form.read(stream, file, self._reading)) as documents:

@@ -1,24 +1,13 @@
-"""What is held out of training: the user's own files, and a warning if the held-out split is too small to say much."""
+"""Warnings about a held-out split that says little about other text."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 from foretrain.data_pipeline.corpus.manifest import Manifest
-from foretrain.data_pipeline.errors import CorpusError
 
 FEW_DOCUMENTS = 10
 """Documents are the independent units of a held-out loss: with fewer, its standard error is large or not known."""
 LARGE_SHARE = 0.5
 """Share of all tokens from which on a held-out split is said to be large."""
-
-
-def without_held_out(files: Sequence[Path], held_out: Sequence[Path]) -> list[Path]:
-    """Return the files that are not held out. Raises CorpusError if there are none."""
-    left_out = {file.resolve() for file in held_out}
-    kept = [file for file in files if file.resolve() not in left_out]
-    if not kept:
-        raise CorpusError("--val names every file of the inputs: name other files to train on")
-    return kept
 
 
 def warnings_about(manifest: Manifest) -> Iterator[str]:

@@ -67,7 +67,7 @@ def read_journal(folder: Path) -> ResumePoint | None:
                 split: _state_of(fields, {name: arrays[f"{split}/{name}"] for name in ARRAYS})
                 for split, fields in record["writers"].items()
             }
-            position = ReadPosition(**record["mark"])
+            position = ReadPosition.from_record(record["mark"])
             counts = {split: arrays[f"{split}/{COUNTS}"] for split in SPLITS}
             return ResumePoint(record["num_documents"], record["first_val"], position, counts, writers)
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):

@@ -34,6 +34,8 @@ class PrepareSettings:
     """numpy's name of the little-endian integers of .bin members: uint16 or uint32."""
     skip_textless: bool = False
     """Leave out samples of tar shards that have no such member; otherwise they are an error."""
+    skip_bad: bool = False
+    """Leave out broken documents and files, and report them; otherwise they are an error."""
     shard_tokens: int = 1 << 27
     """A shard ends with the sample that reaches this many tokens (256 MiB at uint16)."""
     block_bytes: int = 1 << 20
@@ -70,6 +72,8 @@ class PrepareSettings:
         """Return the hash of these settings and of the paths, sizes and times of the files, and of those of the val
         split."""
         fields = dataclasses.asdict(self)
+        if not self.skip_bad:
+            del fields["skip_bad"]  # as before there was this setting
         tokenizer = self.tokenizer_file()
         if tokenizer is not None:
             fields |= {"tokenizer_path": sha256_of(tokenizer), "eot_token": self.end_token()}

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.bad_inputs import SetupError
 from foretrain.data_pipeline.prepare.tar_samples import Sample, read_samples
 from foretrain.data_pipeline.prepare.text import TextReader
 from foretrain.data_pipeline.prepare.token_members import Document, TokenFormat
@@ -81,7 +82,7 @@ class TarDocuments:
         elif kind == "jsonl":
             yield from self.texts.read_lines(io.BytesIO(data), place)
         elif self.token_format is None:
-            raise CorpusError(f"{place} holds tokens: give the tokenizer.json that made them with --tokenizer")
+            raise SetupError(f"{place} holds tokens: give the tokenizer.json that made them with --tokenizer")
         else:
             read = self.token_format.read_npy if kind == "npy" else self.token_format.read_bin
             yield from read(io.BytesIO(data), place)

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.bad_inputs import SetupError
 from foretrain.data_pipeline.prepare.text import TextReader
 from foretrain.data_pipeline.prepare.token_members import Document, TokenFormat
 
@@ -26,9 +26,9 @@ class Reading:
     """Samples of shards that were left out because of `skip_textless`."""
 
     def tokens_of(self, place: str) -> TokenFormat:
-        """How tokens are read. Raises CorpusError, which names the place that has some, if it is not known."""
+        """How tokens are read. Raises SetupError, which names the place that has some, if it is not known."""
         if self.token_format is None:
-            raise CorpusError(f"{place} holds tokens: give the tokenizer.json that made them with --tokenizer")
+            raise SetupError(f"{place} holds tokens: give the tokenizer.json that made them with --tokenizer")
         return self.token_format
 
 

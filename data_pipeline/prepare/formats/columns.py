@@ -8,17 +8,18 @@ from typing import Any
 
 from foretrain import limits
 from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.prepare.bad_inputs import SetupError
 from foretrain.data_pipeline.prepare.formats.base import Reading
 from foretrain.data_pipeline.prepare.token_members import Document
 from foretrain.data_pipeline.prepare.unpack import too_large
 
 
 def arrow(place: str) -> ModuleType:
-    """The module `pyarrow`. Raises CorpusError, which names the file that needs it, if it is not installed."""
+    """The module `pyarrow`. Raises SetupError, which names the file that needs it, if it is not installed."""
     try:
         import pyarrow
     except ImportError as error:
-        raise CorpusError(f"{place} needs pyarrow, which is not installed: pip install 'foretrain[parquet]'") from error
+        raise SetupError(f"{place} needs pyarrow, which is not installed: pip install 'foretrain[parquet]'") from error
     return pyarrow
 
 
