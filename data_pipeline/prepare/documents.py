@@ -16,7 +16,7 @@ from foretrain.data_pipeline.prepare.formats import format_of
 from foretrain.data_pipeline.prepare.formats.base import Reading
 from foretrain.data_pipeline.prepare.text import TextReader
 from foretrain.data_pipeline.prepare.token_members import Document, TokenFormat
-from foretrain.data_pipeline.prepare.unpack import UNPACK_ERRORS, unpack
+from foretrain.data_pipeline.prepare.unpack import READ_BYTES, UNPACK_ERRORS, unpack
 from foretrain.faults import is_passing
 
 
@@ -146,7 +146,7 @@ class DocumentReader:
         done_bytes = size_bytes = 0
         try:
             size_bytes = file.stat().st_size
-            with _CountedFile(file) as counted, io.BufferedReader(counted) as raw:
+            with _CountedFile(file) as counted, io.BufferedReader(counted, READ_BYTES) as raw:
                 stream = unpack(file.name, raw) if form.may_be_compressed else raw
                 with closing(form.read(stream, file, self._reading)) as documents:
                     for document in documents:

@@ -1,5 +1,6 @@
 """The files that `prepare` reads, found in the inputs that the user names."""
 
+import glob
 import os
 import re
 import sysconfig
@@ -89,11 +90,22 @@ def _files_of(path: Path, follow_links: bool, found: Found) -> list[Path]:
             raise CorpusError(f"{path} holds no file that can be read: names must end in one of {known}")
         return [_with_its_name(file) for file in files]
     if not path.exists():
-        raise CorpusError(f"{path} does not exist: give files or folders of text ({known})")
+        raise CorpusError(f"{path} does not exist: {_hint(path) or f'give files or folders of text ({known})'}")
     form = format_of(path.name)
     if form is None:
         raise CorpusError(f"{path} is of an unknown kind: its name must end in one of {known}")
     return [_with_its_name(file) for file in form.files_of(path)]
+
+
+def _hint(path: Path) -> str:
+    """What the user may have meant by a path that does not exist; empty if that is not known."""
+    near = sorted(each.name for each in path.parent.glob(f"{glob.escape(path.name)}.*") if format_of(each.name))
+    if near:
+        return f"did you mean {path.with_name(near[0])}?"
+    name, _, rest = str(path).partition("=")
+    if rest and Path(rest).exists():
+        return f"a corpus has one val split, without a name: leave {name}= out"
+    return ""
 
 
 def _with_its_name(file: Path) -> Path:

@@ -81,7 +81,8 @@ class _Index:
     @classmethod
     def read(cls, path: Path, data_bytes: int) -> "_Index":
         """Return the index of a file with that many bytes. Raises CorpusError if it cannot be that."""
-        content = read_bounded(path, limits.MEGATRON_INDEX_BYTES)
+        # Not the limit itself: a read takes the memory of all that it may return.
+        content = read_bounded(path, min(path.stat().st_size, limits.MEGATRON_INDEX_BYTES))
         if len(content) < HEADER.size or not content.startswith(MAGIC):
             raise CorpusError(f"{path} is not the index of a Megatron data set: leave it and its {DATA} out")
         _, version, code, num_sequences, num_documents = HEADER.unpack_from(content)

@@ -29,17 +29,15 @@ def _batches(pa: ModuleType, stream: io.BufferedIOBase, key: str, place: str) ->
     """Yield arrays of the column's values, in the order of rows.
 
     A small file can have millions of rows of one long text, which it stores once. No text is longer than what is stored
-    of the column in a group of rows, so the number of rows that are read at once follows from that.
+    in a group of rows, so the number of rows that are read at once follows from that.
     """
     from pyarrow import parquet
 
     file = parquet.ParquetFile(stream)
     column_of(pa, file.schema_arrow, key, place)
     for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group)
-        columns = [rows.column(each) for each in range(rows.num_columns)]
-        stored = [each for each in columns if f"{each.path_in_schema}.".startswith(f"{key}.")]
-        stored_bytes = sum(each.total_uncompressed_size for each in stored)
+        # That of all columns: if metadata are damaged, pyarrow ends the process when it is asked for that of one.
+        stored_bytes = file.metadata.row_group(group).total_byte_size
         at_once = max(1, min(BATCH_ROWS, limits.DOCUMENT_BYTES // max(1, stored_bytes)))
         for batch in file.iter_batches(at_once, row_groups=[group], columns=[key]):
             yield batch.column(0)

@@ -111,6 +111,13 @@ def test_without_the_option_one_error_names_all_that_is_broken_and_nothing_is_le
         prepare([tmp_path / "nope1", broken, tmp_path / "nope2"], tmp_path / "out", skip_bad=True)
 
 
+def test_what_follows_an_error_is_read_for_other_errors_and_no_document_of_it_is_used(broken: Path) -> None:
+    used: list[Any] = []
+    with pytest.raises(CorpusError, match=r"a\.jsonl:4(?s:.*)e\.csv:3"):
+        used.extend(DocumentReader([broken / "a.jsonl", broken / "m.txt", broken / "e.csv"]))
+    assert used == ["good 1"]
+
+
 def test_what_is_not_the_fault_of_a_file_is_never_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "a.npy", np.arange(9))
     (tmp_path / "b.txt").write_text("text")

@@ -18,6 +18,7 @@ from foretrain.data_pipeline.corpus.shards import open_corpus
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.prepare.build import is_current, prepare
 from foretrain.data_pipeline.prepare.tokenizer import train_tokenizer
+from foretrain.data_pipeline.prepare.tokenizer_folder import GivenTokenizer, given_tokenizer
 from tests.data_pipeline.samples import SMALL, write_texts
 
 
@@ -124,26 +125,31 @@ def test_the_tokenizer_is_trained_on_text_from_all_over_the_corpus(tmp_path: Pat
             "b",
         ),
         ({"tokenizer_config.json": {"eos_token": None}, "special_tokens_map.json": {"bos_token": "c"}}, "c"),
-        ({}, "<|endoftext|>"),
+        ({}, None),
     ],
 )
-def test_a_folder_of_transformers_is_a_tokenizer_and_names_the_token_that_ends_documents(
-    texts: Path, tmp_path: Path, files: dict[str, Any], end: str
+def test_the_folder_of_a_tokenizer_names_the_token_that_ends_documents(
+    tmp_path: Path, files: dict[str, Any], end: str | None
 ) -> None:
+    (tmp_path / "tokenizer.json").touch()
+    for name, fields in files.items():
+        (tmp_path / name).write_text(json.dumps(fields))
+    assert given_tokenizer(tmp_path) == GivenTokenizer(tmp_path / "tokenizer.json", end)
+
+
+def test_a_folder_with_a_tokenizer_is_used_as_one(texts: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     with pytest.raises(CorpusError, match=r"model is a folder without a tokenizer\.json"):
         prepare([texts], tmp_path / "out", tokenizer_path=folder)
     tokenizer = train_tokenizer(iter(["abc " * 9]), 260)
     tokenizer.save(str(folder / "tokenizer.json"))
-    for name, fields in files.items():
-        (folder / name).write_text(json.dumps(fields))
-    manifest = prepare([texts], tmp_path / "out", tokenizer_path=folder)
-    assert tokenizer.id_to_token(manifest.eot_id) == end
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "b"}')
+    manifest = prepare([texts / "000.txt"], tmp_path / "out", tokenizer_path=folder)
+    assert tokenizer.id_to_token(manifest.eot_id) == "b"
     assert sha256_of(folder / "tokenizer.json") == manifest.tokenizer_sha256
-    assert is_current([texts], tmp_path / "out", tokenizer_path=folder)
-    other = prepare([texts], tmp_path / "other", tokenizer_path=folder, eot_token="a")
-    assert tokenizer.id_to_token(other.eot_id) == "a"
+    assert is_current([texts / "000.txt"], tmp_path / "out", tokenizer_path=folder)
+    assert not is_current([texts / "000.txt"], tmp_path / "out", tokenizer_path=folder, eot_token="a")
     (folder / "tokenizer_config.json").write_text("[")
     with pytest.raises(CorpusError, match=r"tokenizer_config\.json is not JSON"):
         prepare([texts], tmp_path / "another", tokenizer_path=folder)

@@ -130,8 +130,14 @@ def test_a_bad_line_is_named_with_its_remedy(tmp_path: Path, line: str, message:
 
 
 def test_missing_unknown_and_useless_inputs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="does not exist"):
+    with pytest.raises(CorpusError, match="does not exist: give files or folders"):
         find_files([tmp_path / "nowhere"])
+    (tmp_path / "mine_document.bin").touch()
+    with pytest.raises(CorpusError, match=r"mine_document does not exist: did you mean .*mine_document\.bin\?"):
+        find_files([tmp_path / "mine_document"])
+    with pytest.raises(CorpusError, match=r"one val split, without a name: leave code= out"):
+        find_files([f"code={tmp_path}"])
+    (tmp_path / "mine_document.bin").unlink()
     (tmp_path / "a.pdf").touch()
     with pytest.raises(CorpusError, match="unknown kind"):
         find_files([tmp_path / "a.pdf"])

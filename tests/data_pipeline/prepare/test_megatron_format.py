@@ -54,7 +54,7 @@ def write_megatron(prefix: Path, documents: list[list[list[int]]], dtype: Any) -
 megatron_documents = st.lists(st.lists(st.lists(st.integers(1, 255), min_size=1, max_size=5), max_size=3), max_size=5)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(
     megatron_documents.filter(any), st.sampled_from([np.uint8, np.int16, np.uint16, np.int32, np.int64]), st.booleans()
 )

@@ -70,6 +70,16 @@ def test_columns_are_those_that_pyarrow_reads(tmp_path: Path, kind: str) -> None
         read(tmp_path / "b.arrow", text_key="n")
 
 
+def test_invalid_utf8_in_a_column_of_strings_is_replaced_and_counted(tmp_path: Path) -> None:
+    pa = pyarrow()
+    table = pa.table({"text": pa.array([b"caf\xe9", b"good"], pa.binary()).view(pa.string())})
+    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    write_arrow(tmp_path / "b.arrow", table)
+    for name in ("a.parquet", "b.arrow"):
+        documents = DocumentReader([tmp_path / name])
+        assert (list(documents), documents.num_replaced) == (["caf\ufffd", "good"], 1)
+
+
 def test_columns_of_lists_are_tokens(tmp_path: Path) -> None:
     pa = pyarrow()
     table = pa.table({"input_ids": pa.array([[5, 6], [], [7, 0, 8]], pa.list_(pa.int32()))})
