@@ -28,7 +28,7 @@ class HarnessModel(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a document, which also stands before a text without context."""
+        """The token that ends a document, and the one before a text without context."""
         return self._model.eot_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
