@@ -3,7 +3,7 @@
 from copy import copy
 from typing import Self
 
-from foretrain.faults import is_passing
+from foretrain.faults import is_full, is_passing
 from foretrain.printable import error_message
 
 REMEDY = "copy the file again, or prepare the corpus again"
@@ -14,7 +14,7 @@ def remedy_of(error: Exception) -> str:
     """What to do about a file of a corpus that cannot be read because of an error."""
     if is_passing(error):
         return "the file system or the network has failed: run the same command again when it is back"
-    return REMEDY
+    return "free some space" if is_full(error) else REMEDY
 
 
 class CorpusError(ValueError):
@@ -36,22 +36,31 @@ class CorpusError(ValueError):
 class UnreadableError(CorpusError):
     """Tokens cannot be read during a run, although their corpus could be opened.
 
-    `is_passing`: they may be readable later. It is kept here, since an error that is sent to other ranks has no cause.
+    `is_passing`: they may be readable later. `is_full`: a disk has no room for them. Both are kept here, since an error
+    that is sent to other ranks has no cause.
     """
 
-    def __init__(self, message: str, shard: str, offset_bytes: int, is_passing: bool = False) -> None:
+    def __init__(
+        self, message: str, shard: str, offset_bytes: int, is_passing: bool = False, is_full: bool = False
+    ) -> None:
         super().__init__(message)
         self.shard = shard
         self.offset_bytes = offset_bytes
         """Position in the shard's file."""
         self.is_passing = is_passing
+        self.is_full = is_full
 
-    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[str, str, int, bool]]:
-        return type(self), (str(self), self.shard, self.offset_bytes, self.is_passing)
+    def __reduce__(self) -> tuple[type["UnreadableError"], tuple[str, str, int, bool, bool]]:
+        return type(self), (str(self), self.shard, self.offset_bytes, self.is_passing, self.is_full)
 
 
 class UnreachableError(UnreadableError):
-    """A file could not be fetched now, after all repetitions: its server or the network may be back later."""
+    """A file could not be fetched now, after all repetitions, or the cache cannot hold it: later it can be read.
 
-    def __init__(self, message: str, shard: str, offset_bytes: int, is_passing: bool = True) -> None:
-        super().__init__(message, shard, offset_bytes, is_passing)
+    No other sample takes the place of one for which this is raised.
+    """
+
+    def __init__(
+        self, message: str, shard: str, offset_bytes: int, is_passing: bool = True, is_full: bool = False
+    ) -> None:
+        super().__init__(message, shard, offset_bytes, is_passing, is_full)

@@ -11,6 +11,7 @@ PASSING_ERRNOS = frozenset(
 )
 """Errors of the operating system that another attempt, minutes later or on another node, may not meet. A full disk and
 missing rights are not among them: someone must change something."""
+_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
 class PassingError(OSError):
@@ -19,9 +20,16 @@ class PassingError(OSError):
     is_passing = True
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error is that a disk or a quota has no room."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or the one that it was raised from, is that a disk or a quota has no room.
+
+    A class of errors says so by an attribute `is_full`; an OSError by its number.
+    """
+    while error is not None:
+        if getattr(error, "is_full", False) or (isinstance(error, OSError) and error.errno in _FULL_ERRNOS):
+            return True
+        error = error.__cause__
+    return False
 
 
 def is_passing(error: BaseException | None) -> bool:

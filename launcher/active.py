@@ -12,7 +12,9 @@ from foretrain.launcher.protocol import ActiveJob, Launcher
 def refuse_active(folder: Path, launcher: Launcher, launch: LaunchConfig) -> None:
     """Raise ValueError if a job of the folder waits or runs, or if the cluster to launch on does not answer."""
     active: list[ActiveJob] = []
-    for name in dict.fromkeys(launched.on for launched in launches(folder)):
+    # The launcher itself, too: a launch on a cluster that could not be recorded is in no file.
+    here = [] if launcher.uses_one_machine else [launcher.name]
+    for name in dict.fromkeys([*(launched.on for launched in launches(folder)), *here]):
         if name in LAUNCHERS:
             other = LAUNCHERS.get(name)
             # Another cluster may be silent: the folder's lock still protects the run.

@@ -8,6 +8,7 @@ from pathlib import Path
 from foretrain.configs import load as configs
 from foretrain.configs.launching import LaunchConfig
 from foretrain.configs.schema import Config
+from foretrain.files import write_atomically
 from foretrain.launcher.active import refuse_active
 from foretrain.launcher.elastic import elastic_sizes
 from foretrain.launcher.job import Job, make_job
@@ -84,8 +85,7 @@ def write(plan: LaunchPlan, config: Config) -> None:
         record({"code_sha256": snapshot(job.code), "env": dict(job.without_secrets().env)}, job.folder)
         path = job.folder / script.name
         if script.shown is None:
-            path.unlink(missing_ok=True)  # an earlier one may be private
-            path.write_text(script.text, encoding="utf-8")
+            write_atomically(path, script.text)
         else:
             write_private(path, script.text)
         for name, text in script.private_files.items():

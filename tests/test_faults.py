@@ -1,6 +1,7 @@
 """Faults that pass, of servers and file systems: the job is started again, and only what cannot change ends it."""
 
 import errno
+import os
 import pickle
 import shutil
 import socket
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 
 from foretrain import records
-from foretrain.configs.data import DataConfig
+from foretrain.configs.data import CacheConfig, DataConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
+from foretrain.data_pipeline.corpus.shards import open_corpus
 from foretrain.data_pipeline.errors import CorpusError, UnreachableError, UnreadableError
 from foretrain.data_pipeline.stream import batches
 from foretrain.data_pipeline.stream.batches import Prefetcher, StopAskedError
-from foretrain.faults import is_passing
+from foretrain.faults import is_full, is_passing
 from foretrain.launcher import restart, train
 from foretrain.launcher.local import ranks as ranks_of_this_machine
 from foretrain.launcher.local.run import RankError
@@ -159,6 +161,13 @@ def test_faults_that_pass_are_those_of_networks_and_file_systems() -> None:
         assert not is_passing(lasting), lasting
 
 
+def test_a_full_disk_is_one_also_in_an_error_that_was_raised_because_of_it() -> None:
+    wrapped = CorpusError("wrapped")
+    wrapped.__cause__ = OSError(errno.EDQUOT, "Disk quota exceeded")
+    assert is_full(wrapped) and not is_passing(wrapped)
+    assert not is_full(CorpusError("")) and not is_full(OSError(errno.EIO, ""))
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -166,11 +175,30 @@ def test_faults_that_pass_are_those_of_networks_and_file_systems() -> None:
         UnreadableError("the disk is gone", "shard-0.tar", 7, is_passing=True),
         UnreadableError("the shard is damaged", "shard-0.tar", 7),
         HeldOutError("the disk is gone", is_passing=True),
+        UnreachableError("the cache is full", "shard-0.tar", 7, is_passing=False, is_full=True),
+        HeldOutError("the cache is full", is_passing=False, is_full=True),
     ],
 )
-def test_a_fault_that_passes_is_one_on_every_rank_to_which_it_is_sent(error: Exception) -> None:
+def test_a_fault_is_of_the_same_kind_on_every_rank_to_which_it_is_sent(error: Exception) -> None:
     sent = pickle.loads(pickle.dumps(error))
-    assert (type(sent), str(sent), is_passing(sent)) == (type(error), str(error), is_passing(error))
+    kinds = [(type(each), str(each), is_passing(each), is_full(each)) for each in (sent, error)]
+    assert kinds[0] == kinds[1]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_no_other_sample_replaces_one_that_the_disk_of_the_cache_cannot_hold_now(
+    number: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(folder / "corpus") as server:
+        stream = open_corpus(server.url, "train", CacheConfig(dir=str(folder / "cache"), retries=0))
+
+        def fail(descriptor: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(UnreachableError, match=os.strerror(number)) as raised:
+            stream.read(0, 10)
+    assert (is_full(raised.value), is_passing(raised.value)) == (number == errno.ENOSPC, number == errno.EIO)
 
 
 def test_a_config_that_cannot_be_read_now_does_not_hide_the_checkpoints_of_its_run(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.stream.batch import IntArray
 from foretrain.data_pipeline.stream.data import HeldOut
 from foretrain.data_pipeline.stream.held_out import NO_WINDOW, HeldOutSamples, documents_of, num_windows, spread
-from foretrain.faults import is_passing
+from foretrain.faults import is_full, is_passing
 from foretrain.parallel.engine import Engine
 from foretrain.parallel.groups import Groups
 from foretrain.trainer.callbacks.base import HeldOutLoss
@@ -140,7 +140,7 @@ class Evaluation:
                     if self._groups.rank == 0:
                         documents.append(documents_of(stream, self._seq_len, windows_N))
             except CorpusError as error:
-                problem = HeldOutError(f"held-out samples cannot be read: {error}", is_passing(error))
+                problem = HeldOutError(f"held-out samples cannot be read: {error}", is_passing(error), is_full(error))
             self._held = _Held(num_samples, samples, self._agree(problem, documents))
         return self._held
 
@@ -162,14 +162,15 @@ class Evaluation:
 
 
 class HeldOutError(CorpusError):
-    """Held-out samples cannot be read. `is_passing`: they may be readable later."""
+    """Held-out samples cannot be read. `is_passing`: they may be readable later. `is_full`: a disk has no room."""
 
-    def __init__(self, message: str, is_passing: bool) -> None:
+    def __init__(self, message: str, is_passing: bool, is_full: bool = False) -> None:
         super().__init__(message)
         self.is_passing = is_passing
+        self.is_full = is_full
 
-    def __reduce__(self) -> tuple[type["HeldOutError"], tuple[str, bool]]:  # an error that is sent keeps no cause
-        return type(self), (str(self), self.is_passing)
+    def __reduce__(self) -> tuple[type["HeldOutError"], tuple[str, bool, bool]]:  # an error that is sent keeps no cause
+        return type(self), (str(self), self.is_passing, self.is_full)
 
 
 @dataclass(frozen=True)

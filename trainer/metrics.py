@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from foretrain.files import is_file, replacing, write_atomically
+from foretrain.files import is_file, naming, replacing, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 VAL_LOSS = "val_loss"
@@ -61,7 +61,7 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
 
 def iter_metrics(path: Path | str) -> Iterator[dict[str, Any]]:
     """The records of `read_metrics` one by one, in the memory of one. Raises as it does."""
-    with Path(path).open("rb") as file:
+    with naming(Path(path)), Path(path).open("rb") as file:
         for record, _ in _records(path, file):
             yield record
 
@@ -106,7 +106,7 @@ def rewind(path: Path, resume_step: int, unwritten: bytes = b"") -> list[int]:
         write_atomically(path, "", durable=True)
         return []
     has_step = bytearray(resume_step + 1)
-    with path.open("rb") as file, replacing(path, durable=True) as kept, kept.open("wb") as rest:
+    with naming(path), path.open("rb") as file, replacing(path, durable=True) as kept, kept.open("wb") as rest:
         for record, line in _records(path, file, unwritten):
             step = record["step"]
             if step > resume_step:

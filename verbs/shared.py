@@ -87,7 +87,7 @@ def _status(error: ValueError | OSError, starts_a_run: bool) -> int:
         return EXIT_RESUME  # the launcher starts it again, launch.max_starts times
     from foretrain.trainer.run.lock import InUseError
 
-    return EXIT_FAILED if isinstance(error, OSError | InUseError) else EXIT_CONFIG
+    return EXIT_FAILED if isinstance(error, OSError | InUseError) or is_full(error) else EXIT_CONFIG
 
 
 def _message(error: ValueError | OSError) -> str | None:

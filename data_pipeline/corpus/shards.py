@@ -26,7 +26,7 @@ from foretrain.data_pipeline.corpus.shard_writer import LENS_DTYPE, member_key
 from foretrain.data_pipeline.corpus.store import Store
 from foretrain.data_pipeline.corpus.verify import read_manifest
 from foretrain.data_pipeline.errors import CorpusError, UnreachableError, UnreadableError, remedy_of
-from foretrain.faults import is_passing
+from foretrain.faults import is_full, is_passing
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,8 @@ class TokenStream:
         except (CorpusError, OSError) as error:
             if isinstance(error, OSError):
                 raise self._cannot_be_read(shard, 0, error) from error
-            raise UnreadableError(str(error), self.shard_names[shard], 0) from error
+            passes, has_no_room = is_passing(error), is_full(error)  # a fault of the cache
+            raise UnreachableError(str(error), self.shard_names[shard], 0, passes, has_no_room) from error
 
     def _check_vocabulary(self, starts: IntArray, tokens_NC: npt.NDArray[Any]) -> None:
         if tokens_NC.size == 0 or tokens_NC.max() < self.vocab_size:
@@ -236,12 +237,12 @@ class TokenStream:
 
     def _cannot_be_read(self, shard: int, offset_bytes: int, error: OSError) -> UnreadableError:
         """The error for a failed call. Where it is sure to pass, no other sample may replace what cannot be read now:
-        not after EIO, which a bad sector says too."""
+        not after EIO, which a bad sector says too, unless the file is a copy in the cache."""
         name = self.shard_names[shard]
         message = f"{self.folder}/{name} cannot be read ({error.strerror}) at byte {offset_bytes}: {remedy_of(error)}"
-        if is_passing(error) and error.errno != errno.EIO:
-            return UnreachableError(message, name, offset_bytes)
-        return UnreadableError(message, name, offset_bytes, is_passing(error))
+        is_sure = not self.store.is_local or (is_passing(error) and error.errno != errno.EIO)
+        kind = UnreachableError if is_sure else UnreadableError
+        return kind(message, name, offset_bytes, is_passing(error), is_full(error))
 
     def _unreadable(self, shard: int, offset_bytes: int, what: str) -> UnreadableError:
         name = self.shard_names[shard]

@@ -180,6 +180,7 @@ class SampleStream:
             first.shard,
             first.offset_bytes,
             first.is_passing,
+            first.is_full,
         ) from first
 
 

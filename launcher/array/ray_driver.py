@@ -22,7 +22,8 @@ from foretrain.launcher.ray.say import say
 from foretrain.launcher.ray.stop_signals import FORWARDED, StopSignals, connect
 from foretrain.launcher.ray.submission import Request
 from foretrain.launcher.ray.submission import read as read_request
-from foretrain.launcher.restart import asks_for_restart
+from foretrain.launcher.restart import asks_for_restart, patiently
+from foretrain.streams import outlive_readers
 from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_RESUME
 
 _POLL_S = 0.5
@@ -36,7 +37,8 @@ MAX_PLACING = 8
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tasks of the file's folder."""
     (path,) = sys.argv[1:] if arguments is None else arguments
-    text = Path(path).read_text(encoding="utf-8")
+    outlive_readers(lambda reason: None)  # the disk with Ray's logs may be full
+    text = patiently(lambda: Path(path).read_text(encoding="utf-8"))
     stop_signals = connect()
     if stop_signals is None:
         return EXIT_CONFIG
@@ -53,7 +55,7 @@ class Driver:
     def __init__(self, request: Request, at_once: int | None) -> None:
         self._request = request
         self._job = request.job
-        self._all = read(self._job.folder)
+        self._all = patiently(lambda: read(self._job.folder))
         self._waiting: deque[Task] = deque(self._all)
         self._at_once = at_once or len(self._all)
         self.tasks = RunningTasks(self._job)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from foretrain.files import write_atomically
 from foretrain.launcher.active import refuse_active
 from foretrain.launcher.array.ending import ENDED, STARTS, ended_path
 from foretrain.launcher.array.job_array import JobArray, as_job
@@ -40,5 +41,5 @@ def write(array: JobArray, job: Job) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     for task in array.tasks:
         ended_path(array.folder, task.name).unlink(missing_ok=True)
-    (array.folder / TASKS_FILE).write_text(to_text(array.tasks), encoding="utf-8")
+    write_atomically(array.folder / TASKS_FILE, to_text(array.tasks))
     record({"code_sha256": snapshot(job.code), "env": dict(job.without_secrets().env)}, array.folder)

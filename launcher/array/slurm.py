@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from foretrain.files import write_atomically
 from foretrain.launcher.array.job_array import JobArray, as_job
 from foretrain.launcher.array.task import TASKS_FILE, read
 from foretrain.launcher.array.watch import Ended, watch
-from foretrain.launcher.launches import record_launch
+from foretrain.launcher.launches import record_submitted
 from foretrain.launcher.private import write_private
 from foretrain.launcher.slurm import script as slurm
 from foretrain.launcher.slurm.commands import ask
@@ -62,10 +63,10 @@ def submit(array: JobArray) -> list[str]:
     scripts = {script_path(array.folder, part.start): render(array, part) for part in ranges}
     write_private(array.folder / slurm.SECRETS, slurm.secrets(as_job(array, os.environ)))
     for path, text in scripts.items():
-        path.write_text(text, encoding="utf-8")
+        write_atomically(path, text)
     arrays = _submit_all([*scripts], in_turn=array.at_once is not None)
     for array_id in arrays:
-        record_launch(array.folder, "slurm", array_id)
+        record_submitted(array.folder, "slurm", array_id)
     return arrays
 
 

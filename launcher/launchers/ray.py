@@ -5,7 +5,7 @@ from pathlib import Path
 from foretrain.configs.launching import LaunchConfig
 from foretrain.launcher.array.ray import RayArrays
 from foretrain.launcher.job import Job
-from foretrain.launcher.launches import launches, record_launch
+from foretrain.launcher.launches import launches, record_submitted
 from foretrain.launcher.logs import log_files
 from foretrain.launcher.protocol import ActiveJob, ArrayRunner, Script, Submitted
 from foretrain.launcher.ray import submission
@@ -77,7 +77,7 @@ class RayLauncher:
 
             return run_on_own_cluster(job, script.text)
         job_id = submission.submit(job, script.text, address)
-        record_launch(job.folder, self.name, job_id, address)
+        record_submitted(job.folder, self.name, job_id, address)
         watch = [submission.command(address, *words, job_id) for words in (("logs", "--follow"), ("status",))]
         return Submitted(f"Ray job {job_id}", job_id, tuple(watch), submission.command(address, "stop", job_id))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from foretrain.configs.launching import LaunchConfig
 from foretrain.launcher.array.slurm import SlurmArrays
 from foretrain.launcher.job import Job
-from foretrain.launcher.launches import record_launch
+from foretrain.launcher.launches import record_submitted
 from foretrain.launcher.logs import log_files, log_path
 from foretrain.launcher.protocol import ActiveJob, ArrayRunner, Script, Submitted
 from foretrain.launcher.slurm import commands, script
@@ -45,7 +45,7 @@ class SlurmLauncher:
         """Submit the script. Raises ValueError with what sbatch says against it."""
         path = job.folder / script.name
         job_id = commands.ask("sbatch", "--parsable", str(path)).strip().partition(";")[0]
-        record_launch(job.folder, self.name, job_id)
+        record_submitted(job.folder, self.name, job_id)
         return Submitted(
             title=f"Slurm job {job_id}",
             id=job_id,

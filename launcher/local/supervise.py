@@ -21,6 +21,7 @@ from foretrain.launcher.elastic import Sizes
 from foretrain.launcher.local.size import LocalSize
 from foretrain.launcher.parent_death import die_with_parent
 from foretrain.launcher.restart import EXIT_SIGNAL, decide, pause_s, record_start, was_cut_short
+from foretrain.streams import outlive_readers
 from foretrain.trainer.run.exit_status import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, EXIT_RESUME
 
 MODULE = "foretrain.launcher.local.supervise"
@@ -118,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("command", nargs=REMAINDER)
     asked = parser.parse_args(arguments)
+    outlive_readers(lambda reason: None)  # the run continues although nothing can be printed
     size = None if asked.sizes is None else LocalSize(asked.sizes, asked.device)
     return Supervisor(asked.run_dir, asked.command, asked.max_starts, size).run()
 

@@ -26,6 +26,7 @@ from foretrain.launcher.ray.stop_signals import StopSignals, connect
 from foretrain.launcher.ray.submission import SCRIPT, Request, read
 from foretrain.launcher.ray.supervise import Ranks, supervise
 from foretrain.launcher.restart import decide, patiently, pause_s, read_starts, record_start
+from foretrain.streams import outlive_readers
 from foretrain.trainer.run.exit_status import EXIT_CONFIG
 
 _POLL_S = 0.5
@@ -36,7 +37,8 @@ LAST_LINE = "the driver exits with status"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job that the file describes."""
     (path,) = sys.argv[1:] if arguments is None else arguments
-    request = read(Path(path).read_text(encoding="utf-8"))
+    outlive_readers(lambda reason: None)  # the disk with Ray's logs may be full
+    request = read(patiently(lambda: Path(path).read_text(encoding="utf-8")))
     stop_signals = connect()
     if stop_signals is None:
         return EXIT_CONFIG

@@ -35,6 +35,7 @@ def _echo(log: Path, offset: int, done: threading.Event) -> None:
             new = file.read()
         if new:
             offset += len(new)
-            sys.stdout.flush()
-            sys.stdout.buffer.write(new)
-            sys.stdout.buffer.flush()
+            with suppress(OSError):  # the disk with Ray's logs may be full
+                sys.stdout.flush()
+                sys.stdout.buffer.write(new)
+                sys.stdout.buffer.flush()

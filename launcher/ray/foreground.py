@@ -1,7 +1,7 @@
 """Runs a Ray job on a private cluster, which ends with it."""
 
 from foretrain.launcher.job import Job
-from foretrain.launcher.launches import record_launch
+from foretrain.launcher.launches import record_submitted
 from foretrain.launcher.local.forwarding import Forwarding, Interrupt
 from foretrain.launcher.ray.follow import follow
 from foretrain.launcher.ray.local_cluster import local_cluster
@@ -21,7 +21,7 @@ def run_on_own_cluster(job: Job, text: str) -> int:
             local_cluster(num_ranks * job.cpus_per_rank, num_ranks if job.gpus_per_node else 0) as address,
         ):
             job_id = submit(job, text, address)
-            record_launch(job.folder, "ray", job_id, address)
+            record_submitted(job.folder, "ray", job_id, address)
             return follow(address, job_id)
     except Interrupt as interrupt:
         return 128 + interrupt.signum

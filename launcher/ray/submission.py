@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from foretrain.files import write_atomically
 from foretrain.launcher.environment import changed_environment
 from foretrain.launcher.job import Job
 from foretrain.launcher.ray.token import headers_of
@@ -129,7 +130,7 @@ def log(address: str, submission_id: str) -> str:
 def keep_log(address: str, submission_id: str, folder: Path) -> None:
     """Copy what a job's driver has printed to ray-ID.log in `folder`, if the cluster still has it."""
     with suppress(ValueError, RuntimeError, OSError):
-        (folder / f"ray-{submission_id}.log").write_text(log(address, submission_id), encoding="utf-8")
+        write_atomically(folder / f"ray-{submission_id}.log", log(address, submission_id))
 
 
 def is_active(address: str, submission_id: str) -> bool:

@@ -81,7 +81,9 @@ def filled(
 def _exports(job: Job) -> str:
     """The shell lines that set the ranks' environment."""
     public = [f"export {name}={shlex.quote(value)}" for name, value in job.env if name not in job.secrets]
-    secret = [f". {shlex.quote(str(job.folder / SECRETS))}"] if job.secrets else []
+    path = shlex.quote(str(job.folder / SECRETS))
+    # Without the secrets, a server may refuse the ranks, and a job that is refused is not started again.
+    secret = [f'patiently . {path} || {{ say {path}" cannot be read"; exit 1; }}'] if job.secrets else []
     return "\n".join([*public, *secret])
 
 

@@ -7,8 +7,6 @@ next start without a fault has the curve of a run that met none, to the bit. FOR
 import errno
 import os
 import shutil
-import socket
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +16,14 @@ from foretrain.launcher.restart import read_starts
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_HANG, EXIT_RESUME
 from foretrain.trainer.run.folder import CHECKPOINTS
-from tests.cli import Ended, called, end, start
+from tests.cli import end, start
 from tests.file_faults.faults import STALL, Fault, FileFaults
+from tests.file_faults.runs import CONFIG, Runs, one_line, with_error
 from tests.file_faults.served import Server
 
 pytestmark = pytest.mark.long
-STALL_S = float(os.environ.get("FORETRAIN_STALL_S", "0.1"))
 BASE, NUM_STEPS = 2, 12
-CONFIG = f"""
+TEXT = f"""
 run_dir: runs/x
 model: {{num_layers: 1, d_model: 32, num_heads: 2, d_ff: 64, seq_len: 32}}
 data: {{path: corpus}}
@@ -120,77 +118,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     """A folder with a config and its corpus."""
     folder = tmp_path_factory.mktemp("user")
     shutil.copytree(corpus, folder / "corpus")
-    (folder / "tiny.yaml").write_text(CONFIG, encoding="utf-8")
+    (folder / CONFIG).write_text(TEXT, encoding="utf-8")
     return folder
 
 
 @pytest.fixture(scope="module")
-def file_faults(tmp_path_factory: pytest.TempPathFactory) -> FileFaults:
-    return FileFaults(tmp_path_factory.mktemp("faults"))
-
-
-class Runs:
-    """Runs of one rank in a folder. Each begins as a copy of one that was stopped after step BASE."""
-
-    def __init__(self, folder: Path, faults: FileFaults, server: Server) -> None:
-        self.folder, self._faults, self._server = folder, faults, server
-        self.run_dir = folder / "runs/x"
-        assert self._train(run_dir="runs/base", stop_after=BASE).status == EXIT_DONE
-        assert self._train(run_dir="runs/calm").status == EXIT_DONE
-        self.calm = self.losses(folder / "runs/calm")
-
-    def reset_to_base(self) -> None:
-        """Bring the run back to where it was stopped."""
-        shutil.rmtree(self.run_dir, ignore_errors=True)
-        shutil.copytree(self.folder / "runs/base", self.run_dir)
-
-    def start(self, faults: Sequence[Fault] = (), stop_after: int | None = None) -> Ended:
-        """Start the run, with faults, all of which it must meet."""
-        with self._faults.having(faults):
-            return self._train("runs/x", stop_after)
-
-    def _train(self, run_dir: str, stop_after: int | None = None) -> Ended:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = str(free.getsockname()[1])
-        rank = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        more = [] if stop_after is None else [f"train.stop_after={stop_after}"]
-        return self._server.call("train", "tiny.yaml", f"run_dir={run_dir}", *more, cwd=self.folder, **rank)
-
-    def forget_checks(self) -> None:
-        """Let the next start look at the complete corpus."""
-        for path in (self.folder / "corpus").glob(".*.checked.json"):
-            path.unlink()
-
-    @staticmethod
-    def losses(run_dir: Path) -> list[tuple[int, float]]:
-        records = read_metrics(run_dir / METRICS_FILE)
-        return [(record["step"], record["loss"]) for record in records if record["kind"] == "train"]
-
-    def assert_complete(self) -> None:
-        """Assert that the run is complete on the curve of one without faults, with sound checkpoints."""
-        assert self.losses(self.run_dir) == self.calm
-        assert called("checkpoint", "verify", "runs/x", cwd=self.folder).status == EXIT_DONE
-        names = sorted(path.name for path in (self.run_dir / CHECKPOINTS).iterdir())
-        assert names[-1] == f"step-{NUM_STEPS:08d}" and all(name.startswith("step-") for name in names), names
-
-
-@pytest.fixture(scope="module")
-def runs(folder: Path, file_faults: FileFaults, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    no_pauses = {"foretrain.trainer.callbacks.checkpoints:PAUSES_S": [0.0] * 3}
-    server = Server(file_faults.variables, tmp_path_factory.mktemp("printed"), no_pauses)
-    yield Runs(folder, file_faults, server)
-    server.close()
-
-
-def one_line(ended: Ended) -> str:
-    """The only error that a command printed."""
-    (line,) = (line for line in ended.err.splitlines() if "error" in line)
-    assert "Traceback" not in ended.err
-    return line
-
-
-def with_error(faults: Sequence[Fault], error: int) -> list[Fault]:
-    return [replace(fault, error=error, stall_s=0.0 if error else STALL_S) for fault in faults]
+def runs(folder: Path, file_faults: FileFaults, server: Server) -> Runs:
+    return Runs(folder, file_faults, server, BASE)
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE, errno.ENOSPC], ids=NAMES.get)
@@ -268,7 +202,7 @@ def test_a_launch_on_this_machine_starts_again_after_faults_at_its_start_and_in_
         Fault("read", "*/corpus/train-*.tar", count=3),  # so that one of two ranks meets two
     ]
     with file_faults.having(faults):
-        process = start("launch", "tiny.yaml", "parallel.dp=2", cwd=runs.folder, **file_faults.variables)
+        process = start("launch", CONFIG, "parallel.dp=2", cwd=runs.folder, **file_faults.variables)
         ended = end(process)
     assert ended.status == EXIT_DONE, ended.err
     assert ended.err.count("lost a server or a file system (see the logs)") == 2, ended.err

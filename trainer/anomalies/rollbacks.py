@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from foretrain.data_pipeline.stream.left_out import LeftOut
-from foretrain.files import write_atomically
+from foretrain.files import naming, write_atomically
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.run.folder import newest_checkpoint
 
@@ -43,7 +43,9 @@ def read_rollbacks(run_dir: Path) -> list[Rollback]:
     """The rollbacks of a run, oldest first. Raises ValueError, which names the file, if it is damaged."""
     path = run_dir / ROLLBACKS_FILE
     try:
-        return [Rollback(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
+        with naming(path):
+            text = path.read_text(encoding="utf-8")
+        return [Rollback(**values) for values in json.loads(text)]
     except FileNotFoundError:
         return []
     except (TypeError, json.JSONDecodeError) as error:

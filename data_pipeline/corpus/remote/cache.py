@@ -27,11 +27,14 @@ from pathlib import Path
 from stat import S_IMODE, S_ISDIR
 from typing import Any, BinaryIO, cast
 
-from foretrain.data_pipeline.errors import CorpusError
+from foretrain.data_pipeline.errors import CorpusError, remedy_of
+from foretrain.faults import is_full, is_passing
+from foretrain.files import naming
 
 PART = re.compile(r"\.(\d+)\.part$")
 WAIT_FOR_TURN_S = 0.02
 WAIT_FOR_ROOM_S = 0.05
+_MAKE_ROOM = "make room on its disk, lower data.cache.max_gb, or set data.cache.dir to another disk"
 GRANT_BYTES = 1 << 24
 """Room that is made at once for the bytes of a download that come next, or a sixteenth of its size if that is more."""
 
@@ -112,10 +115,8 @@ class Cache:
             with self._locked():
                 pass
         except OSError as error:
-            raise CorpusError(
-                f"{root} cannot be used as a cache ({error.strerror}): set data.cache.dir to a folder on a disk of "
-                "this machine"
-            ) from error
+            advice = _advice(error, "set data.cache.dir to a folder on a disk of this machine")
+            raise CorpusError(f"{root} cannot be used as a cache ({error.strerror}): {advice}") from error
 
     def path(self, file: CachedFile) -> Path:
         """Return the path of the file when it is in the cache."""
@@ -127,17 +128,17 @@ class Cache:
             descriptor = _open(self.path(file), os.O_RDONLY)
         except FileNotFoundError:
             return None
-        if not self._is_complete(descriptor, file):
-            os.close(descriptor)
-            return None
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        self._touch(descriptor)
+        with _closed_after_errors(descriptor):
+            if not self._is_complete(descriptor, file):
+                os.close(descriptor)
+                return None
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            self._touch(descriptor)
         return descriptor
 
     def touch(self, file: CachedFile) -> None:
         """Mark a file as the most recently used one, if it is in the cache."""
-        with suppress(FileNotFoundError):
-            self._touch(self.path(file))
+        self._touch(self.path(file))
 
     def open_or_fetch(
         self, file: CachedFile, fetch: Callable[[BinaryIO], None], *, is_prefetch: bool = False
@@ -146,8 +147,15 @@ class Cache:
 
         `fetch` gets a file that may hold its first bytes; it raises an error unless it completes and checks it. While
         another process fetches the file or needs all the room, this call waits. With `is_prefetch` it does not wait or
-        evict a file in use, but returns None instead. Raises CorpusError if the file can never fit.
+        evict a file in use, but returns None instead. Raises CorpusError if the file can never fit, and OSError, which
+        names it, if the disk fails.
         """
+        with naming(self.path(file)):
+            return self._open_or_fetch(file, fetch, is_prefetch)
+
+    def _open_or_fetch(
+        self, file: CachedFile, fetch: Callable[[BinaryIO], None], is_prefetch: bool
+    ) -> tuple[int, bool] | None:
         while True:
             if (descriptor := self.open(file)) is not None:
                 return descriptor, False
@@ -201,16 +209,15 @@ class Cache:
                 part.flush()
                 os.fsync(part.fileno())  # without it, a power cut could leave a file of zeros
             except OSError as error:
-                path.unlink(missing_ok=True)
-                raise CorpusError(
-                    f"{path} cannot be written ({error.strerror}): make room on its disk, lower data.cache.max_gb, or "
-                    "set data.cache.dir to another disk"
-                ) from error
-            descriptor = _open(path, os.O_RDONLY)
-            with self._locked():
-                path.rename(self.path(file))
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        self._touch(descriptor)
+                with suppress(OSError):  # the disk may be gone
+                    path.unlink(missing_ok=True)
+                advice = _advice(error, _MAKE_ROOM)
+                raise CorpusError(f"{path} cannot be written ({error.strerror}): {advice}") from error
+            with _closed_after_errors(_open(path, os.O_RDONLY)) as descriptor, self._locked():
+                _rename(path, self.path(file), descriptor)
+        with _closed_after_errors(descriptor):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            self._touch(descriptor)
         return descriptor
 
     def _may_start(self, size_bytes: int, is_prefetch: bool) -> bool:
@@ -306,7 +313,8 @@ class Cache:
     @staticmethod
     def _touch(file: int | Path) -> None:
         now_ns = time.time_ns()  # the kernel's clock for files has steps of milliseconds
-        os.utime(file, ns=(now_ns, now_ns))
+        with suppress(OSError):  # it is not there, or its disk fails: it only seems to be older
+            os.utime(file, ns=(now_ns, now_ns))
 
 
 def _open(path: Path, flags: int) -> int:
@@ -317,6 +325,32 @@ def _open(path: Path, flags: int) -> int:
         if error.errno != errno.ELOOP:
             raise
         raise CorpusError(f"{path} is a link, which no cache has: remove it, and see who can write there") from error
+
+
+@contextmanager
+def _closed_after_errors(descriptor: int) -> Iterator[int]:
+    """Yield an open file, which stays open unless the block raises an error."""
+    try:
+        yield descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _rename(path: Path, target: Path, descriptor: int) -> None:
+    """Rename a file, which is also open. That a server has done it counts, although its answer was lost."""
+    try:
+        path.rename(target)
+    except OSError:
+        with suppress(FileNotFoundError):
+            if os.path.samestat(target.stat(), os.fstat(descriptor)):
+                return
+        raise
+
+
+def _advice(error: OSError, otherwise: str) -> str:
+    """What to do about an error of the cache's disk, `otherwise` if it neither passes nor is for want of room."""
+    return remedy_of(error) if is_passing(error) else _MAKE_ROOM if is_full(error) else otherwise
 
 
 def _check_is_own(folder: Path) -> None:

@@ -299,3 +299,36 @@ def test_a_full_disk_says_what_to_change_and_frees_what_was_written(tmp_path: Pa
     with pytest.raises(CorpusError, match=r"No space left on device\): make room on its disk, lower data\.cache"):
         cache.open_or_fetch(wanted(0), full)
     assert kept_files(cache) == set()
+
+
+def test_a_disk_that_fails_is_no_reason_to_make_room(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, "u", "0" * 64, 1000)
+
+    def fails(file: BinaryIO) -> None:
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(CorpusError, match=r"Input/output error\): the file system or the network has failed"):
+        cache.open_or_fetch(wanted(0), fails)
+
+
+def test_an_error_without_a_file_names_the_one_that_was_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path, "u", "0" * 64, 1000)
+
+    def no_lock(file: object, how: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    with pytest.raises(OSError, match=r"Input/output error: '.*/shard-0'"):
+        get(cache, 0)
+
+
+def test_a_rename_whose_answer_is_lost_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, rename = Cache(tmp_path, "u", "0" * 64, 1000), Path.rename
+
+    def lose_answer(path: Path, target: Path) -> None:
+        rename(path, target)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "rename", lose_answer)
+    put(cache, 0)
+    assert kept_files(cache) == {"shard-0"}
