@@ -35,6 +35,9 @@ MODEL_LAYERS = 10_000
 MODEL_SIZE = 1 << 24
 """Every other size of a model that is imported: widths, heads, positions, vocabulary."""
 
+PROMPTS_BYTES = 256 * MIB
+"""Prompts that are continued by one command: a million of 256 characters."""
+
 DOCUMENT_BYTES = 1 << 30
 """One document of `prepare`, decompressed: a text file, a line of JSON, or the members of a sample that are read."""
 SAMPLE_MEMBERS = 10_000

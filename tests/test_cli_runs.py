@@ -6,12 +6,15 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from foretrain import limits
 from foretrain.configs import load as configs
 from foretrain.data_pipeline.corpus.manifest import Manifest
 from foretrain.trainer.metrics import METRICS_FILE, VAL_BITS, VAL_LOSS, VAL_LOSS_ERROR, read_metrics
@@ -20,7 +23,18 @@ from foretrain.trainer.run.description import Description
 from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_RESUME
 from foretrain.trainer.run.folder import CHECKPOINTS, RUN_LOG, SAMPLES_FILE, SUMMARY_FILE
 from foretrain.trainer.run.setup import prepare_run
-from tests.cli import CONFIG, NUM_STEPS, Ended, assert_refused, called, end, foretrain, start, wait_for_a_step
+from tests.cli import (
+    CONFIG,
+    NUM_STEPS,
+    Ended,
+    assert_refused,
+    called,
+    end,
+    environment,
+    foretrain,
+    start,
+    wait_for_a_step,
+)
 from tests.processes import assert_gone
 
 
@@ -175,10 +189,11 @@ def test_generate_prints_the_prompt_and_its_continuation_which_a_seed_determines
 def test_generate_continues_many_prompts_each_as_if_it_were_alone(complete_run: Ended, folder: Path) -> None:
     prompts: list[dict[str, Any]] = [
         {"prompt": "7 plus", "seed": 3},
-        {"prompt": "日本"},
+        {"prompt": "日本\u2028\x85"},  # characters at which other text would be divided into lines
         {"prompt": "a longer prompt about 7", "seed": 3},
     ]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    lines = "".join(json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in prompts)
+    (folder / "prompts.jsonl").write_text(lines, encoding="utf-8", newline="\n")
     options = ("--num-tokens", "9", "--seed", "5")
     ended = called("generate", "runs/complete", "--prompts", "prompts.jsonl", *options, cwd=folder)
     found = [json.loads(line) for line in ended.out.splitlines()]
@@ -187,6 +202,23 @@ def test_generate_continues_many_prompts_each_as_if_it_were_alone(complete_run: 
     for each in found:
         alone = ("--prompt", each["prompt"], "--num-tokens", "9", "--seed", str(each["seed"]))
         assert called("generate", "runs/complete", *alone, cwd=folder).out == f"{each['prompt']}{each['text']}\n"
+
+
+def test_a_file_of_prompts_has_a_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PROMPTS_BYTES", 10)
+    (folder / "large.jsonl").write_text('{"prompt": "x"}\n')
+    ended = called("generate", "runs/none", "--prompts", "large.jsonl", cwd=folder)
+    assert_refused(ended, "large.jsonl has more than 10 bytes, which is the limit: divide it")
+
+
+def test_a_full_disk_for_what_a_command_prints_is_one_line(complete_run: Ended, folder: Path) -> None:
+    command = [sys.executable, "-m", "foretrain", "checkpoint", "ls", "runs/complete"]
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            command, cwd=folder, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ended.returncode == EXIT_BAD_INPUT
+    assert ended.stderr == "error: a file: No space left on device: free some space, or choose another path\n"
 
 
 def test_generate_ends_the_text_before_a_stop_string(complete_run: Ended, folder: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from foretrain.verbs import budget, checkpoint, data, evaluation, interop, prediction, scaling, text, training
+from foretrain.verbs.shared import report
 
 app = typer.Typer(
     help="Pretrain language models with data, tensor, context and pipeline parallelism.",
@@ -53,7 +54,13 @@ app.command(rich_help_panel="Scaling")(budget.budget)
 def main() -> None:
     """The console script."""
     repair_streams()
-    app(prog_name="foretrain")
+    try:
+        app(prog_name="foretrain")
+    except OSError as error:  # of what is printed after the work, as by a full disk
+        status = report(error)
+        if status is None:
+            raise
+        sys.exit(status)
 
 
 def repair_streams() -> None:
@@ -64,6 +71,9 @@ def repair_streams() -> None:
         except OSError:
             # Without this, the next file that is opened would get the number of the standard stream.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for fd, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:  # it was closed when Python started
+            setattr(sys, name, os.fdopen(fd, "w", encoding="utf-8", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

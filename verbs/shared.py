@@ -61,11 +61,19 @@ def bad_input(*, starts_a_run: bool = False) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        message = _message(error)
-        if message is None or os.environ.get("FORETRAIN_TRACEBACK") == "1":
+        status = report(error, starts_a_run=starts_a_run)
+        if status is None:
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(quotable(message))}", soft_wrap=True, highlight=False)
-        raise typer.Exit(_status(error, starts_a_run)) from None
+        raise typer.Exit(status) from None
+
+
+def report(error: ValueError | OSError, *, starts_a_run: bool = False) -> int | None:
+    """Print what a user can do about an error, and return the exit status; None: the error is not the user's."""
+    message = _message(error)
+    if message is None or os.environ.get("FORETRAIN_TRACEBACK") == "1":
+        return None
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(quotable(message))}", soft_wrap=True, highlight=False)
+    return _status(error, starts_a_run)
 
 
 @contextmanager

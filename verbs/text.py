@@ -1,12 +1,14 @@
 """The verbs of text from a trained model."""
 
 import sys
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from foretrain import limits
 from foretrain.printable import for_stream
 from foretrain.verbs.shared import bad_input
 
@@ -75,9 +77,15 @@ def generate(
 
 
 def _lines(name: str) -> list[str]:
-    """The lines of a file, or of the standard input if its name is "-". Raises ValueError if they are not UTF-8."""
+    """The lines of a file, or of the standard input if its name is "-".
+
+    Raises ValueError if they are not UTF-8, or have more than `limits.PROMPTS_BYTES`.
+    """
+    with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
+        data = file.read(limits.PROMPTS_BYTES + 1)
+    if len(data) > limits.PROMPTS_BYTES:
+        raise ValueError(f"{name} has more than {limits.PROMPTS_BYTES:,} bytes, which is the limit: divide it")
     try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        return data.decode().splitlines()
+        return data.decode().split("\n")  # a text in JSON may have other characters that break a line
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is not UTF-8 ({error}): save it in that encoding") from None

@@ -34,6 +34,10 @@ def _prompt(line: str, place: str) -> Prompt:
         raise ValueError(error_message(f"{place} is not JSON ({error}): {wanted}")) from None
     if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
         raise ValueError(f'{place} has no text named "prompt": {wanted}')
+    try:
+        fields["prompt"].encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place} has half of a surrogate pair at character {error.start}: {wanted}") from None
     seed = fields.get("seed")
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**63):
         raise ValueError(error_message(f"{place} has the seed {str(seed)[:100]}: use a whole number from 0 on"))

@@ -18,6 +18,7 @@ def test_each_line_is_a_prompt_and_may_have_a_seed() -> None:
         ('{"prompt": 3}', 'p.jsonl, line 2 has no text named "prompt"'),
         ('{"prompt": "a", "seed": -1}', "p.jsonl, line 2 has the seed -1"),
         ('{"prompt": "a", "seed": true}', "p.jsonl, line 2 has the seed True"),
+        ('{"prompt": "a\\ud800"}', "p.jsonl, line 2 has half of a surrogate pair at character 1"),
         ("[" * 100_000, "p.jsonl, line 2 is not JSON"),
     ],
 )
