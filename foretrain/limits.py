@@ -35,6 +35,8 @@ MODEL_LAYERS = 10_000
 MODEL_SIZE = 1 << 24
 """Every other size of a model that is imported: widths, heads, positions, vocabulary."""
 
+ROLLBACKS_BYTES = 16 * MIB
+"""The rollbacks of a run: a hundred thousand."""
 PROMPTS_BYTES = 256 * MIB
 """Prompts that are continued by one command: a million of 256 characters."""
 

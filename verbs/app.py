@@ -56,7 +56,7 @@ def main() -> None:
     repair_streams()
     try:
         app(prog_name="foretrain")
-    except OSError as error:  # of what is printed after the work, as by a full disk
+    except OSError as error:  # what is printed after the work cannot be written, as on a full disk
         status = report(error)
         if status is None:
             raise

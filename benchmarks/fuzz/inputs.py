@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from foretrain.data_pipeline.corpus.manifest import NO_SHA256
 from foretrain.data_pipeline.prepare.build import prepare
+from foretrain.trainer.anomalies.rollbacks import Rollback
 from foretrain.trainer.checkpoint.folders import MANIFEST as CHECKSUMS
 from foretrain.trainer.checkpoint.manifest import write_manifest
 from foretrain.trainer.checkpoint.record import CheckpointRecord
@@ -115,6 +116,11 @@ def description() -> bytes:
     """The description of a run, with arbitrary values."""
     values = {each.name: "a" if each.type in (str, "str") else 1 for each in fields(Description)}
     return json.dumps(values).encode()
+
+
+def rollbacks() -> bytes:
+    """The rollbacks of a run: there is one."""
+    return json.dumps([asdict(Rollback(5, 4, 16, 20, "loss nan"))]).encode()
 
 
 def checkpoint_record() -> bytes:

@@ -23,6 +23,7 @@ from foretrain.data_pipeline.prepare.tar_documents import TarDocuments
 from foretrain.data_pipeline.prepare.text import TextReader
 from foretrain.data_pipeline.prepare.token_members import TokenFormat
 from foretrain.data_pipeline.prepare.tokenizer import TextBytes, load_tokenizer, vocab_size_of
+from foretrain.trainer.anomalies.rollbacks import ROLLBACKS_FILE, read_rollbacks
 from foretrain.trainer.checkpoint.folders import MANIFEST as CHECKSUMS
 from foretrain.trainer.checkpoint.manifest import METADATA, check_files
 from foretrain.trainer.checkpoint.metadata import UnsafeError, read_metadata
@@ -35,6 +36,7 @@ from foretrain.trainer.metrics import iter_metrics, to_line
 from foretrain.trainer.run.description import Description
 from foretrain.trainer.run.folder import CONFIG_FILE, DESCRIPTION_FILE, RECORD, checkpoints_in
 from foretrain.trainer.run.predicted import SealedPrediction
+from foretrain.trainer.text.prompts import read_prompts
 
 Parser = Callable[[bytes], object]
 Repair = Callable[[bytes], bytes]
@@ -131,6 +133,10 @@ def _override(content: bytes) -> object:
     return parse_override(content.decode("utf-8", "replace"))
 
 
+def _prompts(content: bytes) -> object:
+    return read_prompts(content.decode("utf-8", "replace").split("\n"), "prompts.jsonl")
+
+
 def _metrics(work: Path) -> list[bytes]:
     records = [{"kind": "train", "step": 1, "loss": 2.5, "tokens": 4}, {"kind": "eval", "step": 2, "val_loss": 1e400}]
     return ["".join(map(to_line, records)).encode()]
@@ -209,6 +215,18 @@ TARGETS = (
         (ValueError,),
         lambda _: [inputs.sealed_prediction()],
         inputs.with_seal,
+    ),
+    Target(
+        "rollbacks",
+        partial(in_file, ROLLBACKS_FILE, lambda path: [str(each) for each in read_rollbacks(path.parent)]),
+        (ValueError,),
+        lambda _: [inputs.rollbacks()],
+    ),
+    Target(
+        "prompts",
+        lambda _: _prompts,
+        (ValueError,),
+        lambda _: [b'{"prompt": "a\\ud83d\\ude42"}\n\n{"prompt": "", "seed": 3}'],
     ),
     Target(
         "safetensors",

@@ -8,13 +8,18 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from foretrain import limits
 from foretrain.data_pipeline.stream.left_out import LeftOut
 from foretrain.files import naming, write_atomically
+from foretrain.printable import printable
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.run.folder import newest_checkpoint
+from foretrain.typed_json import from_values
 
 ROLLBACKS_FILE = "rollbacks.json"
+_MAX_NUMBER = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,9 @@ class Rollback:
     """What was not sound."""
 
     def __str__(self) -> str:
+        reason = printable(self.reason)  # the run may be that of others
         return (
-            f"step {self.step}: {self.reason}; back to the checkpoint of step {self.to_step}, without the samples "
+            f"step {self.step}: {reason}; back to the checkpoint of step {self.to_step}, without the samples "
             f"{self.first_sample} to {self.end_sample - 1}"
         )
 
@@ -43,13 +49,29 @@ def read_rollbacks(run_dir: Path) -> list[Rollback]:
     """The rollbacks of a run, oldest first. Raises ValueError, which names the file, if it is damaged."""
     path = run_dir / ROLLBACKS_FILE
     try:
-        with naming(path):
-            text = path.read_text(encoding="utf-8")
-        return [Rollback(**values) for values in json.loads(text)]
+        with naming(path), path.open("rb") as file:
+            content = file.read(limits.ROLLBACKS_BYTES + 1)
     except FileNotFoundError:
         return []
-    except (TypeError, json.JSONDecodeError) as error:
+    try:
+        if len(content) > limits.ROLLBACKS_BYTES:
+            raise ValueError(f"it has more than {limits.ROLLBACKS_BYTES:,} bytes")
+        found = json.loads(content.decode())
+        if not isinstance(found, list):
+            raise ValueError(f"it is a {type(found).__name__}")
+        return [_from_values(values) for values in found]
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a list of rollbacks ({error}): repair it") from error
+
+
+def _from_values(values: Any) -> Rollback:
+    """A rollback in values of JSON. Raises ValueError if they are none."""
+    if not isinstance(values, dict):
+        raise ValueError(f"one of them is a {type(values).__name__}")
+    found = from_values(Rollback, values)
+    if not (0 <= found.to_step < found.step < _MAX_NUMBER and 0 <= found.first_sample < found.end_sample < _MAX_NUMBER):
+        raise ValueError("the numbers of one of them cannot be")
+    return found
 
 
 def write_rollbacks(run_dir: Path, rollbacks: Sequence[Rollback]) -> None:
