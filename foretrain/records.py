@@ -10,9 +10,12 @@ from foretrain.files import naming
 
 
 def append(path: Path, entry: Mapping[str, Any]) -> None:
-    """Add an entry."""
-    with naming(path), path.open("a", encoding="utf-8") as file:
-        file.write(f"\n{json.dumps(entry)}\n")  # a node may have died while it wrote the line before
+    """Add an entry. It is not in the record if this raises OSError, unless the file cannot be closed."""
+    left = f"\n{json.dumps(entry)}\n".encode()  # a node may have died while it wrote the line before
+    # Without a buffer, which Python would write once more when it closes the file after an error.
+    with naming(path), path.open("ab", buffering=0) as file:
+        while left:
+            left = left[file.write(left) :]
 
 
 def entries(path: Path) -> list[dict[str, Any]]:

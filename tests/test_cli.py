@@ -236,11 +236,11 @@ def test_no_file_replaces_a_closed_stream_in_the_command_or_its_ranks(tmp_path: 
     code = (
         "import os, sys; from foretrain.verbs.app import repair_streams; repair_streams(); file = open('opened', 'w');"
         "print(file.fileno() > 2, *(os.get_inheritable(fd) for fd in range(3)), file=file);"
-        "print(sys.stdout.isatty(), sys.stderr.isatty(), sys.stdout.encoding, file=file)"
+        "print(sys.stdin.read() == '', sys.stdout.isatty(), sys.stderr.isatty(), sys.stdout.encoding, file=file)"
     )
     line = f"{shlex.join([sys.executable, '-c', code])} <&- >&- 2>&-"
     subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment(), timeout=DEADLINE_S, check=True)
-    assert (tmp_path / "opened").read_text() == "True True True True\nFalse False utf-8\n"
+    assert (tmp_path / "opened").read_text() == "True True True True\nTrue False False utf-8\n"
 
 
 def verbs(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

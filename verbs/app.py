@@ -71,9 +71,9 @@ def repair_streams() -> None:
         except OSError:
             # Without this, the next file that is opened would get the number of the standard stream.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    for fd, name in ((1, "stdout"), (2, "stderr")):
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:  # it was closed when Python started
-            setattr(sys, name, os.fdopen(fd, "w", encoding="utf-8", closefd=False))
+            setattr(sys, name, os.fdopen(fd, mode, encoding="utf-8", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

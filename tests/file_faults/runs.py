@@ -39,6 +39,11 @@ class Runs:
         with self._faults.having(faults):
             return self._train("runs/x", stop_after)
 
+    def launch(self, faults: Sequence[Fault]) -> Ended:
+        """Launch the run on this machine, with faults that end the command before its first start."""
+        with self._faults.having(faults):
+            return self._server.call("launch", CONFIG, "run_dir=runs/x", cwd=self.folder)
+
     def _train(self, run_dir: str, stop_after: int | None = None) -> Ended:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = str(free.getsockname()[1])

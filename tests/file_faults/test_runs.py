@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from foretrain.launcher.launches import launches
 from foretrain.launcher.restart import read_starts
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
-from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_HANG, EXIT_RESUME
+from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, EXIT_HANG, EXIT_RESUME
 from foretrain.trainer.run.folder import CHECKPOINTS
 from tests.cli import end, start
 from tests.file_faults.faults import STALL, Fault, FileFaults
@@ -101,6 +102,14 @@ WRITTEN_AT_START = (
     Fault("write", f"{RUN}/.description.json*"),
     Fault("write", f"{RUN}/ledger.jsonl"),
 )
+WRITTEN_BY_LAUNCH = (
+    Fault("open", f"{RUN}/code.new/*"),
+    Fault("rename", f"{RUN}/code"),
+    Fault("write", f"{RUN}/.job.sh*"),
+    Fault("rename", f"{RUN}/job.sh"),
+    Fault("write", f"{RUN}/launches.jsonl"),
+)
+"""What a launch writes, before the first start."""
 IN_THE_RUN = (
     Fault("open", "*/corpus/train-*.tar", count=2),
     Fault("read", "*/corpus/train-*.tar", count=2),
@@ -192,12 +201,24 @@ def test_a_fault_that_ends_a_run_asks_for_another_start_which_continues_on_the_s
     runs.assert_complete()
 
 
+def test_a_fault_of_what_a_launch_writes_is_one_line_and_leaves_nothing_half_written(runs: Runs) -> None:
+    runs.reset_to_base()
+    for number, fault in enumerate(WRITTEN_BY_LAUNCH):
+        error = (errno.EIO, errno.ENOSPC)[number % 2]
+        ended = runs.launch(with_error([fault], error))
+        assert ended.status == EXIT_BAD_INPUT, (fault, ended.err)
+        assert os.strerror(error) in one_line(ended)
+        assert (runs.run_dir / "job.sh").exists() == (fault is WRITTEN_BY_LAUNCH[-1])
+        assert not [*runs.run_dir.glob(".job.sh*")], "half of a file is left"
+    assert launches(runs.run_dir) == []
+
+
 def test_a_launch_on_this_machine_starts_again_after_faults_at_its_start_and_in_its_steps(
     runs: Runs, file_faults: FileFaults
 ) -> None:
     runs.reset_to_base()
     faults = [
-        Fault("open", f"{RUN}/starts.jsonl"),  # is waited for
+        Fault("write", f"{RUN}/starts.jsonl"),  # is waited for, and recorded once
         Fault("write", f"{RUN}/.description.json*"),
         Fault("read", "*/corpus/train-*.tar", count=3),  # so that one of two ranks meets two
     ]

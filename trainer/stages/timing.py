@@ -1,6 +1,7 @@
 """Costs of the stages of a pipeline, measured on this machine in the precision and sizes of a run."""
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from foretrain.configs.model import ModelConfig, Shape
 from foretrain.configs.schema import TrainConfig
+from foretrain.files import write_atomically
 from foretrain.parallel.groups import Groups
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.loss import cross_entropy
@@ -22,6 +24,8 @@ from foretrain.trainer.model.blueprint import Blueprint
 from foretrain.trainer.model.gpt import Recompute, Stage
 from foretrain.trainer.model.logits import rows_of_part
 from foretrain.trainer.stages.cost import Costs, balance_stages
+
+logger = logging.getLogger(__name__)
 
 STAGES_FILE = "stages.json"
 NUM_WARMUPS = 3
@@ -90,7 +94,10 @@ def measure_and_balance(model: ModelConfig, train: TrainConfig, groups: Groups, 
     if groups.rank == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         record = {"stage_layers": stage_layers(layout, model), "costs_s": asdict(costs)}
-        (run_dir / STAGES_FILE).write_text(json.dumps(record, indent=1) + "\n")
+        try:
+            write_atomically(run_dir / STAGES_FILE, json.dumps(record, indent=1) + "\n")
+        except OSError as error:  # the file is for people alone
+            logger.warning("the costs of the stages are not recorded (%s)", error)
     return layout
 
 
