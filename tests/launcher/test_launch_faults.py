@@ -1,10 +1,10 @@
 """What launchers do if the disk fails to which they write: nothing is half-written, and no job is forgotten."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from foretrain.launcher.protocol import Script, Submitted
 from foretrain.launcher.ray.echo import echoed
 from foretrain.launcher.restart import read_starts
 from foretrain.launcher.slurm import commands
+from tests.processes import wait_until
 
 
 def job_in(folder: Path) -> Job:
@@ -68,18 +69,33 @@ def test_a_run_is_started_again_although_nothing_can_be_printed(tmp_path: Path) 
     assert len(read_starts(tmp_path)) == 2
 
 
+class Disk(io.RawIOBase):
+    """What standard output goes to: a file on a disk that may be full."""
+
+    def __init__(self) -> None:
+        self.is_full, self.num_failed, self.content = True, 0, b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self.is_full:
+            self.num_failed += 1
+            fail()
+        self.content += bytes(data)
+        return len(data)
+
+
 def test_what_a_log_gets_is_shown_after_a_part_that_could_not_be(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = tmp_path / "rank-000.log"
+    log, disk = tmp_path / "rank-000.log", Disk()
     log.touch()
-    stdout = os.dup(1)
-    with Path("/dev/full").open("wb") as full, echoed(log):
-        os.dup2(full.fileno(), 1)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(disk)))
+    with echoed(log):
         log.write_text("first\n")
-        time.sleep(0.8)  # it looks every half second
-        os.dup2(stdout, 1)
+        wait_until(lambda: disk.num_failed > 0)
+        disk.is_full = False
         with log.open("a") as file:
             file.write("second\n")
-    os.close(stdout)
-    assert capfd.readouterr().out.endswith("second\n")
+    assert disk.content.endswith(b"second\n")
