@@ -51,6 +51,8 @@ SURVIVED = (
     Fault("read", "*/corpus/val-*.tar"),
     Fault("write", f"{RUN}/{METRICS_FILE}", first=2, count=2),
     Fault("close", f"{RUN}/{METRICS_FILE}", first=2),
+    Fault("write", f"{RUN}/run.log", first=2, count=2),
+    Fault("close", f"{RUN}/run.log"),
     Fault("write", f"{RUN}/ledger.jsonl", first=2),
     Fault("write", f"{RUN}/.goodput.json*"),
     Fault("open", f"{RUN}/tensorboard/*"),
@@ -116,6 +118,7 @@ IN_THE_RUN = (
     Fault("read", "*/corpus/val-*.tar", count=2),
     Fault("open", f"{step(BASE)}/*.distcp", first=3),
     Fault("open", f"{RUN}/{METRICS_FILE}"),
+    Fault("open", f"{RUN}/run.log"),
     Fault("rename", f"{RUN}/{METRICS_FILE}"),
     replace(LAST_SAVE, count=100),
 )

@@ -50,7 +50,7 @@ class AppendedFile:
         Raises what `rewrite` raises; the file is then as it was, and what could not be written is kept.
         """
         self.write_out()
-        self.file.close()
+        self._close_file()
         try:
             found = rewrite(bytes(self._unwritten))
             self._unwritten.clear()
@@ -61,10 +61,13 @@ class AppendedFile:
     def close(self) -> None:
         """Write all that can be written, and report what cannot."""
         self.write_out()
+        self._close_file()
+        if self._unwritten:
+            lines = self._unwritten.count(b"\n")
+            logger.error("%s lacks its last lines (%d), since it cannot be written", self.path, lines)
+
+    def _close_file(self) -> None:
         try:
             self.file.close()
         except OSError as error:  # a server may say only now that it has not written what it had accepted
             logger.error("%s may lack its last lines (%s)", self.path, error.strerror)
-        if self._unwritten:
-            lines = self._unwritten.count(b"\n")
-            logger.error("%s lacks its last lines (%d), since it cannot be written", self.path, lines)

@@ -1,8 +1,9 @@
 """The sink that writes the metrics of a run as JSON lines."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from foretrain.trainer.callbacks.base import HeldOutLoss
@@ -21,19 +22,13 @@ class JsonLinesSink(Sink):
     """
 
     def open(self, session: Session) -> None:
-        self.lines = AppendedFile(session.run_dir / METRICS_FILE)
-        self.rewind(session.start_step)
+        session.run_dir.mkdir(parents=True, exist_ok=True)
+        path = session.run_dir / METRICS_FILE
+        _report(path, rewind(path, session.start_step))
+        self.lines = AppendedFile(path)
 
     def rewind(self, step: int) -> None:
-        missing = self.lines.replace(partial(rewind, self.lines.path, step))
-        if missing:
-            logger.warning(
-                "%s lacks %d steps (%d to %d), which could not be written",
-                self.lines.path,
-                len(missing),
-                missing[0],
-                missing[-1],
-            )
+        _report(self.lines.path, self.lines.replace(partial(rewind, self.lines.path, step)))
 
     def step(self, metrics: Mapping[str, float]) -> None:
         self._write({"kind": "train", **metrics})
@@ -49,3 +44,11 @@ class JsonLinesSink(Sink):
 
     def _write(self, record: Mapping[str, Any]) -> None:
         self.lines.append(to_line(record))
+
+
+def _report(path: Path, missing: Sequence[int]) -> None:
+    """Warn of steps that a file lacks."""
+    if missing:
+        logger.warning(
+            "%s lacks %d steps (%d to %d), which could not be written", path, len(missing), missing[0], missing[-1]
+        )
