@@ -22,7 +22,7 @@ from tests.parallel import workers
 from tests.parallel.conftest import CurveOf
 from tests.parallel.workers import Case, Curve
 
-TRAIN = TrainConfig(global_batch_size=16, micro_batch_size=2)
+TRAIN = TrainConfig(global_batch_size=16, micro_batch_size=4)
 OPTIMIZER = OptimizerConfig(lr=1e-3, clip_norm=0.5)
 LLAMA = workers.small_model(qk_norm=True)
 GPT2 = workers.gpt2_model()
@@ -30,7 +30,7 @@ MODELS = {"rope": LLAMA, "learned": GPT2}
 
 
 def case(positions: str, layout: Layout, **train: Any) -> Case:
-    return Case("documents", layout, MODELS[positions], replace(TRAIN, **train), OPTIMIZER)
+    return Case("documents", layout, MODELS[positions], replace(TRAIN, **train), OPTIMIZER, num_steps=4)
 
 
 ONE_PROCESS = {positions: case(positions, Layout(zero_stage=0)) for positions in MODELS}
