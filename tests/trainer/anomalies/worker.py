@@ -1,5 +1,6 @@
 """What ranks run in the tests of updates that are not applied."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,13 +24,20 @@ def never(loss: float, grad_norm: float) -> bool:
     return False
 
 
-def step_left_out(parallel: ParallelConfig, how: str) -> dict[str, Any]:
-    """Steps on the batches 0, 1, 2 and 3, of which that on batch 1 is dropped, beside steps on 0, 2 and 3.
+def steps_left_out(parallel: ParallelConfig, ways: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """For each way, steps on the batches 0 to 3, of which that on batch 1 is dropped, beside steps on 0, 2 and 3.
 
-    `how`: "refused" by every rank's decision, or "nan" or "large" in the gradients of the last rank alone.
+    `ways`: "refused" by every rank's decision, or "nan" or "large" in the gradients of the last rank alone.
     """
     torch.set_num_threads(1)
     groups = init_groups(Layout.from_config(parallel), "cpu", timeout_s=60.0)
+    engine, _ = _engine(groups, parallel)
+    expected = [_step(engine, number) for number in (0, 2, 3)]
+    engine.zero.destroy()
+    return {how: _step_left_out(groups, parallel, how) | {"expected": expected} for how in ways}
+
+
+def _step_left_out(groups: Groups, parallel: ParallelConfig, how: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     engine, state = _engine(groups, parallel)
     found["before"] = [_step(engine, 0)]
@@ -45,8 +53,6 @@ def step_left_out(parallel: ParallelConfig, how: str) -> dict[str, Any]:
     found["is_unchanged"] = all(torch.equal(kept[name], value) for name, value in _copy(state).items())
     found["after"] = [_step(engine, number) for number in (2, 3)]
     engine.zero.destroy()
-    engine, state = _engine(groups, parallel)
-    found["expected"] = [_step(engine, number) for number in (0, 2, 3)]
     return found
 
 
