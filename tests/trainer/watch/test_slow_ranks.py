@@ -100,6 +100,8 @@ def test_a_sound_run_raises_no_alarm(layout: str, seed: int, tmp_path: Path, cor
     train.precision = "bf16" if seed and zero else "fp32"  # ZeRO 0 has no fp32 weights beside those in bf16
     train.replay_every = 0 if zero == 3 else 10  # under ZeRO 3 no rank has the gradients
     train.checkpoint_every = WINDOW_STEPS
+    if max(SOUND[layout].tp, SOUND[layout].cp) > 1:
+        train.micro_batch_size = 4  # two micro-batches in a step, as each of two replicas has
     run = prepare_run(settings)
     ranks(run.layout.world_size, train_slowed, run, 0, 1.0, 0.01)
     records = read_metrics(tmp_path / METRICS_FILE)
