@@ -1,6 +1,6 @@
 """Gradients are reduced during the backward pass, and weights are gathered during the forward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -19,14 +19,17 @@ from foretrain.trainer.model.gpt import Stage
 from tests.conftest import RunOnRanks
 from tests.parallel import workers
 
-LAYOUTS = [
-    Layout(dp=2),
-    pytest.param(Layout(dp=2, tp=2, sp=True), marks=pytest.mark.long),
-    pytest.param(Layout(dp=2, pp=2), marks=pytest.mark.long),
-    pytest.param(Layout(dp=2, pp=2, vpp=2, schedule="interleaved_zb"), marks=pytest.mark.long),
-    pytest.param(Layout(dp=2, pp=2, vpp=2, schedule="zbv"), marks=pytest.mark.long),
+LONG_LAYOUTS = [
+    Layout(dp=2, tp=2, sp=True),
+    Layout(dp=2, pp=2),
+    Layout(dp=2, pp=2, vpp=2, schedule="interleaved_zb"),
+    Layout(dp=2, pp=2, vpp=2, schedule="zbv"),
 ]
-PRECISIONS = ["bf16", pytest.param("fp32", marks=pytest.mark.long)]
+LAYOUTS = [Layout(dp=2), *(pytest.param(layout, marks=pytest.mark.long) for layout in LONG_LAYOUTS)]
+BF16, FP32 = (
+    [(model, precision) for model in (workers.small_model(), workers.gpt2_model())] for precision in ("bf16", "fp32")
+)
+"""Models without and with tied embeddings, and their precision."""
 
 
 def small_buckets() -> None:
@@ -35,7 +38,7 @@ def small_buckets() -> None:
 
 
 def losses(layout: Layout, model: ModelConfig, precision: Any, num_steps: int) -> list[float]:
-    train = TrainConfig(global_batch_size=16, micro_batch_size=1, precision=precision)
+    train = TrainConfig(global_batch_size=8, micro_batch_size=1, precision=precision)
     engine = workers.make_engine(layout, model, train, OptimizerConfig(lr=1e-2))
     engine.set_lr(1.0)
     share = engine.groups.share.samples(train.global_batch_size)
@@ -85,32 +88,40 @@ def arrive_late() -> None:
     dist.all_gather_into_tensor = late
 
 
-def losses_with_late_gathers(layout: Layout, model: ModelConfig, precision: str, lie: bool) -> tuple[list[float], ...]:
-    """Losses of three steps, and the same if a bucket of weights arrives only when it is waited for.
+def losses_with_late_gathers(
+    layout: Layout, cases: Sequence[tuple[ModelConfig, str]], lie: bool = False
+) -> list[tuple[list[float], list[float]]]:
+    """For each case, losses of three steps, and the same if a bucket of weights arrives only when it is waited for.
 
     With `lie`, stages say that a module alone reads the weights of their blocks which is never called.
     """
     small_buckets()
-    usual = losses(layout, model, precision, 3)
+    usual = [losses(layout, *case, 3) for case in cases]
     arrive_late()
     if lie:
         units = Stage.units
         Stage.units = lambda self: iter([nn.ModuleList(units(self))])  # type: ignore[method-assign]
-    return usual, losses(layout, model, precision, 3)
+    return [(each, losses(layout, *case, 3)) for each, case in zip(usual, cases, strict=True)]
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-@pytest.mark.parametrize("model", [workers.small_model(), workers.gpt2_model()], ids=["untied", "tied"])
+@pytest.mark.parametrize(
+    ("layout", "cases"),
+    [
+        pytest.param(Layout(dp=2), BF16, id=f"{Layout(dp=2)} bf16"),
+        pytest.param(Layout(dp=2), FP32, id=f"{Layout(dp=2)} fp32", marks=pytest.mark.long),
+        *(pytest.param(layout, BF16 + FP32, id=str(layout), marks=pytest.mark.long) for layout in LONG_LAYOUTS),
+    ],
+)
 def test_no_module_reads_weights_that_have_not_arrived(
-    model: ModelConfig, layout: Layout, precision: str, ranks: RunOnRanks
+    layout: Layout, cases: list[tuple[ModelConfig, str]], ranks: RunOnRanks
 ) -> None:
-    for usual, late in ranks(layout.world_size, losses_with_late_gathers, layout, model, precision, False):
-        assert late == usual
+    for of_rank in ranks(layout.world_size, losses_with_late_gathers, layout, cases):
+        for (usual, late), case in zip(of_rank, cases, strict=True):
+            assert late == usual, case
 
 
 def test_weights_that_are_read_too_early_would_be_seen(ranks: RunOnRanks) -> None:
-    for usual, late in ranks(2, losses_with_late_gathers, Layout(dp=2), workers.small_model(), "bf16", True):
+    for ((usual, late),) in ranks(2, losses_with_late_gathers, Layout(dp=2), BF16[:1], True):
         assert late[0] == usual[0]
         assert late[2] != usual[2]
 
