@@ -31,6 +31,8 @@ FIRST = (
     "tests/trainer/watch/test_slow_ranks.py",
     "tests/trainer/checkpoint/",
     "tests/trainer/",
+    "tests/scaling/",
+    "tests/test_examples.py",
 )
 """Beginnings of the paths of tests that start first. While one worker goes through the tests that mostly wait, for a
 cluster, until a hang is certain, or for a server, the other computes: xdist gives it the second file, and the third
