@@ -170,7 +170,7 @@ def curves_in_parts(all_at_once: Case, cases: Sequence[Case]) -> list[workers.Cu
     return found
 
 
-case = partial(Case, "held_out", model=workers.gpt2_model(), train=TRAIN, optimizer=OPTIMIZER, num_steps=3)
+case = partial(Case, "held_out", model=workers.gpt2_model(), train=TRAIN, optimizer=OPTIMIZER, num_steps=2)
 TWO_RANKS = [
     Layout(dp=2),
     Layout(dp=2, zero_stage=3),
