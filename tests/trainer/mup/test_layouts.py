@@ -43,7 +43,7 @@ TIED = replace(
 
 
 CONFIGS = [CONFIG, TIED]
-NUM_STEPS = 20
+NUM_STEPS = 10
 
 
 @pytest.fixture(scope="module")
