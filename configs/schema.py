@@ -174,6 +174,9 @@ class TrainConfig:
     """A file of `foretrain predict --out`: the sealed prediction of this run, with which its loss is compared."""
     sinks: list[str] = setting(default_factory=lambda: ["terminal", "tensorboard"], changes_curve=False, since="0.2.0")
     """Names of what receives the metrics, in addition to the file metrics.jsonl."""
+    sink_options: dict[str, dict[str, str]] = setting(default_factory=dict, changes_curve=False, since="0.2.0")
+    """Settings of these sinks, by the name of the sink and of the setting, such as sink_options.prometheus.port. Keys
+    and passwords are no settings: a config can be read by others, so libraries take them from the environment."""
     profile_steps: list[int] = setting(default_factory=list, changes_curve=False, since="0.2.0")
     """The first and the last step whose operations are recorded, such as [20, 22]; []: none. The run reports where
     their time went, and writes a trace of every operation, and on GPUs a snapshot of memory, to run_dir/profiles."""
@@ -222,6 +225,13 @@ class TrainConfig:
                 not HAS_PASSWORD.search(getattr(self, name) or ""),
                 f"{name} {PASSWORD_ADVICE}",
             )
+        for sink, options in self.sink_options.items():
+            for name, value in options.items():
+                require(
+                    not HAS_PASSWORD.search(value),
+                    f"sink_options.{sink}.{name} has a password in its URL, and others can read a config: leave "
+                    "USER:PASSWORD@ out, and set the variables of the environment that the library of the sink reads",
+                )
         require(self.init_from is not None or not self.init_optimizer, "init_optimizer needs init_from: set it")
         steps = self.profile_steps
         require(

@@ -45,7 +45,8 @@ from foretrain.trainer.objectives.base import objective_of
 from foretrain.trainer.run.setup import Run
 from foretrain.trainer.run.stopping import StopRequest, watch_signals
 from foretrain.trainer.shared_batches import SharedBatches
-from foretrain.trainer.sinks import SINKS, JsonLinesSink, Reporter, RunLogSink, Session, Sink
+from foretrain.trainer.sinks import JsonLinesSink, Reporter, RunLogSink, Session, Sink
+from foretrain.trainer.sinks.chosen import make_sinks
 from foretrain.trainer.tasks.evaluation import TaskEvaluation
 
 
@@ -108,7 +109,7 @@ class Trainer:
                 self.callbacks = [hangs.first, *self.callbacks, hangs]
         if run.callbacks_checkpoint:
             self._load_callbacks(CheckpointRecord.read(run.callbacks_checkpoint))
-        self._sinks = [JsonLinesSink(), RunLogSink(), *(SINKS.get(name)() for name in config.train.sinks), *sinks]
+        self._sinks = [JsonLinesSink(), RunLogSink(), *make_sinks(config.train), *sinks]
         self.stop_request = StopRequest()
 
     def _load(self, run: Run) -> Run:

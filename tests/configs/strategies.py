@@ -65,7 +65,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     if get_origin(kind) is Literal:
         return st.sampled_from(get_args(kind))
     if get_origin(kind) is dict:
-        return st.dictionaries(NAMES, values(get_args(kind)[1]), max_size=3)
+        least = 1 if kind == dict[str, str] else 0  # options of a sink: a file cannot say that it has none
+        return st.dictionaries(NAMES, values(get_args(kind)[1]), min_size=least, max_size=3)
     if get_origin(kind) is list:
         return st.lists(values(*get_args(kind)), max_size=3)
     return st.none() if kind is NoneType else BY_TYPE[kind]

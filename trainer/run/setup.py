@@ -32,7 +32,7 @@ from foretrain.trainer.optimizers.entry import check_layout as check_optimizer
 from foretrain.trainer.run import origin, owner
 from foretrain.trainer.run.folder import checkpoints_of
 from foretrain.trainer.run.predicted import SealedPrediction, prediction_of
-from foretrain.trainer.sinks import SINKS
+from foretrain.trainer.sinks.chosen import check_sinks
 from foretrain.trainer.stages.cost import balance_stages, flop_costs
 from foretrain.trainer.tasks.base import TASKS
 from foretrain.trainer.tasks.samples import samples_of
@@ -212,8 +212,7 @@ def _check_components(config: Config) -> None:
     import_plugins(config.plugins)
     for name in config.train.callbacks:
         CALLBACKS.get(name)
-    for name in config.train.sinks:
-        SINKS.get(name)
+    check_sinks(config.train)
     for name in config.train.eval_tasks:
         TASKS.get(name)
 

@@ -2,6 +2,7 @@
 
 from foretrain.trainer.sinks.base import SINKS, Reporter, Session, Sink
 from foretrain.trainer.sinks.json_lines import JsonLinesSink
+from foretrain.trainer.sinks.prometheus import PrometheusSink
 from foretrain.trainer.sinks.run_log import RunLogSink
 from foretrain.trainer.sinks.tensorboard import TensorBoardSink
 from foretrain.trainer.sinks.terminal import TerminalSink
@@ -10,3 +11,4 @@ __all__ = ["SINKS", "JsonLinesSink", "Reporter", "RunLogSink", "Session", "Sink"
 
 SINKS.register("terminal", TerminalSink)
 SINKS.register("tensorboard", TensorBoardSink)
+SINKS.register("prometheus", PrometheusSink)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from foretrain.configs.schema import Config
 from foretrain.registry import Registry
@@ -29,8 +29,21 @@ class Sink:
     `close` last, also when the run fails.
     """
 
-    def open(self, session: Session) -> None:
-        """Prepare to receive the report of a session."""
+    options: ClassVar[Mapping[str, str]] = {}
+    """Settings of its own, `train.sink_options.NAME.OPTION`, with their defaults."""
+    settings: Mapping[str, str] = {}
+    """Every option, with the config's value, of a sink that a config names; see `sinks/chosen.py`."""
+
+    @classmethod
+    def check(cls, settings: Mapping[str, str]) -> None:
+        """Raise ValueError, with what to change, if the sink cannot work here with these settings.
+
+        It is called before the ranks of a run start. A message begins with the name of an option, or with that of what
+        is missing.
+        """
+
+    def open(self, session: Session) -> str | None:
+        """Prepare to receive the report of a session. Returns a line for a person who watches the run, if any."""
 
     def step(self, metrics: Mapping[str, float]) -> None:
         """Receive the metrics of one optimizer step, among them `step`, `loss`, `grad_norm`, `lr` and `step_s`."""
@@ -63,9 +76,12 @@ class Reporter(ExitStack):
         self._sinks, self._session = sinks, session
 
     def __enter__(self) -> Self:
+        lines = []
         for sink in self._sinks:
-            sink.open(self._session)
+            lines.append(sink.open(self._session))
             self.callback(sink.close)
+        for line in filter(None, lines):
+            self.message(line)
         return self
 
     def step(self, metrics: Mapping[str, float]) -> None:
