@@ -55,3 +55,6 @@ UNPACKED_FREE_BYTES = 64 * MIB
 """Decompressed bytes of which the ratio does not count."""
 MEGATRON_INDEX_BYTES = 1 << 32
 """The index of a Megatron data set, which is read at once: 200 million documents."""
+
+TRACKER_BYTES = MIB
+"""The file of what a tracker has of a run."""

@@ -1,6 +1,7 @@
 """Tools and rights that tests need. If one is missing, the test is skipped, or fails if nothing may be skipped."""
 
 import os
+from importlib.util import find_spec
 from typing import NoReturn
 
 import pytest
@@ -17,6 +18,12 @@ def need_to_compile() -> None:
         check_machine()
     except ValueError as error:
         not_here(str(error))
+
+
+def need_module(name: str) -> None:
+    """Skip the test if a module of an optional extra is not installed."""
+    if find_spec(name) is None:
+        not_here(f"the module {name} is not installed: pip install 'foretrain[mlflow]'")
 
 
 def not_here(why: str) -> NoReturn:

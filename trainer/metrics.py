@@ -69,7 +69,7 @@ def iter_metrics(path: Path | str) -> Iterator[dict[str, Any]]:
 def _records(path: Path | str, file: BinaryIO, unwritten: bytes = b"") -> Iterator[tuple[dict[str, Any], bytes]]:
     """Each record of a file, and of what could not be written to its end so far, with its line."""
     for number, line in enumerate(_lines(file, unwritten), start=1):
-        record = _from_line(line) if len(line) <= MAX_LINE_BYTES else None
+        record = from_line(line) if len(line) <= MAX_LINE_BYTES else None
         if record is not None:
             yield record, line
         elif line.endswith(b"\n") or len(line) > MAX_LINE_BYTES:
@@ -127,7 +127,7 @@ def to_line(record: Mapping[str, Any]) -> str:
     return json.dumps(plain, allow_nan=False) + "\n"
 
 
-def _from_line(line: bytes) -> dict[str, Any] | None:
+def from_line(line: bytes) -> dict[str, Any] | None:
     """The record in a line, or None if the line is not a complete record."""
     try:
         record = json.loads(line)
