@@ -1,10 +1,8 @@
 """The curve of a run in MLflow, as its own library reads it back, and a server of it that fails."""
 
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.run.setup import check_without_data
 from foretrain.trainer.sinks import JsonLinesSink, MlflowSink, Reporter, Session
 from tests.required import need_module
+from tests.trainer.failing_server import failing_server
 from tests.trainer.test_progress import train_metrics
 
 
@@ -68,40 +67,16 @@ def test_mlflow_has_the_curve_of_all_starts_as_one_run_with_the_settings_that_de
     assert run.data.metrics["eval/val_loss.web"] == 2.75
 
 
-class Failing(BaseHTTPRequestHandler):
-    """Answers each request with status 500, or not at all."""
-
-    stalls, num_requests = threading.Event(), 0
-
-    def do_GET(self) -> None:
-        type(self).num_requests += 1
-        self.stalls.wait()
-        self.send_error(500)
-
-    do_POST = do_GET
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("stalls", [False, True])
 def test_a_server_that_fails_or_does_not_answer_neither_stops_nor_keeps_a_run(
     stalls: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answers = threading.Event()
-    if not stalls:
-        answers.set()
-    handler = type("Handler", (Failing,), {"stalls": answers})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        uri = f"http://127.0.0.1:{server.server_address[1]}"
+    with failing_server(stalls) as (uri, num_requests):
         with reporting(uri, tmp_path, 0, 5, close_s=10.0) as report:
             for step in range(1, 6):
                 report.step(train_metrics(step))
-        answers.set()
-        server.shutdown()
-    assert handler.num_requests > 0  # type: ignore[attr-defined]
+        assert num_requests() > 0
     assert "mlflow gets no metrics now (MlflowException:" in caplog.text
     assert "mlflow lacks the steps after 0" in caplog.text
     with reporting((tmp_path / "store").as_uri(), tmp_path, 5, 5):

@@ -146,6 +146,26 @@ def test_steps_do_not_wait_for_a_server_that_does_not_answer_and_the_next_start_
     assert server.losses() == recorded(tmp_path) and len(server.losses()) == 60
 
 
+def test_a_tracker_that_stores_only_at_its_end_gets_all_again_that_a_lost_connection_may_have_lost(
+    tmp_path: Path,
+) -> None:
+    server = Server()
+    with reporting(server, tmp_path, stores_at_once=False) as report:
+        take(report, 1, 5)
+        wait_until(lambda: [*server.runs.values()] and len(server.losses()) == 5)
+        server.is_away = True
+        take(report, 6, 6)
+        wait_until(lambda: server.num_refused)
+        (points,) = server.runs.values()
+        points.clear()  # the connection had them, and nobody else
+        server.is_away = False
+        take(report, 7, 8)
+    assert server.losses() == recorded(tmp_path) and len(server.losses()) == 8
+    with reporting(server, tmp_path, 8, stores_at_once=False) as report:
+        take(report, 9, 9)
+    assert [each.step for each in points] == [*range(1, 10)], "what is stored is not sent again"
+
+
 def test_a_server_that_is_away_at_the_end_is_tried_once_more_and_gets_all_at_the_next_start(tmp_path: Path) -> None:
     server = Server()
     server.is_away = True

@@ -7,6 +7,7 @@ from foretrain.trainer.sinks.prometheus import PrometheusSink
 from foretrain.trainer.sinks.run_log import RunLogSink
 from foretrain.trainer.sinks.tensorboard import TensorBoardSink
 from foretrain.trainer.sinks.terminal import TerminalSink
+from foretrain.trainer.sinks.wandb import WandbSink
 
 __all__ = [
     "SINKS",
@@ -19,9 +20,11 @@ __all__ = [
     "Sink",
     "TensorBoardSink",
     "TerminalSink",
+    "WandbSink",
 ]
 
 SINKS.register("terminal", TerminalSink)
 SINKS.register("tensorboard", TensorBoardSink)
 SINKS.register("prometheus", PrometheusSink)
 SINKS.register("mlflow", MlflowSink)
+SINKS.register("wandb", WandbSink)

@@ -10,6 +10,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from typing import ClassVar, Protocol
 
@@ -58,7 +59,8 @@ class TrackerSink(Sink):
     def open(self, session: Session) -> str | None:
         self._session = session
         self._path = session.run_dir / TRACKERS / f"{self.name}.json"
-        self._sent = read_sent(self._path)
+        self._stored = read_sent(self._path)
+        self._sent = replace(self._stored)
         self._follower = Follower(session.run_dir / METRICS_FILE)
         self._pending: list[Point] = []
         self._back_to: int | None = session.start_step
@@ -93,7 +95,7 @@ class TrackerSink(Sink):
                 "%s lacks the steps after %d: the next start of the run sends them, or "
                 "python -m foretrain.trainer.sinks.send %s",
                 self.name,
-                max(self._sent.train, 0),
+                max(self._stored.train, 0),
                 self._session.run_dir,
             )
 
@@ -133,25 +135,30 @@ class TrackerSink(Sink):
             self._sent.add(self._pending)
             self._pending.clear()
             if self.stores_at_once:
-                self._save()
+                self._note_stored()
 
     def _go_back(self) -> None:
         with self._lock:
             step, self._back_to = self._back_to, None
         if step is not None:
             self._sent.go_back(step)
+            self._stored.go_back(step)
             self._pending.clear()
             self._follower.restart()
 
     def _finish(self) -> None:
         assert self._tracker is not None
         self._tracker.close(self._last_step >= self._session.total_steps)
-        self._save()
+        self._note_stored()
         self.has_all = True
+
+    def _note_stored(self) -> None:
+        self._stored = replace(self._sent)
+        self._save()
 
     def _save(self) -> None:
         with suppress(OSError):  # as on a full disk: the next start then sends some points again
-            write_sent(self._path, self._sent)
+            write_sent(self._path, self._stored)
 
     def _note_failure(self, error: Exception) -> None:
         if not self._is_failing:
@@ -163,8 +170,11 @@ class TrackerSink(Sink):
                 METRICS_FILE,
             )
         self._is_failing = True
-        if self._tracker is not None and not self.stores_at_once:
+        if not self.stores_at_once:  # what was sent may be lost with the connection
             self._tracker = None
+            self._sent = replace(self._stored)
+            self._pending.clear()
+            self._follower.restart()
 
     def _note_success(self) -> None:
         if self._is_failing:
