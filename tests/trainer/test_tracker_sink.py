@@ -235,6 +235,7 @@ def test_a_run_that_is_complete_is_sent_without_a_start_of_it(
     assert main([str(tmp_path)]) == 1
     server.is_away = False
     assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"memory has all steps of {tmp_path}\n"
     assert server.losses() == recorded(tmp_path) and len(server.losses()) == 3
     assert main([str(tmp_path / "absent")]) == 2
     assert "absent" in capsys.readouterr().err

@@ -35,6 +35,8 @@ def send(run_dir: Path, config: Config) -> bool:
         sink.close_s = WAIT_S
         sink.open(session)
         sink.close()
+        if sink.has_all:
+            print(f"{sink.name} has all steps of {run_dir}", flush=True)
     return all(sink.has_all for sink in sinks)
 
 
