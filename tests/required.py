@@ -23,7 +23,7 @@ def need_to_compile() -> None:
 def need_module(name: str) -> None:
     """Skip the test if a module of an optional extra is not installed."""
     if find_spec(name) is None:
-        not_here(f"the module {name} is not installed: pip install 'foretrain[mlflow,wandb]'")
+        not_here(f"the module {name} is not installed: pip install 'foretrain[eval,mlflow,wandb]'")
 
 
 def not_here(why: str) -> NoReturn:

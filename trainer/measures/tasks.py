@@ -19,13 +19,13 @@ def task_scores(
     examples before each problem; None: as the task says. `limit`: problems of each task; None: all. Raises ValueError
     if lm-eval is not installed, if a task is not known, and if the model's objective is not causal.
     """
-    if find_spec("lm_eval") is None:
-        raise ValueError("--tasks needs the library lm-eval: pip install 'foretrain[eval]'")
     if not objective_of(model.config).is_causal:
         kind = model.config.objective.kind
         raise ValueError(f"--tasks: a model of objective.kind = {kind} sees later tokens and cannot continue a text")
     if folder is not None and not folder.is_dir():
         raise ValueError(f"--task-folder {folder} is no folder: name one with the YAML files of tasks")
+    if find_spec("lm_eval") is None:
+        raise ValueError("--tasks needs the library lm-eval: pip install 'foretrain[eval]'")
     from foretrain.trainer.measures.harness import scores
 
     return scores(model, tasks, folder, batch_size=batch_size, num_fewshot=num_fewshot, limit=limit)

@@ -29,6 +29,8 @@ class Starts:
 
     compiled: Path
     eager: Path
+    shared_tmp: Path
+    """What is /tmp for them."""
     first: dict[str, int]
     second: dict[str, int]
 
@@ -40,13 +42,15 @@ def starts(tmp_path_factory: pytest.TempPathFactory, corpus: Path, ranks: RunOnR
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setenv(FOLDER_VARIABLE, "")
+        patch.setenv("TMPDIR", str(folder / "tmp"))
+        (folder / "tmp").mkdir()
         need_to_compile()
         counts = []
         for stop in (STOP, None):
             run = prepare_run(config(folder / "run", corpus, ParallelConfig(), compile=True, stop_after=stop))
             counts += ranks(1, train_and_count, run)
         ranks(1, train_rank, prepare_run(config(folder / "eager", corpus, ParallelConfig())))
-        yield Starts(folder / "run", folder / "eager", *counts)
+        yield Starts(folder / "run", folder / "eager", folder / "tmp", *counts)
 
 
 def curve(run_dir: Path) -> list[float]:
@@ -64,6 +68,11 @@ def test_the_curve_is_that_of_eager_blocks_also_after_a_resume(starts: Starts) -
 def test_a_second_start_finds_all_that_the_first_has_compiled(starts: Starts) -> None:
     assert starts.first["miss"] == starts.second["hit"] == 3, "forward and backward pass of training, and evaluation"
     assert starts.second["miss"] == starts.second["bypass"] == 0
+
+
+def test_nothing_that_is_compiled_is_in_a_folder_that_others_can_write(starts: Starts) -> None:
+    """Such as the headers that torch compiles in advance, in a folder whose name everybody knows."""
+    assert [*starts.shared_tmp.glob("torchinductor_*")] == []
 
 
 def test_the_steps_in_which_something_was_compiled_say_how_long_it_took(starts: Starts) -> None:

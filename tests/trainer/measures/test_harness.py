@@ -10,6 +10,7 @@ import pytest
 from foretrain.trainer.interop.export import export
 from foretrain.trainer.measures.tasks import Scores, task_scores
 from foretrain.trainer.text.inference import load_model
+from tests.required import need_module
 from tests.trainer.interop.cases import LLAMA, config_of
 from tests.trainer.interop.made import random_model, write_checkpoint
 
@@ -94,6 +95,7 @@ def scores_of_the_library(exported: Path, folder: Path) -> Scores:
 def test_scores_are_those_of_the_librarys_model_on_the_exported_folder(
     parametrization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    need_module("lm_eval")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "tasks").mkdir()
