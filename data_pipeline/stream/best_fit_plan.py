@@ -62,17 +62,18 @@ def open_plan(stream: TokenStream, seq_len: int, cache_dir: Path | None, *, prog
         plan = _load(path, packed)
         if plan is not None:
             return plan
-    failures = []
+    failures, last = [], None
     for path in paths:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             return _load_or_make(path, packed, stream, seq_len, progress)
         except OSError as error:
             failures.append(f"{path.parent} ({error.strerror or error})")
+            last = error
     raise CorpusError(
         f"the packing plan of {stream.folder} cannot be written to {', nor to '.join(failures)}: set data.cache.dir to "
         "a folder that can be written"
-    )
+    ) from last
 
 
 def _folders(stream: TokenStream, cache_dir: Path | None) -> list[Path]:
