@@ -3,16 +3,19 @@
 import os
 import shutil
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from foretrain.data_pipeline.corpus.check import MIN_AGE_S
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.exit_status import EXIT_DONE
 from foretrain.trainer.run.folder import CHECKPOINTS
 from tests.cli import Ended, called
 from tests.file_faults.faults import Fault, FileFaults
 from tests.file_faults.served import Server
+from tests.processes import wait_until
 
 STALL_S = float(os.environ.get("FORETRAIN_STALL_S", "0.1"))
 CONFIG = "tiny.yaml"
@@ -25,6 +28,9 @@ class Runs:
     def __init__(self, folder: Path, faults: FileFaults, server: Server, base: int) -> None:
         self.folder, self._faults, self._server = folder, faults, server
         self.run_dir = folder / "runs/x"
+        # Else the check of the corpus is not kept, and every start would look at its files again.
+        newest_s = max((path.stat().st_ctime for path in folder.glob("corpus/*")), default=0.0)
+        wait_until(lambda: time.time() > newest_s + MIN_AGE_S, "files old enough for the record of their check")
         assert self._train(run_dir="runs/base", stop_after=base).status == EXIT_DONE
         assert self._train(run_dir="runs/calm").status == EXIT_DONE
         self.calm = self.losses(folder / "runs/calm")
