@@ -11,7 +11,7 @@ PASSING_ERRNOS = frozenset(
 )
 """Errors of the operating system that another attempt, minutes later or on another node, may not meet. A full disk and
 missing rights are not among them: someone must change something."""
-_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class PassingError(OSError):
@@ -25,11 +25,7 @@ def is_full(error: BaseException | None) -> bool:
 
     A class of errors says so by an attribute `is_full`; an OSError by its number.
     """
-    while error is not None:
-        if getattr(error, "is_full", False) or (isinstance(error, OSError) and error.errno in _FULL_ERRNOS):
-            return True
-        error = error.__cause__
-    return False
+    return _has_cause(error, "is_full", _FULL_ERRNOS)
 
 
 def is_passing(error: BaseException | None) -> bool:
@@ -37,8 +33,12 @@ def is_passing(error: BaseException | None) -> bool:
 
     A class of errors says so by an attribute `is_passing`; an OSError by its number.
     """
+    return _has_cause(error, "is_passing", PASSING_ERRNOS)
+
+
+def _has_cause(error: BaseException | None, attribute: str, numbers: frozenset[int]) -> bool:
     while error is not None:
-        if getattr(error, "is_passing", False) or (isinstance(error, OSError) and error.errno in PASSING_ERRNOS):
+        if getattr(error, attribute, False) or (isinstance(error, OSError) and error.errno in numbers):
             return True
         error = error.__cause__
     return False

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli import ROOT
 from tests.lint.words import tracked_files
-from tests.required import VARIABLE
+from tests.required import EXTRAS_VARIABLE, VARIABLE
 
 SKIPS = re.compile(r"pytest\.(skip|importorskip|xfail|exit)\b|mark\.(skip|skipif|xfail)\b|\b(skipTest|SkipTest)\b")
 NEEDS_A_TOOL = """
@@ -19,6 +19,23 @@ from tests.required import not_here
 def test_with_a_tool():
     not_here("the tool is not installed")
 """
+
+
+NEEDS_A_MODULE = """
+from tests.required import need_module
+
+def test_with_a_module():
+    need_module("no_such_module")
+"""
+
+
+def outcome_of(folder: Path, test: str, variables: dict[str, str]) -> str:
+    """What pytest prints of a test file."""
+    (folder / "test_planted.py").write_text(test)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)]
+    env = {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    return ended.stdout + ended.stderr
 
 
 def skipping(text: str) -> list[str]:
@@ -41,22 +58,29 @@ def test_a_planted_skip_is_found(planted: str) -> None:
 
 @pytest.mark.parametrize(("value", "outcome"), [("", "1 skipped"), ("1", "1 failed")])
 def test_a_missing_tool_is_a_failure_in_ci_and_a_skip_elsewhere(value: str, outcome: str, tmp_path: Path) -> None:
-    (tmp_path / "test_tool.py").write_text(NEEDS_A_TOOL)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        str(tmp_path),
-        str(tmp_path),
-    ]
-    env = {**os.environ, VARIABLE: value, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert outcome in ended.stdout, ended.stdout + ended.stderr
-    assert "the tool is not installed" in ended.stdout or not value
+    printed = outcome_of(tmp_path, NEEDS_A_TOOL, {VARIABLE: value})
+    assert outcome in printed
+    assert "the tool is not installed" in printed or not value
+
+
+def needs_a_module(text: str) -> bool:
+    """Whether a test file has tests of optional extras."""
+    return "need_module(" in text
+
+
+def test_ci_runs_every_file_that_needs_an_optional_module_where_its_lack_is_a_failure() -> None:
+    tracked = [path for path in map(Path, tracked_files()) if path.name.startswith("test_") and path.suffix == ".py"]
+    files = [path for path in tracked if (ROOT / path).exists() and path.name != Path(__file__).name]
+    needing = {str(path) for path in files if needs_a_module((ROOT / path).read_text("utf-8"))}
+    _, _, command = (ROOT / ".ci/run").read_text("utf-8").partition(f"{EXTRAS_VARIABLE}=1 ")
+    assert needing and needing == set(re.findall(r"tests/\S+\.py", command))
+
+
+@pytest.mark.parametrize(("value", "outcome"), [("", "1 skipped"), ("1", "1 failed")])
+def test_a_missing_extra_is_a_failure_where_ci_tries_the_extras_and_a_skip_elsewhere(
+    value: str, outcome: str, tmp_path: Path
+) -> None:
+    assert outcome in outcome_of(tmp_path, NEEDS_A_MODULE, {EXTRAS_VARIABLE: value, VARIABLE: "1"})
 
 
 def test_ci_sets_the_variable_before_both_suites() -> None:

@@ -1,6 +1,8 @@
 """What every tracker gets: the curve of metrics.jsonl, whatever fails, without a wait of the thread that trains."""
 
+import errno
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +14,14 @@ import pytest
 
 from foretrain.configs.load import save
 from foretrain.configs.schema import Config, TrainConfig
+from foretrain.faults import is_passing
 from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.folder import CONFIG_FILE
 from foretrain.trainer.sinks import SINKS, JsonLinesSink, Reporter, Session, Sink
 from foretrain.trainer.sinks.follower import Follower, Point
 from foretrain.trainer.sinks.send import main
+from foretrain.trainer.sinks.sent import Sent, read_sent, write_sent
 from foretrain.trainer.sinks.tracker import TrackerSink
 from tests.trainer.test_progress import train_metrics
 
@@ -239,3 +243,24 @@ def test_a_run_that_is_complete_is_sent_without_a_start_of_it(
     assert server.losses() == recorded(tmp_path) and len(server.losses()) == 3
     assert main([str(tmp_path / "absent")]) == 2
     assert "absent" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_file_with_the_name_of_a_run_does_not_make_it_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "x.json"
+    write_sent(path, Sent("abc", train=7))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing_open)
+        with pytest.raises(OSError, match="Input/output error") as raised:
+            read_sent(path)
+    assert is_passing(raised.value), "so that the start is tried again"
+    assert read_sent(path) == Sent("abc", train=7)
+    path.write_text("{")
+    assert read_sent(path).key != "abc"
+    assert "the tracker gets the run as a new one" in caplog.text
+
+
+def failing_open(path: Path, *arguments: Any, **options: Any) -> Any:
+    """Fail as on a server that is away."""
+    raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -12,7 +12,7 @@ from typing import Any
 
 from foretrain import limits
 from foretrain.data_pipeline.stream.left_out import LeftOut
-from foretrain.files import naming, write_atomically
+from foretrain.files import read_bounded, write_atomically
 from foretrain.printable import printable
 from foretrain.trainer.checkpoint.record import CheckpointRecord
 from foretrain.trainer.run.folder import newest_checkpoint
@@ -49,13 +49,10 @@ def read_rollbacks(run_dir: Path) -> list[Rollback]:
     """The rollbacks of a run, oldest first. Raises ValueError, which names the file, if it is damaged."""
     path = run_dir / ROLLBACKS_FILE
     try:
-        with naming(path), path.open("rb") as file:
-            content = file.read(limits.ROLLBACKS_BYTES + 1)
+        content = read_bounded(path, limits.ROLLBACKS_BYTES, lambda message: ValueError(f"{message}: repair it"))
     except FileNotFoundError:
         return []
     try:
-        if len(content) > limits.ROLLBACKS_BYTES:
-            raise ValueError(f"it has more than {limits.ROLLBACKS_BYTES:,} bytes")
         found = json.loads(content.decode())
         if not isinstance(found, list):
             raise ValueError(f"it is a {type(found).__name__}")

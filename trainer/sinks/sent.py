@@ -45,12 +45,15 @@ class Sent:
 
 
 def read_sent(path: Path) -> Sent:
-    """What a file says, or a new name if there is no such file, or none that can be read."""
+    """What a file says, or a new name if there is no such file, or if it is damaged.
+
+    Raises OSError if it cannot be read now: with a new name, a tracker would have two runs.
+    """
     try:
         return from_json(Sent, read_bounded(path, TRACKER_BYTES, ValueError), VERSION)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         logger.warning("%s cannot be read (%s): the tracker gets the run as a new one", path, error)
     return Sent(secrets.token_hex(8))
 

@@ -13,7 +13,6 @@ A manifest may promise any size, so complete files are evicted only as the bytes
 to one user: nobody else may write into it, and a link in it is never followed.
 """
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -24,17 +23,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_IMODE, S_ISDIR
 from typing import Any, BinaryIO, cast
 
-from foretrain.data_pipeline.errors import CorpusError, remedy_of
-from foretrain.faults import is_full, is_passing
+from foretrain.data_pipeline.corpus.remote.cache_files import (
+    MAKE_ROOM,
+    advice_about,
+    check_is_own,
+    closed_after_errors,
+    open_file,
+    rename_open,
+)
+from foretrain.data_pipeline.errors import CorpusError
 from foretrain.files import naming
 
 PART = re.compile(r"\.(\d+)\.part$")
 WAIT_FOR_TURN_S = 0.02
 WAIT_FOR_ROOM_S = 0.05
-_MAKE_ROOM = "make room on its disk, lower data.cache.max_gb, or set data.cache.dir to another disk"
 GRANT_BYTES = 1 << 24
 """Room that is made at once for the bytes of a download that come next, or a sixteenth of its size if that is more."""
 
@@ -111,11 +115,11 @@ class Cache:
             root.parent.mkdir(parents=True, exist_ok=True)
             for folder in (root, self.folder, self.folder / "kept"):
                 folder.mkdir(mode=0o700, exist_ok=True)
-                _check_is_own(folder)
+                check_is_own(folder)
             with self._locked():
                 pass
         except OSError as error:
-            advice = _advice(error, "set data.cache.dir to a folder on a disk of this machine")
+            advice = advice_about(error, "set data.cache.dir to a folder on a disk of this machine")
             raise CorpusError(f"{root} cannot be used as a cache ({error.strerror}): {advice}") from error
 
     def path(self, file: CachedFile) -> Path:
@@ -125,10 +129,10 @@ class Cache:
     def open(self, file: CachedFile) -> int | None:
         """Return a descriptor of the complete file, or None. An open file is evicted only after all others."""
         try:
-            descriptor = _open(self.path(file), os.O_RDONLY)
+            descriptor = open_file(self.path(file), os.O_RDONLY)
         except FileNotFoundError:
             return None
-        with _closed_after_errors(descriptor):
+        with closed_after_errors(descriptor):
             if not self._is_complete(descriptor, file):
                 os.close(descriptor)
                 return None
@@ -182,14 +186,14 @@ class Cache:
         with self._locked():
             complete = self.path(file)
             with suppress(FileNotFoundError):
-                with open(_open(complete, os.O_RDONLY), "rb") as found:
+                with os.fdopen(open_file(complete, os.O_RDONLY), "rb") as found:
                     if self._is_complete(found.fileno(), file):
                         return None, False
                 complete.unlink()  # something else has changed it
             if not part_path.exists() and not self._may_start(size_bytes, is_prefetch):
                 return None, False
-            descriptor = _open(part_path, os.O_RDWR | os.O_CREAT)
-            part = open(descriptor, "r+b")  # noqa: SIM115, PTH123
+            descriptor = open_file(part_path, os.O_RDWR | os.O_CREAT)
+            part = os.fdopen(descriptor, "r+b")
             return part, _try_lock(part)
 
     def _part_path(self, file: CachedFile) -> Path:
@@ -211,11 +215,11 @@ class Cache:
             except OSError as error:
                 with suppress(OSError):  # the disk may be gone
                     path.unlink(missing_ok=True)
-                advice = _advice(error, _MAKE_ROOM)
+                advice = advice_about(error, MAKE_ROOM)
                 raise CorpusError(f"{path} cannot be written ({error.strerror}): {advice}") from error
-            with _closed_after_errors(_open(path, os.O_RDONLY)) as descriptor, self._locked():
-                _rename(path, self.path(file), descriptor)
-        with _closed_after_errors(descriptor):
+            with closed_after_errors(open_file(path, os.O_RDONLY)) as descriptor, self._locked():
+                rename_open(path, self.path(file), descriptor)
+        with closed_after_errors(descriptor):
             fcntl.flock(descriptor, fcntl.LOCK_SH)
             self._touch(descriptor)
         return descriptor
@@ -292,7 +296,7 @@ class Cache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with open(_open(self.root / "lock", os.O_RDWR | os.O_CREAT), "r+b") as file:
+        with os.fdopen(open_file(self.root / "lock", os.O_RDWR | os.O_CREAT), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # not foretrain.files.lock, which does not exclude threads of one process
             yield
 
@@ -315,59 +319,6 @@ class Cache:
         now_ns = time.time_ns()  # the kernel's clock for files has steps of milliseconds
         with suppress(OSError):  # it is not there, or its disk fails: it only seems to be older
             os.utime(file, ns=(now_ns, now_ns))
-
-
-def _open(path: Path, flags: int) -> int:
-    """Open a file of the cache. Raises CorpusError for a link, which only someone else can have put there."""
-    try:
-        return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise CorpusError(f"{path} is a link, which no cache has: remove it, and see who can write there") from error
-
-
-@contextmanager
-def _closed_after_errors(descriptor: int) -> Iterator[int]:
-    """Yield an open file, which stays open unless the block raises an error."""
-    try:
-        yield descriptor
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _rename(path: Path, target: Path, descriptor: int) -> None:
-    """Rename a file, which is also open. That a server has done it counts, although its answer was lost."""
-    try:
-        path.rename(target)
-    except OSError:
-        with suppress(FileNotFoundError):
-            if os.path.samestat(target.stat(), os.fstat(descriptor)):
-                return
-        raise
-
-
-def _advice(error: OSError, otherwise: str) -> str:
-    """What to do about an error of the cache's disk, `otherwise` if it neither passes nor is for want of room."""
-    return remedy_of(error) if is_passing(error) else _MAKE_ROOM if is_full(error) else otherwise
-
-
-def _check_is_own(folder: Path) -> None:
-    """Raise CorpusError unless a folder belongs to this user, and only this user can write into it.
-
-    The files in it are trusted. A folder that one's own group may write into is closed to it.
-    """
-    stat = folder.lstat()
-    advice = "set data.cache.dir to a folder of your own, such as one with your name in it"
-    if not S_ISDIR(stat.st_mode):
-        raise CorpusError(f"{folder} is a link or a file, and no folder of a cache: {advice}")
-    if stat.st_uid != os.geteuid():
-        raise CorpusError(f"{folder} belongs to user {stat.st_uid}, who could replace the tokens in it: {advice}")
-    if stat.st_mode & 0o002:
-        raise CorpusError(f"everybody can write into {folder}, and replace the tokens in it: {advice}")
-    if stat.st_mode & 0o020:
-        folder.chmod(S_IMODE(stat.st_mode) & ~0o020)
 
 
 def _is_in_use(entry: _Entry) -> bool:

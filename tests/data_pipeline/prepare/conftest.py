@@ -9,6 +9,12 @@ from tests.data_pipeline.samples import write_texts
 
 
 @pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for tests that write their files again in each example."""
+    return tmp_path_factory.mktemp("formats")
+
+
+@pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Text files, and lines, some of which are not valid UTF-8."""
     folder = write_texts(tmp_path_factory.mktemp("inputs") / "in", 12, seed=1)

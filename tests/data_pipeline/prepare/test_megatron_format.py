@@ -12,29 +12,9 @@ from hypothesis import strategies as st
 
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.prepare.build import prepare
-from foretrain.data_pipeline.prepare.documents import DocumentReader
-from foretrain.data_pipeline.prepare.input_files import find_files
-from foretrain.data_pipeline.prepare.token_members import TokenFormat
 from foretrain.data_pipeline.prepare.tokenizer import train_tokenizer
+from tests.data_pipeline.prepare.reading import read, read_tokens
 from tests.data_pipeline.samples import SMALL
-
-TOKENS = TokenFormat(vocab_size=300, eot_id=0)
-ATTACK = "\x1b[2J"
-
-
-def read(*inputs: Path, **options: Any) -> list[Any]:
-    documents = DocumentReader(find_files(inputs), **options)
-    return [each if isinstance(each, str) else each.tolist() for each in documents]
-
-
-def read_tokens(*inputs: Path) -> list[Any]:
-    return read(*inputs, token_format=TOKENS)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for tests that write their files again in each example."""
-    return tmp_path_factory.mktemp("formats")
 
 
 def write_megatron(prefix: Path, documents: list[list[list[int]]], dtype: Any) -> Path:

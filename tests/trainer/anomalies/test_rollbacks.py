@@ -42,7 +42,7 @@ def test_a_damaged_file_is_named_with_what_is_wrong(content: bytes, words: str, 
 def test_a_file_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_rollbacks(tmp_path, [SOUND])
     monkeypatch.setattr(limits, "ROLLBACKS_BYTES", 20)
-    with pytest.raises(ValueError, match="it has more than 20 bytes"):
+    with pytest.raises(ValueError, match=f"{ROLLBACKS_FILE} has more than 20 bytes.*: repair it"):
         read_rollbacks(tmp_path)
 
 
