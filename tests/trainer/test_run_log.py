@@ -3,7 +3,11 @@
 import io
 import logging
 import re
+import threading
+import time
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -13,7 +17,7 @@ from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.goodput.facts import Fact
 from foretrain.trainer.run.folder import RUN_LOG
 from foretrain.trainer.run.summary import layouts_of
-from foretrain.trainer.sinks import Reporter, RunLogSink, Session, TerminalSink
+from foretrain.trainer.sinks import Reporter, RunLogSink, Session, Sink, TerminalSink
 from tests.trainer.test_progress import train_metrics
 
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ  "
@@ -90,3 +94,51 @@ def test_the_layouts_of_a_curve_are_those_of_the_starts_that_computed_its_steps(
     # The third start continues from step 50, so nothing of what the second one did is in the curve.
     assert layouts_of([beginning(0, "a"), beginning(60, "b"), beginning(50, "c")], "last") == [(0, "a"), (50, "c")]
     assert layouts_of([beginning(0, "a"), beginning(60, "b"), beginning(60, "a")], "last") == [(0, "a")]
+
+
+class FailingSink(Sink):
+    """A sink that cannot be opened."""
+
+    def open(self, session: Session) -> None:
+        raise OSError(5, "Input/output error")
+
+
+def test_sinks_that_are_open_are_closed_if_the_next_one_cannot_be_opened(tmp_path: Path) -> None:
+    before = list(logging.getLogger("foretrain").handlers)
+    sink = RunLogSink()
+    with pytest.raises(OSError, match="Input/output error"):
+        Reporter([sink, FailingSink()], Session(Config(), tmp_path, 0, 1, 1)).__enter__()
+    assert logging.getLogger("foretrain").handlers == before
+    assert sink.lines.file.closed
+
+
+def test_lines_and_warnings_of_several_threads_are_in_the_log_once_each(tmp_path: Path) -> None:
+    num_lines = 60
+    with Reporter([sink := RunLogSink()], Session(Config(), tmp_path, 0, 1, 1)) as reporter:
+        sink.lines.file = SlowFile(sink.lines.path)
+        warn = [threading.Thread(target=warn_often, args=(name, num_lines)) for name in ("reader", "writer")]
+        for thread in warn:
+            thread.start()
+        for number in range(num_lines):
+            reporter.message(f"line {number}")
+        for thread in warn:
+            thread.join()
+    expected = [f"{name} {n}" for name in ("line", "warning: reader", "warning: writer") for n in range(num_lines)]
+    assert sorted(lines_of(tmp_path)) == sorted(expected)
+
+
+def warn_often(name: str, num_lines: int) -> None:
+    for number in range(num_lines):
+        logging.getLogger("foretrain.trainer").warning("%s %d", name, number)
+
+
+class SlowFile(FileIO):
+    """A file to which threads write at the same time."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "ab")
+
+    def write(self, data: Any) -> int:
+        with memoryview(data) as bytes_that_stay:  # as the call of the operating system needs them
+            time.sleep(0.0005)
+            return super().write(bytes_that_stay)

@@ -61,9 +61,11 @@ def test_a_run_reports_where_the_time_of_some_steps_went_and_leaves_a_trace_and_
         names = [each.get("name") for each in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]]
         assert sum(name == "Optimizer.step#AdamW.step" for name in names) == 2, "one for each step"
 
-    # A run that stops in between reports what it has, and the next start the rest.
+    # A run that stops in between reports what it has, and the next start the rest; steps that are done are not taken.
     ranks(2, train_rank, profiled(stopped, corpus, stop_after=3))
-    ranks(2, train_rank, profiled(stopped, corpus, profile_ranks=[1]))
+    ranks(2, train_rank, profiled(stopped, corpus, profile_ranks=[1], stop_after=4))
+    ranks(2, train_rank, profiled(stopped, corpus, profile_steps=[1, 2]))
+    assert curve(stopped) == curve(plain)
     ranks(2, train_rank, profiled(stopped, corpus, profile_steps=[1, NUM_STEPS]))  # it is complete
     assert [line.partition(":")[0] for line in reports(stopped)] == [
         "steps 3 to 3, rank 0",

@@ -37,6 +37,7 @@ class StepProfile(Callback):
         self._first, self._last = train.profile_steps
         self._profiler: Profiler | None = None
         self._is_due = False
+        self._waited_s = 0.0
 
     def on_fit_start(self, trainer: Trainer) -> None:
         self._first = max(self._first, trainer.run.start_step + 1)
@@ -53,7 +54,7 @@ class StepProfile(Callback):
                 torch.cuda.memory._record_memory_history(max_entries=MAX_MEMORY_EVENTS)
 
     def on_step(self, trainer: Trainer, step: Step) -> None:
-        if step.number > self._first:
+        if self._is_due and step.number > self._first:
             self._waited_s += step.metrics["data_wait_s"]
 
     def after_step(self, trainer: Trainer, step: Step) -> None:

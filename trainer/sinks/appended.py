@@ -1,6 +1,7 @@
 """A file to which a sink appends lines, and which a full disk or a failing server neither ends nor shortens."""
 
 import logging
+import threading
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -21,28 +22,37 @@ class AppendedFile:
         self.path = path
         self._unwritten = bytearray()
         self._has_warned = False
+        self._lock = threading.Lock()
         self.file: FileIO = path.open("ab", buffering=0)
 
     def append(self, line: str) -> None:
-        """Write a line of text, which has its end, or keep it."""
-        self._unwritten += line.encode()
+        """Write a line of text, which has its end, or keep it. Several threads may call it."""
+        with self._lock:
+            self._unwritten += line.encode()
         self.write_out()
 
     def write_out(self) -> None:
         """Write all that is not written yet, or keep the rest."""
-        try:
-            while self._unwritten:
-                num_written = self.file.write(self._unwritten) or 0
-                del self._unwritten[:num_written]
-        except OSError as error:
-            if self._has_warned:
-                return
-            self._has_warned = True  # first, since the warning may become a line of this very file
+        with self._lock:
+            error = self._try_to_write()
+            is_first = error is not None and not self._has_warned
+            self._has_warned |= is_first
+        # Without the lock: the warning may become a line of this very file.
+        if error is not None and is_first:
             logger.warning(
                 "%s cannot be written (%s): its lines are kept in memory until it can; free some space",
                 self.path,
                 error.strerror,
             )
+
+    def _try_to_write(self) -> OSError | None:
+        try:
+            while self._unwritten:
+                num_written = self.file.write(self._unwritten) or 0
+                del self._unwritten[:num_written]
+        except OSError as error:
+            return error
+        return None
 
     def replace(self, rewrite: Callable[[bytes], T]) -> T:
         """Let `rewrite` replace the file, given what could not be written to its end, and append to the new one.

@@ -77,11 +77,13 @@ class Reporter(ExitStack):
 
     def __enter__(self) -> Self:
         lines = []
-        for sink in self._sinks:
-            lines.append(sink.open(self._session))
-            self.callback(sink.close)
-        for line in filter(None, lines):
-            self.message(line)
+        with ExitStack() as opened:  # which closes them if the next one cannot be opened
+            for sink in self._sinks:
+                lines.append(sink.open(self._session))
+                opened.callback(sink.close)
+            for line in filter(None, lines):
+                self.message(line)
+            self.push(opened.pop_all())
         return self
 
     def step(self, metrics: Mapping[str, float]) -> None:
