@@ -18,12 +18,17 @@ def compile_blocks(stages: Iterable[Stage], layout: Layout) -> None:
     which wait for weights, run before it and are no part of it. Raises ValueError if this machine cannot compile.
     """
     check_machine()
+    from torch._inductor import config as inductor
+
+    # Compiled headers would be in a folder of /tmp whose name everybody knows, wherever the compiled code is. They save
+    # less than the time in which they are compiled. torch reads its variable for this when it is imported: too early.
+    inductor.cpp_cache_precompile_headers = False
     if layout.splits_backward:
-        from torch._functorch import config
+        from torch._functorch import config as functorch
 
         # The same backward function is called for the gradients of inputs, and again for those of weights: it must not
         # use the memory of what it has saved for its results.
-        config.donated_buffer = False
+        functorch.donated_buffer = False
     forward = torch.compile(Block.forward)
     for stage in stages:
         for block in stage.blocks.values():

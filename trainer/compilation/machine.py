@@ -10,8 +10,6 @@ from tempfile import gettempdir
 
 FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 """The variable of the environment in which torch looks for the folder."""
-_HEADERS_VARIABLE = "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"
-"""The variable in which torch reads whether it compiles headers in advance, when its compiler is imported."""
 _ADVICE = f"set {FOLDER_VARIABLE} to a folder of your own, or train.compile=false"
 
 
@@ -51,9 +49,6 @@ def use_own_folder() -> Path:
     except OSError as error:
         raise ValueError(f"{folder} cannot keep compiled code ({error.strerror}): {_ADVICE}") from error
     os.environ[FOLDER_VARIABLE] = str(folder)
-    # Compiled headers would be in a folder of /tmp whose name everybody knows, whatever the folder is. They save less
-    # than the time in which they are compiled.
-    os.environ[_HEADERS_VARIABLE] = "0"
     return folder
 
 
