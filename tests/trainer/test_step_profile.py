@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from foretrain.configs.schema import ParallelConfig, TrainConfig
 from foretrain.trainer.run.folder import PROFILES, RUN_LOG
 from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import Run, prepare_run
-from foretrain.trainer.step_profile import DATA, IDLE, OTHER, PYTHON, kind_of, shares
+from foretrain.trainer.step_profile import DATA, IDLE, OTHER, PYTHON, Profiler, kind_of, shares
 from tests.conftest import RunOnRanks
 from tests.trainer.test_resume import NUM_STEPS, config, curve
 
@@ -72,6 +73,40 @@ def test_a_run_reports_where_the_time_of_some_steps_went_and_leaves_a_trace_and_
         "steps 3 to 3, rank 1",
         "steps 4 to 4, rank 1",
     ]
+
+
+def collectives_at_the_end_of_the_profile(run: Run) -> list[int]:
+    """Train, and return how many collectives nobody had waited for each time that a profile ended."""
+    in_flight: set[Any] = set()
+    at_end: list[int] = []
+    gather, end = dist.all_gather_into_tensor, Profiler.end
+
+    class Watched:
+        def __init__(self, work: Any) -> None:
+            self._work = work
+            in_flight.add(self)
+
+        def wait(self) -> Any:
+            in_flight.discard(self)
+            return self._work.wait()
+
+    def watched_gather(*arguments: Any, **options: Any) -> Any:
+        work = gather(*arguments, **options)
+        return Watched(work) if options.get("async_op") else work
+
+    def watched_end(self: Profiler, wall_s: float, waited_s: float = 0.0) -> dict[str, float]:
+        at_end.append(len(in_flight))
+        return end(self, wall_s, waited_s)
+
+    dist.all_gather_into_tensor = watched_gather
+    Profiler.end = watched_end  # type: ignore[method-assign]
+    train_rank(run)
+    return at_end
+
+
+def test_no_collective_is_in_flight_when_a_profile_ends(tmp_path: Path, corpus: Path, ranks: RunOnRanks) -> None:
+    """torch ends the process if one that it has seen the start of ends after it."""
+    assert ranks(2, collectives_at_the_end_of_the_profile, profiled(tmp_path, corpus)) == [[0], [0]]
 
 
 @pytest.mark.parametrize("steps", [[3], [4, 3], [0, 3], [1, 2, 3]])

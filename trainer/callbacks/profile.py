@@ -72,13 +72,8 @@ class StepProfile(Callback):
 
     def on_rollback(self, trainer: Trainer, step: Step) -> None:
         """Forget what was recorded: the steps are taken again."""
-        self._abandon(trainer)
-
-    def on_close(self, trainer: Trainer) -> None:
-        self._abandon(trainer)
-
-    def _abandon(self, trainer: Trainer) -> None:
         if self._profiler is not None:
+            trainer.engine.zero.await_weights()
             self._profiler.end(0.0)
             self._forget(trainer)
 
@@ -86,6 +81,9 @@ class StepProfile(Callback):
         """Write what this rank has recorded, and return in one line where the time went; None if it records nothing."""
         if self._profiler is None:
             return None
+        # torch ends the process if a collective that the profiler has seen the start of ends after the profile. For the
+        # same reason, a session that ends with an error leaves the profiler as it is.
+        trainer.engine.zero.await_weights()
         on_gpu, rank = trainer.groups.device.type == "cuda", trainer.groups.rank
         if on_gpu:
             torch.cuda.synchronize()
