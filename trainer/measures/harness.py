@@ -1,6 +1,7 @@
 """A model of ours as EleutherAI's `lm-eval` takes it, and the scores of its tasks. Needs `foretrain[eval]`."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,7 @@ def scores(
     unknown = [name for name in tasks if name not in manager.all_tasks]
     if unknown:
         where = "lm-eval" if folder is None else str(folder)
-        known = ", ".join(manager.all_tasks[:20]) or "none"
-        raise ValueError(f"{where} has no task {', '.join(unknown)}: it has {known}")
+        raise ValueError(f"{where} has no task {', '.join(unknown)}: {_hint(unknown[0], manager.all_tasks)}")
     found = simple_evaluate(
         HarnessModel(model, batch_size),
         tasks=list(tasks),
@@ -109,3 +109,11 @@ def scores(
         task: {name.partition(",")[0]: value for name, value in metrics.items() if isinstance(value, float)}
         for task, metrics in found["results"].items()
     }
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    """What to write in place of a name that is not known."""
+    if close := get_close_matches(name, known):
+        return f"did you mean {' or '.join(close)}?"
+    shown = ", ".join(known[:20]) or "none"
+    return f"it has {shown}" + (f" and {len(known) - 20:,} more" if len(known) > 20 else "")

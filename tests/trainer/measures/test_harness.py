@@ -114,6 +114,8 @@ def test_scores_are_those_of_the_librarys_model_on_the_exported_folder(
     assert set(ours) == set(TASKS) and ours["cloze"]["perplexity"] > 1
     with pytest.raises(ValueError, match="has no task other: it has "):
         task_scores(model, ["other"], tmp_path / "tasks", 8, None, None)
+    with pytest.raises(ValueError, match=r"has no task choice: did you mean choices\?"):
+        task_scores(model, ["choice"], tmp_path / "tasks", 8, None, None)
     few = task_scores(model, ["choices"], tmp_path / "tasks", 8, 2, 5)
     assert few["choices"]["acc"] * 5 == pytest.approx(round(few["choices"]["acc"] * 5))
 
