@@ -89,22 +89,25 @@ def scores(
 
     `folder`: one with the YAML files of tasks, to which those of lm-eval are not added, so that nothing is downloaded.
     `num_fewshot`: examples before each problem; None: as the task says. `limit`: problems of each task. Raises
-    ValueError if a task is not known.
+    ValueError if a task is not known, or its problems cannot be loaded.
     """
     manager = TaskManager(include_path=None if folder is None else str(folder), include_defaults=folder is None)
     unknown = [name for name in tasks if name not in manager.all_tasks]
     if unknown:
         where = "lm-eval" if folder is None else str(folder)
         raise ValueError(f"{where} has no task {', '.join(unknown)}: {_hint(unknown[0], manager.all_tasks)}")
-    found = simple_evaluate(
-        HarnessModel(model, batch_size),
-        tasks=list(tasks),
-        task_manager=manager,
-        num_fewshot=num_fewshot,
-        limit=limit,
-        bootstrap_iters=0,
-        log_samples=False,
-    )
+    try:
+        found = simple_evaluate(
+            HarnessModel(model, batch_size),
+            tasks=list(tasks),
+            task_manager=manager,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            bootstrap_iters=0,
+            log_samples=False,
+        )
+    except OSError as error:  # a file or a server that has the problems is not there
+        raise ValueError(f"the problems of {', '.join(tasks)} cannot be loaded ({error}): {_remedy(folder)}") from error
     return {
         task: {name.partition(",")[0]: value for name, value in metrics.items() if isinstance(value, float)}
         for task, metrics in found["results"].items()
@@ -117,3 +120,10 @@ def _hint(name: str, known: Sequence[str]) -> str:
         return f"did you mean {' or '.join(close)}?"
     shown = ", ".join(known[:20]) or "none"
     return f"it has {shown}" + (f" and {len(known) - 20:,} more" if len(known) > 20 else "")
+
+
+def _remedy(folder: Path | None) -> str:
+    """What to do where the problems of a task cannot be loaded."""
+    if folder is not None:
+        return f"correct what the tasks of {folder} name"
+    return "without a network, fill the cache of Hugging Face (HF_HOME) on a machine that has one, or use --task-folder"

@@ -118,6 +118,11 @@ def test_scores_are_those_of_the_librarys_model_on_the_exported_folder(
         task_scores(model, ["choice"], tmp_path / "tasks", 8, None, None)
     few = task_scores(model, ["choices"], tmp_path / "tasks", 8, 2, 5)
     assert few["choices"]["acc"] * 5 == pytest.approx(round(few["choices"]["acc"] * 5))
+    (tmp_path / "tasks" / "problems.jsonl").unlink()
+    with pytest.raises(
+        ValueError, match=r"problems of choices cannot be loaded \(Unable to find .*: correct what the ta"
+    ):
+        task_scores(model, ["choices"], tmp_path / "tasks", 8, None, None)
 
 
 def test_a_folder_of_tasks_that_does_not_exist_is_refused(tmp_path: Path) -> None:
