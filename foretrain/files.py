@@ -62,6 +62,12 @@ def read_bounded(path: Path, max_bytes: int, refuse: Callable[[str], Exception])
     return content
 
 
+def named_path(text: str) -> tuple[str, str]:
+    """The name and the path of NAME=PATH, or no name and the complete text, if it is a path alone or has no path."""
+    name, _, path = text.partition("=")
+    return (name, path) if path and "/" not in name else ("", text)
+
+
 def is_file(path: Path) -> bool:
     """Whether a path is a file. Raises OSError if that is not known: then `Path.is_file` of Python 3.14 is false."""
     return stat.S_ISREG(_mode(path))

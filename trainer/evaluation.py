@@ -1,19 +1,20 @@
 """The loss on held-out samples, always the same ones, with its standard error.
 
 The samples are windows spread evenly over the held-out stream of each source. Each source gives its share of them by
-weight, and the loss of all samples is the mean of the sources' losses by weight.
+weight, and the loss of all samples is the mean of the sources' losses by weight. Each named set of held-out files has
+as many samples as all sources together, and a loss of its own.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from foretrain.data_pipeline.corpus.shards import TokenStream
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.stream.batch import IntArray
-from foretrain.data_pipeline.stream.data import HeldOut
 from foretrain.data_pipeline.stream.held_out import NO_WINDOW, HeldOutSamples, documents_of, num_windows, spread
 from foretrain.faults import is_full, is_passing
 from foretrain.parallel.engine import Engine
@@ -48,6 +49,11 @@ class Evaluation:
         self._share = groups.share.samples(self._train.global_batch_size)
         self._sources, self._with_positions = run.data.held_out, run.data.train.has_positions
         self._weights = [source.weight for source in self._sources]
+        self._sets = {
+            f"{source.name}/{name}".lstrip("/"): stream
+            for source in self._sources
+            for name, stream in source.sets.items()
+        }
         # Another loss than that of the next token says nothing about the bits that the text needs.
         self._bytes_per_token = run.data.held_out_bytes_per_token if objective.is_causal else None
         self._held: _Held | None = None
@@ -61,9 +67,11 @@ class Evaluation:
 
     def __call__(self) -> tuple[HeldOutLoss, Choice | None]:
         """The loss of the held-out samples, and the number of samples if this evaluation has chosen it."""
-        if self.num_samples is not None:
-            return self._loss(self._estimates(self.num_samples)), None
-        return self._choose()
+        if self.num_samples is None:
+            loss, choice = self._choose()
+        else:
+            loss, choice = self._loss(self._estimates(self.num_samples)), None
+        return self._with_sets(loss), choice
 
     def _choose(self) -> tuple[HeldOutLoss, Choice | None]:
         wanted, num_samples = self._train.eval_standard_error, self._train.eval_samples
@@ -92,10 +100,24 @@ class Evaluation:
             bits_per_byte=None if self._bytes_per_token is None else total.mean / math.log(2) / self._bytes_per_token,
         )
 
+    def _with_sets(self, loss: HeldOutLoss) -> HeldOutLoss:
+        """The loss, together with those of the named sets on the samples that the last evaluation of it has read."""
+        held = self._held
+        assert held is not None
+        first = len(self._sources)
+        pairs = zip(held.samples[first:], held.documents[first:], strict=True)
+        named = [(name, self._estimate(*each)) for name, each in zip(self._sets, pairs, strict=True)]
+        errors = {name: each.standard_error for name, each in named if each.standard_error is not None}
+        return replace(
+            loss,
+            by_source=loss.by_source | {name: each.mean for name, each in named},
+            standard_error_by_source=loss.standard_error_by_source | errors,
+        )
+
     def _estimates(self, num_samples: int) -> list[Estimate]:
         """The mean loss of each source."""
-        held = self._read(num_samples)
-        return [self._estimate(*each) for each in zip(held.samples, held.documents, strict=True)]
+        held, count = self._read(num_samples), len(self._sources)
+        return [self._estimate(*each) for each in zip(held.samples[:count], held.documents[:count], strict=True)]
 
     def _estimate(self, samples: HeldOutSamples, document_N: IntArray) -> Estimate:
         size, losses, counts = self._share.stop - self._share.start, [], []
@@ -114,26 +136,32 @@ class Evaluation:
         """The number of samples of each source: its share, but two at the least, which a standard error needs."""
         total, least = sum(self._weights), 1 if len(self._sources) == 1 else 2
         shares = [max(least, round(num_samples * weight / total)) for weight in self._weights]
-        return [min(share, self._windows(source)) for share, source in zip(shares, self._sources, strict=True)]
+        return [min(share, self._windows(source.stream)) for share, source in zip(shares, self._sources, strict=True)]
 
-    def _windows(self, source: HeldOut) -> int:
-        return num_windows(source.stream, self._seq_len)
+    def _windows(self, stream: TokenStream) -> int:
+        return num_windows(stream, self._seq_len)
 
     def _has_all(self, num_samples: int) -> bool:
         """Whether these are all windows of each source that counts."""
         counts = self._counts(num_samples)
         return all(
-            count == self._windows(source) or not source.weight
+            count == self._windows(source.stream) or not source.weight
             for count, source in zip(counts, self._sources, strict=True)
         )
+
+    def _streams(self, num_samples: int) -> list[tuple[TokenStream, int]]:
+        """The held-out stream of each source, then each named set, with its number of samples."""
+        sources = [source.stream for source in self._sources]
+        pairs = list(zip(sources, self._counts(num_samples), strict=True))
+        return pairs + [(stream, min(num_samples, self._windows(stream))) for stream in self._sets.values()]
 
     def _read(self, num_samples: int) -> "_Held":
         if self._held is None or self._held.num_samples != num_samples:
             self._held = None  # before others are read, since there may be memory for one of them only
             problem, samples, documents = None, [], []
             try:
-                for source, count in zip(self._sources, self._counts(num_samples), strict=True):
-                    stream, windows_N = source.stream, spread(count, self._windows(source))
+                for stream, count in self._streams(num_samples):
+                    windows_N = spread(count, self._windows(stream))
                     samples.append(
                         HeldOutSamples(stream, self._seq_len, self._own(windows_N), with_positions=self._with_positions)
                     )
@@ -175,7 +203,7 @@ class HeldOutError(CorpusError):
 
 @dataclass(frozen=True)
 class _Held:
-    """The samples of an evaluation in memory, by source."""
+    """The samples of an evaluation in memory, by source and then by named set."""
 
     num_samples: int
     """The number that was asked for."""

@@ -44,8 +44,12 @@ def prepare(
         bool, typer.Option("--skip-bad", help="Leave out broken files and documents, and report them.")
     ] = False,
     val: Annotated[
-        list[Path] | None,
-        typer.Option(help="Hold out this file or folder as the val split; repeat it for several."),
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]PATH",
+            help="Hold out this file or folder as the val split; repeat it for several. Those with a NAME also have a "
+            "loss of their own.",
+        ),
     ] = None,
     val_fraction: Annotated[
         float | None,
@@ -66,6 +70,7 @@ def prepare(
     from foretrain.data_pipeline.prepare.build import prepare as prepare_corpus
     from foretrain.data_pipeline.prepare.held_out import warnings_about
     from foretrain.data_pipeline.prepare.input_files import standard_library
+    from foretrain.files import named_path
     from foretrain.printable import printable
     from foretrain.progress import print_line
 
@@ -73,6 +78,7 @@ def prepare(
         sources = [*(inputs or []), *([standard_library()] if stdlib else [])]
         if not sources:
             raise ValueError("nothing to prepare: name files or folders, or give --stdlib")
+        held_out = [named_path(text) for text in val or []]
         manifest = prepare_corpus(
             sources,
             out,
@@ -89,11 +95,13 @@ def prepare(
             skip_textless=skip_textless,
             skip_bad=skip_bad,
             shard_tokens=shard_tokens,
-            val_inputs=val or (),
+            val_inputs=[path for name, path in held_out if not name],
+            val_sets={name: [path for other, path in held_out if other == name] for name, _ in held_out if name},
             **({} if val_fraction is None else {"val_fraction": val_fraction}),
         )
+    width = max(map(len, manifest.splits))
     for name, split in manifest.splits.items():
-        typer.echo(f"{out}: {name:5} {split.num_tokens:>13,} tokens in {split.num_documents:,} documents")
+        typer.echo(f"{out}: {name:{width}} {split.num_tokens:>13,} tokens in {split.num_documents:,} documents")
     for line in manifest.report.lines(SHOWN_FINDINGS):
         print_line(printable(line))
     if manifest.report.num_skipped > SHOWN_FINDINGS:

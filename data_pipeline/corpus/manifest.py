@@ -21,12 +21,20 @@ VERSION = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 SPLITS = ("train", "val")
+"""The splits of every corpus. Each named set of held-out files is one more; see `split_of_set`."""
+SET_NAME = "[a-z][a-z0-9_]*"
+"""What the name of a set of held-out files looks like: it becomes part of the names of files and of metrics."""
 DTYPES = ("uint16", "uint32")
 MEMBER_BYTES = 2048
 """Bytes of a sample's headers in a shard, at the least."""
 NO_SHA256 = "0" * 64
 _QUOTED_CHARS = 300
 """Characters that are quoted of an error of the parser, which may repeat the complete file."""
+
+
+def split_of_set(name: str) -> str:
+    """Return the split of a named set of held-out files, whose documents are in the val split too."""
+    return f"val-{name}"
 
 
 def index_name(split: str) -> str:
@@ -44,7 +52,7 @@ def is_part_of_corpus(name: str) -> bool:
     checks = (".{}.checked.json*", "..{}.checked.json.*")
     patterns = ("{}-*.tar", "{}.index.npy", *checks, "{}.best_fit-*", ".{}.best_fit-*")
     return name in (MANIFEST, TOKENIZER) or any(
-        fnmatchcase(name, pattern.format(split)) for pattern in patterns for split in SPLITS
+        fnmatchcase(name, pattern.format(split)) for pattern in patterns for split in (*SPLITS, split_of_set("*"))
     )
 
 
@@ -108,7 +116,9 @@ class Manifest:
     """Loss on the held-out split of a model that knows only how often each token occurs in the train split, as
     `prepare/unigrams.py` computes it; None without a held-out split, and in corpora of versions before 0.2.0."""
     val_sources: list[Source] = dataclasses.field(default_factory=list)
-    """The user's own files of the val split. Empty: its documents are from `sources` alone."""
+    """The user's own files of the val split. Empty: its documents are from `sources` and `val_sets` alone."""
+    val_sets: dict[str, list[Source]] = dataclasses.field(default_factory=dict)
+    """The files of each named set of held-out files, which is a split of its own and a part of the val split."""
     report: InputReport = dataclasses.field(default_factory=InputReport)
     """What of the inputs was left out, replaced and ignored; empty in corpora of versions before 0.2.0."""
 
@@ -154,8 +164,9 @@ class Manifest:
             for name, split in fields["splits"].items()
         }
         sources = {name: [Source(**source) for source in fields.get(name, [])] for name in ("sources", "val_sources")}
+        sets = {name: [Source(**source) for source in named] for name, named in fields.get("val_sets", {}).items()}
         report = InputReport.from_fields(fields["report"]) if "report" in fields else InputReport()
-        return cls(**{**fields, "splits": splits, **sources, "report": report})
+        return cls(**{**fields, "splits": splits, **sources, "val_sets": sets, "report": report})
 
 
 def _replace_last(text: bytes, old: str, new: str) -> bytes:
@@ -175,9 +186,12 @@ def _check(manifest: Manifest) -> None:
     if manifest.vocab_size > limits.VOCAB_SIZE:
         raise ValueError(f"vocab_size = {manifest.vocab_size} is more than {limits.VOCAB_SIZE}")
     _check_losses(manifest)
+    if not all(re.fullmatch(SET_NAME, name) for name in manifest.val_sets):
+        raise ValueError("the name of a set of held-out files")
+    allowed = {*SPLITS, *map(split_of_set, manifest.val_sets)}
     for name, split in manifest.splits.items():
         _check_types(split)
-        if name not in SPLITS:
+        if name not in allowed:
             raise ValueError(f"split {name}")
         for shard in split.shards:
             _check_types(shard)

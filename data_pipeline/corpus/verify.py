@@ -10,7 +10,7 @@ from foretrain import limits
 from foretrain.configs.data import CacheConfig
 from foretrain.data_pipeline.corpus.check import check_sha256, check_size
 from foretrain.data_pipeline.corpus.index import Index
-from foretrain.data_pipeline.corpus.manifest import MANIFEST, TOKENIZER, Manifest, index_name, sha256_of
+from foretrain.data_pipeline.corpus.manifest import MANIFEST, SPLITS, TOKENIZER, Manifest, index_name, sha256_of
 from foretrain.data_pipeline.corpus.opening import open_store
 from foretrain.data_pipeline.corpus.store import Store
 from foretrain.data_pipeline.corpus.structure import check_structure
@@ -91,8 +91,8 @@ def _unknown_shards(store: Store, manifest: Manifest) -> Iterator[str]:
     """Yield a message for each shard of a local corpus that is not in the manifest."""
     if not store.is_local:
         return
-    for split, info in manifest.splits.items():
-        known = {shard.name for shard in info.shards}
+    known = {shard.name for info in manifest.splits.values() for shard in info.shards}
+    for split in SPLITS:  # the shards of named sets begin with "val-", too
         for file in sorted(Path(store.url).glob(f"{split}-*.tar")):
             if file.name not in known:
                 yield f"{file} is not in the manifest: remove it"

@@ -8,7 +8,7 @@
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -56,22 +56,24 @@ def prepare(
     progress: bool = False,
     follow_links: bool = False,
     val_inputs: Sequence[StrPath] = (),
+    val_sets: Mapping[str, Sequence[StrPath]] | None = None,
     **settings: Any,
 ) -> Manifest:
     """Write a corpus of the inputs' documents into `out_dir` and return its manifest; settings as in PrepareSettings.
 
     The folder appears only when it is complete. The same inputs and settings give the same shards, byte for byte. After
     an interruption, a kill or a full disk, the work is in a hidden folder beside `out_dir`, and the same call resumes
-    from it. The files of `val_inputs` are the val split, and are left out of `inputs`; `val_fraction` is then 0 by
-    default. `overwrite` replaces a corpus; `reuse` returns at once if `is_current`. `follow_links`: as in `search`.
+    from it. The files of `val_inputs` and of the named `val_sets` are the val split, and are left out of `inputs`;
+    `val_fraction` is then 0 by default. Each set is a split of its own too. `overwrite` replaces a corpus; `reuse`
+    returns at once if `is_current`. `follow_links`: as in `search`.
 
     Raises CorpusError for inputs without text, damaged inputs, settings out of range, and a folder that is in use or
     holds something else.
     """
-    chosen = _settings(settings, val_inputs)
     out = Path(out_dir).resolve()
-    files = Inputs.find(inputs, val_inputs, follow_links=follow_links)
-    prepared_from = chosen.hash_with(files.train, files.val)
+    files = Inputs.find(inputs, val_inputs, val_sets or {}, follow_links=follow_links)
+    chosen = _settings(settings, files)
+    prepared_from = _hash(files, chosen)
     if reuse and _is_prepared_from(out, prepared_from):
         return Manifest.read(out)
     check_is_free(out, overwrite)
@@ -100,17 +102,26 @@ def prepare(
 
 
 def is_current(
-    inputs: Sequence[StrPath], out_dir: StrPath, *, val_inputs: Sequence[StrPath] = (), **settings: Any
+    inputs: Sequence[StrPath],
+    out_dir: StrPath,
+    *,
+    val_inputs: Sequence[StrPath] = (),
+    val_sets: Mapping[str, Sequence[StrPath]] | None = None,
+    **settings: Any,
 ) -> bool:
     """Return whether `out_dir` is a finished corpus of exactly these inputs and settings, and no input has changed."""
-    chosen = _settings(settings, val_inputs)
-    files = Inputs.find(inputs, val_inputs, follow_links=True)
-    return _is_prepared_from(Path(out_dir).resolve(), chosen.hash_with(files.train, files.val))
+    files = Inputs.find(inputs, val_inputs, val_sets or {}, follow_links=True)
+    return _is_prepared_from(Path(out_dir).resolve(), _hash(files, _settings(settings, files)))
 
 
-def _settings(settings: dict[str, Any], val_inputs: Sequence[StrPath]) -> PrepareSettings:
-    chosen = PrepareSettings(**({"val_fraction": 0.0} if val_inputs else {}) | settings)
-    if chosen.val_fraction == 0 and not val_inputs:
+def _hash(files: Inputs, settings: PrepareSettings) -> str:
+    sets = {name: part.files for name, part in files.val_sets.items()}
+    return settings.hash_with(files.train.files, files.val.files, sets)
+
+
+def _settings(settings: dict[str, Any], files: Inputs) -> PrepareSettings:
+    chosen = PrepareSettings(**({"val_fraction": 0.0} if files.has_held_out_files else {}) | settings)
+    if chosen.val_fraction == 0 and not files.has_held_out_files:
         raise CorpusError("val_fraction = 0.0 must be greater than 0, or give your own held-out files with --val")
     return chosen
 
@@ -131,13 +142,13 @@ def _build(
 ) -> None:
     """Write the shards and the manifest; resume from the journal in the folder if there is one."""
     errors = [] if settings.skip_bad else [error for _, error in files.unopened]
-    tokenizer = _make_tokenizer(folder / TOKENIZER, files.train, settings, progress, errors)
+    tokenizer = _make_tokenizer(folder / TOKENIZER, files.train.files, settings, progress, errors)
     eot_id, vocab_size = find_eot(tokenizer, settings.end_token()), vocab_size_of(tokenizer)
     if settings.tokenizer_path is not None:
         print_line(f"documents end with the token {tokenizer.id_to_token(eot_id)!r}", enabled=progress)
     dtype = token_dtype(vocab_size)
     token_format = None if settings.tokenizer_path is None else TokenFormat(vocab_size, eot_id, settings.token_dtype)
-    writer, point = _open_writer(folder, settings, vocab_size, progress, in_order=bool(files.val))
+    writer, point = _open_writer(folder, files, settings, vocab_size, progress)
     with writer:
         with _open_documents("tokenizing", files.files, settings, progress, errors, token_format) as documents:
             start = point.position
@@ -160,10 +171,11 @@ def _build(
         splits=splits_info,
         unigram_entropy_nats=entropy_nats(writer.counts["train"]),
         num_replaced_documents=documents.num_replaced,
-        sources=files.sources(),
+        sources=files.train.sources(),
         prepared_from=prepared_from,
         held_out_unigram_nats=cross_entropy_nats(writer.counts["val"], writer.counts["train"]),
-        val_sources=files.val_sources(),
+        val_sources=files.val.sources(),
+        val_sets={name: part.sources() for name, part in files.val_sets.items()},
         report=_report(files, documents),
     ).write(folder)
 
@@ -173,19 +185,19 @@ def _split(
 ) -> Iterator[tuple[str, Document]]:
     """Yield the split of each document from a position on, and the document."""
     found = documents.read_from(start)
-    if not files.val:
+    if not files.has_held_out_files:
         return split_documents(found, val_fraction, start.num_documents)
-    return split_by_file(found, lambda: documents.file_number >= len(files.train), val_fraction, start.num_documents)
+    return split_by_file(found, lambda: files.split_of(documents.file_number), val_fraction, start.num_documents)
 
 
 def _check_is_not_empty(writer: CorpusWriter, files: Inputs, report: InputReport) -> None:
     """Raise CorpusError if a split that has files of its own has no document."""
-    for split, inputs, found in (("train", files.named, files.train), ("val", files.val_named, files.val)):
-        if found and not writer.counts[split].any():
-            what = "corpus" if split == "train" else "val split"
-            named = ", ".join(map(str, inputs))
+    for split, part in files.parts.items():
+        if part.files and not writer.counts[split].any():
+            what = "corpus" if split == "train" else f"{split} split"
+            named = ", ".join(map(str, part.named))
             why = "".join(f"\n{line}" for line in report.lines(MAX_ERRORS))
-            raise CorpusError(f"the {what} is empty: none of the {len(found)} files of {named} has any text{why}")
+            raise CorpusError(f"the {what} is empty: none of the {len(part.files)} files of {named} has any text{why}")
 
 
 def _report(files: Inputs, documents: DocumentReader) -> InputReport:
@@ -196,16 +208,16 @@ def _report(files: Inputs, documents: DocumentReader) -> InputReport:
         num_skipped=len(unopened) + documents.num_bad,
         skipped=findings[:MAX_LISTED],
         replaced=dict(documents.replaced),
-        ignored=dict((files.found.ignored + files.val_found.ignored).most_common(MAX_LISTED)),
+        ignored=dict(files.ignored.most_common(MAX_LISTED)),
     )
 
 
 def _open_writer(
-    folder: Path, settings: PrepareSettings, vocab_size: int, progress: bool, *, in_order: bool
+    folder: Path, files: Inputs, settings: PrepareSettings, vocab_size: int, progress: bool
 ) -> tuple[CorpusWriter, ResumePoint]:
     """Return the writer, and the point from which it resumes: that of the journal if it can be used, else the start."""
     sizes = {"block_bytes": settings.block_bytes, "shard_tokens": settings.shard_tokens}
-    start = ResumePoint.start(vocab_size)
+    in_order, start = files.has_held_out_files, ResumePoint.start(vocab_size, list(files.parts))
     point = read_journal(folder) or start
     try:
         writer = CorpusWriter(folder, point, **sizes, in_order=in_order)

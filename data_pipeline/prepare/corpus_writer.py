@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from foretrain.data_pipeline.corpus.manifest import SPLITS, TOKENIZER, SplitInfo
+from foretrain.data_pipeline.corpus.manifest import TOKENIZER, SplitInfo
 from foretrain.data_pipeline.corpus.shard_writer import SplitWriter
 from foretrain.data_pipeline.prepare.documents import DocumentReader, ReadPosition
 from foretrain.data_pipeline.prepare.encode import EncodedDocument
@@ -37,15 +37,17 @@ class CorpusWriter:
             split: SplitWriter(
                 folder, split, block_bytes=block_bytes, shard_tokens=shard_tokens, state=point.writers.get(split)
             )
-            for split in SPLITS
+            for split in point.counts
         }
         self._saved_s = time.monotonic()
 
     def add(self, document: EncodedDocument) -> None:
-        """Append the next document."""
-        self._writers[document.split].add(document.tokens, document.num_text_bytes)
-        np.add.at(self.counts[document.split], document.tokens, 1)
-        if document.split == "val" and self._first_val is None:
+        """Append the next document to its split, and one of a named set of held-out files to the val split too."""
+        is_held_out = document.split != "train"
+        for split in {document.split, "val"} if is_held_out else {"train"}:
+            self._writers[split].add(document.tokens, document.num_text_bytes)
+            np.add.at(self.counts[split], document.tokens, 1)
+        if is_held_out and self._first_val is None:
             self._first_val = self._num_documents
         self._num_documents += 1
 

@@ -81,16 +81,18 @@ def split_documents(
 
 
 def split_by_file(
-    documents: Iterable[Document], is_held_out: Callable[[], bool], val_fraction: float, first_index: int = 0
+    documents: Iterable[Document], split_of_file: Callable[[], str], val_fraction: float, first_index: int = 0
 ) -> Iterator[tuple[str, Document]]:
     """Yield (split, document) for each document, in order, where some files are held out.
 
-    `is_held_out` says, after each document, whether its file is. Of the other documents, those whose hash is below
-    `val_fraction` are in the val split too. `first_index` is the number of documents before these.
+    `split_of_file` says, after each document, which split its file is for. Of those for the train split, the documents
+    whose hash is below `val_fraction` are in the val split. `first_index` is the number of documents before these.
     """
     for index, document in enumerate(documents, start=first_index):
-        is_val = is_held_out() or (val_fraction > 0 and _hash_value(index, document) < val_fraction)
-        yield "val" if is_val else "train", document
+        split = split_of_file()
+        if split == "train" and val_fraction > 0 and _hash_value(index, document) < val_fraction:
+            split = "val"
+        yield split, document
 
 
 def encode_documents(

@@ -104,7 +104,7 @@ def _hint(path: Path) -> str:
         return f"did you mean {path.with_name(near[0])}?"
     name, _, rest = str(path).partition("=")
     if rest and Path(rest).exists():
-        return f"a corpus has one val split, without a name: leave {name}= out"
+        return f"only files that are held out have a name (--val {name}={rest}): leave {name}= out"
     return ""
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,9 @@ class ResumePoint:
     """State of each split's writer; empty at the start."""
 
     @classmethod
-    def start(cls, vocab_size: int) -> "ResumePoint":
+    def start(cls, vocab_size: int, splits: Sequence[str] = SPLITS) -> "ResumePoint":
         """Return the point before all documents."""
-        return cls(0, None, ReadPosition(), {split: np.zeros(vocab_size, dtype=np.int64) for split in SPLITS})
+        return cls(0, None, ReadPosition(), {split: np.zeros(vocab_size, dtype=np.int64) for split in splits})
 
 
 def write_journal(folder: Path, point: ResumePoint) -> None:
@@ -68,7 +69,7 @@ def read_journal(folder: Path) -> ResumePoint | None:
                 for split, fields in record["writers"].items()
             }
             position = ReadPosition.from_record(record["mark"])
-            counts = {split: arrays[f"{split}/{COUNTS}"] for split in SPLITS}
+            counts = {split: arrays[f"{split}/{COUNTS}"] for split in writers}
             return ResumePoint(record["num_documents"], record["first_val"], position, counts, writers)
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None

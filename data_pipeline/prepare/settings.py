@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,9 +68,11 @@ class PrepareSettings:
             return self.eot_token
         return given_tokenizer(Path(self.tokenizer_path)).eot_token
 
-    def hash_with(self, files: Sequence[Path], val_files: Sequence[Path] = ()) -> str:
-        """Return the hash of these settings and of the paths, sizes and times of the files, and of those of the val
-        split."""
+    def hash_with(
+        self, files: Sequence[Path], val_files: Sequence[Path], val_sets: Mapping[str, Sequence[Path]]
+    ) -> str:
+        """Return the hash of these settings and of the paths, sizes and times of the files, of those of the val split,
+        and of those of its named sets."""
         fields = dataclasses.asdict(self)
         if not self.skip_bad:
             del fields["skip_bad"]  # as before there was this setting
@@ -80,6 +82,8 @@ class PrepareSettings:
         record = {"version": VERSION, "files": _stats(files), "settings": fields}
         if val_files:
             record["val_files"] = _stats(val_files)
+        if val_sets:
+            record["val_sets"] = {name: _stats(each) for name, each in val_sets.items()}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,7 +10,7 @@ Shape letters: B samples of one rank's batch, L positions of a sample.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from foretrain.configs.data import DataConfig, SourceConfig
 from foretrain.configs.schema import Config
+from foretrain.data_pipeline.corpus.manifest import split_of_set
 from foretrain.data_pipeline.corpus.shards import TokenStream, open_corpus
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.stream.batches import Batches, Prefetcher
@@ -35,12 +36,15 @@ OpenSplit = Callable[..., TokenStream]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out split of one source."""
+    """The held-out samples of one source."""
 
     name: str
     stream: TokenStream
+    """The val split."""
     weight: float
     """The source's share of the samples of an evaluation, relative to the weights of the other sources."""
+    sets: dict[str, TokenStream] = field(default_factory=dict)
+    """The named sets of held-out files, which are parts of the val split."""
 
 
 @dataclass(frozen=True)
@@ -195,9 +199,7 @@ def open_data(
     named = named_sources(config)
     open_split = partial(open_corpus, cache=config.cache, progress=progress, check=check)
     streams = {name: _open(name, source, "train", open_split) for name, source in named.items()}
-    held_out = [
-        HeldOut(name, _open_held_out(name, source, open_split), source.weight) for name, source in named.items()
-    ]
+    held_out = [_open_held_out(name, source, open_split) for name, source in named.items()]
     _check_one_tokenizer(streams)
     sources = [_source(name, stream, config, seq_len, progress) for name, stream in streams.items()]
     shares = [
@@ -247,14 +249,16 @@ def _open(name: str, source: SourceConfig, split: str, open_split: OpenSplit) ->
         raise error.named(f"data.sources.{name}: ") from error
 
 
-def _open_held_out(name: str, source: SourceConfig, open_split: OpenSplit) -> TokenStream:
+def _open_held_out(name: str, source: SourceConfig, open_split: OpenSplit) -> HeldOut:
     stream = _open(name, source, "val", open_split)
-    if stream.num_tokens < 2:
-        raise CorpusError(
-            f"the val split of {source.path} has {stream.num_tokens} token, and the first is never predicted: prepare "
-            "it with a larger --val-fraction"
-        )
-    return stream
+    sets = {each: _open(name, source, split_of_set(each), open_split) for each in stream.manifest.val_sets}
+    for split in (stream, *sets.values()):
+        if split.num_tokens < 2:
+            raise CorpusError(
+                f"the {split.split} split of {source.path} has {split.num_tokens} token, and the first is never "
+                "predicted: prepare it with a larger --val-fraction, or longer files for --val"
+            )
+    return HeldOut(name, stream, source.weight, sets)
 
 
 def _source(name: str, stream: TokenStream, config: DataConfig, seq_len: int, progress: bool) -> Source:

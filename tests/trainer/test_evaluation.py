@@ -13,6 +13,7 @@ from foretrain.configs.data import DataConfig, SourceConfig
 from foretrain.configs.schema import Config, ModelConfig, ParallelConfig, TrainConfig
 from foretrain.data_pipeline.corpus.shards import open_corpus
 from foretrain.data_pipeline.errors import CorpusError, UnreadableError
+from foretrain.data_pipeline.prepare.build import prepare
 from foretrain.data_pipeline.stream.held_out import held_out, num_windows
 from foretrain.data_pipeline.stream.held_out import spread as spread_windows
 from foretrain.parallel.groups import destroy_groups, init_groups
@@ -29,6 +30,7 @@ from foretrain.trainer.run.rank import train_rank
 from foretrain.trainer.run.setup import Run, prepare_run
 from foretrain.trainer.standard_error import estimate
 from tests.conftest import RunOnRanks
+from tests.data_pipeline.samples import write_texts
 
 SEQ_LEN, BATCH = 32, 8
 
@@ -61,9 +63,9 @@ def evaluate(*runs: Run) -> list[Evaluations]:
     return found
 
 
-def expected_loss(corpus: Path, config: Config, num_samples: int) -> tuple[float, float | None]:
+def expected_loss(corpus: Path, config: Config, num_samples: int, split: str = "val") -> tuple[float, float | None]:
     """The loss of the initial model and its standard error, in one process without the engine."""
-    val = open_corpus(corpus, "val")
+    val = open_corpus(corpus, split)
     batch = held_out(val, SEQ_LEN, num_samples)
     assert batch.samples_B is not None
     # Documents by the number of ends before a window.
@@ -87,6 +89,23 @@ def test_losses_and_errors_are_those_of_plain_pytorch(tmp_path: Path, corpus: Pa
     assert first.total == pytest.approx(mean, rel=1e-6)
     assert first.standard_error == pytest.approx(error, rel=1e-3)
     assert first.num_samples == BATCH + 3
+
+
+def test_each_named_set_of_held_out_files_has_a_loss_of_its_own(tmp_path: Path, ranks: RunOnRanks) -> None:
+    texts = write_texts(tmp_path / "texts", 24)
+    sets = {"a": [texts / f"{number:03d}.txt" for number in range(8)], "b": [texts / "008.txt", texts / "009.txt"]}
+    prepare([texts], tmp_path / "data", val_sets=sets, vocab_size=300)
+    data = DataConfig(path=str(tmp_path / "data"))
+    run = prepare_run(settings(tmp_path / "run", data, ParallelConfig(dp=2), eval_samples=BATCH + 3))
+    [[(evaluations, _)], [(of_other_rank, _)]] = ranks(2, evaluate, run)
+    (loss, _), (again, _) = evaluations
+    assert loss == again and evaluations == of_other_rank
+    assert loss.total == pytest.approx(expected_loss(tmp_path / "data", run.config, BATCH + 3)[0], rel=1e-6)
+    for name in sets:
+        mean, error = expected_loss(tmp_path / "data", run.config, BATCH + 3, f"val-{name}")
+        assert loss.as_metrics[f"val_loss/{name}"] == pytest.approx(mean, rel=1e-6)
+        assert loss.standard_error_by_source[name] == pytest.approx(error, rel=1e-3)
+    assert loss.by_source["a"] != loss.by_source["b"]
 
 
 def chosen(ranks: RunOnRanks, *configs_of_layouts: Config) -> list[tuple[HeldOutLoss, Choice | None]]:

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foretrain.data_pipeline.corpus.manifest import split_of_set
 from foretrain.data_pipeline.corpus.shards import TokenStream, open_corpus
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.stream.batch import IGNORE
 from foretrain.data_pipeline.stream.data import open_data
 from foretrain.data_pipeline.stream.held_out import HeldOutSamples, documents_of, num_windows, spread
+from foretrain.files import named_path
 from foretrain.progress import JobProgress
 from foretrain.trainer.measures.calibration import Calibration
 from foretrain.trainer.objectives.base import objective_of
@@ -82,12 +84,16 @@ def held_out_sets(model: Model, corpora: Sequence[str]) -> dict[str, TokenStream
         for source in sources:
             name = source.name or str(model.config.data.path)
             found[name] = _with_tokenizer_of(model, source.stream, name)
+            found |= {f"{name}/{each}": stream for each, stream in source.sets.items()}
     for text in corpora:
-        name, equals, path = text.partition("=")
-        name, path = (name, path) if equals and "/" not in name else (text, text)
+        name, path = named_path(text)
+        name = name or path
         if name in found:
             raise ValueError(f"--data names {name!r} twice: give each corpus a name of its own, as NAME=PATH")
-        found[name] = _with_tokenizer_of(model, open_corpus(path, "val", model.config.data.cache), path)
+        cache = model.config.data.cache
+        found[name] = _with_tokenizer_of(model, open_corpus(path, "val", cache), path)
+        for each in found[name].manifest.val_sets:
+            found[f"{name}/{each}"] = open_corpus(path, split_of_set(each), cache)
     return found
 
 
@@ -130,7 +136,7 @@ def measure(
         calibration.add(confidence_BL[carries_BL], is_right_BL[carries_BL])
         on_batch(len(loss_BL))
     loss_N, count_N = np.concatenate(losses), np.concatenate(counts)
-    split = stream.manifest.splits["val"]
+    split = stream.manifest.splits[stream.split]
     has_bytes = objective.is_causal and split.num_bytes and split.num_tokens
     return HeldOutResult(
         name,

@@ -135,7 +135,7 @@ def test_missing_unknown_and_useless_inputs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mine_document.bin").touch()
     with pytest.raises(CorpusError, match=r"mine_document does not exist: did you mean .*mine_document\.bin\?"):
         find_files([tmp_path / "mine_document"])
-    with pytest.raises(CorpusError, match=r"one val split, without a name: leave code= out"):
+    with pytest.raises(CorpusError, match=r"only files that are held out have a name .*: leave code= out"):
         find_files([f"code={tmp_path}"])
     (tmp_path / "mine_document.bin").unlink()
     (tmp_path / "a.pdf").touch()

@@ -1,17 +1,21 @@
 """A val split of the user's own files, and the warning about one that says little."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import webdataset as wds
 
 from foretrain.data_pipeline.corpus.manifest import Manifest
 from foretrain.data_pipeline.corpus.shards import open_corpus
+from foretrain.data_pipeline.corpus.verify import verify
 from foretrain.data_pipeline.errors import CorpusError
 from foretrain.data_pipeline.prepare import corpus_writer, documents, encode
 from foretrain.data_pipeline.prepare.build import is_current, prepare
 from foretrain.data_pipeline.prepare.held_out import warnings_about
 from foretrain.data_pipeline.prepare.tokenizer import load_tokenizer
+from tests.cli import called
 from tests.data_pipeline.prepare.test_build import decoded
 from tests.data_pipeline.samples import write_texts
 
@@ -57,7 +61,8 @@ def test_a_share_of_the_other_documents_can_be_held_out_too(inputs: Path, tmp_pa
 def test_prepare_with_held_out_files_resumes_to_the_same_bytes(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: dict[str, Any] = {"val_inputs": [inputs / "held"], **SETTINGS}
+    sets = {"some": [inputs / "held" / "002.txt"]}
+    given: dict[str, Any] = {"val_inputs": [inputs / "held"], "val_sets": sets, **SETTINGS}
     prepare([inputs], tmp_path / "all", **given)
     monkeypatch.setattr(corpus_writer, "JOURNAL_EVERY_S", 0.0)
     monkeypatch.setattr(encode, "BATCH_CHARS", 2000)
@@ -109,3 +114,48 @@ def test_a_held_out_split_that_says_little_has_a_warning(inputs: Path, tmp_path:
     (line,) = warnings_about(large)
     assert "of the tokens are held out" in line
     assert open_corpus(tmp_path / "out2", "val").num_tokens > open_corpus(tmp_path / "out2", "train").num_tokens
+
+
+def test_a_named_set_is_a_split_of_its_own_and_part_of_the_val_split(inputs: Path, tmp_path: Path) -> None:
+    held, sets = inputs / "held", {"second": [inputs / "held" / "002.txt"], "first": [inputs / "held" / "001.txt"]}
+    given: dict[str, Any] = {"val_inputs": [held], "val_sets": sets, **SETTINGS}
+    manifest = prepare([inputs], tmp_path / "out", **given)
+    assert list(manifest.splits) == ["train", "val", "val-first", "val-second"]
+    assert decoded(tmp_path / "out", "train") == texts_of([*inputs.glob("*.txt")])
+    assert decoded(tmp_path / "out", "val-first") == texts_of([held / "001.txt"])
+    assert decoded(tmp_path / "out", "val-second") == texts_of([held / "002.txt"])
+    assert sorted(decoded(tmp_path / "out", "val")) == sorted(texts_of([*held.glob("*.txt")]))
+    assert {name: [each.path for each in found] for name, found in manifest.val_sets.items()} == {
+        name: [str(path) for path in paths] for name, paths in sets.items()
+    }
+    assert [source.num_files for source in manifest.val_sources] == [2]
+    assert any("set first of held-out files has few documents (1, " in line for line in warnings_about(manifest))
+    assert is_current([inputs], tmp_path / "out", **given)
+    renamed = {**given, "val_sets": {"second": sets["second"], "other": sets["first"]}}
+    assert not is_current([inputs], tmp_path / "out", **renamed)
+    prepare([inputs], tmp_path / "out", overwrite=True, **renamed)
+    assert not [*(tmp_path / "out").glob("val-first*")]
+    verify(tmp_path / "out")
+    plain = wds.WebDataset(str(tmp_path / "out" / "val-other-000000.tar"), shardshuffle=False)
+    assert [sorted(each) for each in plain] == [["__key__", "__local_path__", "__url__", "doc_lens.npy", "tokens.npy"]]
+
+
+def test_names_and_files_that_cannot_be_sets_are_refused(inputs: Path, tmp_path: Path) -> None:
+    file = inputs / "held" / "001.txt"
+    for name in ("Code", "a-b", "../up", "1st", "a.b", "a\n"):
+        with pytest.raises(CorpusError, match="a name of held-out files has lower-case letters"):
+            prepare([inputs], tmp_path / "out", val_sets={name: [file]}, **SETTINGS)
+    with pytest.raises(CorpusError, match=r"names .*001\.txt in two sets, all and one: leave it out of one of them"):
+        prepare([inputs], tmp_path / "out", val_sets={"one": [file], "all": [inputs / "held"]}, **SETTINGS)
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(CorpusError, match=r"the val-none split is empty: none of the 1 files"):
+        prepare([inputs], tmp_path / "out", val_sets={"none": [tmp_path / "empty.txt"]}, **SETTINGS)
+
+
+def test_the_command_line_takes_files_with_and_without_a_name(inputs: Path, tmp_path: Path) -> None:
+    held = [inputs / "held" / f"{number:03d}.txt" for number in range(4)]
+    given = ["--val", str(held[0]), "--val", f"a={held[1]}", "--val", f"b={held[2]}", "--val", f"a={held[3]}"]
+    ended = called("prepare", str(inputs), *given, "--out", "out", "--vocab-size", "300", cwd=tmp_path)
+    assert ended.status == 0 and re.search(r"out: val-a +[\d,]+ tokens in 2 documents", ended.out)
+    manifest = Manifest.read(tmp_path / "out")
+    assert [len(manifest.val_sources), *(len(each) for each in manifest.val_sets.values())] == [1, 2, 1]
