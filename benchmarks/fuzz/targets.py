@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks.fuzz import inputs
+from benchmarks.fuzz import input_files, inputs
 from benchmarks.fuzz.server import AnsweringServer
 from foretrain.configs.load import ConfigError, load
 from foretrain.configs.sources import PRESETS, parse_override
@@ -142,6 +142,10 @@ def _metrics(work: Path) -> list[bytes]:
     return ["".join(map(to_line, records)).encode()]
 
 
+def _constant(content: bytes) -> Callable[[Path], list[bytes]]:
+    return lambda _: [content]
+
+
 ANSWERS = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody",
     b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 72-75/76\r\nContent-Length: 4\r\n\r\nbody",
@@ -246,6 +250,16 @@ TARGETS = (
         partial(in_file, CONFIG, lambda path: declared_model(path.parent, None, "name")),
         (UnfitError,),
         lambda _: [inputs.model_config(name) for name in ("llama", "mistral", "qwen3", "gpt2")],
+    ),
+    *(
+        Target(name, partial(in_file, file, input_files.read), (CorpusError,), _constant(content))
+        for name, file, content in (
+            ("csv", "a.csv", input_files.csv()),
+            ("npy", "a.npy", input_files.npy()),
+            ("megatron_index", "a.idx", input_files.megatron_index()),
+            ("parquet", "a.parquet", input_files.parquet()),
+            ("arrow", "a.arrow", input_files.arrow()),
+        )
     ),
 )
 """In the order in which they are fuzzed."""
