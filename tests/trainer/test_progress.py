@@ -173,7 +173,8 @@ def test_the_summary_shows_the_results_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").touch()
     (tmp_path / "loss.png").touch()
     records = [train_metrics(step, loss=8.0 if step == 1 else 3.0 if step > 18 else 5.0) for step in range(1, 21)]
-    records.append({"kind": "eval", "step": 20, "val_loss": 3.25, "val_bits_per_byte": 1.5})
+    parts = {"val_loss/code": 3.5, "val_loss/news": 2.75, "val_loss_standard_error/code": 0.1}
+    records.append({"kind": "eval", "step": 20, "val_loss": 3.25, "val_bits_per_byte": 1.5, **parts})
     text = summary_text(records, tmp_path)
     for expected in (
         r"tokens trained +│ 2,000 in 20 steps",
@@ -186,6 +187,7 @@ def test_the_summary_shows_the_results_of_the_run(tmp_path: Path) -> None:
         r"first training loss +│ 8\.0000",
         r"final training loss +│ 3\.0000",
         r"held-out loss +│ 3\.2500",
+        r"held-out loss of +│ code 3\.5000, news 2\.7500 +│",
         r"bits per byte +│ 1\.5000",
         r"unigram loss +│ 6\.0000 \(on held-out tokens",
         r"loss against it +│ 2\.7500 below",

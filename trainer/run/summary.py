@@ -12,7 +12,7 @@ from rich.table import Table
 from foretrain.data_pipeline.stream.data import UnigramLoss
 from foretrain.progress import format_duration
 from foretrain.trainer.goodput.facts import Fact
-from foretrain.trainer.metrics import FINAL_SHARE, VAL_BITS, VAL_LOSS_ERROR
+from foretrain.trainer.metrics import FINAL_SHARE, VAL_BITS, VAL_LOSS, VAL_LOSS_ERROR
 from foretrain.trainer.model.size import ModelSize
 from foretrain.trainer.recorded_curve import RecordedCurve
 
@@ -58,6 +58,8 @@ def summary(
     evaluation = curve.last_evaluation
     if evaluation is not None:
         table.add_row("held-out loss", _held_out(evaluation), style="bold")
+        if parts := _of_parts(evaluation):
+            table.add_row("held-out loss of", ", ".join(f"{name} {loss:.4f}" for name, loss in parts.items()))
         if VAL_BITS in evaluation:
             table.add_row("bits per byte", f"{evaluation[VAL_BITS]:.4f}")
     tokens_of = "held-out" if unigram.is_of_held_out else "training"
@@ -116,6 +118,12 @@ def _held_out(evaluation: Mapping[str, Any]) -> str:
     if error is None:  # one sample, or a record of an older version
         return f"{evaluation['val_loss']:.4f}"
     return f"{evaluation['val_loss']:.4f} ± {error:.4f} (standard error, {evaluation['val_samples']:,} samples)"
+
+
+def _of_parts(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The held-out loss of each source of a mixture and of each named set, by name."""
+    begin = f"{VAL_LOSS}/"
+    return {name.removeprefix(begin): loss for name, loss in evaluation.items() if name.startswith(begin)}
 
 
 def _against_unigram(loss: float, unigram_entropy_nats: float) -> str:
