@@ -14,7 +14,7 @@ from foretrain.parallel.groups import Groups
 from foretrain.trainer.checkpoint.checksums import DamagedError, read_checked
 from foretrain.trainer.checkpoint.manifest import METADATA, has_manifest, set_aside
 from foretrain.trainer.checkpoint.metadata import read_metadata
-from foretrain.trainer.checkpoint.parts import parts_to_read
+from foretrain.trainer.checkpoint.parts import part_of, parts_to_read
 from foretrain.trainer.checkpoint.places import Place
 from foretrain.trainer.checkpoint.plans import ReadPlan
 from foretrain.trainer.checkpoint.reading.node import Node
@@ -130,13 +130,10 @@ def metadata_bytes(path: Place) -> tuple[bytes, bool]:
     return (read_checked(file) if has_checksums else file.read_bytes()), has_checksums
 
 
-def load_weights(path: Place, shards: Sequence[ParamShard]) -> None:
-    """Load only the weights of a checkpoint into complete, unsharded modules in one process.
+def load_weights(path: Place, shards: Sequence[ParamShard], node: Node | None = None) -> None:
+    """Load only the weights of a checkpoint of any layout into modules whose tensors are complete shards in fp32.
 
-    Raises DamagedError if a file is not what was written.
+    Each rank reads its shards, in place, with the other ranks of `node`, if one is given. Raises DamagedError if a file
+    is not what was written.
     """
-    tensors = {shard.param.name: torch.empty(shard.param.shape) for shard in shards}
-    read_from(path, {"weight": tensors})
-    with torch.no_grad():
-        for shard in shards:
-            shard.values.copy_(tensors[shard.param.name])
+    read_from(path, {}, ReadPlan([part_of(shard) for shard in shards if 0 not in shard.shape]), node)

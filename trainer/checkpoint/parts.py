@@ -62,6 +62,13 @@ def parts_to_read(state: ModelState) -> list[Part]:
     ]
 
 
+def part_of(shard: ParamShard) -> Part:
+    """The weights of a complete shard, as its module computes with them."""
+    in_shard = Box((0,) * len(shard.shape), shard.shape)
+    box = in_shard if shard.tp_dim is None else in_shard.moved(shard.tp_dim, shard.span.start)
+    return Part(WEIGHT, shard.param.name, tuple(shard.param.shape), box, shard.values.detach())
+
+
 def _parts(state: ModelState, shard: ParamShard, piece: Piece, held: range) -> Iterator[Part]:
     """The elements `held` of a module's tensor, all of them in the shard and in the piece."""
     first_row = shard.rows.start * _row_size(shard)
