@@ -41,11 +41,23 @@ class LastingStream:
         is_file = stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode)  # whose disk may fail once
         if error.errno not in _IS_GONE or is_file:
             return
-        # What is buffered goes nowhere too. Otherwise each later write, and the last one when Python ends, would fail.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+        _discard(self._stream)
         self._on_gone(os.strerror(error.errno or 0))
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what is written to a stream go nowhere, also what it has buffered.
+
+    Otherwise each later write, and the last one when Python ends, would fail.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def discard_stdout() -> None:
+    """Let all that this process prints from now on go nowhere, since nobody reads it."""
+    _discard(sys.stdout)
 
 
 def outlive_readers(on_gone: Callable[[str], None]) -> None:

@@ -142,7 +142,7 @@ class Layout:
 
 def check(layout: Layout, model: ModelConfig, train: TrainConfig) -> None:
     """Raise LayoutError with every reason, a line each, why `layout` cannot train `model` with `train`."""
-    problems = [*_tensor_problems(layout, model), *_pipeline_problems(layout, model), *_batch_problems(layout, train)]
+    problems = [*tensor_problems(layout, model), *_pipeline_problems(layout, model), *_batch_problems(layout, train)]
     if layout.zero_stage == 3 and train.compile:
         problems.append(
             "parallel.zero_stage = 3 gathers the weights of each part of a block when that part is called, and "
@@ -163,7 +163,8 @@ def divisors(number: int) -> str:
     return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} or {found[-1]}"
 
 
-def _tensor_problems(layout: Layout, model: ModelConfig) -> Iterator[str]:
+def tensor_problems(layout: Layout, model: ModelConfig) -> Iterator[str]:
+    """Each reason why tensor, sequence or context parallelism cannot divide `model`, which says what to change."""
     for name, size in {"num_heads": model.num_heads, "d_ff": model.block_shape.d_ff}.items():
         if size % layout.tp:
             yield (

@@ -1,12 +1,18 @@
 """The verb that measures a trained model."""
 
 import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from foretrain.verbs.shared import bad_input
+from foretrain.verbs.shared import TensorParallelOption, bad_input
+
+if TYPE_CHECKING:
+    from foretrain.trainer.measures.held_out import HeldOutResult
+    from foretrain.trainer.text.inference import Model
 
 
 def evaluate(
@@ -49,37 +55,67 @@ def evaluate(
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: on a GPU if there is one.")
     ] = "auto",
+    tp: TensorParallelOption = 1,
 ) -> None:
     """Measure a trained model on held-out text (loss, bits per byte, accuracy, calibration), and on tasks of lm-eval.
 
     Example: `foretrain eval runs/dry_run --samples 256 --plot reliability.png`
     """
     with bad_input():
-        from rich.console import Console
-
         from foretrain.files import write_atomically
+        from foretrain.launcher.inference import with_model
         from foretrain.trainer.checkpoint.places import place_of
-        from foretrain.trainer.measures import held_out, report
-        from foretrain.trainer.measures.tasks import task_scores
-        from foretrain.trainer.text.inference import load_model
+        from foretrain.trainer.measures import report
 
         for file in (out, plot):
             if file is not None and not file.absolute().parent.is_dir():
                 raise ValueError(f"{file} cannot be written: there is no folder {file.parent}: make it first")
         if tasks is None and (task_folder, num_fewshot, limit) != (None, None, None):
             raise ValueError("--task-folder, --num-fewshot and --limit are for --tasks: name some tasks")
-        model = load_model(place_of(run_dir), place_of(checkpoint) if checkpoint else None, device)
-        found: dict[str, Any] = {"step": model.step}
-        if tasks is not None:
-            scored = task_scores(model, tasks.split(","), task_folder, batch_size or 8, num_fewshot, limit)
-            Console().print(report.task_table(scored))
-            found["tasks"] = scored
-        if tasks is None or data:
-            sets = held_out.held_out_sets(model, data or [])
-            results = held_out.measure_all(model, sets, samples, batch_size)
-            Console().print(report.table(results))
-            found["held_out"] = [each.to_dict() for each in results]
-            if plot is not None:
-                report.reliability_diagram(results, plot)
+        job = partial(
+            print_measures,
+            corpora=data or [],
+            tasks=None if tasks is None else tasks.split(","),
+            task_folder=task_folder,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            samples=samples,
+            batch_size=batch_size,
+        )
+        place = place_of(checkpoint) if checkpoint else None
+        found, results = with_model(place_of(run_dir), place, device, tp, job)
+        if results and plot is not None:
+            report.reliability_diagram(results, plot)
         if out is not None:
             write_atomically(out, json.dumps(found, indent=1) + "\n")
+
+
+def print_measures(
+    model: "Model",
+    *,
+    corpora: Sequence[str],
+    tasks: Sequence[str] | None,
+    task_folder: Path | None,
+    num_fewshot: int | None,
+    limit: int | None,
+    samples: int,
+    batch_size: int | None,
+) -> "tuple[dict[str, Any], list[HeldOutResult]]":
+    """Measure a model and print the tables. Returns all results for JSON, and those on held-out text."""
+    from rich.console import Console
+
+    from foretrain.trainer.measures import held_out, report
+    from foretrain.trainer.measures.tasks import task_scores
+
+    found: dict[str, Any] = {"step": model.step}
+    results: list[HeldOutResult] = []
+    if tasks is not None:
+        scored = task_scores(model, tasks, task_folder, batch_size or 8, num_fewshot, limit)
+        Console().print(report.task_table(scored))
+        found["tasks"] = scored
+    if tasks is None or corpora:
+        sets = held_out.held_out_sets(model, corpora)
+        results = held_out.measure_all(model, sets, samples, batch_size)
+        Console().print(report.table(results))
+        found["held_out"] = [each.to_dict() for each in results]
+    return found, results

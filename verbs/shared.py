@@ -27,6 +27,17 @@ Overrides = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Settings that replace those of the config, such as optimizer.lr=1e-3."),
 ]
 
+TensorParallelOption = Annotated[
+    int,
+    typer.Option(
+        "--tp",
+        metavar="N",
+        min=1,
+        help="Divide the model among N processes of this machine, by tensor parallelism: each on a GPU of its own, if "
+        "there are any. The results are those of one process.",
+    ),
+]
+
 BatchRuleOption = Annotated[
     Literal["fixed", "sqrt", "linear"],
     typer.Option(

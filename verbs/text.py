@@ -1,16 +1,23 @@
 """The verbs of text from a trained model."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from foretrain import limits
 from foretrain.printable import for_stream
-from foretrain.verbs.shared import bad_input
+from foretrain.verbs.shared import TensorParallelOption, bad_input
+
+if TYPE_CHECKING:
+    from foretrain.configs.schema import SampleConfig
+    from foretrain.trainer.text.inference import Model
+    from foretrain.trainer.text.prompts import Prompt
 
 
 def generate(
@@ -48,6 +55,7 @@ def generate(
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto: on a GPU if there is one.")
     ] = "auto",
+    tp: TensorParallelOption = 1,
 ) -> None:
     """Generate text with a trained model, and show it while it is generated.
 
@@ -55,25 +63,37 @@ def generate(
     """
     with bad_input():
         from foretrain.configs.schema import SampleConfig
+        from foretrain.launcher.inference import with_model
         from foretrain.trainer.checkpoint.places import place_of
-        from foretrain.trainer.text.inference import load_model
-        from foretrain.trainer.text.prompts import continued_lines, read_prompts
+        from foretrain.trainer.text.prompts import read_prompts
 
         if prompts is not None and prompt:
             raise ValueError("--prompt and --prompts exclude each other: give one of them")
         sample = SampleConfig([prompt], num_tokens, temperature, top_k, seed, top_p, min_p, stop or [])
         listed = None if prompts is None else read_prompts(_lines(prompts), prompts)
-        model = load_model(place_of(run_dir), place_of(checkpoint) if checkpoint else None, device)
+        job = partial(print_text, sample=sample)
         if listed is not None:
-            for line in continued_lines(model, listed, sample, batch_size):
-                typer.echo(line, nl=False)
-            return
-        pieces = model.continue_texts([prompt], sample)
-        first = next(pieces, (0, ""))  # before the prompt is shown, since it may be refused
-        typer.echo(for_stream(prompt, sys.stdout), nl=False)
-        for _, piece in chain([first], pieces):
-            typer.echo(for_stream(piece, sys.stdout), nl=False)
-        typer.echo()
+            job = partial(print_lines, prompts=listed, sample=sample, batch_size=batch_size)
+        with_model(place_of(run_dir), place_of(checkpoint) if checkpoint else None, device, tp, job)
+
+
+def print_text(model: "Model", sample: "SampleConfig") -> None:
+    """Print the prompt of `sample`, and what the model continues it with, while it is generated."""
+    (prompt,) = sample.prompts
+    pieces = model.continue_texts([prompt], sample)
+    first = next(pieces, (0, ""))  # before the prompt is shown, since it may be refused
+    typer.echo(for_stream(prompt, sys.stdout), nl=False)
+    for _, piece in chain([first], pieces):
+        typer.echo(for_stream(piece, sys.stdout), nl=False)
+    typer.echo()
+
+
+def print_lines(model: "Model", prompts: "Sequence[Prompt]", sample: "SampleConfig", batch_size: int) -> None:
+    """Print a line of JSON for each prompt, as soon as its batch is complete."""
+    from foretrain.trainer.text.prompts import continued_lines
+
+    for line in continued_lines(model, prompts, sample, batch_size):
+        typer.echo(line, nl=False)
 
 
 def _lines(name: str) -> list[str]:

@@ -22,7 +22,11 @@ _EXIT_NO_SERVER = 255
 
 
 class RankError(RuntimeError):
-    """A rank failed; the message names the rank and has its traceback."""
+    """A rank failed; the message names the rank and has its traceback. `outcome`: how the rank ended."""
+
+    def __init__(self, message: str, outcome: Outcome | None = None) -> None:
+        super().__init__(message)
+        self.outcome = outcome
 
 
 def run_local(
@@ -92,7 +96,7 @@ def call_local(
         _supervise(ranks, Stop(time.monotonic() + timeout_s))
         failure = first_failure(ranks.outcomes.values())
         if failure is not None:
-            raise RankError(f"{headline(failure)}\n{details(failure, None)}")
+            raise RankError(f"{headline(failure)}\n{details(failure, None)}", failure)
         if ranks.running:
             late = ranks.running
             ranks.abort()
@@ -143,5 +147,5 @@ def _end_stopped(ranks: Ranks, signum: int, log_dir: Path | None) -> int:
 
 def _value(outcome: Outcome) -> Any:
     if not isinstance(outcome.report, Returned) or outcome.report.value is None:
-        raise RankError(f"rank {outcome.rank} exited before its function returned")
+        raise RankError(f"rank {outcome.rank} exited before its function returned", outcome)
     return pickle.loads(outcome.report.value)

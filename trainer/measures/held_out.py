@@ -153,11 +153,10 @@ def predictions(model: Model, tokens_BL: Tensor, targets_BL: Tensor, positions_B
 
     Arrays of shape (B, L), the first two in float64; a target IGNORE has any values.
     """
-    device = next(model.stage.parameters()).device
-    logits_BLV = model.stage(tokens_BL.to(device), positions_BL).transpose(0, 1).float()
+    logits_BLV = model.network.logits(tokens_BL, positions_BL).transpose(0, 1)
     log_total_BL = logits_BLV.logsumexp(dim=-1)
     greatest_BL, most_likely_BL = logits_BLV.max(dim=-1)
-    wanted_BL = targets_BL.to(device)
+    wanted_BL = targets_BL.to(logits_BLV.device)
     target_BL = logits_BLV.gather(-1, wanted_BL.clamp(min=0)[..., None])[..., 0]
     found = (
         (log_total_BL - target_BL).double(),

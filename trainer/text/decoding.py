@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from foretrain.trainer.model.cache import Continuation, KeyValueCache
-from foretrain.trainer.model.gpt import Stage
+from foretrain.trainer.text.network import Cache, Network
 
 
 class Decoder(ABC):
@@ -53,28 +52,25 @@ class RecomputingDecoder(Decoder):
 
 
 class CachedDecoder(Decoder):
-    """A decoder that keeps the keys and values of what it has computed, for a model in one process.
+    """A decoder that keeps the keys and values of what it has computed.
 
     A text may have `max_tokens` tokens at the most. The model sees up to `seq_len` of them at a time: of a text that
     becomes longer, the later half of its window is computed once more, and is the beginning of a new window.
     """
 
-    def __init__(self, stage: Stage, seq_len: int, max_tokens: int) -> None:
-        self._stage, self._seq_len = stage, seq_len
+    def __init__(self, network: Network, seq_len: int, max_tokens: int) -> None:
+        self._network, self._seq_len = network, seq_len
         self._capacity = min(seq_len, max_tokens)
-        self._device = next(stage.parameters()).device
         self._texts: list[list[int]] = []
         self._starts: list[int] = []
-        self._cache = KeyValueCache(0, self._capacity)
+        self._cache: Cache
 
-    @torch.no_grad()
     def start(self, texts: Sequence[Sequence[int]]) -> Tensor:
         self._texts = [list(text) for text in texts]
         self._starts = [max(0, len(text) - self._seq_len) for text in self._texts]  # where the window begins
-        self._cache = KeyValueCache(len(texts), self._capacity)
+        self._cache = self._network.cache(len(texts), self._capacity)
         return torch.cat([self._compute_window(row) for row in range(len(texts))])
 
-    @torch.no_grad()
     def append(self, tokens: Sequence[int]) -> Tensor:
         starts, is_full = [], False
         for row, (text, token) in enumerate(zip(self._texts, tokens, strict=True)):
@@ -107,6 +103,4 @@ class CachedDecoder(Decoder):
         return self._run(window, slice(row, row + 1), [0])
 
     def _run(self, tokens_RL: Tensor, rows: slice, starts: Sequence[int]) -> Tensor:
-        continued = Continuation.of(self._cache, rows, starts, tokens_RL.shape[1], self._device)
-        logits_1RV = self._stage(tokens_RL.to(self._device), continued=continued)
-        return logits_1RV[0].float().cpu()
+        return self._network.continued(self._cache, tokens_RL, rows, starts).cpu()

@@ -19,6 +19,13 @@ NUM_STEPS = 2
 
 def train_and_save(configs: Sequence[Config], tokenizer: str) -> list[Path]:
     """The checkpoint of each config, in its run_dir, after a few steps in its layout."""
+    found = saved(configs, tokenizer)
+    destroy_groups()
+    return found
+
+
+def saved(configs: Sequence[Config], tokenizer: str) -> list[Path]:
+    """The same, and the ranks stay connected."""
     found = []
     for config in configs:
         engine, state = build_engine(config, groups_of(config))
@@ -28,7 +35,6 @@ def train_and_save(configs: Sequence[Config], tokenizer: str) -> list[Path]:
         attached = {TOKENIZER: tokenizer.encode()}
         found.append(checkpoints.save(NUM_STEPS, state, record, config, attached))
         engine.zero.destroy()
-    destroy_groups()
     return found
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from foretrain.trainer.measures.calibration import NUM_BINS, Calibration
 from foretrain.trainer.measures.held_out import predictions
+from foretrain.trainer.text.network import StageNetwork
 
 SHARES = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
 
@@ -68,7 +69,7 @@ def test_the_calibration_of_a_model_with_known_probabilities_is_that_of_the_clos
     said = [0.7, 0.2, 0.1]
     counts = torch.tensor([round(40 * share) for share in truth])
     targets_BL = torch.arange(3).repeat_interleave(counts).view(4, 10)
-    model: Any = SimpleNamespace(stage=Known(said))
+    model: Any = SimpleNamespace(network=StageNetwork(Known(said)))
     loss_BL, confidence_BL, is_right_BL = predictions(model, torch.zeros_like(targets_BL), targets_BL, None)
     assert loss_BL.mean() == pytest.approx(-sum(share * math.log(p) for share, p in zip(truth, said, strict=True)))
     found = Calibration()

@@ -2,11 +2,13 @@
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from foretrain.launcher.inference import with_model
 from foretrain.trainer.interop.export import export
 from foretrain.trainer.measures.tasks import Scores, task_scores
 from foretrain.trainer.text.inference import load_model
@@ -123,6 +125,25 @@ def test_scores_are_those_of_the_librarys_model_on_the_exported_folder(
         ValueError, match=r"problems of choices cannot be loaded \(Unable to find .*: correct what the ta"
     ):
         task_scores(model, ["choices"], tmp_path / "tasks", 8, None, None)
+
+
+@pytest.mark.long
+def test_two_tensor_parallel_ranks_have_the_scores_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_module("lm_eval")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "tasks").mkdir()
+    write_tasks(tmp_path / "tasks")
+    config = config_of(LLAMA)
+    checkpoint = write_checkpoint(tmp_path / "run", config, random_model(config).shards())
+    names, tasks = ["choices", "texts", "answers"], tmp_path / "tasks"
+    scored = partial(task_scores, tasks=names, folder=tasks, batch_size=8, num_fewshot=None, limit=6)
+    one, two = (with_model(tmp_path / "run", checkpoint, "cpu", tp, scored) for tp in (1, 2))
+    assert set(two) == set(names)
+    for task, metrics in one.items():
+        assert two[task] == pytest.approx(metrics, rel=1e-5), task
 
 
 def test_a_folder_of_tasks_that_does_not_exist_is_refused(tmp_path: Path) -> None:

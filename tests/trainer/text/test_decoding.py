@@ -10,6 +10,7 @@ from torch import Tensor
 from foretrain.configs.schema import ModelConfig
 from foretrain.trainer.model.gpt import Stage
 from foretrain.trainer.text.decoding import CachedDecoder, RecomputingDecoder
+from foretrain.trainer.text.network import StageNetwork
 from tests.trainer.model.test_transformers import MODELS, build
 
 TOLERANCE = 2e-5
@@ -30,7 +31,7 @@ def full(stage: Stage, texts: Sequence[Sequence[int]]) -> Tensor:
 def test_texts_of_different_lengths_have_the_logits_of_all_positions_computed_again(model: ModelConfig) -> None:
     stage = build(model)
     texts = [TOKENS[row][:length] for row, length in enumerate(LENGTHS)]
-    decoder = CachedDecoder(stage, model.seq_len, max_tokens=20)
+    decoder = CachedDecoder(StageNetwork(stage), model.seq_len, max_tokens=20)
     found = decoder.start(texts)
     for place in range(10):
         assert (found - full(stage, texts)).abs().max() <= TOLERANCE
@@ -52,7 +53,7 @@ def test_every_position_is_computed_once() -> None:
         num_computed += inputs[0].numel()
 
     stage.register_forward_pre_hook(count)
-    decoder = CachedDecoder(stage, model.seq_len, max_tokens=20)
+    decoder = CachedDecoder(StageNetwork(stage), model.seq_len, max_tokens=20)
     decoder.start([TOKENS[0][:5], TOKENS[1][:3]])
     for place in range(10):
         decoder.append([TOKENS[0][place], TOKENS[1][place]])
@@ -62,7 +63,7 @@ def test_every_position_is_computed_once() -> None:
 def test_the_comparison_notices_a_cache_that_is_one_position_off() -> None:
     model = MODELS["llama"][1]
     stage = build(model)
-    decoder = CachedDecoder(stage, model.seq_len, max_tokens=20)
+    decoder = CachedDecoder(StageNetwork(stage), model.seq_len, max_tokens=20)
     decoder.start([TOKENS[0][:5]])
     wrong = decoder.append([TOKENS[0][6]])
     assert (wrong - full(stage, [TOKENS[0][:6]])).abs().max() > 100 * TOLERANCE
@@ -72,7 +73,7 @@ def test_the_comparison_notices_a_cache_that_is_one_position_off() -> None:
 def test_a_full_window_continues_with_its_later_half(name: str) -> None:
     model = replace(MODELS[name][1], seq_len=8)
     stage = build(model)
-    decoder = CachedDecoder(stage, model.seq_len, max_tokens=40)
+    decoder = CachedDecoder(StageNetwork(stage), model.seq_len, max_tokens=40)
     texts = [TOKENS[0][:6], TOKENS[1][:20]]
     begins = [0, 12]
     found = decoder.start(texts)
