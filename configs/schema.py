@@ -115,8 +115,9 @@ class TrainConfig:
     `eval_samples` at the least and all held-out samples at the most. The first evaluation of the run finds that number.
     None: `eval_samples` is the number."""
     eval_tasks: list[str] = setting(default_factory=list, changes_curve=False, since="0.2.0")
-    """Names of tasks on which every evaluation also measures the model, such as copy, addition and recall: how likely
-    the right answers to their problems are, and how many of them are the model's own."""
+    """Names of tasks on which every evaluation also measures the model: how likely the right answers to their problems
+    are, and how many of them are the model's own. which_word and last_word are made of the held-out text, copy,
+    addition and recall of random numbers."""
     eval_problems: int = setting(128, changes_curve=False, since="0.2.0")
     """Problems of each of `eval_tasks`, always the same ones."""
     recompute: Literal["none", "selective", "full"] = setting("none", changes_curve=False)

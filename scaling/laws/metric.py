@@ -5,13 +5,13 @@ programming problems in the GPT-4 report (arXiv 2303.08774, section 3.2). An acc
 near 0 until models are large enough.
 """
 
-from foretrain.trainer.metrics import ACCURACY, NEG_LOG_PASS_RATE, VAL_LOSS
+from foretrain.trainer.metrics import ACCURACY, ACCURACY_NORM, NEG_LOG_PASS_RATE, VAL_LOSS
 
 
 def check_metric(metric: str) -> None:
     """Raise ValueError, with what to do, if no law can be fitted to a metric."""
     kind, _, name = metric.partition("/")
-    if kind == ACCURACY:
+    if kind in (ACCURACY, ACCURACY_NORM):
         raise ValueError(
             f"--metric {metric}: an accuracy is no sum of power laws, since it ends at 1 and stays near 0 until models "
             f"are large enough: fit {NEG_LOG_PASS_RATE}/{name or 'TASK'}, which changes at every size"
@@ -26,7 +26,7 @@ def check_metric(metric: str) -> None:
 def task_of(metric: str) -> str:
     """The task of a metric; "" if it is that of no task."""
     kind, _, name = metric.partition("/")
-    return name if kind in (ACCURACY, NEG_LOG_PASS_RATE) else ""
+    return name if kind in (ACCURACY, ACCURACY_NORM, NEG_LOG_PASS_RATE) else ""
 
 
 def label_of(metric: str) -> str:

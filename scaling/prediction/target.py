@@ -14,8 +14,9 @@ from foretrain.trainer.metrics import METRICS_FILE, VAL_LOSS, read_metrics
 from foretrain.trainer.prediction.target import schedule_shape, settings_of
 from foretrain.trainer.run.description import Description
 from foretrain.trainer.run.folder import PREDICTION_FILE
-from foretrain.trainer.run.setup import prepare_run
+from foretrain.trainer.run.setup import Run, prepare_run
 from foretrain.trainer.tasks.base import fingerprint, problems_of
+from foretrain.trainer.tasks.held_out_text import HeldOutText
 
 
 def target_of(config: Config, *, embeddings: bool, metric: str = VAL_LOSS, problems_sha256: str = "") -> Target:
@@ -25,8 +26,9 @@ def target_of(config: Config, *, embeddings: bool, metric: str = VAL_LOSS, probl
     the fingerprint of its problems, as the fit has it. Raises ValueError if the config cannot be trained, or if its run
     would not be evaluated on these problems.
     """
-    _check_evaluated(config, metric, problems_sha256)
+    _check_evaluated(config, metric)
     run = prepare_run(config)
+    _check_problems(run, metric, problems_sha256)
     found = Description.of(run)
     known = {**vars(found), "parametrization": run.config.mup.parametrization, "seq_len": run.config.model.seq_len}
     return Target(
@@ -39,20 +41,26 @@ def target_of(config: Config, *, embeddings: bool, metric: str = VAL_LOSS, probl
     )
 
 
-def _check_evaluated(config: Config, metric: str, problems_sha256: str) -> None:
+def _check_evaluated(config: Config, metric: str) -> None:
     """Raise ValueError if a run of the config has no such metric in the end."""
     task, train = task_of(metric), config.train
-    if not task:
-        return
-    if task not in train.eval_tasks:
+    if task and task not in train.eval_tasks:
         raise ValueError(
             f"the fit is of {metric}, and the config's train.eval_tasks = {train.eval_tasks}: add {task}, so that the "
             "run can be scored"
         )
-    if problems_sha256 and fingerprint(problems_of(task, train.eval_problems)) != problems_sha256:
+
+
+def _check_problems(run: Run, metric: str, problems_sha256: str) -> None:
+    """Raise ValueError if the run would be evaluated on other problems than those of the fit."""
+    task, count = task_of(metric), run.config.train.eval_problems
+    if not task or not problems_sha256:
+        return
+    if fingerprint(problems_of(task, count, HeldOutText.of(run.data))) != problems_sha256:
         raise ValueError(
-            f"the fit is of {metric} on other problems than the {train.eval_problems} of this config: set "
-            "train.eval_problems to that of the runs of the fit, with the same version of the task"
+            f"the fit is of {metric} on other problems than the {count} of this config: set train.eval_problems to "
+            "that of the runs of the fit, with the same version of the task, and the same data if its problems are of "
+            "held-out text"
         )
 
 

@@ -34,8 +34,8 @@ class PeriodicEvaluation(Callback):
         """Raise CorpusError, on every rank, if the samples cannot be read."""
         self._evaluation.read()
         for task in self._tasks.tasks if self._tasks else ():
-            fields = {"task": task.name, "problems": len(task.answers), "sha256": task.fingerprint}
-            announcement = f"evaluations have the task {task.name}, with {len(task.answers):,} problems"
+            fields = {"task": task.name, "problems": task.num_problems, "sha256": task.fingerprint}
+            announcement = f"evaluations have the task {task.name}, with {task.num_problems:,} problems"
             trainer.report.event(TASK, trainer.run.start_step, fields, announcement)
 
     def after_step(self, trainer: Trainer, step: Step) -> None:

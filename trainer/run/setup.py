@@ -35,6 +35,7 @@ from foretrain.trainer.run.predicted import SealedPrediction, prediction_of
 from foretrain.trainer.sinks.chosen import check_sinks
 from foretrain.trainer.stages.cost import balance_stages, flop_costs
 from foretrain.trainer.tasks.base import TASKS
+from foretrain.trainer.tasks.held_out_text import HeldOutText
 from foretrain.trainer.tasks.samples import samples_of
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,8 @@ def prepare_run(
     data = open_data(config.data, config.model.seq_len, progress=progress, check=check_corpus)
     if check_corpus:
         tokenizer = data.any_stream.read_tokenizer()  # every checkpoint holds it, and the first may be hours away
-        samples_of(config, tokenizer, data.any_stream.eot_id)  # refuses tasks whose problems do not fit
+        # Refuses tasks whose problems do not fit, or of which the held-out text has too few.
+        samples_of(config, tokenizer, data.any_stream.eot_id, HeldOutText.of(data))
     config = _with_vocabulary(config, data.any_stream)
     layout = _checked_layout(config, world_size)
     check_sharding(config.model, layout)

@@ -1,6 +1,7 @@
 """Problems of tasks are the same everywhere, and only their answers carry a loss."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from foretrain.parallel.tensor import TensorParallel
 from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.metrics import error_of
 from foretrain.trainer.objectives.base import objective_of
-from foretrain.trainer.tasks.base import TASKS, Problem, fingerprint, problems_of
+from foretrain.trainer.tasks.base import TASKS, Problem, TextTask, fingerprint, problems_of
 from foretrain.trainer.tasks.result import TaskResult
 from foretrain.trainer.tasks.samples import TaskSamples, samples_of
 
@@ -30,6 +31,12 @@ def byte_tokenizer(*merges: tuple[str, str]) -> bytes:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer.to_str().encode()
+
+
+def byte_tokens(text: str) -> list[int]:
+    """The tokens of a text without merges."""
+    ids: list[int] = Tokenizer.from_buffer(byte_tokenizer()).encode(text).ids
+    return ids
 
 
 def config(*tasks: str, seq_len: int = 64, **train: Any) -> Config:
@@ -48,7 +55,8 @@ def test_problems_follow_from_the_seed_and_their_number_alone(name: str) -> None
 
 def test_the_problems_are_those_of_every_run_so_far() -> None:
     """Fits compare runs of different dates: a change here needs another name of the task."""
-    first = {name: (problem.prompt, problem.answer) for name in TASKS for problem in problems_of(name, 1)}
+    names = ("addition", "copy", "recall")
+    first = {name: (problem.prompt, problem.answer) for name in names for problem in problems_of(name, 1)}
     assert first["addition"] == ("85+63=148\n51+26=77\n30+4=34\n7+1=", "8\n")
     assert first["copy"] == ("eye nest snow rain\neye nest snow rain\neye", " nest snow rain\n")
     assert first["recall"] == ("eye=11\nnest=82\nsnow=25\nrain=68\nrain=", "68\n")
@@ -159,6 +167,59 @@ def test_the_metric_is_the_mean_of_logarithms_and_not_the_logarithm_of_the_mean(
     }
     assert error_of("val_loss") == "val_loss_standard_error"
     assert TaskResult.of(np.ones(1), np.ones(1)).accuracy_error is None
+
+
+def test_the_most_likely_choice_is_the_models_own_also_by_character() -> None:
+    neg_log_NK, right_N = np.array([[2.0, 3.0], [4.0, 1.0], [2.0, 2.0]]), np.array([0, 0, 0])
+    found = TaskResult.of_choices(neg_log_NK, np.array([[2, 6], [8, 1], [1, 1]]), right_N)
+    assert (found.accuracy, found.accuracy_norm) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert found.neg_log_pass_rate == pytest.approx((2 + 4 + 2) / 3)
+    first = TaskResult.of_choices(neg_log_NK[:2], np.array([[2, 6], [8, 1]]), right_N[:2])
+    assert (first.accuracy, first.accuracy_norm) == (0.5, 0.5)  # the first problem, then the second one
+    one = TaskResult.of_choices(neg_log_NK[:1], np.array([[2, 6]]), right_N[:1])
+    assert (one.accuracy, one.accuracy_norm) == (1, 0)  # 2 / 2 and 3 / 6 nats per character
+    short = TaskResult.of_choices(np.array([[1.9, 6.0]]), np.array([[2, 6]]), np.array([1]))
+    assert short.accuracy_norm == 0  # 0.95 and 1 nat per character
+    metrics = found.as_metrics("which")
+    assert (metrics["accuracy_norm/which"], metrics["num_problems/which"]) == (found.accuracy_norm, 3)
+    assert metrics["accuracy_norm_standard_error/which"] == found.accuracy_norm_error
+    assert "accuracy_norm/which" not in TaskResult.of(np.ones(2), np.ones(2)).as_metrics("which")
+
+
+def give(problems: list[Problem], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every task be one with these problems of a text."""
+    monkeypatch.setattr(TASKS, "get", lambda name: TextTask(lambda documents, random: iter(problems)))
+
+
+def test_each_choice_is_a_sample_and_the_right_one_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = [Problem("1 2", f" {right}", (" 3", " 44", " 5")) for right in (3, 5, 44, 44)]
+    give(problems, monkeypatch)
+    [samples] = samples_of(config("made", eval_problems=4), byte_tokenizer(), EOT)
+    assert samples.choices is not None and samples.num_problems == 4
+    assert samples.choices.num_chars == 4 * [[2, 3, 2]]
+    assert samples.answers == 4 * [byte_tokens(" 3"), byte_tokens(" 44"), byte_tokens(" 5")]
+    assert samples.prompts == 12 * [[EOT, *byte_tokens("1 2")]]
+    # What a model finds that knows the answers.
+    right = [byte_tokens(each.answer) for each in problems]
+    neg_log = np.array([float(answer != right[number // 3]) for number, answer in enumerate(samples.answers)])
+    assert samples.result(neg_log, np.ones(12)).accuracy == 1
+    others = [(each + 1) % 3 for each in samples.choices.right]  # a planted bug: the next choice counts as right
+    planted = replace(samples, choices=replace(samples.choices, right=others))
+    assert planted.result(neg_log, np.ones(12)).accuracy == 0
+
+
+def test_a_passage_that_does_not_fit_in_a_sample_loses_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    give([Problem("a" * 40 + "b" * 40, " word", (" word", " other"))], monkeypatch)
+    [samples] = samples_of(config("made", seq_len=32, eval_problems=1), byte_tokenizer(), EOT)
+    assert samples.prompts == [28 * byte_tokens("b"), 27 * byte_tokens("b")]
+    targets_BL = samples.batch(0, 2, 32, EOT, with_positions=False).targets_BL
+    assert targets_BL[1, -6:].tolist() == byte_tokens(" other") and (targets_BL[1, :-6] == IGNORE).all()
+
+
+def test_problems_with_unequal_numbers_of_choices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    give([Problem("1", " 3", (" 3", " 4")), Problem("1", " 3")], monkeypatch)
+    with pytest.raises(ValueError, match=r"the problems of the task 'made' have \[0, 2\] choices: give all of them as"):
+        samples_of(config("made", eval_problems=2), byte_tokenizer(), EOT)
 
 
 def test_a_token_that_is_as_likely_as_another_is_not_the_most_likely_one() -> None:
