@@ -27,12 +27,17 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]CORPUS",
-            help="Evaluate on the held-out part of this corpus; may be given several times. Default: the run's data.",
+            help="Evaluate on the held-out part of this corpus, and make problems of it; may be given several times. "
+            "Default: the run's data.",
         ),
     ] = None,
     tasks: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Score these tasks of lm-eval, and held-out text only if --data is given."),
+        typer.Option(
+            metavar="A,B",
+            help="Score these tasks, and held-out text only if --data is given. Bundled are which_word, last_word, "
+            "copy, recall and addition; others are those of --task-folder, or of lm-eval.",
+        ),
     ] = None,
     task_folder: Annotated[
         Path | None,
@@ -43,7 +48,12 @@ def evaluate(
     num_fewshot: Annotated[
         int | None, typer.Option(min=0, help="Examples before each problem. Default: as the task says.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Problems of each task. Default: all.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Problems of each task. Default: all; of bundled tasks, train.eval_problems of the run."
+        ),
+    ] = None,
     samples: Annotated[
         int, typer.Option(min=0, help="Samples of each held-out set, spread evenly over it; 0: all.")
     ] = 0,
@@ -57,7 +67,7 @@ def evaluate(
     ] = "auto",
     tp: TensorParallelOption = 1,
 ) -> None:
-    """Measure a trained model on held-out text (loss, bits per byte, accuracy, calibration), and on tasks of lm-eval.
+    """Measure a trained model on held-out text (loss, bits per byte, accuracy, calibration), and on tasks.
 
     Example: `foretrain eval runs/dry_run --samples 256 --plot reliability.png`
     """
@@ -110,7 +120,7 @@ def print_measures(
     found: dict[str, Any] = {"step": model.step}
     results: list[HeldOutResult] = []
     if tasks is not None:
-        scored = task_scores(model, tasks, task_folder, batch_size or 8, num_fewshot, limit)
+        scored = task_scores(model, tasks, task_folder, batch_size or 8, num_fewshot, limit, corpora)
         Console().print(report.task_table(scored))
         found["tasks"] = scored
     if tasks is None or corpora:

@@ -1,7 +1,9 @@
 """Tasks of lm-eval through our own model, and through the library's model on the exported folder."""
 
 import json
+import math
 import random
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,21 @@ from typing import Any
 import pytest
 
 from foretrain.launcher.inference import with_model
+from foretrain.configs.data import DataConfig
+from foretrain.configs.schema import Config, TrainConfig
+from foretrain.trainer.api import build_model
 from foretrain.trainer.interop.export import export
 from foretrain.trainer.measures.tasks import Scores, task_scores
+from foretrain.trainer.run.setup import prepare_run
+from foretrain.trainer.tasks.base import problems_of
+from foretrain.trainer.tasks.held_out_text import HeldOutText
 from foretrain.trainer.text.inference import load_model
+from tests.conftest import RunOnRanks
 from tests.required import need_module
 from tests.trainer.interop.cases import LLAMA, config_of
 from tests.trainer.interop.made import random_model, write_checkpoint
+from tests.trainer.tasks.made_text import write_programs
+from tests.trainer.tasks.workers import evaluate
 
 WORDS = ("self", "value", "index", "path", "name", "42", "plus", "return")
 TASKS: dict[str, dict[str, Any]] = {
@@ -144,6 +155,61 @@ def test_two_tensor_parallel_ranks_have_the_scores_of_one_process(
     assert set(two) == set(names)
     for task, metrics in one.items():
         assert two[task] == pytest.approx(metrics, rel=1e-5), task
+
+
+def no_network(*arguments: Any, **options: Any) -> None:
+    raise AssertionError(f"a connection was opened: {arguments}")
+
+
+@pytest.mark.long
+def test_bundled_tasks_have_the_scores_of_the_evaluations_of_a_run_without_a_network(
+    tmp_path: Path, ranks: RunOnRanks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With attention across samples and inside documents, and passages that do and that do not fit in a sample."""
+    need_module("lm_eval")
+    from foretrain.trainer.measures.harness import bundled_scores
+
+    corpus, names = write_programs(tmp_path / "data"), ["which_word", "last_word", "copy"]
+    train = TrainConfig(eval_tasks=names, eval_problems=24, eval_samples=4, global_batch_size=8)
+    cases: list[tuple[int, Any]] = [(512, "windows"), (96, "documents")]
+    runs = [
+        prepare_run(
+            Config(
+                run_dir=str(tmp_path / f"run{seq_len}"),
+                model=replace(LLAMA, vocab_size=None, seq_len=seq_len),
+                data=DataConfig(str(corpus), packing=packing),
+                train=train,
+            )
+        )
+        for seq_len, packing in cases
+    ]
+    [in_run] = ranks(1, evaluate, None, *runs)
+    monkeypatch.setattr("socket.socket.connect", no_network)
+    for run, found in zip(runs, in_run, strict=True):
+        tokenizer = run.data.any_stream.read_tokenizer().decode()
+        shards = build_model(run.config).shards()
+        model = load_model(run.run_dir, write_checkpoint(run.run_dir, run.config, shards, tokenizer=tokenizer))
+        scores = task_scores(model, names, None, 8, None, None)
+        which, problems = found["which_word"], problems_of("which_word", 24, HeldOutText.of(run.data))
+        assert scores["which_word"] == {"acc": which.accuracy, "acc_norm": which.accuracy_norm}
+        for name in ("last_word", "copy"):
+            expected = {"perplexity": math.exp(found[name].neg_log_pass_rate), "acc": found[name].accuracy}
+            assert scores[name] == pytest.approx(expected, rel=1e-4)
+        right = bundled_scores(model, {"right": [replace(each, choices=()) for each in problems]})
+        assert right["right"]["perplexity"] == pytest.approx(math.exp(which.neg_log_pass_rate), rel=1e-4)
+        # A planted bug: the choice before the right one counts as right.
+        others = [replace(each, answer=each.choices[each.choices.index(each.answer) - 1]) for each in problems]
+        assert bundled_scores(model, {"others": others})["others"]["acc"] != which.accuracy
+    write_tasks(tmp_path)
+    (tmp_path / "copy.yaml").write_text((tmp_path / "cloze.yaml").read_text().replace('"cloze"', '"copy"'))
+    mixed = task_scores(model, ["which_word", "copy", "cloze"], tmp_path, 8, None, None)
+    assert mixed["which_word"] == scores["which_word"]
+    assert mixed["copy"] == pytest.approx(mixed["cloze"], rel=1e-4)  # the folder has a task with that name
+    assert mixed["copy"] != pytest.approx(scores["copy"], rel=1e-2)
+    few = task_scores(model, ["which_word"], None, 8, 2, 20)  # with two examples
+    assert few["which_word"]["acc"] * 20 == pytest.approx(round(few["which_word"]["acc"] * 20))
+    with pytest.raises(ValueError, match=r"has no task other: it has .*; bundled are .*which_word"):
+        task_scores(model, ["which_word", "other"], tmp_path, 8, None, None)
 
 
 def test_a_folder_of_tasks_that_does_not_exist_is_refused(tmp_path: Path) -> None:
