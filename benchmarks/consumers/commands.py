@@ -1,5 +1,6 @@
 """Commands that take minutes: their output goes to a log, and its last line is shown while they run."""
 
+import math
 import os
 import subprocess
 import time
@@ -52,11 +53,16 @@ def started(
             kill_group(process)
 
 
-def wait_until(condition: Callable[[], bool], log: Path, label: str) -> None:
-    """Wait for a condition, and print the last line of the log now and then."""
+def wait_until(condition: Callable[[], bool], log: Path, label: str, limit_s: float = math.inf) -> None:
+    """Wait for a condition, and print the last line of the log now and then.
+
+    Raises CommandError if it does not hold within `limit_s` seconds.
+    """
     started_s = time.monotonic()
     shown_s = started_s
     while not condition():
+        if time.monotonic() - started_s >= limit_s:
+            raise CommandError(f"{label}: not ready after {limit_s:g} s: {end_of(log)}")
         time.sleep(POLL_S)
         if time.monotonic() - shown_s >= SHOW_EVERY_S:
             shown_s = time.monotonic()

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from benchmarks.consumers.comparison import LEAST_TOKENS, NOISE
@@ -12,6 +13,8 @@ from foretrain.files import write_atomically
 from foretrain.records import entries
 
 BEGIN, END = "<!-- python -m benchmarks.consumers writes these tables -->", "<!-- end of the tables -->"
+WIDTH = 120
+"""Characters of a line of a document."""
 TEXTS = (
     f"At least {LEAST_TOKENS} tokens after each prompt must be equal. Another token is accepted only if our logits of "
     f"both are closer than {NOISE:g}, a near tie in fp32. Margins are the smallest and the median distance of our two "
@@ -58,9 +61,9 @@ def tables(records: Sequence[Record]) -> str:
     others = [each for each in records if each not in texts and each not in steps]
     parts = []
     if texts:
-        parts += [TEXTS, _table(_OF_TEXTS, [_row_of_texts(each) for each in texts])]
+        parts += [fill(TEXTS, WIDTH), _table(_OF_TEXTS, [_row_of_texts(each) for each in texts])]
     if steps:
-        parts += [STEPS, _table(_OF_STEPS, [_row_of_step(each) for each in steps])]
+        parts += [fill(STEPS, WIDTH), _table(_OF_STEPS, [_row_of_step(each) for each in steps])]
     if others:
         reasons = [[*key_of(each), _result(each)] for each in others]
         parts.append(_table(("", "family", "no result, because"), reasons))

@@ -17,6 +17,7 @@ MODEL = "exported"
 ANSWER_S = 600.0
 """Seconds for an answer: the first one may compile."""
 START_S = 1800.0
+"""Seconds for its start: half a minute on two idle cores."""
 
 
 class Vllm(Consumer):
@@ -53,7 +54,7 @@ class Vllm(Consumer):
         }
         log = job.folder / "server.log"
         with started(command, log, variables) as process:
-            wait_until(lambda: process.poll() is not None or _is_ready(port), log, job.label)
+            wait_until(lambda: process.poll() is not None or _is_ready(port), log, job.label, START_S)
             if process.poll() is not None:
                 raise CommandError(f"the server has ended with status {process.returncode}: {end_of(log)}")
             found = _continued(port)

@@ -139,8 +139,11 @@ def test_a_loss_that_was_divided_by_more_tokens_than_are_predicted_is_the_same_l
 def test_a_command_that_fails_says_why_and_leaves_no_process(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"trial: exit status 3: it broke"):
         commands.run(["sh", "-c", "echo it broke; exit 3"], tmp_path / "log", "trial")
-    with commands.started(["sleep", "600"], tmp_path / "log") as process:
-        pass
+    with (
+        pytest.raises(CommandError, match="not ready after 0 s"),
+        commands.started(["sleep", "600"], tmp_path / "log") as process,
+    ):
+        commands.wait_until(lambda: False, tmp_path / "log", "trial", limit_s=0)
     assert process.poll() is not None
 
 
@@ -200,3 +203,15 @@ def test_a_document_without_the_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="no place for the table"):
         in_document("a page", [])
     assert in_document(f"a {BEGIN} old {END} z", []).startswith(f"a {BEGIN}\n")
+
+
+def test_every_consumer_has_passed_with_every_family_and_the_document_says_so() -> None:
+    records = read(RESULTS)
+    checks = {(each["consumer"], each["family"]): each for each in records}
+    for name, consumer in CONSUMERS.items():
+        for family in consumer.families:
+            found = checks[name, family]
+            assert found["passed"] and found["packages"] == list(consumer.environment.packages), (name, family)
+            assert found.get("fewest_tokens", LEAST_TOKENS) >= LEAST_TOKENS or found["differences"]
+    document = (ROOT / "docs/interop.md").read_text(encoding="utf-8")
+    assert in_document(document, records) == document
