@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.alarms.plan import BUGS, WHAT, Bug
+from benchmarks.document import in_document as placed
 
 BEGIN, END = "<!-- python -m benchmarks.alarms writes this table -->", "<!-- end of the table -->"
 Record = dict[str, Any]
@@ -99,11 +100,7 @@ def _losses(found: Row) -> str:
 
 def in_document(text: str, records: Sequence[Record]) -> str:
     """The document with the table between its two marks. Raises ValueError if a mark is missing."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the document has no place for the table: a line '{BEGIN}', and after it a line '{END}'")
-    return f"{before}{BEGIN}\n\n{table(records)}\n\n{END}{after}"
+    return placed(text, BEGIN, table(records), END)
 
 
 def print_table(records: Sequence[Record], console: Console) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.curves.published import DECAY_FROM, FITTED, STABLE_DECAY
+from benchmarks.document import in_document as placed
 from foretrain.scaling.laws.curves.fit import Curve
 from foretrain.scaling.laws.curves.schedule import Floats
 
@@ -62,7 +63,4 @@ def _cell(runs: Sequence[dict[str, float]], mean: str, worst: str) -> str:
 
 def in_document(text: str, records: Sequence[dict[str, Any]]) -> str:
     """The document with the table between its two marks. Raises ValueError if a mark is missing."""
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"the document has no place for the table: a line '{BEGIN}', and after it a line '{END}'")
-    before, rest = text.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n\n{table(records)}\n\n{END}{rest.split(END, 1)[1]}"
+    return placed(text, BEGIN, table(records), END)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.document import in_document as placed
+
 BEGIN, END = "<!-- python -m benchmarks.tables writes this table -->", "<!-- end of the table -->"
 KEY = ("table", "ratio", "lowest")
 """What a line of results is for."""
@@ -45,8 +47,4 @@ def _percent(share: float) -> str:
 
 def in_document(text: str, records: Sequence[dict[str, Any]]) -> str:
     """The document with the table between its two marks. Raises ValueError if a mark is missing."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the document has no place for the table: a line '{BEGIN}', and after it a line '{END}'")
-    return f"{before}{BEGIN}\n\n{table(records)}\n\n{END}{after}"
+    return placed(text, BEGIN, table(records), END)

@@ -1,0 +1,1 @@
+"""Programs that the interpreters of other environments run, in which foretrain is not installed."""
