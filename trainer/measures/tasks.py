@@ -57,6 +57,6 @@ def _problems(
     """The problems of registered tasks. A corpus is opened only if a task needs its text."""
     needs_text = any(isinstance(TASKS.get(name), TextTask) for name in tasks)
     streams = held_out_sets(model, corpora).values() if needs_text else ()
-    val = [stream for stream in streams if stream.split == "val"]  # of which named sets are parts
+    val = [stream for stream in streams if stream.split == "val"]  # named sets are parts of it
     text = HeldOutText(val) if val else NO_TEXT
     return {name: problems_of(name, limit or model.config.train.eval_problems, text) for name in tasks}

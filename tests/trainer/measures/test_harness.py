@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from foretrain.launcher.inference import with_model
 from foretrain.configs.data import DataConfig
 from foretrain.configs.schema import Config, TrainConfig
+from foretrain.launcher.inference import with_model
 from foretrain.trainer.api import build_model
 from foretrain.trainer.interop.export import export
 from foretrain.trainer.measures.tasks import Scores, task_scores

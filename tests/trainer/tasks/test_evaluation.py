@@ -20,6 +20,7 @@ from foretrain.trainer.tasks.result import TaskResult
 from foretrain.trainer.tasks.samples import TaskSamples
 from foretrain.trainer.text.inference import Model
 from foretrain.trainer.text.likelihood import Likelihood, likelihoods
+from foretrain.trainer.text.network import StageNetwork
 from tests.conftest import RunOnRanks
 from tests.trainer.tasks.made_text import write_programs
 from tests.trainer.tasks.workers import counting_prompts, evaluate, with_one_rank_alone, with_unreadable_text
@@ -74,7 +75,7 @@ def of_held_out_text(run: Run) -> tuple[TaskResult, TaskResult]:
     """What the initial model gets in `which_word` and `last_word`, text by text, of which the end is seen."""
     stream, text = run.data.any_stream, HeldOutText.of(run.data)
     tokenizer = Tokenizer.from_buffer(stream.read_tokenizer())
-    model = Model(run.config, build_model(run.config), tokenizer, stream.eot_id)
+    model = Model(run.config, StageNetwork(build_model(run.config)), tokenizer, stream.eot_id)
 
     def found(prompt: str, answer: str) -> Likelihood:
         ids = [stream.eot_id, *tokenizer.encode(prompt).ids]
