@@ -188,7 +188,10 @@ class _Saves:
     def _written_bytes(self, number: int) -> int:
         folder = folder_of(self._ours.folder)
         files = folder.unfinished(folder.path(number)).glob("*.distcp")
-        return sum(path.stat().st_size for path in files)
+        try:
+            return sum(path.stat().st_size for path in files)
+        except FileNotFoundError:  # the folder has got its name meanwhile
+            return 0
 
 
 def _disk_bytes() -> int:
