@@ -68,6 +68,24 @@ def named_path(text: str) -> tuple[str, str]:
     return (name, path) if path and "/" not in name else ("", text)
 
 
+def close_to_others(folder: Path, content: str) -> str | None:
+    """Keep other users from writing into a folder whose files are trusted; returns why it cannot be trusted, or None.
+
+    A folder that one's own group may write into, which may be all users of a machine, is closed to it. `content`: what
+    others could replace, in words.
+    """
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        return f"{folder} is a link or a file, and no folder"
+    if found.st_uid != os.geteuid():
+        return f"{folder} belongs to user {found.st_uid}, who could replace {content} in it"
+    if found.st_mode & stat.S_IWOTH:
+        return f"everybody can write into {folder}, and replace {content} in it"
+    if found.st_mode & stat.S_IWGRP:
+        folder.chmod(stat.S_IMODE(found.st_mode) & ~stat.S_IWGRP)
+    return None
+
+
 def is_file(path: Path) -> bool:
     """Whether a path is a file. Raises OSError if that is not known: then `Path.is_file` of Python 3.14 is false."""
     return stat.S_ISREG(_mode(path))

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.gpu.context import kill_group
 from benchmarks.gpu.outcome import last_lines
+from benchmarks.processes import in_own_group
 from foretrain.printable import printable
 from foretrain.progress import format_duration, print_line
 
@@ -37,20 +37,9 @@ def started(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Yield a process whose output goes to `log`. It and all that it has started are killed when the block ends."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(variables or {})},
-            start_new_session=True,
-        )
-    try:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(variables or {})}
+    with log.open("wb") as output, in_own_group(command, output, environment) as process:
         yield process
-    finally:
-        if process.poll() is None:
-            kill_group(process)
 
 
 def wait_until(condition: Callable[[], bool], log: Path, label: str, limit_s: float = math.inf) -> None:

@@ -1,19 +1,17 @@
 """What a check gets: the device, the number of ranks, folders and time; and how it runs commands."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import psutil
-
 from benchmarks.gpu.budget import Budget
+from benchmarks.processes import in_own_group
 
 ROOT = Path(__file__).parents[2]
 """The root of the repository."""
@@ -71,21 +69,9 @@ class Context:
     def started(self, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
         """Start `python ARGUMENTS` in a process group of its own; what is left of it at the end is killed."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=ROOT,
-                env={**_environment(), **self.variables},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
+        variables = {**_environment(), **self.variables}
+        with self.log.open("ab") as log, in_own_group([sys.executable, *arguments], log, variables, ROOT) as process:
             yield process
-        finally:
-            if process.poll() is None:
-                kill_group(process)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition. Raises OutOfTimeError or TooSlowError if the time ends before."""
@@ -94,22 +80,6 @@ class Context:
             if self.budget.left_s(now_s) <= 0:
                 raise self.budget.error(now_s)
             time.sleep(POLL_S)
-
-
-def kill_group(process: "subprocess.Popen[bytes]") -> None:
-    """Kill a command's process group by SIGKILL, and wait until it and all that it started are gone."""
-    try:
-        family = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        family = []
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    # Ranks that are in another group end when their launcher has ended. Until then they hold their memory on the GPU.
-    _, left = psutil.wait_procs(family, timeout=10)
-    for each in left:
-        with suppress(psutil.NoSuchProcess):  # it has ended just now
-            each.kill()
-    psutil.wait_procs(left, timeout=10)
 
 
 def _environment() -> dict[str, str]:

@@ -22,9 +22,10 @@ from benchmarks.gpu.checks.elastic import layouts as elastic_layouts
 from benchmarks.gpu.checks.nccl import bus_bandwidth
 from benchmarks.gpu.checks.nccl import summary as rates
 from benchmarks.gpu.checks.resume import check_resumed, not_deterministic
-from benchmarks.gpu.context import CheckFailedError, Context, kill_group
+from benchmarks.gpu.context import CheckFailedError, Context
 from benchmarks.gpu.curves import compare
 from benchmarks.gpu.outcome import Outcome, anonymous, exit_status, last_lines
+from benchmarks.processes import kill_group
 from foretrain.configs import load as configs
 from foretrain.parallel.layout import Layout
 from foretrain.parallel.layout import check as check_layout

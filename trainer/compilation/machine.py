@@ -5,8 +5,9 @@ import os
 import shutil
 import sysconfig
 from pathlib import Path
-from stat import S_IMODE, S_ISDIR
 from tempfile import gettempdir
+
+from foretrain.files import close_to_others
 
 FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 """The variable of the environment in which torch looks for the folder."""
@@ -45,7 +46,8 @@ def use_own_folder() -> Path:
     try:
         for each in folders:
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_is_own(each)
+            if problem := close_to_others(each, "the code"):
+                raise ValueError(f"{problem}: {_ADVICE}")
     except OSError as error:
         raise ValueError(f"{folder} cannot keep compiled code ({error.strerror}): {_ADVICE}") from error
     os.environ[FOLDER_VARIABLE] = str(folder)
@@ -57,15 +59,3 @@ def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     kind = sorted({line for line in lines if line.startswith(("model name", "flags", "CPU part", "Features"))})
     return hashlib.sha256("\n".join(kind).encode()).hexdigest()[:16]
-
-
-def _check_is_own(folder: Path) -> None:
-    stat = folder.lstat()
-    if not S_ISDIR(stat.st_mode):
-        raise ValueError(f"{folder} is a link or a file, and no folder for compiled code: {_ADVICE}")
-    if stat.st_uid != os.geteuid():
-        raise ValueError(f"{folder} belongs to user {stat.st_uid}, who could replace the code in it: {_ADVICE}")
-    if stat.st_mode & 0o002:
-        raise ValueError(f"everybody can write into {folder}, and replace the code in it: {_ADVICE}")
-    if stat.st_mode & 0o020:  # one's own group may be all users of a machine
-        folder.chmod(S_IMODE(stat.st_mode) & ~0o020)

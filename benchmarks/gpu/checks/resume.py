@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.context import CheckFailedError, Context, kill_group
+from benchmarks.gpu.context import CheckFailedError, Context
 from benchmarks.gpu.curves import Comparison, compare
 from benchmarks.gpu.training import command, mixed_layout, named, small, steps_of, train
+from benchmarks.processes import kill_group
 from foretrain.trainer.run.folder import newest_checkpoint, step_of
 
 NUM_STEPS, CHECKPOINT_EVERY = 40, 10

@@ -5,10 +5,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from stat import S_IMODE, S_ISDIR
 
 from foretrain.data_pipeline.errors import CorpusError, remedy_of
 from foretrain.faults import is_full, is_passing
+from foretrain.files import close_to_others
 
 MAKE_ROOM = "make room on its disk, lower data.cache.max_gb, or set data.cache.dir to another disk"
 
@@ -54,13 +54,5 @@ def check_is_own(folder: Path) -> None:
 
     The files in it are trusted. A folder that one's own group may write into is closed to it.
     """
-    stat = folder.lstat()
-    advice = "set data.cache.dir to a folder of your own, such as one with your name in it"
-    if not S_ISDIR(stat.st_mode):
-        raise CorpusError(f"{folder} is a link or a file, and no folder of a cache: {advice}")
-    if stat.st_uid != os.geteuid():
-        raise CorpusError(f"{folder} belongs to user {stat.st_uid}, who could replace the tokens in it: {advice}")
-    if stat.st_mode & 0o002:
-        raise CorpusError(f"everybody can write into {folder}, and replace the tokens in it: {advice}")
-    if stat.st_mode & 0o020:
-        folder.chmod(S_IMODE(stat.st_mode) & ~0o020)
+    if problem := close_to_others(folder, "the tokens"):
+        raise CorpusError(f"{problem}: set data.cache.dir to a folder of your own, such as one with your name in it")

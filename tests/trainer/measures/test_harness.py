@@ -103,22 +103,28 @@ def scores_of_the_library(exported: Path, folder: Path) -> Scores:
     }
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("parametrization", ["standard", "completep"])
-def test_scores_are_those_of_the_librarys_model_on_the_exported_folder(
-    parametrization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the tasks, where lm-eval is installed and downloads nothing."""
     need_module("lm_eval")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "tasks").mkdir()
     write_tasks(tmp_path / "tasks")
+    return tmp_path / "tasks"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("parametrization", ["standard", "completep"])
+def test_scores_are_those_of_the_librarys_model_on_the_exported_folder(
+    parametrization: str, tasks: Path, tmp_path: Path
+) -> None:
     config = config_of(LLAMA, parametrization)
     checkpoint = write_checkpoint(tmp_path / "run", config, random_model(config).shards())
     exported = export(checkpoint, tmp_path / "hf").out
     model = load_model(tmp_path / "run", checkpoint)
-    ours = task_scores(model, list(TASKS), tmp_path / "tasks", 8, None, None)
-    theirs = scores_of_the_library(exported, tmp_path / "tasks")
+    ours = task_scores(model, list(TASKS), tasks, 8, None, None)
+    theirs = scores_of_the_library(exported, tasks)
     for task, metrics in theirs.items():
         for name, value in metrics.items():
             # Perplexities are exponentials of sums in fp32, whose rounding they show; random weights make them large.
@@ -126,30 +132,21 @@ def test_scores_are_those_of_the_librarys_model_on_the_exported_folder(
             assert ours[task][name] == expected, (task, name)
     assert set(ours) == set(TASKS) and ours["cloze"]["perplexity"] > 1
     with pytest.raises(ValueError, match="has no task other: it has "):
-        task_scores(model, ["other"], tmp_path / "tasks", 8, None, None)
+        task_scores(model, ["other"], tasks, 8, None, None)
     with pytest.raises(ValueError, match=r"has no task choice: did you mean choices\?"):
-        task_scores(model, ["choice"], tmp_path / "tasks", 8, None, None)
-    few = task_scores(model, ["choices"], tmp_path / "tasks", 8, 2, 5)
+        task_scores(model, ["choice"], tasks, 8, None, None)
+    few = task_scores(model, ["choices"], tasks, 8, 2, 5)
     assert few["choices"]["acc"] * 5 == pytest.approx(round(few["choices"]["acc"] * 5))
-    (tmp_path / "tasks" / "problems.jsonl").unlink()
-    with pytest.raises(
-        ValueError, match=r"problems of choices cannot be loaded \(Unable to find .*: correct what the ta"
-    ):
-        task_scores(model, ["choices"], tmp_path / "tasks", 8, None, None)
+    (tasks / "problems.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"cannot be loaded \(Unable to find .*: correct what the tasks of "):
+        task_scores(model, ["choices"], tasks, 8, None, None)
 
 
 @pytest.mark.long
-def test_two_tensor_parallel_ranks_have_the_scores_of_one_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    need_module("lm_eval")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "tasks").mkdir()
-    write_tasks(tmp_path / "tasks")
+def test_two_tensor_parallel_ranks_have_the_scores_of_one_process(tasks: Path, tmp_path: Path) -> None:
     config = config_of(LLAMA)
     checkpoint = write_checkpoint(tmp_path / "run", config, random_model(config).shards())
-    names, tasks = ["choices", "texts", "answers"], tmp_path / "tasks"
+    names = ["choices", "texts", "answers"]
     scored = partial(task_scores, tasks=names, folder=tasks, batch_size=8, num_fewshot=None, limit=6)
     one, two = (with_model(tmp_path / "run", checkpoint, "cpu", tp, scored) for tp in (1, 2))
     assert set(two) == set(names)
