@@ -28,7 +28,10 @@ Batches = Callable[[ModuleType, io.BufferedIOBase, str, str], Iterator[Any]]
 
 
 def read_rows(batches: Batches, stream: io.BufferedIOBase, file: Path, reading: Reading) -> Iterator[Document]:
-    """Yield the document of each row of a file. Raises CorpusError, which names the file, if it is damaged."""
+    """Yield the document of each row of a file.
+
+    Raises CorpusError, which names the file, if it is damaged, and SetupError if it needs more memory than there is.
+    """
     place, size_bytes = str(file), file.stat().st_size
     num_rows = num_bytes = 0
     pa = arrow(place)
@@ -41,7 +44,11 @@ def read_rows(batches: Batches, stream: io.BufferedIOBase, file: Path, reading: 
             num_rows += len(column)
     except CorpusError:
         raise
-    except (pa.ArrowException, ValueError, TypeError, KeyError, NotImplementedError, MemoryError) as error:
+    except MemoryError as error:  # pyarrow's own is one too; never left out, since another machine may read the file
+        raise SetupError(
+            f"{file} needs more memory than there is ({error}): use a machine with more, or leave the file out"
+        ) from error
+    except (pa.ArrowException, ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise CorpusError(f"{file} is damaged, as pyarrow says ({error}): repair it or leave it out") from error
 
 

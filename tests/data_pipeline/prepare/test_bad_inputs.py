@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import zstandard
 from rich.console import Console
@@ -23,6 +25,7 @@ from foretrain.data_pipeline.prepare import corpus_writer, documents, encode
 from foretrain.data_pipeline.prepare.bad_inputs import SetupError
 from foretrain.data_pipeline.prepare.build import prepare
 from foretrain.data_pipeline.prepare.documents import DocumentReader
+from foretrain.data_pipeline.prepare.formats import parquet
 from foretrain.data_pipeline.prepare.tokenizer import train_tokenizer
 from tests.data_pipeline.prepare.test_build import decoded
 from tests.data_pipeline.prepare.test_tar_documents import npy, write_tar
@@ -130,6 +133,19 @@ def test_what_is_not_the_fault_of_a_file_is_never_left_out(tmp_path: Path, monke
     monkeypatch.setattr(documents, "unpack", fails)
     with pytest.raises(CorpusError, match="Input/output error"):
         [*DocumentReader([tmp_path / "b.txt"], skip_bad=True)]
+
+
+def test_a_table_for_which_there_is_too_little_memory_is_never_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"]}), tmp_path / "a.parquet")
+
+    def fails(*arguments: Any) -> Any:
+        raise pyarrow.ArrowMemoryError("malloc of size 64 failed")
+
+    monkeypatch.setattr(parquet, "column_of", fails)
+    with pytest.raises(SetupError, match=r"a\.parquet needs more memory than there is \(malloc of size 64 failed\)"):
+        [*DocumentReader([tmp_path / "a.parquet"], skip_bad=True)]
 
 
 def test_a_corpus_of_broken_files_alone_is_refused_with_the_report(tmp_path: Path) -> None:
