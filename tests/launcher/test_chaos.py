@@ -1,4 +1,7 @@
-"""A run whose processes are killed again and again, at random moments, has the curve of one that never was."""
+"""A run whose processes are killed again and again, at random moments, has the curve of one that never was.
+
+`python -m benchmarks.chaos` is the long form.
+"""
 
 import json
 from statistics import median
@@ -14,8 +17,8 @@ from benchmarks.chaos.target import NUM_STEPS
 pytestmark = pytest.mark.long
 
 SEED = 7
-NUM_KILLS, NUM_KILLS_WITH_LAYOUTS = 50, 8
-"""`python -m benchmarks.chaos` is the long form."""
+NUM_KILLS = 50
+"""Kills of each run: one that keeps its layout, and one that has another layout at each start."""
 NUM_AT_ONCE = 4
 """Kills that may follow each other at once: the command is killed, and then others of its processes before they end."""
 
@@ -31,7 +34,7 @@ def assert_spread(steps: list[int]) -> None:
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The results of the benchmark: a header, a run with one layout, one with many, and a summary."""
     out = tmp_path_factory.mktemp("chaos") / "out.jsonl"
-    kills = ["--kills", str(NUM_KILLS + NUM_KILLS_WITH_LAYOUTS), "--per-run", str(NUM_KILLS)]
+    kills = ["--kills", str(2 * NUM_KILLS), "--per-run", str(NUM_KILLS)]
     ended = CliRunner().invoke(app, [*kills, "--seed", str(SEED), "--out", str(out)])
     assert ended.exit_code == 0, ended.output
     return [json.loads(line) for line in out.read_text().splitlines()]
@@ -41,7 +44,7 @@ def test_a_run_that_is_killed_50_times_has_the_curve_of_a_calm_one_and_leaves_no
     lines: list[dict[str, Any]],
 ) -> None:
     header, run, _, summary = lines
-    assert header["kills"] == summary["kills"] == NUM_KILLS + NUM_KILLS_WITH_LAYOUTS
+    assert header["kills"] == summary["kills"] == 2 * NUM_KILLS
     assert (summary["runs"], summary["failed_runs"]) == (2, 0)
     assert (run["kills"], run["changes_layout"], run["passed"], run["left"]) == (NUM_KILLS, False, True, [])
     assert run["curve_different_steps"] == 0
@@ -51,11 +54,11 @@ def test_a_run_that_is_killed_50_times_has_the_curve_of_a_calm_one_and_leaves_no
     assert sum(run["by_victim"].values()) == sum(run["by_moment"].values()) == NUM_KILLS
 
 
-def test_a_run_with_another_layout_after_each_kill_has_the_curve_within_float_noise(
+def test_a_run_that_is_killed_50_times_with_another_layout_at_each_start_has_the_curve_within_float_noise(
     lines: list[dict[str, Any]],
 ) -> None:
     run = lines[2]
-    assert (run["kills"], run["changes_layout"]) == (NUM_KILLS_WITH_LAYOUTS, True)
+    assert (run["kills"], run["changes_layout"]) == (NUM_KILLS, True)
     assert len(run["layouts"]) > 3
     assert_spread(run["steps_at_kills"])
     assert run["passed"], run
