@@ -13,7 +13,7 @@ from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.exit_status import EXIT_DONE
 from foretrain.trainer.run.folder import CHECKPOINTS
 from tests.cli import Ended, called
-from tests.file_faults.faults import Fault, FileFaults
+from tests.file_faults.faults import STALL, Fault, FileFaults
 from tests.file_faults.served import Server
 from tests.processes import wait_until
 
@@ -84,3 +84,9 @@ def one_line(ended: Ended) -> str:
 
 def with_error(faults: Sequence[Fault], error: int) -> list[Fault]:
     return [replace(fault, error=error, stall_s=0.0 if error else STALL_S) for fault in faults]
+
+
+def stalls(faults: Sequence[Fault]) -> list[Fault]:
+    """A stall of STALL_S at each place of these faults, once."""
+    each_once = {(fault.call, fault.pattern): replace(fault, count=1, is_done=False) for fault in reversed(faults)}
+    return with_error([*each_once.values()], STALL)

@@ -10,7 +10,7 @@ import pytest
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_HANG, EXIT_RESUME
 from tests.data_pipeline.corpus.http_server import serving
 from tests.file_faults.faults import Fault, FileFaults
-from tests.file_faults.runs import CONFIG, Runs, one_line, with_error
+from tests.file_faults.runs import CONFIG, Runs, one_line, stalls, with_error
 from tests.file_faults.served import Server
 
 pytestmark = pytest.mark.long
@@ -125,6 +125,15 @@ def test_a_run_survives_a_fault_of_a_download_that_is_tried_again(runs: Runs) ->
     runs.reset_to_base()
     forget_cache(runs)
     ended = runs.start(SURVIVED)
+    assert (ended.status, ended.err) == (EXIT_DONE, "")
+    runs.assert_complete()
+    assert_sound(runs)
+
+
+def test_a_run_waits_for_a_cache_that_stalls(runs: Runs) -> None:
+    runs.reset_to_base()
+    forget_cache(runs)
+    ended = runs.start(stalls((*AT_START, *READ, *SURVIVED, *IN_THE_RUN)))
     assert (ended.status, ended.err) == (EXIT_DONE, "")
     runs.assert_complete()
     assert_sound(runs)

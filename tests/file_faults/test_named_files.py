@@ -16,13 +16,13 @@ from foretrain.trainer.run.folder import PREDICTION_FILE
 from foretrain.trainer.run.owner import OWNER
 from tests.cli import Ended
 from tests.file_faults.faults import Fault, FileFaults
-from tests.file_faults.runs import CONFIG, one_line, with_error
+from tests.file_faults.runs import CONFIG, one_line, stalls, with_error
 from tests.file_faults.served import Server
 from tests.trainer.prediction.test_run import sealed
 
 pytestmark = pytest.mark.long
 NUM_STEPS = 4
-RUN, CHECKPOINTS = "*/runs/x", "*/checkpoints_of_x"
+RUN, CHECKPOINTS = "*/runs/*", "*/checkpoints_of_*"
 WRITTEN_AT_START = (
     Fault("write", f"{RUN}/.{OWNER}*"),
     Fault("rename", f"{RUN}/{OWNER}"),
@@ -43,6 +43,8 @@ OF_THE_PLAN = (
     Fault("rename", "*/corpus/train.best_fit-*"),
 )
 """Faults of a plan in the folder of the corpus, which is then written elsewhere."""
+COPY = Fault("write", f"{RUN}/.{PREDICTION_FILE}*")
+"""A fault of the copy of the prediction that a start makes."""
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +121,7 @@ def test_a_fault_of_a_file_that_a_config_names_asks_for_another_start_which_has_
 def test_a_copy_of_the_prediction_that_cannot_be_written_ends_the_start_and_the_next_one_writes_it(
     runs: NamedFiles, folder: Path
 ) -> None:
-    fault = Fault("write", f"*/runs/y/.{PREDICTION_FILE}*")
-    ended = runs.start("y", with_error([fault], errno.EIO))
+    ended = runs.start("y", with_error([COPY], errno.EIO))
     assert ended.status != EXIT_DONE and "Traceback" not in ended.err, ended.err
     assert runs.start("y").status == EXIT_DONE
     assert (folder / "runs/y" / PREDICTION_FILE).read_bytes() == (folder / "sealed.json").read_bytes()
@@ -134,3 +135,13 @@ def test_a_plan_that_cannot_be_written_beside_the_corpus_is_written_elsewhere(ru
         run = f"plan_{number}"
         assert runs.start(run, with_error([fault], (errno.EIO, errno.ENOSPC)[number % 2])).status == EXIT_DONE
         assert runs.losses(run) == runs.losses("calm")
+
+
+def test_a_run_waits_for_the_files_that_its_config_names_if_they_stall(runs: NamedFiles, folder: Path) -> None:
+    for plan in folder.rglob("train.best_fit-*"):
+        shutil.rmtree(plan)
+    ended = runs.start("z", stalls([*WRITTEN_AT_START, COPY, *OF_THE_PLAN]), stop_after=2)
+    assert (ended.status, "error" in ended.err) == (EXIT_DONE, False), ended.err
+    ended = runs.start("z", stalls(READ_AT_START))
+    assert (ended.status, ended.err) == (EXIT_DONE, "")
+    assert runs.losses("z") == runs.losses("calm")

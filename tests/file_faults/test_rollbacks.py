@@ -11,7 +11,7 @@ from foretrain.trainer.metrics import METRICS_FILE
 from foretrain.trainer.run.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_HANG, EXIT_RESUME
 from foretrain.trainer.run.folder import CHECKPOINTS
 from tests.file_faults.faults import Fault, FileFaults
-from tests.file_faults.runs import CONFIG, Runs, one_line
+from tests.file_faults.runs import CONFIG, Runs, one_line, stalls
 from tests.file_faults.served import Server
 from tests.plugins.planted import NAN
 
@@ -40,6 +40,8 @@ WRITTEN = (
     Fault("write", f"{RUN}/.{METRICS_FILE}*", first=2),  # the first one is that of the start
 )
 """What a rollback writes. None of these faults lets it be recorded, so the next start meets the bad step, too."""
+READ = Fault("read", f"{RUN}/{CHECKPOINTS}/step-{BASE:08d}/*.distcp", first=3)
+"""A fault of the checkpoint that a rollback loads."""
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, corpus: Path, file_faults: Fi
 
 def test_a_fault_while_a_run_goes_back_ends_the_start_and_the_next_one_goes_back_in_the_same_way(runs: Runs) -> None:
     runs.reset_to_base()
-    read = Fault("read", f"{RUN}/{CHECKPOINTS}/step-{BASE:08d}/*.distcp", first=3)
-    for fault in (*WRITTEN[:-1], read, WRITTEN[-1]):
+    for fault in (*WRITTEN[:-1], READ, WRITTEN[-1]):
         ended = runs.start([fault])
         assert ended.status == EXIT_HANG, (fault, ended.err)
         assert "the run ends, to be started again from its last checkpoint" in one_line(ended)
@@ -91,3 +92,12 @@ def test_rollbacks_that_cannot_be_read_or_removed_now_end_the_start_which_is_mad
     assert runs.start([Fault("unlink", f"{RUN}/{ROLLBACKS_FILE}")]).status == EXIT_HANG
     assert runs.start().status == EXIT_DONE
     runs.assert_complete()
+
+
+def test_a_rollback_waits_for_files_that_stall(runs: Runs) -> None:
+    runs.reset_to_base()
+    (runs.run_dir / ROLLBACKS_FILE).unlink(missing_ok=True)
+    ended = runs.start(stalls((*WRITTEN, READ)))
+    assert (ended.status, "error" in ended.err) == (EXIT_DONE, False), ended.err
+    runs.assert_complete()
+    assert [(each.step, each.to_step) for each in read_rollbacks(runs.run_dir)] == [(BAD_STEP, BASE)]

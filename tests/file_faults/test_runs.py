@@ -19,7 +19,7 @@ from foretrain.trainer.run.exit_status import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FA
 from foretrain.trainer.run.folder import CHECKPOINTS
 from tests.cli import end, start
 from tests.file_faults.faults import STALL, Fault, FileFaults
-from tests.file_faults.runs import CONFIG, Runs, one_line, with_error
+from tests.file_faults.runs import CONFIG, Runs, one_line, stalls, with_error
 from tests.file_faults.served import Server
 
 pytestmark = pytest.mark.long
@@ -157,9 +157,7 @@ def test_a_run_survives_faults_of_its_records_and_checkpoints(error: int, runs: 
 def test_a_run_waits_for_files_that_stall(runs: Runs) -> None:
     runs.reset_to_base()
     runs.forget_checks()
-    faults = (*READ_AT_START, *WRITTEN_AT_START, *SURVIVED, *IN_THE_RUN)
-    each_once = {(fault.call, fault.pattern): replace(fault, count=1) for fault in reversed(faults)}
-    ended = runs.start(with_error([*each_once.values()], STALL))
+    ended = runs.start(stalls((*READ_AT_START, *WRITTEN_AT_START, *SURVIVED, *IN_THE_RUN)))
     assert (ended.status, ended.err) == (EXIT_DONE, "")
     assert "checkpoint_failed" not in (runs.run_dir / METRICS_FILE).read_text(encoding="utf-8")
     runs.assert_complete()
