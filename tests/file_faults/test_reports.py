@@ -30,7 +30,7 @@ run_dir: runs/x
 plugins: [tests.plugins.stopped]
 model: {{num_layers: 2, d_model: 32, num_heads: 2, d_ff: 64, seq_len: 32}}
 data: {{path: corpus}}
-parallel: {{pp: 2, balance: measured, hang_s: {max(1.0, 4 * STALL_S)}}}
+parallel: {{pp: 2, balance: measured, hang_s: {max(1.0, 1.5 * STALL_S)}, timeout_s: {max(600.0, 60 * STALL_S)}}}
 train: {{num_tokens: {NUM_STEPS * 4 * 32}, global_batch_size: 4, eval_samples: 4, eval_every: 0, log_every: 1,
          checkpoint_every: {EVERY}, checkpoint_in_background: false, profile_steps: [2, 3]}}
 sample: {{num_tokens: 4, prompts: ["7 plus "]}}
