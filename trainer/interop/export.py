@@ -136,7 +136,8 @@ def _generation(config: Config, eot_id: int) -> dict[str, Any]:
     sample = config.sample
     if sample.temperature == 0:
         return {**settings, "do_sample": False}
-    return {**settings, "do_sample": True, "temperature": sample.temperature, "top_k": sample.top_k}
+    drawn = {"temperature": sample.temperature, "top_k": sample.top_k, "top_p": sample.top_p, "min_p": sample.min_p}
+    return {**settings, "do_sample": True, **drawn}
 
 
 def _index(files: list[list[Target]], num_bytes: int) -> dict[str, Any]:

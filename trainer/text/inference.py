@@ -74,7 +74,8 @@ class Model:
         sampling = Sampling(sample.temperature, sample.top_k, sample.top_p, sample.min_p)
         seeds = seeds or [sample.seed] * len(prompts)
         generation = Generation(decoder, ids, sample.num_tokens, sampling, seeds, self.eot_id)
-        decoded = [DecodedText(self.tokenizer) for _ in prompts]
+        # The token that starts a document has a text, too, and is not part of any.
+        decoded = [DecodedText(self.tokenizer, [token for token in each if token != self.eot_id]) for each in ids]
         texts = [StoppedText(sample.stop) for _ in prompts]
         for number, token in generation:
             if piece := texts[number].add(decoded[number].add(token)):

@@ -143,9 +143,11 @@ def test_a_tokenizer_that_would_add_tokens_or_cut_texts_does_neither(checkpoint:
 def test_settings_of_generation_are_those_of_the_runs_samples(tmp_path: Path) -> None:
     config = config_of(LLAMA)
     config.sample.temperature, config.sample.top_k = 0.7, 11
+    config.sample.top_p, config.sample.min_p = 0.9, 0.05
     path = write_checkpoint(tmp_path / "run", config, random_model(config).shards())
     found = GenerationConfig.from_pretrained(export(path, tmp_path / "out").out)
     assert (found.do_sample, found.temperature, found.top_k, found.eos_token_id) == (True, 0.7, 11, 0)
+    assert (found.top_p, found.min_p) == (0.9, 0.05)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=3, do_sample=False).shape[1] <= 5
 

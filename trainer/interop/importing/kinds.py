@@ -110,7 +110,7 @@ class LlamaKind(Kind):
             vocab_size=found.vocab_size,
             seq_len=_positions(found, seq_len),
             norm="rmsnorm",
-            norm_eps=float(found.rms_norm_eps),
+            norm_eps=_as_float("rms_norm_eps", found.rms_norm_eps),
             position="rope",
             rope_theta=_rope_theta(found),
             activation="swiglu",
@@ -147,6 +147,9 @@ class Qwen3Kind(LlamaKind):
         if found.layer_types is not None and not allowed.issuperset(found.layer_types):
             other = next(each for each in found.layer_types if each not in allowed)
             yield f"layer_types has {shown(other)} (it needs {' or '.join(sorted(allowed))})"
+        if found.layer_types is not None and len(found.layer_types) != found.num_hidden_layers:
+            num = len(found.layer_types)
+            yield f"layer_types has {num} entries (it needs num_hidden_layers = {found.num_hidden_layers})"
 
     def _window(self, found: Any) -> int | None:
         return found.sliding_window if found.use_sliding_window else None
@@ -181,7 +184,7 @@ class Gpt2Kind(Kind):
             vocab_size=found.vocab_size,
             seq_len=found.n_positions,
             norm="layernorm",
-            norm_eps=float(found.layer_norm_epsilon),
+            norm_eps=_as_float("layer_norm_epsilon", found.layer_norm_epsilon),
             position="learned",
             activation=_GELUS[found.activation_function],  # type: ignore[arg-type]  # one of the values of a Literal
             bias=True,
@@ -239,4 +242,14 @@ def _rope_thetas(found: Any) -> dict[str, Any]:
 
 
 def _rope_theta(found: Any) -> float:
-    return float(next(iter(_rope_thetas(found).values()), _ROPE_THETA))
+    for name, theta in _rope_thetas(found).items():  # they are all the same
+        return _as_float(name, theta)
+    return _ROPE_THETA
+
+
+def _as_float(name: str, value: float) -> float:
+    """The value of a field, which may be an integer. Raises ValueError if no float is so large."""
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is an integer that is too large for a floating-point number") from None

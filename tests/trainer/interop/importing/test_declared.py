@@ -247,6 +247,21 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"layer_types": ["full_attention", "sliding_attention"]},
         'layer_types has "sliding_attention" (it needs full_attention)',
     ),
+    "kinds of other layers": (
+        "qwen3",
+        {"layer_types": ["full_attention"]},
+        "layer_types has 1 entries (it needs num_hidden_layers = 2)",
+    ),
+    "an integer beyond all floats": (
+        "llama",
+        {"rms_norm_eps": 10**400},
+        "rms_norm_eps is an integer that is too large",
+    ),
+    "a base beyond all floats": (
+        "llama",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 10**400}},
+        "rope_parameters.rope_theta is an integer that is too large",
+    ),
     "chunked layers": ("qwen3", {"layer_types": ["chunked_attention"] * 2}, 'layer_types has "chunked_attention"'),
     "biases of attention": (
         "llama",
