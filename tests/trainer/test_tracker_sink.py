@@ -18,7 +18,7 @@ from foretrain.faults import is_passing
 from foretrain.trainer.callbacks.base import HeldOutLoss
 from foretrain.trainer.metrics import METRICS_FILE, read_metrics
 from foretrain.trainer.run.folder import CONFIG_FILE
-from foretrain.trainer.sinks import SINKS, JsonLinesSink, Reporter, Session, Sink
+from foretrain.trainer.sinks import SINKS, JsonLinesSink, Reporter, Session, Sink, tracker
 from foretrain.trainer.sinks.follower import Follower, Point
 from foretrain.trainer.sinks.send import main
 from foretrain.trainer.sinks.sent import Sent, read_sent, write_sent
@@ -259,6 +259,31 @@ def test_a_fault_of_the_file_with_the_name_of_a_run_does_not_make_it_another_run
     path.write_text("{")
     assert read_sent(path).key != "abc"
     assert "the tracker gets the run as a new one" in caplog.text
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.ESTALE])
+@pytest.mark.parametrize("num_written", [0, 1])
+def test_a_run_whose_state_of_what_is_sent_cannot_be_written_is_one_run_with_all_steps_at_its_next_start(
+    num_written: int, error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, num_calls = Server(), 0
+
+    def failing_write(path: Path, sent: Sent) -> None:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls > num_written:
+            raise OSError(error, os.strerror(error))
+        write_sent(path, sent)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker, "write_sent", failing_write)
+        with reporting(server, tmp_path) as report:
+            take(report, 1, 5)
+    assert num_calls > num_written and len(recorded(tmp_path)) == 5
+    assert len(server.runs) == num_written, "a name that is not on the disk is not sent"
+    with reporting(server, tmp_path, 5, 6) as report:
+        take(report, 6, 6)
+    assert server.losses() == recorded(tmp_path) and len(server.losses()) == 6
 
 
 def failing_open(path: Path, *arguments: Any, **options: Any) -> Any:

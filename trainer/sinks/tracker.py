@@ -123,7 +123,8 @@ class TrackerSink(Sink):
 
     def _send_news(self) -> None:
         if self._tracker is None:
-            self._save()  # the name of the run, before the tracker knows it
+            # A name that is not on the disk is not sent: after a restart, the tracker would have two runs.
+            write_sent(self._path, self._stored)
             self._tracker = self.connect(self._session, self._sent.key)
         while True:
             self._go_back()
